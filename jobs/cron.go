@@ -1,0 +1,270 @@
+package jobs
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	_ "time/tzdata" // so that TimeZone works where the system has no zone files, as in scratch images
+)
+
+// cron is a parsed pattern. Why not robfig/cron: it skips or doubles runs at clock
+// changes, refuses Sunday as 7, panics on "TZ=0", and rests since 2021; its parser
+// is smaller than a wrapper that would mend all that. A differential test holds
+// this one against it in UTC.
+type cron struct {
+	pattern string
+	loc     *time.Location
+
+	minute, hour, dom, month, dow uint64 // bit n is set when the value n matches
+
+	// As in cronie, these say that the field begins with '*': the hour then follows
+	// real time at clock changes, and of two day fields only both restricted ones
+	// mean "either".
+	hourStar, domStar, dowStar bool
+}
+
+var aliases = map[string]string{
+	"@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *",
+	"@monthly": "0 0 1 * *",
+	"@weekly":  "0 0 * * 0",
+	"@daily":   "0 0 * * *", "@midnight": "0 0 * * *",
+	"@hourly": "0 * * * *",
+}
+
+type field struct {
+	name     string
+	min, max int
+	names    []string // names[i] stands for min+i
+}
+
+var cronFields = [5]field{
+	{name: "minute", max: 59},
+	{name: "hour", max: 23},
+	{name: "day-of-month", min: 1, max: 31},
+	{name: "month", min: 1, max: 12, names: []string{"jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"}},
+	{name: "day-of-week", max: 7, names: []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}},
+}
+
+// ParseCron returns the schedule of a cron pattern read in the zone loc; nil means
+// UTC. The pattern has five fields (minute, hour, day of month, month, day of
+// week), each '*', a value, a range a-b, a step */n or a-b/n, or a list of these
+// joined by commas; months and days may be given as three-letter names, and Sunday
+// is 0 or 7. @hourly, @daily, @weekly, @monthly and @yearly stand for patterns.
+// When both day fields are restricted, a day that matches either one counts.
+//
+// At clock changes it keeps cronie's rules: a run at a fixed hour that the clock
+// jumps over happens at the first instant after the gap, one in an hour that is
+// repeated happens once, the first time; if the hour field begins with '*', runs
+// follow real time.
+//
+// A pattern that is malformed or never fires is [ErrInvalidSchedule], and the error
+// names the field.
+func ParseCron(pattern string, loc *time.Location) (Schedule, error) {
+	if loc == nil {
+		loc = time.UTC
+	}
+	c := &cron{pattern: strings.TrimSpace(pattern), loc: loc}
+	invalid := func(format string, args ...any) error {
+		return fmt.Errorf("%w: cron pattern %q: %s", ErrInvalidSchedule, pattern, fmt.Sprintf(format, args...))
+	}
+	expanded := c.pattern
+	if strings.HasPrefix(expanded, "@") {
+		var ok bool
+		if expanded, ok = aliases[expanded]; !ok {
+			return nil, invalid("unknown alias, allowed are @hourly, @daily, @weekly, @monthly and @yearly")
+		}
+	}
+	if strings.HasPrefix(expanded, "TZ=") || strings.HasPrefix(expanded, "CRON_TZ=") {
+		return nil, invalid("the time zone is set by the option TimeZone, not in the pattern")
+	}
+	texts := strings.Fields(expanded)
+	if len(texts) != len(cronFields) {
+		return nil, invalid("%d fields, want 5: minute, hour, day-of-month, month, day-of-week", len(texts))
+	}
+	for i, bits := range []*uint64{&c.minute, &c.hour, &c.dom, &c.month, &c.dow} {
+		var err error
+		if *bits, err = cronFields[i].parse(texts[i]); err != nil {
+			return nil, invalid("field %s: %s", cronFields[i].name, err)
+		}
+	}
+	if c.dow&(1<<7) != 0 { // Sunday
+		c.dow |= 1
+	}
+	c.hourStar, c.domStar, c.dowStar = texts[1][0] == '*', texts[2][0] == '*', texts[4][0] == '*'
+	if _, ok := c.nextDay(civilDay(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC))); !ok {
+		return nil, invalid("field day-of-month: no such day in the months of field month, so it never fires")
+	}
+	return c, nil
+}
+
+func (f field) parse(text string) (bits uint64, err error) {
+	for part := range strings.SplitSeq(text, ",") {
+		span, stepText, stepped := strings.Cut(part, "/")
+		low, high := f.min, f.max
+		if span != "*" {
+			from, to, ranged := strings.Cut(span, "-")
+			if low, err = f.value(from); err != nil {
+				return 0, err
+			}
+			switch {
+			case ranged:
+				if high, err = f.value(to); err != nil {
+					return 0, err
+				}
+			case stepped:
+				return 0, fmt.Errorf("%q: a step needs a range or *, as in %d-%d/%s", part, low, f.max, stepText)
+			default:
+				high = low
+			}
+			if low > high {
+				return 0, fmt.Errorf("range %q runs backwards", span)
+			}
+		}
+		step := 1
+		if stepped {
+			if step, err = strconv.Atoi(stepText); err != nil || !isDigit(stepText[0]) || step < 1 || step > f.max {
+				return 0, fmt.Errorf("step %q, allowed is 1 to %d", stepText, f.max)
+			}
+		}
+		for v := low; v <= high; v += step {
+			bits |= 1 << v
+		}
+	}
+	return bits, nil
+}
+
+func (f field) value(text string) (int, error) {
+	for i, name := range f.names {
+		if strings.EqualFold(text, name) {
+			return f.min + i, nil
+		}
+	}
+	v, err := strconv.Atoi(text)
+	if err != nil || !isDigit(text[0]) || v < f.min || v > f.max {
+		names := ""
+		if f.names != nil {
+			names = " or " + f.names[0] + " to " + f.names[len(f.names)-1]
+		}
+		return 0, fmt.Errorf("value %q, allowed is %d to %d%s", text, f.min, f.max, names)
+	}
+	return v, nil
+}
+
+func (c *cron) String() string { return c.pattern }
+
+// Next finds the tick on the wall clock, as if the zone never changed, and maps it
+// to an instant. A pattern whose hour follows real time walks real minutes instead.
+func (c *cron) Next(t time.Time) time.Time {
+	t = t.UTC()
+	if c.hourStar {
+		return c.nextReal(t)
+	}
+	for civil, ok := c.nextCivil(wall(t, c.loc)); ok; civil, ok = c.nextCivil(civil) {
+		// In the second pass of a repeated hour the instants of the first are past.
+		if tick := firstInstant(civil, c.loc); tick.After(t) {
+			return tick
+		}
+	}
+	return time.Time{}
+}
+
+func (c *cron) nextReal(t time.Time) time.Time {
+	// Zones have been off by seconds, so a local minute may begin at any second.
+	local := t.In(c.loc)
+	local = local.Add(time.Minute - time.Duration(local.Second())*time.Second - time.Duration(local.Nanosecond()))
+	for {
+		civil := wall(local, c.loc)
+		day, ok := c.nextDay(civilDay(civil))
+		if !ok {
+			return time.Time{}
+		}
+		if day.After(civil) {
+			local = firstInstant(day, c.loc).In(c.loc)
+			continue
+		}
+		if match(c.hour, local.Hour()) && match(c.minute, local.Minute()) {
+			return local.UTC()
+		}
+		local = local.Add(time.Minute)
+	}
+}
+
+// nextCivil returns the first wall-clock time after civil that matches, reckoned
+// in UTC, and false if there is none.
+func (c *cron) nextCivil(civil time.Time) (time.Time, bool) {
+	civil = civil.Truncate(time.Minute).Add(time.Minute)
+	for {
+		day, ok := c.nextDay(civilDay(civil))
+		if !ok {
+			return time.Time{}, false
+		}
+		if day.After(civil) {
+			civil = day
+		}
+		for h := civil.Hour(); h < 24; h++ {
+			if !match(c.hour, h) {
+				continue
+			}
+			m := 0
+			if h == civil.Hour() {
+				m = civil.Minute()
+			}
+			for ; m < 60; m++ {
+				if match(c.minute, m) {
+					return civilDay(civil).Add(time.Duration(h)*time.Hour + time.Duration(m)*time.Minute), true
+				}
+			}
+		}
+		civil = civilDay(civil).AddDate(0, 0, 1)
+	}
+}
+
+// maxDays is further than two matching days can be apart: 29 February on a given
+// day of the week comes once in 40 years where a century skips a leap year.
+const maxDays = 41 * 366
+
+// nextDay returns the first matching day from day on, and false if there is none.
+func (c *cron) nextDay(day time.Time) (time.Time, bool) {
+	for range maxDays {
+		if match(c.month, int(day.Month())) {
+			dom, dow := match(c.dom, day.Day()), match(c.dow, int(day.Weekday()))
+			if dom && dow || !c.domStar && !c.dowStar && (dom || dow) {
+				return day, true
+			}
+		}
+		day = day.AddDate(0, 0, 1)
+	}
+	return time.Time{}, false
+}
+
+func match(bits uint64, v int) bool { return bits&(1<<v) != 0 }
+
+// wall returns the time that a clock in loc shows at t, reckoned in UTC.
+func wall(t time.Time, loc *time.Location) time.Time {
+	_, offset := t.In(loc).Zone()
+	return t.UTC().Add(time.Duration(offset) * time.Second)
+}
+
+func civilDay(civil time.Time) time.Time {
+	return time.Date(civil.Year(), civil.Month(), civil.Day(), 0, 0, 0, 0, time.UTC)
+}
+
+// firstInstant returns the first instant at which a clock in loc shows civil, or,
+// if it jumps over that, the instant of the jump.
+func firstInstant(civil time.Time, loc *time.Location) time.Time {
+	// No zone is further than this from UTC, nor changes by as much.
+	at := civil.Add(-26 * time.Hour).In(loc)
+	for {
+		start, end := at.ZoneBounds()
+		_, offset := at.Zone()
+		instant := civil.Add(-time.Duration(offset) * time.Second)
+		switch {
+		case instant.Before(start):
+			return start.UTC()
+		case end.IsZero() || instant.Before(end):
+			return instant
+		}
+		at = end
+	}
+}

@@ -1,0 +1,224 @@
+package jobs
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A Job is one attempt at one job, as its handler sees it. It is valid until the
+// handler returns.
+type Job struct {
+	// ID identifies the job. It is opaque and the same on every attempt.
+	ID string
+	// Name is the name the job was registered under.
+	Name string
+	// Data is the JSON object that was given to Trigger, "{}" when there was none.
+	// Equal as JSON; white space and the order of keys may differ.
+	Data json.RawMessage
+	// Attempt is the number of this attempt, counted from 1.
+	Attempt int
+	// MaxAttempts is the attempt after which the job has failed for good.
+	MaxAttempts int
+	// Tick is the instant a cron or interval run stands for, in UTC. It is zero for
+	// a job that was triggered.
+	Tick time.Time
+	// StartedAt is when this attempt started, by the provider's clock, in UTC.
+	StartedAt time.Time
+	// DB is the database the provider was given: the application's own pool.
+	DB DB
+	// Logger carries the attributes job, job_id and attempt.
+	Logger *slog.Logger
+}
+
+// Decode stores the job's data in the value v points to, as [json.Unmarshal]
+// does. Its error is [Permanent]: data that does not decode now never will.
+func (j *Job) Decode(v any) error {
+	if err := json.Unmarshal(j.Data, v); err != nil {
+		return Permanent(fmt.Errorf("jobs: data of %q does not decode: %w", j.Name, err))
+	}
+	return nil
+}
+
+// Late returns how long after its tick this attempt started, by the provider's
+// clock. It is 0 for a job that was triggered.
+func (j *Job) Late() time.Duration {
+	if j.Tick.IsZero() {
+		return 0
+	}
+	return max(0, j.StartedAt.Sub(j.Tick))
+}
+
+// LogValue groups what identifies the job. It never contains the data.
+func (j *Job) LogValue() slog.Value {
+	attrs := []slog.Attr{
+		slog.String("job", j.Name),
+		slog.String("job_id", j.ID),
+		slog.Int("attempt", j.Attempt),
+		slog.Int("max_attempts", j.MaxAttempts),
+	}
+	if !j.Tick.IsZero() {
+		attrs = append(attrs, slog.Time("tick", j.Tick))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// A Handler does the work of a job. It returns nil when the job is done, and an
+// error when it is to be run again. ctx ends when the job's [Timeout] has passed
+// or the scheduler is shut down the hard way; a handler that ignores ctx holds up
+// the shutdown. A panic counts as an error.
+type Handler func(ctx context.Context, job *Job) error
+
+// DB is what handlers may do with the database: the methods that *pgxpool.Pool,
+// *pgx.Conn and pgx.Tx share.
+type DB interface {
+	Begin(ctx context.Context) (pgx.Tx, error)
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+var emptyData = json.RawMessage(`{}`)
+
+// MaxDataBytes is the size a job's encoded data stays under: 1 MiB.
+const MaxDataBytes = 1 << 20
+
+// maxDataDepth bounds how deeply data may be nested: databases parse JSON
+// recursively and refuse what exhausts their stack.
+const maxDataDepth = 1000
+
+// maxDataExponent bounds a number's exponent: PostgreSQL keeps JSON numbers as
+// exact decimals and refuses larger ones.
+const maxDataExponent = 1000
+
+// encodeData encodes data as the JSON object that is stored, or says why it
+// cannot be.
+func encodeData(name string, data any) (json.RawMessage, error) {
+	if data == nil {
+		return emptyData, nil
+	}
+	encoded, err := json.Marshal(data)
+	if err != nil {
+		return nil, fmt.Errorf("%w for %q: not encodable as JSON: %w", ErrInvalidData, name, err)
+	}
+	if len(encoded) >= MaxDataBytes {
+		return nil, fmt.Errorf("%w for %q: %d bytes of JSON, allowed are fewer than %d", ErrInvalidData, name, len(encoded), MaxDataBytes)
+	}
+	if encoded[0] != '{' {
+		return nil, fmt.Errorf("%w for %q: want a JSON object (a struct, a map or a json.RawMessage that holds one), got %s",
+			ErrInvalidData, name, jsonType(encoded))
+	}
+	_, raw := data.(json.RawMessage)
+	if reason := unstorable(encoded, raw); reason != "" {
+		return nil, fmt.Errorf("%w for %q: %s", ErrInvalidData, name, reason)
+	}
+	return encoded, nil
+}
+
+func jsonType(encoded []byte) string {
+	switch encoded[0] {
+	case '[':
+		return "an array"
+	case '"':
+		return "a string (a []byte is encoded as one)"
+	case 'n':
+		return "null"
+	case 't', 'f':
+		return "a boolean"
+	default:
+		return "a number"
+	}
+}
+
+// unstorable says why valid JSON could not be stored unchanged, or "". It reads
+// the bytes once. raw tells that the caller wrote the JSON, so that an escaped
+// U+FFFD in it is meant; else it is what encoding/json makes of invalid UTF-8.
+func unstorable(encoded []byte, raw bool) string {
+	if !utf8.Valid(encoded) {
+		return "invalid UTF-8"
+	}
+	depth, inString := 0, false
+	for i := 0; i < len(encoded); i++ {
+		c := encoded[i]
+		if !inString {
+			switch c {
+			case '"':
+				inString = true
+			case '{', '[':
+				if depth++; depth > maxDataDepth {
+					return fmt.Sprintf("nested deeper than %d levels", maxDataDepth)
+				}
+			case '}', ']':
+				depth--
+			case 'e', 'E':
+				// Outside strings an e also ends true and false.
+				if i > 0 && (isDigit(encoded[i-1])) && exponentTooLarge(encoded[i+1:]) {
+					return fmt.Sprintf("a number with an exponent beyond ±%d", maxDataExponent)
+				}
+			}
+			continue
+		}
+		switch c {
+		case '"':
+			inString = false
+		case '\\':
+			i++
+			if encoded[i] != 'u' {
+				continue
+			}
+			code := encoded[i+1 : i+5]
+			i += 4
+			switch {
+			case string(code) == "0000":
+				return `the character \u0000, which PostgreSQL cannot store`
+			case !raw && bytes.EqualFold(code, []byte("fffd")):
+				return "a string that is not valid UTF-8"
+			case isSurrogate(code, "89ab"):
+				if i+6 >= len(encoded) || encoded[i+1] != '\\' || encoded[i+2] != 'u' || !isSurrogate(encoded[i+3:i+7], "cdef") {
+					return `a surrogate \u` + string(code) + " without its pair"
+				}
+				i += 6
+			case isSurrogate(code, "cdef"):
+				return `a surrogate \u` + string(code) + " without its pair"
+			}
+		}
+	}
+	return ""
+}
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+
+// isSurrogate reports whether the four hexadecimal digits are d, then one of second.
+func isSurrogate(code []byte, second string) bool {
+	return (code[0] == 'd' || code[0] == 'D') && bytes.IndexByte([]byte(second), lower(code[1])) >= 0
+}
+
+func lower(c byte) byte {
+	if c >= 'A' && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}
+
+func exponentTooLarge(rest []byte) bool {
+	n := 0
+	for i, c := range rest {
+		if i == 0 && (c == '+' || c == '-') {
+			continue
+		}
+		if !isDigit(c) {
+			break
+		}
+		if n = n*10 + int(c-'0'); n > maxDataExponent {
+			return true
+		}
+	}
+	return false
+}

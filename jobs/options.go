@@ -1,0 +1,212 @@
+package jobs
+
+import (
+	"fmt"
+	"time"
+)
+
+// An Option changes how a registered job is run.
+type Option interface{ applyToJob(*Definition) error }
+
+// A TriggerOption changes how one triggered job is run.
+type TriggerOption interface{ applyToRequest(*Request) error }
+
+type option func(*Definition) error
+
+func (o option) applyToJob(d *Definition) error { return o(d) }
+
+type triggerOption func(*Request) error
+
+func (o triggerOption) applyToRequest(r *Request) error { return o(r) }
+
+func invalidOption(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrInvalidOption, fmt.Sprintf(format, args...))
+}
+
+// maxRetries keeps the number of attempts within what River stores (a smallint).
+const maxRetries = 30_000
+
+// maxConcurrency is River's largest number of workers of a queue.
+const maxConcurrency = 10_000
+
+// MaxRetries sets how often a failed job is retried, from 0 to 30,000: it has
+// n+1 attempts. Defaults to 2.
+func MaxRetries(n int) Option {
+	return option(func(d *Definition) error {
+		if n < 0 || n > maxRetries {
+			return invalidOption("MaxRetries(%d): allowed is 0 to %d", n, maxRetries)
+		}
+		d.MaxAttempts = n + 1
+		return nil
+	})
+}
+
+// RetryDelay sets the wait before the first retry; it doubles with every further
+// one, up to 24 hours. Defaults to 5 seconds.
+func RetryDelay(delay time.Duration) Option {
+	return option(func(d *Definition) error {
+		if delay < 0 || delay > maxBackoff {
+			return invalidOption("RetryDelay(%s): allowed is 0 to %s", delay, maxBackoff)
+		}
+		d.RetryDelay = delay
+		return nil
+	})
+}
+
+// Timeout sets how long an attempt may take; then its context is cancelled and
+// the attempt has failed. Defaults to 5 minutes.
+func Timeout(timeout time.Duration) Option {
+	return option(func(d *Definition) error {
+		if timeout <= 0 {
+			return invalidOption("Timeout(%s): must be positive", timeout)
+		}
+		d.Timeout = timeout
+		return nil
+	})
+}
+
+// Priority sets which of the jobs that are due starts first: 1 (first) to 4.
+// Defaults to 1. It is both an [Option] and, for one job, a [TriggerOption].
+func Priority(n int) interface {
+	Option
+	TriggerOption
+} {
+	return priority(n)
+}
+
+type priority int
+
+func (p priority) check() error {
+	if p < 1 || p > 4 {
+		return invalidOption("Priority(%d): allowed is 1 (first) to 4", p)
+	}
+	return nil
+}
+
+func (p priority) applyToJob(d *Definition) error {
+	d.Priority = int(p)
+	return p.check()
+}
+
+func (p priority) applyToRequest(r *Request) error {
+	r.Priority = int(p)
+	return p.check()
+}
+
+// Concurrency gives the job n worker slots of its own in each process, from 1 to
+// 10,000: at most n of it run at once there, and other jobs do not compete for
+// them. By default a job shares the scheduler's workers and has no such limit.
+func Concurrency(n int) Option {
+	return option(func(d *Definition) error {
+		if n < 1 || n > maxConcurrency {
+			return invalidOption("Concurrency(%d): allowed is 1 to %d", n, maxConcurrency)
+		}
+		d.Concurrency = n
+		return nil
+	})
+}
+
+// TimeZone sets the zone in which a cron pattern is read. Defaults to UTC. It
+// applies to RegisterCron alone.
+func TimeZone(loc *time.Location) Option {
+	return option(func(d *Definition) error {
+		if loc == nil {
+			return invalidOption("TimeZone(nil): want a *time.Location")
+		}
+		d.zone = loc
+		return nil
+	})
+}
+
+// CatchUpPolicy says what becomes of ticks that passed while nothing could run.
+type CatchUpPolicy int
+
+// The policies of [CatchUp].
+const (
+	Once CatchUpPolicy = iota // one late run stands for all that were missed
+	All                       // each tick of the last 12 hours runs, in order, one after the other
+)
+
+// CatchUp sets what becomes of missed ticks. Defaults to [Once]. Older ones than
+// [CatchUpWindow] are skipped in any case, and counted in the log.
+func CatchUp(policy CatchUpPolicy) Option {
+	return option(func(d *Definition) error {
+		if policy != Once && policy != All {
+			return invalidOption("CatchUp(%d): allowed is Once or All", policy)
+		}
+		d.CatchUp = policy
+		return nil
+	})
+}
+
+// OverlapPolicy says whether a tick may run beside an earlier run of its job.
+type OverlapPolicy int
+
+// The policies of [Overlap].
+const (
+	Allow OverlapPolicy = iota // ticks run whether or not an earlier run goes on
+	Skip                       // a tick is skipped while another run of the job goes on anywhere
+)
+
+// Overlap sets what a tick does when another run of its job goes on as it starts.
+// Defaults to [Allow]. A tick skipped is shown in the job's history with the
+// reason. Triggered jobs are never skipped.
+func Overlap(policy OverlapPolicy) Option {
+	return option(func(d *Definition) error {
+		if policy != Allow && policy != Skip {
+			return invalidOption("Overlap(%d): allowed is Allow or Skip", policy)
+		}
+		d.Overlap = policy
+		return nil
+	})
+}
+
+// StartWithin skips a tick or delayed job that could only start later than limit
+// after it was due; its history tells. Retries are not affected. Defaults to no
+// limit.
+func StartWithin(limit time.Duration) Option {
+	return option(func(d *Definition) error {
+		if limit <= 0 {
+			return invalidOption("StartWithin(%s): must be positive", limit)
+		}
+		d.StartWithin = limit
+		return nil
+	})
+}
+
+// Delay runs the triggered job that long from now, in place of the delay it was
+// registered with. A negative delay is [ErrInvalidSchedule].
+func Delay(delay time.Duration) TriggerOption {
+	return triggerOption(func(r *Request) error {
+		if delay < 0 {
+			return fmt.Errorf("%w: Delay(%s): must not be negative", ErrInvalidSchedule, delay)
+		}
+		r.Delay, r.At = delay, time.Time{}
+		return nil
+	})
+}
+
+// At runs the triggered job at t, or at once when t has passed. The zero time is
+// [ErrInvalidSchedule]. Of Delay and At the one given last counts.
+func At(t time.Time) TriggerOption {
+	return triggerOption(func(r *Request) error {
+		if t.IsZero() || t.Year() < 1 || t.Year() > 9999 {
+			return fmt.Errorf("%w: At(%v): want a time in the years 1 to 9999", ErrInvalidSchedule, t)
+		}
+		r.Delay, r.At = 0, t.UTC()
+		return nil
+	})
+}
+
+// Unique makes Trigger return the ID of a live job (waiting, running or to be
+// retried) of the same name and key, if there is one, instead of enqueueing a
+// second. key is 1 to 1,000 bytes, and private to the name.
+func Unique(key string) TriggerOption {
+	return triggerOption(func(r *Request) error {
+		if key == "" || len(key) > 1000 {
+			return invalidOption("Unique: key of %d bytes, allowed is 1 to 1,000", len(key))
+		}
+		r.Unique = key
+		return nil
+	})
+}

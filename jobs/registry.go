@@ -1,0 +1,426 @@
+package jobs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Definition is a registered job with its options folded in. Providers read it;
+// they do not change it.
+type Definition struct {
+	// Name is the name it was registered under.
+	Name string
+	// Handler does the work.
+	Handler Handler
+	// Schedule tells its ticks. It is nil for a job that only runs when triggered.
+	Schedule Schedule
+	// Delay is how long after a trigger a job without a schedule runs.
+	Delay time.Duration
+
+	// The options; see the functions of the same name. MaxAttempts is MaxRetries + 1,
+	// Concurrency is 0 for a job that shares the scheduler's workers, and StartWithin
+	// is 0 for no limit.
+	MaxAttempts int
+	RetryDelay  time.Duration
+	Timeout     time.Duration
+	Priority    int
+	Concurrency int
+	CatchUp     CatchUpPolicy
+	Overlap     OverlapPolicy
+	StartWithin time.Duration
+
+	zone *time.Location // as set by TimeZone, nil if not
+	site string         // file:line of the registration
+}
+
+// A Request is a validated trigger: what to enqueue, with the options folded in.
+type Request struct {
+	// Job is the definition of the job to run.
+	Job *Definition
+	// Data is the encoded JSON object.
+	Data []byte
+	// Delay is how long from now the job is due; 0 means now. It is not used when At
+	// is set.
+	Delay time.Duration
+	// At is the time at which the job is due, or zero.
+	At time.Time
+	// Priority is from 1 (first) to 4.
+	Priority int
+	// Unique is the key given with [Unique], or "".
+	Unique string
+}
+
+// Due returns when the job is due if it is enqueued at now. Times in the past mean now.
+func (r *Request) Due(now time.Time) time.Time {
+	due := r.At
+	if due.IsZero() {
+		due = now.Add(r.Delay)
+	}
+	if due.Before(now) {
+		return now
+	}
+	return due
+}
+
+// maxBackoff is the longest wait that doubling leads to.
+const maxBackoff = 24 * time.Hour
+
+// CatchUpWindow is how far back missed ticks are made up. It is shorter than
+// the time for which a provider keeps what has run, so that a tick that ran is
+// known to have run.
+const CatchUpWindow = 12 * time.Hour
+
+// A Registry is the portable half of a [Scheduler]: names, options, schedules,
+// the encoding of data, and the rules about duplicates and freezing. A provider
+// keeps one in an unexported field and forwards its registrations to it.
+//
+// All methods may be called from several goroutines at once.
+type Registry struct {
+	defaults []Option
+
+	mu     sync.RWMutex
+	frozen bool
+	jobs   map[string]*Definition
+}
+
+var _ Registrar = (*Registry)(nil)
+
+// NewRegistry returns an empty registry. The defaults are applied to every job
+// before its own options. An option out of range is [ErrInvalidOption].
+func NewRegistry(defaults ...Option) (*Registry, error) {
+	r := &Registry{defaults: defaults, jobs: make(map[string]*Definition)}
+	if _, err := r.define("defaults", "", func(context.Context, *Job) error { return nil }, nil); err != nil {
+		return nil, fmt.Errorf("defaults: %w", err)
+	}
+	return r, nil
+}
+
+// RegisterCron implements [Registrar].
+func (r *Registry) RegisterCron(name, pattern string, h Handler, opts ...Option) error {
+	return r.register(name, h, opts, func(d *Definition) (err error) {
+		d.Schedule, err = ParseCron(pattern, cmp.Or(d.zone, time.UTC))
+		return err
+	})
+}
+
+// RegisterInterval implements [Registrar].
+func (r *Registry) RegisterInterval(name string, every time.Duration, h Handler, opts ...Option) error {
+	return r.register(name, h, opts, func(d *Definition) (err error) {
+		d.Schedule, err = Every(every)
+		return errors.Join(err, d.refuseZone())
+	})
+}
+
+// RegisterDelayed implements [Registrar].
+func (r *Registry) RegisterDelayed(name string, delay time.Duration, h Handler, opts ...Option) error {
+	return r.register(name, h, opts, func(d *Definition) error {
+		if delay < 0 {
+			return fmt.Errorf("%w: delay %s: must not be negative", ErrInvalidSchedule, delay)
+		}
+		d.Delay = delay
+		return d.refuseZone()
+	})
+}
+
+func (d *Definition) refuseZone() error {
+	if d.zone != nil {
+		return invalidOption("TimeZone applies to cron patterns alone")
+	}
+	return nil
+}
+
+func (r *Registry) register(name string, h Handler, opts []Option, schedule func(*Definition) error) error {
+	site := callSite()
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	d, err := r.define(name, site, h, opts)
+	if err == nil {
+		err = schedule(d)
+	}
+	if err != nil {
+		return fmt.Errorf("job %q at %s: %w", name, site, err)
+	}
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if other, ok := r.jobs[name]; ok {
+		return fmt.Errorf("%w: %q, at %s and at %s", ErrDuplicate, name, other.site, site)
+	}
+	if r.frozen {
+		return fmt.Errorf("%w: %q cannot be registered at %s: register before Start", ErrStarted, name, site)
+	}
+	r.jobs[name] = d
+	return nil
+}
+
+func (r *Registry) define(name, site string, h Handler, opts []Option) (*Definition, error) {
+	if h == nil {
+		return nil, invalidOption("the handler is nil")
+	}
+	d := &Definition{
+		Name: name, Handler: h, site: site,
+		MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1,
+	}
+	for _, opt := range slices.Concat(r.defaults, opts) {
+		if opt == nil {
+			return nil, invalidOption("an option is nil")
+		}
+		if err := opt.applyToJob(d); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// maxNameBytes is the longest name; River stores fewer than 128 characters.
+const maxNameBytes = 100
+
+var namePattern = regexp.MustCompile(`^[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+$`)
+
+// CheckName returns [ErrInvalidName] for a name that no job can have.
+func CheckName(name string) error {
+	if len(name) > maxNameBytes {
+		return fmt.Errorf("%w: %q has %d bytes, allowed are %d", ErrInvalidName, name[:maxNameBytes]+"…", len(name), maxNameBytes)
+	}
+	if !namePattern.MatchString(name) {
+		return fmt.Errorf("%w: %q, want two or more parts of a-z, 0-9, _ and - joined by dots, beginning with a letter, such as \"audit.retention\"",
+			ErrInvalidName, name)
+	}
+	return nil
+}
+
+// callSite returns the file and line of the code that registers: the first frame
+// that is not itself a registering method.
+func callSite() string {
+	var pcs [32]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
+	for {
+		frame, more := frames.Next()
+		fn := frame.Function[strings.LastIndexByte(frame.Function, '.')+1:]
+		switch fn {
+		case "RegisterCron", "RegisterInterval", "RegisterDelayed":
+		default:
+			if !strings.Contains(frame.Function, "/jobs.Kind[") {
+				return frame.File + ":" + strconv.Itoa(frame.Line)
+			}
+		}
+		if !more {
+			return "unknown"
+		}
+	}
+}
+
+// Freeze refuses registrations from now on, until [Registry.Thaw]. It returns
+// [ErrStarted] if the registry is frozen already.
+func (r *Registry) Freeze() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.frozen {
+		return ErrStarted
+	}
+	r.frozen = true
+	return nil
+}
+
+// Thaw allows registrations again.
+func (r *Registry) Thaw() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.frozen = false
+}
+
+// Jobs returns all definitions, ordered by name.
+func (r *Registry) Jobs() []*Definition {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all := make([]*Definition, 0, len(r.jobs))
+	for _, d := range r.jobs {
+		all = append(all, d)
+	}
+	slices.SortFunc(all, func(a, b *Definition) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// Job returns the definition of that name, or [ErrUnknownJob].
+func (r *Registry) Job(name string) (*Definition, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if d, ok := r.jobs[name]; ok {
+		return d, nil
+	}
+	return nil, fmt.Errorf("%w: %q, %d are registered", ErrUnknownJob, name, len(r.jobs))
+}
+
+// Undefined returns a definition with the defaults for a job that another
+// process registers. It returns [ErrInvalidName] for a name no job can have.
+func (r *Registry) Undefined(name string) (*Definition, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	return r.define(name, "", func(context.Context, *Job) error { return nil }, nil)
+}
+
+// Request validates a trigger of the job d and folds its options.
+func (d *Definition) Request(data any, opts ...TriggerOption) (*Request, error) {
+	req := &Request{Job: d, Delay: d.Delay, Priority: d.Priority}
+	for _, opt := range opts {
+		if opt == nil {
+			return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("an option is nil"))
+		}
+		if err := opt.applyToRequest(req); err != nil {
+			return nil, fmt.Errorf("job %q: %w", d.Name, err)
+		}
+	}
+	var err error
+	req.Data, err = encodeData(d.Name, data)
+	return req, err
+}
+
+// Requests does for many what [Definition.Request] does for one. [Unique] is
+// [ErrInvalidOption] here: it would make one job of them all.
+func (d *Definition) Requests(data []any, opts ...TriggerOption) ([]*Request, error) {
+	reqs := make([]*Request, len(data))
+	for i, v := range data {
+		req, err := d.Request(v, opts...)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("element %d of %d: %w", i, len(data), err)
+		case req.Unique != "":
+			return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("Unique does not apply to TriggerMany"))
+		}
+		reqs[i] = req
+	}
+	return reqs, nil
+}
+
+// Logger returns the logger a handler is given: base with job, job_id and attempt.
+func (j *Job) logger(base *slog.Logger) *slog.Logger {
+	return base.With("job", j.Name, "job_id", j.ID, "attempt", j.Attempt)
+}
+
+// Run calls the handler for one attempt, under the job's [Timeout], with
+// job.Logger set from base. A panic becomes an error that carries the stack.
+func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) (err error) {
+	job.Logger = job.logger(base)
+	timedOut := fmt.Errorf("jobs: %q timed out after %s: %w", d.Name, d.Timeout, context.DeadlineExceeded)
+	runCtx, cancel := context.WithTimeoutCause(ctx, d.Timeout, timedOut)
+	defer cancel()
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: stack()}
+		}
+		if err != nil && ctx.Err() == nil && context.Cause(runCtx) == timedOut && errors.Is(err, context.DeadlineExceeded) {
+			err = timedOut
+		}
+	}()
+	return d.Handler(runCtx, job)
+}
+
+// PanicError is the error of an attempt whose handler panicked.
+type PanicError struct {
+	Value any    // what was given to panic
+	Stack string // the goroutine's stack, beginning with the panicking function
+}
+
+// Error tells the value. The stack is not part of it.
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// stack returns the frames below the panic, without those of the recovery.
+func stack() string {
+	var pcs [64]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(4, pcs[:])])
+	var b strings.Builder
+	for {
+		frame, more := frames.Next()
+		fmt.Fprintf(&b, "%s\n\t%s:%d\n", frame.Function, frame.File, frame.Line)
+		if !more {
+			return b.String()
+		}
+	}
+}
+
+// Retry tells what follows an attempt that failed with err: a retry after delay,
+// or, when again is false, nothing: the job has failed for good.
+func (d *Definition) Retry(job *Job, err error) (delay time.Duration, again bool) {
+	var permanent *permanentError
+	if errors.As(err, &permanent) || job.Attempt >= job.MaxAttempts {
+		return 0, false
+	}
+	var after *retryAfterError
+	if errors.As(err, &after) {
+		return after.after, true
+	}
+	return d.Backoff(job.Attempt), true
+}
+
+// Backoff returns the wait after that attempt, counted from 1: RetryDelay,
+// doubled for every attempt before it, at most 24 hours.
+func (d *Definition) Backoff(attempt int) time.Duration {
+	delay := d.RetryDelay
+	for range attempt - 1 {
+		if delay *= 2; delay >= maxBackoff || delay == 0 {
+			return min(delay, maxBackoff)
+		}
+	}
+	return delay
+}
+
+// Successor returns the tick that follows tick when its run starts at now, and
+// how many ticks between the two are given up: with [Once] those that have passed,
+// with [All] those older than [CatchUpWindow]. The zero time means there is none.
+func (d *Definition) Successor(tick, now time.Time) (next time.Time, skipped int) {
+	next = d.Schedule.Next(tick)
+	horizon := now
+	if d.CatchUp == All {
+		horizon = now.Add(-CatchUpWindow)
+	}
+	for !next.IsZero() && next.Before(horizon) {
+		if skipped++; skipped == maxCountedTicks {
+			return d.Schedule.Next(horizon), skipped
+		}
+		next = d.Schedule.Next(next)
+	}
+	return next, skipped
+}
+
+// maxCountedTicks bounds the counting of given-up ticks, so that a job of every
+// second is not counted through years.
+const maxCountedTicks = 1_000_000
+
+// Skip tells why a run is not to start, or "" when it is. due is when the attempt
+// was first due, overlapping whether another run of the job goes on.
+func (d *Definition) Skip(job *Job, due time.Time, overlapping bool) string {
+	late := job.StartedAt.Sub(due)
+	switch {
+	case d.StartWithin > 0 && job.Attempt == 1 && late > d.StartWithin:
+		return fmt.Sprintf("skipped: %s late, allowed is a start within %s", late.Round(time.Millisecond), d.StartWithin)
+	case overlapping && d.Overlap == Skip && !job.Tick.IsZero():
+		return "skipped: another run of this job goes on"
+	}
+	return ""
+}
+
+// Describe returns the schedule in words for [Status.Schedule], and its zone.
+func (d *Definition) Describe() (schedule, zone string) {
+	switch {
+	case d.Schedule == nil && d.Delay == 0:
+		return "on demand", ""
+	case d.Schedule == nil:
+		return "after " + d.Delay.String(), ""
+	}
+	if c, ok := d.Schedule.(*cron); ok {
+		zone = c.loc.String()
+	}
+	return d.Schedule.String(), zone
+}

@@ -1,0 +1,178 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A Registrar takes the jobs of a module. Its methods do not block and touch
+// nothing outside the process.
+//
+// name is two or more parts joined by dots, such as "audit.retention": lower-case
+// letters, digits, '_' and '-', beginning with a letter, 100 bytes at most;
+// anything else is [ErrInvalidName]. A name that is taken is [ErrDuplicate], and
+// the error names both places. While the scheduler runs the answer is
+// [ErrStarted]. An option out of range is [ErrInvalidOption].
+type Registrar interface {
+	// RegisterCron runs h at the instants a cron pattern of five fields names:
+	// minute, hour, day of month, month, day of week; or one of @hourly, @daily,
+	// @weekly, @monthly and @yearly. The time zone is UTC unless [TimeZone] sets it.
+	// A pattern that is malformed or never fires is [ErrInvalidSchedule].
+	RegisterCron(name, pattern string, h Handler, opts ...Option) error
+	// RegisterInterval runs h every so often, at multiples of every counted from
+	// the zero time, so that all processes agree on the instants and a restart does
+	// not move them. every below one second is [ErrInvalidSchedule].
+	RegisterInterval(name string, every time.Duration, h Handler, opts ...Option) error
+	// RegisterDelayed runs h only when it is triggered, delay after that. A delay of
+	// 0 means at once; a negative one is [ErrInvalidSchedule].
+	RegisterDelayed(name string, delay time.Duration, h Handler, opts ...Option) error
+}
+
+// A Triggerer enqueues jobs. Every registered job can be triggered, those with a
+// schedule too: a triggered run is beside the schedule, not instead of a tick.
+//
+// data is encoded as JSON and must be an object (a struct, a map, a
+// [json.RawMessage] holding one), valid UTF-8 without \u0000, less than 1 MiB
+// encoded; nil stands for {}. Anything else is [ErrInvalidData], and nothing is
+// enqueued. A name that nobody registered is [ErrUnknownJob].
+type Triggerer interface {
+	// Trigger enqueues one job and returns its ID once the job is stored. After an
+	// error the caller may try again; the job may nevertheless have been stored when
+	// the error came from a connection that broke, so use [Unique] where a second
+	// one would hurt.
+	Trigger(ctx context.Context, name string, data any, opts ...TriggerOption) (id string, err error)
+	// TriggerMany enqueues a job for each element of data, all or none, and returns
+	// their IDs in order. [Unique] does not apply to it and is [ErrInvalidOption].
+	TriggerMany(ctx context.Context, name string, data []any, opts ...TriggerOption) (ids []string, err error)
+}
+
+// A TxTriggerer enqueues in the caller's transaction: the job exists if and only
+// if tx commits. Providers on a database have this role; find it with [TriggerTx].
+type TxTriggerer interface {
+	TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...TriggerOption) (id string, err error)
+}
+
+// TriggerTx enqueues a job in tx if t has the role [TxTriggerer], and returns an
+// error that wraps [errors.ErrUnsupported] if it has not.
+func TriggerTx(ctx context.Context, t Triggerer, tx pgx.Tx, name string, data any, opts ...TriggerOption) (id string, err error) {
+	tt, ok := t.(TxTriggerer)
+	if !ok {
+		return "", fmt.Errorf("jobs: %T cannot trigger in a transaction: %w", t, errors.ErrUnsupported)
+	}
+	return tt.TriggerTx(ctx, tx, name, data, opts...)
+}
+
+// A Monitor tells how the jobs are doing. It works while the scheduler is stopped
+// too.
+type Monitor interface {
+	// Health tells whether jobs can run, and if not, why. What is wrong is in the
+	// answer; the error is for a question that could not be asked, as when ctx ended.
+	Health(ctx context.Context) (Health, error)
+	// Jobs tells the status of every registered job, ordered by name.
+	Jobs(ctx context.Context) ([]Status, error)
+	// QueueSize counts the jobs of that name that wait: due, delayed or to be
+	// retried, in all processes together. What runs or is done does not count, nor
+	// does a schedule's next tick before it is due. An unregistered name is
+	// [ErrUnknownJob].
+	QueueSize(ctx context.Context, name string) (int, error)
+}
+
+// A Scheduler is a provider of background jobs. See the package documentation for
+// the rules that all of them keep.
+type Scheduler interface {
+	Registrar
+	Triggerer
+	Monitor
+	// Start begins to run jobs and returns once it does. ctx bounds the start
+	// alone: jobs go on when it ends. A second Start is [ErrStarted]; a Start after
+	// Shutdown works.
+	Start(ctx context.Context) error
+	// Shutdown stops taking jobs and waits for those that run. When ctx ends first
+	// they are cancelled and go back to the queue, their attempt not used up, and the
+	// error wraps ctx's. When nothing is started the error is [ErrNotStarted].
+	Shutdown(ctx context.Context) error
+}
+
+// A State is where a job stands.
+type State string
+
+// The states of a job.
+const (
+	StateScheduled State = "scheduled" // waits for a time to come
+	StateWaiting   State = "waiting"   // due, waits for a worker
+	StateRunning   State = "running"
+	StateRetrying  State = "retrying"  // failed, waits for its next attempt
+	StateCompleted State = "completed" // done
+	StateFailed    State = "failed"    // failed for good
+	StateCancelled State = "cancelled" // cancelled by somebody
+	StateSkipped   State = "skipped"   // not run, for a reason that its history tells
+)
+
+// Health is the answer of [Monitor.Health].
+type Health struct {
+	// Healthy is true when there is no reason for it not to be.
+	Healthy bool
+	// Reasons says in words what is wrong, the gravest first.
+	Reasons []string
+	// Started is true between Start and Shutdown of this scheduler.
+	Started bool
+	// OldestWaiting is how long the job that waits longest has been due.
+	OldestWaiting time.Duration
+	// Totals counts the jobs of all names by state, as far as they are kept.
+	Totals map[State]int
+}
+
+// MarshalJSON renders OldestWaiting as oldest_waiting_seconds.
+func (h Health) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Healthy       bool          `json:"healthy"`
+		Reasons       []string      `json:"reasons,omitempty"`
+		Started       bool          `json:"started"`
+		OldestWaiting float64       `json:"oldest_waiting_seconds"`
+		Totals        map[State]int `json:"totals,omitempty"`
+	}{h.Healthy, h.Reasons, h.Started, h.OldestWaiting.Seconds(), h.Totals})
+}
+
+// Status is what [Monitor.Jobs] tells of one registered job.
+type Status struct {
+	// Name is the job's name.
+	Name string
+	// Schedule is the cron pattern, "every 5m0s", "after 2s" or "on demand".
+	Schedule string
+	// Zone is the time zone of a cron pattern, such as "Europe/Berlin"; else "".
+	Zone string
+	// PrevTick is the latest tick that was started, and PrevState what became of it.
+	// Both are zero when there is none, or none that is still kept.
+	PrevTick  time.Time
+	PrevState State
+	// NextTick is the tick that runs next; zero for a job without a schedule. It lies
+	// in the past when that tick is late.
+	NextTick time.Time
+	// OverdueBy is how late the next tick is: it is due and has not started, or it
+	// should be stored and is not. It is 0 when all is well.
+	OverdueBy time.Duration
+	// Waiting counts as [Monitor.QueueSize] does; Retrying is the part of it that has
+	// failed before. Running counts what runs in all processes.
+	Waiting, Running, Retrying int
+}
+
+// MarshalJSON renders OverdueBy as overdue_seconds and leaves out zero times.
+func (s Status) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Name      string    `json:"name"`
+		Schedule  string    `json:"schedule"`
+		Zone      string    `json:"zone,omitempty"`
+		PrevTick  time.Time `json:"previous_tick,omitzero"`
+		PrevState State     `json:"previous_state,omitempty"`
+		NextTick  time.Time `json:"next_tick,omitzero"`
+		OverdueBy float64   `json:"overdue_seconds,omitzero"`
+		Waiting   int       `json:"waiting"`
+		Running   int       `json:"running"`
+		Retrying  int       `json:"retrying"`
+	}{s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.NextTick, s.OverdueBy.Seconds(), s.Waiting, s.Running, s.Retrying})
+}

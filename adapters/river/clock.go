@@ -1,0 +1,59 @@
+package river
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// dbClock tells the database's time without asking each time: the processes' own
+// clocks may be wrong, and what is due is decided by the database.
+type dbClock struct {
+	pool     *pgxpool.Pool
+	wall     func() time.Time
+	offset   atomic.Int64 // nanoseconds the database is ahead of wall
+	measured atomic.Int64 // when that was found, in Unix nanoseconds of wall
+}
+
+// clockMaxAge is how long an offset is trusted.
+const clockMaxAge = time.Minute
+
+func newDBClock(pool *pgxpool.Pool) *dbClock {
+	return &dbClock{pool: pool, wall: time.Now}
+}
+
+// estimate returns the database's time by the offset last found, without blocking.
+func (c *dbClock) estimate() time.Time {
+	return c.wall().Add(time.Duration(c.offset.Load())).UTC()
+}
+
+// now returns the database's time, measuring the offset when it is old.
+func (c *dbClock) now(ctx context.Context) (time.Time, error) {
+	if age := c.wall().UnixNano() - c.measured.Load(); age < 0 || age > int64(clockMaxAge) {
+		if err := c.measure(ctx); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return c.estimate(), nil
+}
+
+// measure finds the offset, off by at most half of the query's round trip.
+func (c *dbClock) measure(ctx context.Context) error {
+	conn, err := c.pool.Acquire(ctx) // so that waiting for one does not count
+	if err != nil {
+		return fmt.Errorf("asking the database's time: %w", err)
+	}
+	defer conn.Release()
+	var db time.Time
+	before := c.wall()
+	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&db); err != nil {
+		return fmt.Errorf("asking the database's time: %w", err)
+	}
+	after := c.wall()
+	c.offset.Store(int64(db.Sub(before.Add(after.Sub(before) / 2))))
+	c.measured.Store(after.UnixNano())
+	return nil
+}

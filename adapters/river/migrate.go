@@ -1,0 +1,84 @@
+package river
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivermigrate"
+)
+
+// Migrate creates the schema, "river" if it is "", and applies River's migrations
+// to it. It does nothing where that is done already, and processes that call it
+// together do it one after the other. It needs the right to create a schema only
+// if the schema does not exist, and two connections of the pool.
+func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
+	schema, err := checkSchema(schema)
+	if err != nil {
+		return err
+	}
+	if pool.Config().MaxConns < 2 {
+		return errOneConnection
+	}
+	migrator, err := newMigrator(pool, schema)
+	if err != nil {
+		return fmt.Errorf("river: migrate: %w", err)
+	}
+	// The lock is a session's, not a transaction's: River adds a value to an enum in
+	// one migration and uses it in another, which PostgreSQL refuses in one transaction.
+	err = pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+		const lock = `(hashtextextended('everytick migrate ' || $1, 0))`
+		if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock`+lock, schema); err != nil {
+			return err
+		}
+		defer func() {
+			// Closing the connection gives the lock up too.
+			if _, err := conn.Exec(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock`+lock, schema); err != nil {
+				_ = conn.Conn().Close(context.WithoutCancel(ctx))
+			}
+		}()
+		var exists bool
+		if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)`, schema).Scan(&exists); err != nil {
+			return err
+		}
+		if !exists {
+			if _, err := conn.Exec(ctx, `CREATE SCHEMA `+pgx.Identifier{schema}.Sanitize()); err != nil {
+				return err
+			}
+		}
+		_, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("river: migrate schema %q: %w", schema, err)
+	}
+	return nil
+}
+
+func newMigrator(pool *pgxpool.Pool, schema string) (*rivermigrate.Migrator[pgx.Tx], error) {
+	// It logs at info what Migrate and Health say in their own words.
+	return rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: schema, Logger: slog.New(slog.DiscardHandler)})
+}
+
+// checkMigrated says in words what Migrate would have to do, or "".
+func (s *Scheduler) checkMigrated(ctx context.Context) (reason string, err error) {
+	migrator, err := newMigrator(s.pool, s.cfg.Schema)
+	if err != nil {
+		return "", err
+	}
+	res, err := migrator.Validate(ctx, nil)
+	var pgErr *pgconn.PgError
+	switch {
+	case errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000"),
+		err == nil && !res.OK:
+		return fmt.Sprintf("schema %q lacks River's tables or their latest version: call river.Migrate", s.cfg.Schema), nil
+	case err != nil:
+		return "", fmt.Errorf("asking for River's migrations: %w", err)
+	}
+	return "", nil
+}

@@ -1,0 +1,346 @@
+// Package river runs everytick's jobs on River (https://riverqueue.com), a queue
+// in PostgreSQL. It is the production provider.
+//
+//	if err := river.Migrate(ctx, pool, ""); err != nil { … }
+//	s, err := river.New(pool, nil)
+//	err = audit.RegisterAuditJobs(s)
+//	err = s.Start(ctx)
+//	defer s.Shutdown(shutdownCtx)
+//
+// Each job's River kind is its registered name, and the args of a triggered job
+// are exactly its data, so River UI, metrics and River clients of other languages
+// see the application's own jobs. Processes on one database and schema form one
+// cluster: any of them may run any job it has registered.
+//
+// Cron and interval registrations become River periodic jobs whose next tick is
+// always stored; see the file ticks.go. Everything runs on the pool given to [New]:
+// no connection is opened beside it, and River's LISTEN takes one from it.
+package river
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// DefaultSchema is the database schema that holds River's tables unless
+// [Config].Schema names another.
+const DefaultSchema = "river"
+
+// Config configures a [Scheduler]. The zero value, and a nil *Config, mean the
+// defaults.
+type Config struct {
+	// Logger receives the scheduler's and River's messages and is the base of the
+	// loggers that handlers get. Defaults to [slog.Default].
+	Logger *slog.Logger
+
+	// Schema is the database schema of River's tables, as given to [Migrate]. It
+	// matches ^[a-zA-Z_][a-zA-Z0-9_]*$. Defaults to "river".
+	Schema string
+
+	// MaxWorkers is how many jobs run at once in this process, beside those that
+	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to 100.
+	MaxWorkers int
+
+	// Defaults are applied to every job before its own options. Without any, a job
+	// has 3 attempts, 5 s before the first retry, 5 min of time, and priority 1.
+	Defaults []jobs.Option
+
+	// RescueAfter is how long after its timeout a job whose process died is given
+	// to another. At least 1 s. Defaults to 5 minutes.
+	RescueAfter time.Duration
+
+	// Retention is how long jobs that completed, failed or were cancelled are kept.
+	// At least 13 hours, so that every tick of [jobs.CatchUpWindow] that ran is
+	// known to have run. Defaults to 24 hours.
+	Retention time.Duration
+
+	// PollOnly does without LISTEN and NOTIFY, for PgBouncer in transaction mode or
+	// YugabyteDB: a job then starts within the poll interval of 200 ms instead of
+	// at once.
+	PollOnly bool
+
+	// TriggerOnly makes a scheduler that enqueues jobs which other processes have
+	// registered: it registers nothing and works nothing, and takes every valid name.
+	TriggerOnly bool
+
+	// Native changes River's own configuration of the working client just before
+	// each Start, for what this package has no name for. It can break the promises
+	// of this package; change neither Queues, Workers, PeriodicJobs nor Hooks.
+	Native func(*riverqueue.Config)
+}
+
+// These are the working client's pace. A fetch follows an insert's notification at
+// once, at most every fetchCooldown; the poll finds what no notification told of,
+// above all jobs that become due.
+const (
+	fetchCooldown     = 20 * time.Millisecond
+	fetchPollInterval = 200 * time.Millisecond
+)
+
+// hardStopGrace is how long Shutdown waits for handlers after cancelling them.
+const hardStopGrace = 10 * time.Second
+
+// Scheduler is a [jobs.Scheduler] on River. Its methods may be called from several
+// goroutines at once.
+type Scheduler struct {
+	reg    *jobs.Registry
+	pool   *pgxpool.Pool
+	cfg    Config
+	log    *slog.Logger
+	clock  *dbClock
+	table  string // river_job, qualified and quoted
+	leader string // river_leader, likewise
+
+	insertOnly *riverqueue.Client[pgx.Tx]
+
+	mu        sync.Mutex // held through Start and Shutdown
+	working   atomic.Pointer[riverqueue.Client[pgx.Tx]]
+	started   atomic.Bool
+	startedAt atomic.Int64 // Unix nanoseconds
+	stopping  atomic.Bool  // running jobs are being cancelled
+}
+
+var (
+	_ jobs.Scheduler   = (*Scheduler)(nil)
+	_ jobs.TxTriggerer = (*Scheduler)(nil)
+)
+
+var errOneConnection = errors.New("river: the pool allows 1 connection, at least 2 are needed: set pool_max_conns")
+
+var schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
+
+func checkSchema(schema string) (string, error) {
+	schema = cmp.Or(schema, DefaultSchema)
+	if !schemaPattern.MatchString(schema) {
+		return "", fmt.Errorf("river: schema name %q: want letters, digits and underscores, not beginning with a digit", schema)
+	}
+	return schema, nil
+}
+
+// New returns a scheduler on pool, not started. It sends no query. cfg may be nil.
+// An invalid field of cfg is an error that says what is allowed. The pool must
+// allow two connections at least, as River's LISTEN keeps one.
+func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
+	if pool == nil {
+		return nil, errors.New("river: the pool is nil")
+	}
+	c := Config{}
+	if cfg != nil {
+		c = *cfg
+	}
+	var err error
+	if c.Schema, err = checkSchema(c.Schema); err != nil {
+		return nil, err
+	}
+	c.Logger = cmp.Or(c.Logger, slog.Default())
+	c.MaxWorkers = cmp.Or(c.MaxWorkers, 100)
+	c.RescueAfter = cmp.Or(c.RescueAfter, 5*time.Minute)
+	c.Retention = cmp.Or(c.Retention, 24*time.Hour)
+	switch {
+	case c.MaxWorkers < 1 || c.MaxWorkers > riverqueue.QueueNumWorkersMax:
+		return nil, fmt.Errorf("river: MaxWorkers %d: allowed is 1 to %d", c.MaxWorkers, riverqueue.QueueNumWorkersMax)
+	case c.RescueAfter < time.Second:
+		return nil, fmt.Errorf("river: RescueAfter %s: at least 1s is allowed", c.RescueAfter)
+	case c.Retention < jobs.CatchUpWindow+time.Hour:
+		return nil, fmt.Errorf("river: Retention %s: at least %s is allowed", c.Retention, jobs.CatchUpWindow+time.Hour)
+	case pool.Config().MaxConns < 2 && !c.TriggerOnly:
+		return nil, errOneConnection
+	}
+	reg, err := jobs.NewRegistry(c.Defaults...)
+	if err != nil {
+		return nil, fmt.Errorf("river: %w", err)
+	}
+	s := &Scheduler{
+		reg: reg, pool: pool, cfg: c, log: c.Logger, clock: newDBClock(pool),
+		table:  pgx.Identifier{c.Schema, "river_job"}.Sanitize(),
+		leader: pgx.Identifier{c.Schema, "river_leader"}.Sanitize(),
+	}
+	s.insertOnly, err = riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{
+		Logger: c.Logger,
+		Schema: c.Schema,
+		Hooks:  []rivertype.Hook{&insertHook{s: s}},
+		// River sends at most one notification in this time.
+		FetchCooldown:     fetchCooldown,
+		FetchPollInterval: fetchPollInterval,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("river: %w", err)
+	}
+	return s, nil
+}
+
+// RegisterCron implements [jobs.Registrar].
+func (s *Scheduler) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
+	if err := s.mayRegister(name); err != nil {
+		return err
+	}
+	return s.reg.RegisterCron(name, pattern, h, opts...)
+}
+
+// RegisterInterval implements [jobs.Registrar].
+func (s *Scheduler) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
+	if err := s.mayRegister(name); err != nil {
+		return err
+	}
+	return s.reg.RegisterInterval(name, every, h, opts...)
+}
+
+// RegisterDelayed implements [jobs.Registrar].
+func (s *Scheduler) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
+	if err := s.mayRegister(name); err != nil {
+		return err
+	}
+	return s.reg.RegisterDelayed(name, delay, h, opts...)
+}
+
+func (s *Scheduler) mayRegister(name string) error {
+	if s.cfg.TriggerOnly {
+		return fmt.Errorf("river: job %q cannot be registered: this scheduler is TriggerOnly", name)
+	}
+	return nil
+}
+
+// Client returns River's own client, for River UI and for what this package has
+// no name for: the working one while started, else one that only inserts. It is a
+// new one after each Start.
+func (s *Scheduler) Client() *riverqueue.Client[pgx.Tx] {
+	if c := s.working.Load(); c != nil {
+		return c
+	}
+	return s.insertOnly
+}
+
+// Start implements [jobs.Scheduler]. It fails when the database does not answer or
+// [Migrate] has not been run.
+func (s *Scheduler) Start(ctx context.Context) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.reg.Freeze(); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.reg.Thaw()
+			err = fmt.Errorf("river: start: %w", err)
+		}
+	}()
+	if reason, err := s.checkMigrated(ctx); err != nil || reason != "" {
+		return cmp.Or(err, errors.New(reason))
+	}
+	if len(s.reg.Jobs()) > 0 {
+		if err := s.startClient(ctx); err != nil {
+			return err
+		}
+	}
+	s.startedAt.Store(time.Now().UnixNano())
+	s.started.Store(true)
+	return nil
+}
+
+func (s *Scheduler) startClient(ctx context.Context) error {
+	if err := s.reconcile(ctx, false); err != nil {
+		return err
+	}
+	if err := s.rehome(ctx); err != nil {
+		return err
+	}
+	client, err := riverqueue.NewClient(riverpgxv5.New(s.pool), s.clientConfig())
+	if err != nil {
+		return err
+	}
+	s.stopping.Store(false)
+	// River ties the life of the jobs to the context of its Start; ours bounds the
+	// start alone.
+	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	if err := client.Start(runCtx); err != nil {
+		cancel()
+		return err
+	}
+	if !stop() { // ctx ended meanwhile, and took the client with it
+		<-client.Stopped()
+		return context.Cause(ctx)
+	}
+	s.working.Store(client)
+	return nil
+}
+
+func (s *Scheduler) clientConfig() *riverqueue.Config {
+	cfg := &riverqueue.Config{
+		Logger:                      s.log,
+		Schema:                      s.cfg.Schema,
+		PollOnly:                    s.cfg.PollOnly,
+		FetchCooldown:               fetchCooldown,
+		FetchPollInterval:           fetchPollInterval,
+		FetchOnlyKnownKinds:         true,
+		Queues:                      map[string]riverqueue.QueueConfig{riverqueue.QueueDefault: {MaxWorkers: s.cfg.MaxWorkers}},
+		Workers:                     riverqueue.NewWorkers(),
+		Hooks:                       []rivertype.Hook{&insertHook{s: s}, &leaderHook{s: s}},
+		CancelledJobRetentionPeriod: s.cfg.Retention,
+		CompletedJobRetentionPeriod: s.cfg.Retention,
+		DiscardedJobRetentionPeriod: s.cfg.Retention,
+		// Each worker tells its own timeout.
+		JobTimeout: -1,
+	}
+	for _, d := range s.reg.Jobs() {
+		w := &worker{s: s, job: d, queue: queueOf(d)}
+		riverqueue.AddWorkerArgs(cfg.Workers, rowArgs{kind: d.Name}, w)
+		if d.Concurrency > 0 {
+			cfg.Queues[w.queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
+		}
+		if d.Schedule != nil {
+			w.spec = specOf(d)
+			cfg.PeriodicJobs = append(cfg.PeriodicJobs, s.periodicJobs(d)...)
+		}
+		// River looks at jobs older than this, then asks each worker's Timeout.
+		if after := w.Timeout(nil); cfg.RescueStuckJobsAfter == 0 || after < cfg.RescueStuckJobsAfter {
+			cfg.RescueStuckJobsAfter = after
+		}
+	}
+	if s.cfg.Native != nil {
+		s.cfg.Native(cfg)
+	}
+	return cfg
+}
+
+// Shutdown implements [jobs.Scheduler]. A handler that ignores its context for 10
+// seconds after it was cancelled is left behind, and the error says so; its job is
+// given to another process once its timeout and [Config].RescueAfter have passed.
+func (s *Scheduler) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.started.Load() {
+		return jobs.ErrNotStarted
+	}
+	defer s.reg.Thaw()
+	s.started.Store(false)
+	client := s.working.Swap(nil)
+	if client == nil {
+		return nil
+	}
+	if err := client.Stop(ctx); err == nil || ctx.Err() == nil {
+		return err
+	}
+	s.stopping.Store(true)
+	hardCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hardStopGrace)
+	defer cancel()
+	if err := client.StopAndCancel(hardCtx); err != nil {
+		return fmt.Errorf("river: shutdown: handlers that ignore their context still run %s after they were cancelled: %w", hardStopGrace, ctx.Err())
+	}
+	return fmt.Errorf("river: shutdown: running jobs were cancelled and go back to the queue: %w", ctx.Err())
+}

@@ -1,0 +1,328 @@
+package river
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// River keeps the schedule of its periodic jobs in the leader's memory, so a tick
+// is lost whenever the leader is. Here the row of a schedule's NEXT tick is always
+// stored already, under a key that makes it one row however many insert it. Three
+// writers do so, each enough for most faults:
+//
+//   - the seeder, a River periodic job that fires just after each tick;
+//   - the relay: a tick's run stores its successor before it calls the handler;
+//   - reconcile, at every start and when a process becomes leader.
+//
+// A fourth, the guard, stores the tick that was just due in case somebody deleted
+// its row.
+
+// tickArgs are the args of a tick's row. Schedule and Tick identify it; the kind,
+// which is part of every key, is the schedule's name.
+type tickArgs struct {
+	Schedule string `json:"schedule" river:"unique"`
+	Tick     string `json:"tick" river:"unique"` // UTC, RFC 3339
+	Spec     string `json:"spec"`                // see specOf
+}
+
+// Kind implements [riverqueue.JobArgs].
+func (a tickArgs) Kind() string { return a.Schedule }
+
+var tickMetadata = []byte(`{"` + metaTick + `":true}`)
+
+// tickRow returns the row of a tick. Its key holds in every state, so that a tick
+// that ran, failed or was cancelled cannot be enqueued again while it is kept.
+func tickRow(d *jobs.Definition, tick time.Time) (tickArgs, *riverqueue.InsertOpts) {
+	return tickArgs{Schedule: d.Name, Tick: tick.UTC().Format(time.RFC3339Nano), Spec: specOf(d)},
+		&riverqueue.InsertOpts{
+			MaxAttempts: d.MaxAttempts,
+			Metadata:    tickMetadata,
+			Priority:    d.Priority,
+			Queue:       queueOf(d),
+			ScheduledAt: tick,
+			UniqueOpts:  riverqueue.UniqueOpts{ByArgs: true, ByState: rivertype.JobStates()},
+		}
+}
+
+// specOf hashes what makes rows of an older registration wrong for a newer one.
+func specOf(d *jobs.Definition) string {
+	schedule, zone := d.Describe()
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d\x00%d", schedule, zone, d.Priority, d.MaxAttempts))
+	return hex.EncodeToString(sum[:8])
+}
+
+// Writer 1: the seeder, and the guard.
+
+// The seeder fires after the tick, not at it: River fires up to 100 ms early, and
+// "the next tick" must not name the one just due.
+const (
+	seedLag  = 500 * time.Millisecond
+	guardLag = 750 * time.Millisecond
+	// guardReach is how old a tick the guard stores: one that is older is for the
+	// relay and reconcile to judge.
+	guardReach = 1500 * time.Millisecond
+)
+
+func (s *Scheduler) periodicJobs(d *jobs.Definition) []*riverqueue.PeriodicJob {
+	next := func(now time.Time) time.Time { return d.Schedule.Next(now) }
+	justDue := func(now time.Time) time.Time {
+		if tick := d.Schedule.Next(now.Add(-guardReach)); !tick.After(now) {
+			return tick
+		}
+		return time.Time{}
+	}
+	return []*riverqueue.PeriodicJob{
+		riverqueue.NewPeriodicJob(laggedSchedule{d.Schedule, s.clock, seedLag}, s.construct(d, next),
+			&riverqueue.PeriodicJobOpts{RunOnStart: true}),
+		riverqueue.NewPeriodicJob(laggedSchedule{d.Schedule, s.clock, guardLag}, s.construct(d, justDue), nil),
+	}
+}
+
+// construct returns a constructor that never blocks and recovers panics: River
+// would let one take the process down.
+func (s *Scheduler) construct(d *jobs.Definition, pick func(now time.Time) time.Time) riverqueue.PeriodicJobConstructor {
+	return func() (args riverqueue.JobArgs, opts *riverqueue.InsertOpts) {
+		defer func() {
+			if v := recover(); v != nil {
+				s.log.Error("schedule panicked", "job", d.Name, "panic", v)
+				args, opts = nil, nil
+			}
+		}()
+		tick := pick(s.clock.estimate())
+		if tick.IsZero() {
+			return nil, nil
+		}
+		return tickRow(d, tick)
+	}
+}
+
+// laggedSchedule fires lag after each tick of the database's clock.
+type laggedSchedule struct {
+	schedule jobs.Schedule
+	clock    *dbClock
+	lag      time.Duration
+}
+
+// Next implements [riverqueue.PeriodicSchedule], in the process's own time.
+func (l laggedSchedule) Next(t time.Time) time.Time {
+	shift := l.lag - time.Duration(l.clock.offset.Load())
+	tick := l.schedule.Next(t.Add(-shift))
+	if tick.IsZero() {
+		return riverqueue.NeverSchedule().Next(t)
+	}
+	return tick.Add(shift)
+}
+
+// Writer 2: the relay.
+
+const (
+	relayTries   = 3
+	relayTimeout = 3 * time.Second
+)
+
+// relay stores the successor of the tick that job is a run of, and returns the
+// tick. A row of another spec is run but has no successor from here: a newer
+// version's process or the leader stores it.
+func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) (time.Time, error) {
+	var args tickArgs
+	if err := json.Unmarshal(job.Data, &args); err != nil {
+		return time.Time{}, err
+	}
+	tick, err := time.Parse(time.RFC3339Nano, args.Tick)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if args.Spec != w.spec {
+		return tick, nil
+	}
+	next, skipped := w.job.Successor(tick, job.StartedAt)
+	if next.IsZero() {
+		return tick, nil
+	}
+	nextArgs, opts := tickRow(w.job, next)
+	for try := range relayTries {
+		if try > 0 {
+			select {
+			case <-ctx.Done():
+				return time.Time{}, ctx.Err()
+			case <-time.After(time.Duration(try) * 100 * time.Millisecond):
+			}
+		}
+		insertCtx, cancel := context.WithTimeout(ctx, relayTimeout)
+		_, err = w.s.insertOnly.Insert(insertCtx, nextArgs, opts)
+		cancel()
+		if err == nil {
+			if skipped > 0 {
+				log.WarnContext(ctx, "late run: later ticks have passed too and get no run of their own",
+					"tick", tick, "ticks_skipped", skipped, "next_tick", next)
+			}
+			return tick, nil
+		}
+	}
+	return time.Time{}, err
+}
+
+// Writer 3: reconcile.
+
+const (
+	reconcileTimeout = 10 * time.Second
+	orphanAge        = 7 * 24 * time.Hour
+)
+
+// leaderHook reconciles when this process becomes leader.
+type leaderHook struct {
+	riverqueue.HookDefaults
+	s *Scheduler
+}
+
+// Start implements [rivertype.HookPeriodicJobsStart]. It never returns an error:
+// River would then do without all of its maintenance.
+func (h *leaderHook) Start(ctx context.Context, _ *rivertype.HookPeriodicJobsStartParams) error {
+	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
+	defer cancel()
+	defer func() {
+		if v := recover(); v != nil {
+			h.s.log.ErrorContext(ctx, "reconciling schedules panicked", "panic", v)
+		}
+	}()
+	if err := h.s.reconcile(ctx, true); err != nil && ctx.Err() == nil {
+		h.s.log.ErrorContext(ctx, "schedules could not be reconciled; their own runs go on", "error", err)
+	}
+	return nil
+}
+
+// reconcile brings the stored ticks in line with the registered schedules. It is
+// idempotent. orphans says to remove the overdue ticks of jobs nobody registers.
+func (s *Scheduler) reconcile(ctx context.Context, orphans bool) error {
+	if err := s.clock.measure(ctx); err != nil {
+		return err
+	}
+	for try := 1; ; try++ {
+		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return s.reconcileTx(ctx, tx, orphans) })
+		// A batch of the leader's seeder inserts the same keys in another order.
+		var pgErr *pgconn.PgError
+		if err == nil || try == 3 || !errors.As(err, &pgErr) || pgErr.Code != "40P01" {
+			return err
+		}
+	}
+}
+
+func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) error {
+	schedules := map[string]*jobs.Definition{}
+	var names, specs, registered []string
+	for _, d := range s.reg.Jobs() {
+		registered = append(registered, d.Name)
+		if d.Schedule != nil {
+			schedules[d.Name] = d
+			names, specs = append(names, d.Name), append(specs, specOf(d))
+		}
+	}
+	// Processes that start together do this one after the other.
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('everytick reconcile ' || $1, 0))`, s.cfg.Schema); err != nil {
+		return err
+	}
+	// Ticks to come that an older registration stored.
+	if _, err := tx.Exec(ctx, `DELETE FROM `+s.table+` AS row
+		USING unnest($1::text[], $2::text[]) AS current (kind, spec)
+		WHERE row.kind = current.kind AND row.state IN ('available', 'scheduled') AND row.scheduled_at > now()
+			AND row.metadata ? $3 AND row.args->>'spec' <> current.spec`, names, specs, metaTick); err != nil {
+		return fmt.Errorf("removing ticks of changed schedules: %w", err)
+	}
+	missed, err := s.missedTicks(ctx, tx, schedules, names, specs)
+	if err != nil {
+		return fmt.Errorf("looking for missed ticks: %w", err)
+	}
+	now := s.clock.estimate()
+	var rows []riverqueue.InsertManyParams
+	add := func(d *jobs.Definition, tick time.Time) {
+		if !tick.IsZero() {
+			args, opts := tickRow(d, tick)
+			rows = append(rows, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
+		}
+	}
+	for _, name := range names {
+		add(schedules[name], missed[name])
+		add(schedules[name], schedules[name].Schedule.Next(now))
+	}
+	if len(rows) > 0 {
+		if _, err := s.insertOnly.InsertManyTx(ctx, tx, rows); err != nil {
+			return fmt.Errorf("storing the next ticks: %w", err)
+		}
+	}
+	if !orphans {
+		return nil
+	}
+	return s.removeOrphans(ctx, tx, registered)
+}
+
+// missedTicks returns, for each schedule with no tick waiting, the first tick that
+// should have run since the last one that did. That happens when a process died
+// between taking a tick and storing its successor, or somebody deleted the row.
+// Ticks of another spec do not count: a changed schedule makes up nothing.
+func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules map[string]*jobs.Definition, names, specs []string) (map[string]time.Time, error) {
+	rows, err := tx.Query(ctx, `
+		WITH idle AS (
+			SELECT kind, spec FROM unnest($1::text[], $2::text[]) AS current (kind, spec)
+			WHERE kind NOT IN (
+				SELECT kind FROM `+s.table+`
+				WHERE state IN ('available', 'scheduled') AND kind = ANY ($1) AND metadata ? $3)
+		)
+		SELECT row.kind, max((row.args->>'tick')::timestamptz)
+		FROM idle JOIN `+s.table+` AS row ON row.kind = idle.kind AND row.args->>'spec' = idle.spec
+		WHERE row.metadata ? $3 GROUP BY row.kind`, names, specs, metaTick)
+	if err != nil {
+		return nil, err
+	}
+	now := s.clock.estimate()
+	missed := map[string]time.Time{}
+	var (
+		name string
+		last time.Time
+	)
+	_, err = pgx.ForEachRow(rows, []any{&name, &last}, func() error {
+		tick := schedules[name].Schedule.Next(last)
+		if horizon := now.Add(-jobs.CatchUpWindow); tick.Before(horizon) {
+			if schedules[name].CatchUp != jobs.All {
+				return nil
+			}
+			tick = schedules[name].Schedule.Next(horizon)
+		}
+		if !tick.After(now) {
+			missed[name] = tick
+			s.log.WarnContext(ctx, "a missed tick is made up", "job", name, "tick", tick)
+		}
+		return nil
+	})
+	return missed, err
+}
+
+// removeOrphans deletes ticks that have been due for a week and that no process
+// took: their job was removed or renamed.
+func (s *Scheduler) removeOrphans(ctx context.Context, tx pgx.Tx, registered []string) error {
+	rows, err := tx.Query(ctx, `DELETE FROM `+s.table+`
+		WHERE state IN ('available', 'scheduled') AND metadata ? $1 AND kind <> ALL ($2)
+			AND scheduled_at < now() - $3::float8 * interval '1 second'
+		RETURNING kind`, metaTick, registered, orphanAge.Seconds())
+	if err != nil {
+		return fmt.Errorf("removing orphaned ticks: %w", err)
+	}
+	var name string
+	_, err = pgx.ForEachRow(rows, []any{&name}, func() error {
+		s.log.WarnContext(ctx, "a tick of a job that nobody registers was due a week ago and is removed", "job", name)
+		return nil
+	})
+	return err
+}

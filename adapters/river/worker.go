@@ -1,0 +1,165 @@
+package river
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// worker runs the jobs of one registered name.
+type worker struct {
+	riverqueue.WorkerDefaults[rowArgs]
+	s     *Scheduler
+	job   *jobs.Definition
+	queue string
+	spec  string // of the schedule, "" if there is none
+}
+
+// Timeout implements [riverqueue.Worker]. The job's own timeout is kept by
+// [jobs.Definition.Run]; River's is when the rescuer may take the job for dead.
+func (w *worker) Timeout(*riverqueue.Job[rowArgs]) time.Duration {
+	return w.job.Timeout + w.s.cfg.RescueAfter
+}
+
+// NextRetry implements [riverqueue.Worker].
+func (w *worker) NextRetry(job *riverqueue.Job[rowArgs]) time.Time {
+	if after := job.Args.retryAfter; after != nil {
+		return time.Now().Add(*after)
+	}
+	return time.Now().Add(w.job.Backoff(job.Attempt)) // the rescuer asks
+}
+
+// transientSnooze is the wait when something other than the handler failed. The
+// attempt is not used up.
+const transientSnooze = 2 * time.Second
+
+// Work implements [riverqueue.Worker].
+func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
+	var meta rowMeta
+	if bytes.Contains(row.Metadata, []byte(`"everytick_`)) {
+		if err := json.Unmarshal(row.Metadata, &meta); err != nil {
+			return fmt.Errorf("river: metadata does not decode: %w", err)
+		}
+	}
+	log := w.s.log.With("job", w.job.Name, "job_id", formatID(row.ID))
+	if row.Queue != w.queue || meta.Open {
+		return w.adopt(ctx, row.JobRow, log)
+	}
+
+	job := &jobs.Job{
+		ID:          formatID(row.ID),
+		Name:        w.job.Name,
+		Data:        row.Args.raw,
+		Attempt:     row.Attempt,
+		MaxAttempts: row.MaxAttempts,
+		StartedAt:   row.AttemptedAt.UTC(),
+		DB:          w.s.pool,
+	}
+	due := row.ScheduledAt
+	if meta.Tick {
+		tick, err := w.relay(ctx, job, log)
+		if err != nil {
+			log.WarnContext(ctx, "tick is put off: its successor could not be stored", "error", err)
+			return riverqueue.JobSnooze(transientSnooze)
+		}
+		job.Tick, due = tick, tick
+		job.Data = json.RawMessage(`{}`)
+	}
+	overlapping, err := w.overlapping(ctx, job, row.JobRow)
+	if err != nil {
+		log.WarnContext(ctx, "tick is put off: cannot tell whether another run goes on", "error", err)
+		return riverqueue.JobSnooze(transientSnooze)
+	}
+	if reason := w.job.Skip(job, due, overlapping); reason != "" {
+		log.WarnContext(ctx, "job "+reason, "tick", job.Tick)
+		if err := riverqueue.MetadataSet(ctx, metaSkipped, reason); err != nil {
+			return err
+		}
+		return riverqueue.JobCancel(errors.New(reason))
+	}
+	return w.outcome(ctx, row, job, w.job.Run(ctx, job, w.s.log))
+}
+
+type rowMeta struct {
+	Tick bool `json:"everytick_tick"`
+	Open bool `json:"everytick_open"`
+}
+
+// outcome says in River's terms what follows from the handler's error.
+func (w *worker) outcome(ctx context.Context, row *riverqueue.Job[rowArgs], job *jobs.Job, err error) error {
+	if err == nil {
+		return nil
+	}
+	var panicked *jobs.PanicError
+	if errors.As(err, &panicked) {
+		err = fmt.Errorf("%w\n\n%s", err, panicked.Stack)
+	}
+	if ctx.Err() != nil && w.s.stopping.Load() && !errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely) {
+		// River gives the attempt back when it sees context.Canceled.
+		return fmt.Errorf("%w: %w", context.Canceled, err)
+	}
+	delay, again := w.job.Retry(job, err)
+	if again {
+		row.Args.retryAfter = &delay
+		return err
+	}
+	if job.Attempt < job.MaxAttempts { // Permanent
+		return riverqueue.JobCancel(err)
+	}
+	return err
+}
+
+// overlapping tells whether another run of the job goes on, begun before this one,
+// so that of two that begin together one runs. A run that is older than its timeout
+// has lost its process.
+func (w *worker) overlapping(ctx context.Context, job *jobs.Job, row *rivertype.JobRow) (overlapping bool, err error) {
+	if w.job.Overlap != jobs.Skip || job.Tick.IsZero() {
+		return false, nil
+	}
+	err = w.s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+w.s.table+`
+		WHERE state = 'running' AND kind = $1 AND (attempted_at, id) < ($2, $3)
+			AND attempted_at > now() - $4::float8 * interval '1 second')`,
+		row.Kind, *row.AttemptedAt, row.ID, (w.job.Timeout + 10*time.Second).Seconds()).Scan(&overlapping)
+	return overlapping, err
+}
+
+// adopt gives a row that was enqueued without knowledge of the job's options, by a
+// process that is TriggerOnly or of another version, the queue and attempts it
+// should have, and puts it back.
+func (w *worker) adopt(ctx context.Context, row *rivertype.JobRow, log *slog.Logger) error {
+	_, err := w.s.pool.Exec(ctx, `UPDATE `+w.s.table+`
+		SET queue = $2, metadata = metadata - $3, max_attempts = CASE WHEN metadata ? $3 THEN $4 ELSE max_attempts END
+		WHERE id = $1`, row.ID, w.queue, metaOpen, w.job.MaxAttempts)
+	if err != nil {
+		log.WarnContext(ctx, "job is put off: it could not be moved to its queue", "queue", w.queue, "error", err)
+		return riverqueue.JobSnooze(transientSnooze)
+	}
+	return riverqueue.JobSnooze(0)
+}
+
+// rehome moves waiting rows of registered jobs to the queues they belong to now:
+// when Concurrency was added to or taken from a job, nobody else might work the old
+// queue.
+func (s *Scheduler) rehome(ctx context.Context) error {
+	var names, queues []string
+	for _, d := range s.reg.Jobs() {
+		names, queues = append(names, d.Name), append(queues, queueOf(d))
+	}
+	_, err := s.pool.Exec(ctx, `UPDATE `+s.table+` AS row SET queue = home.queue
+		FROM unnest($1::text[], $2::text[]) AS home (kind, queue)
+		WHERE row.kind = home.kind AND row.queue <> home.queue AND row.state IN ('available', 'scheduled', 'retryable')`,
+		names, queues)
+	if err != nil {
+		return fmt.Errorf("moving jobs to their queues: %w", err)
+	}
+	return nil
+}

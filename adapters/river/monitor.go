@@ -159,13 +159,14 @@ func stateOf(state string, failed, skipped bool) jobs.State {
 		return jobs.StateCancelled
 	case "retryable":
 		return jobs.StateRetrying
-	case "scheduled", "pending":
-		return jobs.StateScheduled
 	}
-	if failed {
+	switch {
+	case failed:
 		return jobs.StateRetrying
+	case state == "available":
+		return jobs.StateWaiting
 	}
-	return jobs.StateWaiting
+	return jobs.StateScheduled
 }
 
 // healthTimeout bounds how long Health waits for the database.
@@ -235,7 +236,10 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 }
 
 func (s *Scheduler) countTotals(ctx context.Context, h *jobs.Health) error {
-	rows, err := s.pool.Query(ctx, `SELECT state::text, errors IS NOT NULL, metadata ? $1, count(*) FROM `+s.table+` GROUP BY 1, 2, 3`, metaSkipped)
+	rows, err := s.pool.Query(ctx, `
+		SELECT CASE WHEN state = 'available' AND scheduled_at > now() THEN 'scheduled' ELSE state::text END,
+			errors IS NOT NULL, metadata ? $1, count(*)
+		FROM `+s.table+` GROUP BY 1, 2, 3`, metaSkipped)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,41 @@
+# Everything a developer runs. `make help` lists it.
+.DEFAULT_GOAL := help
+LINT := go tool -modfile=tools/go.mod golangci-lint
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Run the demo: three modules on a Postgres of its own
+	go run ./cmd/demo
+
+.PHONY: test
+test: ## Run all tests
+	go test ./...
+
+.PHONY: race
+race: ## Run all tests under the race detector, three times
+	go test -race -count=3 -timeout=30m ./...
+
+.PHONY: lint
+lint: ## Check format, imports and the linters' rules
+	$(LINT) fmt --diff
+	$(LINT) run
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(LINT) fmt
+
+.PHONY: fuzz
+fuzz: ## Fuzz the cron parser and the data check for a minute each
+	go test -run='^$$' -fuzz='^FuzzParseCron$$' -fuzztime=1m ./jobs
+	go test -run='^$$' -fuzz='^FuzzData$$' -fuzztime=1m ./jobs
+
+.PHONY: bench
+bench: ## Run the benchmarks
+	go test -run='^$$' -bench=. -benchmem ./...
+
+.PHONY: ci
+ci: ## Run what CI runs
+	bash .ci/run

@@ -1,0 +1,56 @@
+package everytick_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/everytick/everytick/"
+
+// TestImportRules keeps the architecture: who may depend on whom, through however
+// many packages.
+func TestImportRules(t *testing.T) {
+	t.Parallel()
+	const (
+		river   = "github.com/riverqueue"
+		testify = "github.com/stretchr/testify"
+		tint    = "github.com/lmittmann/tint"
+	)
+	for _, rule := range []struct {
+		packages string
+		never    []string
+	}{
+		{"./jobs", []string{river, testify, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
+		{"./jobs/jobstest", []string{river, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
+		{"./adapters/memory", []string{river, testify, tint, module + "adapters/river", module + "modules", module + "migrations", module + "internal"}},
+		{"./adapters/river", []string{testify, tint, module + "adapters/memory", module + "modules", module + "migrations", module + "internal"}},
+		{"./modules/audit", []string{river, testify, tint, module + "adapters", module + "modules/email", module + "modules/notifs", module + "migrations", module + "internal"}},
+		{"./modules/email", []string{river, testify, tint, module + "adapters", module + "modules/audit", module + "modules/notifs", module + "migrations", module + "internal"}},
+		{"./modules/notifs", []string{river, testify, tint, module + "adapters", module + "modules/audit", module + "modules/email", module + "migrations", module + "internal"}},
+		{"./migrations", []string{testify, tint, module + "jobs", module + "adapters", module + "modules", module + "internal"}},
+		{"./cmd/demo", []string{testify}},
+	} {
+		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", rule.packages).Output()
+		require.NoError(t, err, "go list %s", rule.packages)
+		for dep := range strings.FieldsSeq(string(out)) {
+			for _, never := range rule.never {
+				if dep == never || strings.HasPrefix(dep, never+"/") {
+					t.Errorf("%s depends on %s, which it must not", rule.packages, dep)
+				}
+			}
+		}
+	}
+}
+
+func TestNobodyImportsTheDemo(t *testing.T) {
+	t.Parallel()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}`, "./...").Output()
+	require.NoError(t, err)
+	for line := range strings.Lines(string(out)) {
+		_, imports, _ := strings.Cut(line, ":")
+		require.NotContains(t, imports, module+"cmd/", "in %s", line)
+	}
+}

@@ -1,0 +1,298 @@
+// Command demo runs everytick with three modules on a real Postgres:
+//
+//	go run ./cmd/demo
+//
+// It needs no set-up: unless DATABASE_URL names a database it starts a Postgres of
+// its own, which ends with it. Flags:
+//
+//	-addr ADDR   where HTTP listens (default 127.0.0.1:8080, or a free port if that is taken)
+//	-data DIR    keep the database in DIR, to see what a restart makes of missed ticks
+//	-port N      let the demo's own Postgres listen on 127.0.0.1:N too, for psql
+//	-worker      run jobs only, without HTTP and without sample data
+//	-for 30s     end after that time
+//	-v           log what River does too
+//
+// Environment: DATABASE_URL (several demos may share one and are then a cluster),
+// SMTP_ADDR (a mail server; without it mails go to a sink in the process).
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/lmittmann/tint"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/internal/devdb"
+	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/migrations"
+	"github.com/everytick/everytick/modules/audit"
+	"github.com/everytick/everytick/modules/email"
+	"github.com/everytick/everytick/modules/notifs"
+)
+
+func main() {
+	if err := run(context.Background(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "demo:", err)
+			os.Exit(1)
+		}
+	}
+}
+
+// options are the command line and the environment.
+type options struct {
+	addr    string
+	data    string
+	port    int
+	worker  bool
+	runFor  time.Duration
+	verbose bool
+	getenv  func(string) string
+}
+
+func parse(args []string, getenv func(string) string, stderr io.Writer) (options, error) {
+	o := options{getenv: getenv}
+	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&o.addr, "addr", "127.0.0.1:8080", "where HTTP listens; a free port if that is taken")
+	flags.StringVar(&o.data, "data", "", "keep the database in this directory")
+	flags.IntVar(&o.port, "port", 0, "let the demo's own Postgres listen on this port of 127.0.0.1 too")
+	flags.BoolVar(&o.worker, "worker", false, "run jobs only, without HTTP and without sample data")
+	flags.DurationVar(&o.runFor, "for", 0, "end after that time; 0 means at Ctrl-C")
+	flags.BoolVar(&o.verbose, "v", false, "log what River does too")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	return o, nil
+}
+
+// drainTime is how long running jobs may take to end after Ctrl-C, unless a second
+// one gives up on them.
+const drainTime = 30 * time.Second
+
+// run is the whole demo. It ends when ctx does, at Ctrl-C, or after -for, and stops
+// everything it started.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) (err error) {
+	o, err := parse(args, getenv, stderr)
+	if err != nil {
+		return err
+	}
+	log := newLogger(stderr, o.verbose)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	db, err := devdb.Open(ctx, devdb.Options{DataDir: o.data, Port: o.port, Log: log, Getenv: getenv})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Stop()) }()
+	log.Info("database is ready", "source", db.Source)
+
+	pool, err := newPool(ctx, db.URL)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := migrations.Up(ctx, pool); err != nil {
+		return err
+	}
+
+	smtpAddr := getenv("SMTP_ADDR")
+	if smtpAddr == "" {
+		sink, err := newMailSink(ctx, log)
+		if err != nil {
+			return err
+		}
+		defer sink.close()
+		smtpAddr = sink.addr
+	}
+
+	s, err := river.New(pool, &river.Config{Logger: log})
+	if err != nil {
+		return err
+	}
+	mails, err := email.New(email.Config{Addr: smtpAddr, From: "everytick demo <demo@example.com>", TLS: email.TLSOpportunistic})
+	if err != nil {
+		return err
+	}
+	if err := register(s, mails); err != nil {
+		return err
+	}
+	if err := s.Start(ctx); err != nil {
+		return err
+	}
+	if err := announce(ctx, s, log); err != nil {
+		return errors.Join(err, s.Shutdown(ctx))
+	}
+
+	sample := func() error { return seed(ctx, pool, s, mails, log) }
+	serveErr := serve(ctx, o, s, sample, log, stdout)
+	return errors.Join(serveErr, drain(s, log))
+}
+
+// newLogger returns a logger for people; verbose, it lets River tell all it does.
+func newLogger(w io.Writer, verbose bool) *slog.Logger {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: !isTerminal(w)}))
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+func newPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, errors.New("DATABASE_URL is no connection string") // pgx's error may quote it
+	}
+	cfg.MaxConns = max(cfg.MaxConns, 10)
+	return pgxpool.NewWithConfig(ctx, cfg)
+}
+
+// register is what an application does at start-up: each module registers its jobs.
+func register(r jobs.Registrar, mails *email.Service) error {
+	return errors.Join(
+		audit.RegisterAuditJobs(r),
+		email.RegisterEmailJobs(r, mails),
+		notifs.RegisterNotifsJobs(r),
+		registerDemoJobs(r),
+	)
+}
+
+// announce logs what is registered.
+func announce(ctx context.Context, s jobs.Monitor, log *slog.Logger) error {
+	all, err := s.Jobs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, st := range all {
+		attrs := []any{"job", st.Name, "schedule", st.Schedule}
+		if !st.NextTick.IsZero() {
+			attrs = append(attrs, "next", st.NextTick.Format(time.DateTime))
+		}
+		log.InfoContext(ctx, "registered", attrs...)
+	}
+	return nil
+}
+
+// serve works until ctx ends or -for has passed.
+func serve(ctx context.Context, o options, s *river.Scheduler, sample func() error, log *slog.Logger, stdout io.Writer) error {
+	if o.runFor > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.runFor)
+		defer cancel()
+	}
+	if o.worker {
+		log.Info("working; Ctrl-C stops")
+		<-ctx.Done()
+		return nil
+	}
+
+	listener, err := listen(ctx, o.addr, log)
+	if err != nil {
+		return err
+	}
+	handler, ui, err := newHandler(s, log)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	uiCtx, stopUI := context.WithCancel(ctx)
+	defer stopUI()
+	if err := ui.Start(uiCtx); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	fmt.Fprintf(stdout, "\n%s\n", listOfURLs("http://"+listener.Addr().String()))
+
+	if err := sample(); err != nil && ctx.Err() == nil {
+		return errors.Join(fmt.Errorf("sample data: %w", err), server.Close())
+	}
+	select {
+	case err := <-served:
+		return fmt.Errorf("http: %w", err)
+	case <-ctx.Done():
+	}
+	shutdownCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := server.Shutdown(shutdownCtx); err != nil {
+		return server.Close() // a request that takes longer is cut off
+	}
+	return nil
+}
+
+// listen listens on addr, or on a free port of the same host if that is taken.
+func listen(ctx context.Context, addr string, log *slog.Logger) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		host, _, _ := net.SplitHostPort(addr)
+		if l, err = lc.Listen(ctx, "tcp", net.JoinHostPort(host, "0")); err == nil {
+			log.Warn("the address is taken, another port is used", "wanted", addr, "got", l.Addr().String())
+		}
+	}
+	return l, err
+}
+
+// drain lets running jobs end. Ctrl-C once more gives up waiting: they are
+// cancelled and go back to the queue.
+func drain(s *river.Scheduler, log *slog.Logger) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	log.Info("stopping: running jobs are finished first; Ctrl-C again gives up on them")
+	err := s.Shutdown(ctx)
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		log.Warn("gave up waiting", "error", err)
+		return nil
+	}
+	log.Info("stopped")
+	return err
+}
+
+func listOfURLs(base string) string {
+	var b strings.Builder
+	for _, line := range [][2]string{
+		{base + "/healthz", "health, 200 or 503"},
+		{base + "/jobs", "all jobs: schedule, next run, queue size"},
+		{base + "/jobs/email.send/size", "one job's queue size"},
+		{base + "/riverui/", "River UI"},
+	} {
+		fmt.Fprintf(&b, "  %-48s %s\n", line[0], line[1])
+	}
+	fmt.Fprintf(&b, "  Run a job by hand:\n    curl -X POST -H 'Content-Type: application/json' -d '{}' %s/jobs/notifs.cleanup/trigger\n", base)
+	return b.String()
+}

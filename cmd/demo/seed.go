@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/emersion/go-smtp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/modules/email"
+)
+
+// flaky is a job of the demo's own, to show retries.
+const flaky jobs.Kind[flakyArgs] = "demo.flaky"
+
+type flakyArgs struct {
+	FailTimes int `json:"fail_times"`
+}
+
+func registerDemoJobs(r jobs.Registrar) error {
+	return errors.Join(
+		flaky.Register(r, func(ctx context.Context, job *jobs.Job, args flakyArgs) error {
+			if job.Attempt <= args.FailTimes {
+				job.Logger.WarnContext(ctx, "failing on purpose", "of", job.MaxAttempts)
+				return fmt.Errorf("attempt %d of a job that fails %d times", job.Attempt, args.FailTimes)
+			}
+			job.Logger.InfoContext(ctx, "succeeded after failing", "failures", args.FailTimes)
+			return nil
+		}, jobs.RetryDelay(time.Second)),
+		r.RegisterInterval("demo.heartbeat", 5*time.Second, func(ctx context.Context, job *jobs.Job) error {
+			job.Logger.InfoContext(ctx, "tick", "tick", job.Tick.Format(time.TimeOnly), "late", job.Late().Round(time.Millisecond))
+			return nil
+		}),
+	)
+}
+
+// seed stores sample rows that give every job something to do, and triggers a few
+// jobs, so that the log shows within seconds what they do.
+func seed(ctx context.Context, pool *pgxpool.Pool, s jobs.Scheduler, mails *email.Service, log *slog.Logger) error {
+	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		for _, sql := range []string{
+			`INSERT INTO audit_entries (occurred_at, actor, action, target)
+				SELECT now() - n * interval '1 day', 'user-' || n % 7, 'login', 'session-' || n FROM generate_series(1, 500) AS n`,
+			`INSERT INTO audit_archive (id, occurred_at, actor, action, target, detail)
+				SELECT -n - (SELECT count(*) FROM audit_archive), now() - (2500 + n) * interval '1 day', 'user-' || n % 7, 'login', '', '{}'
+				FROM generate_series(1, 100) AS n`,
+			`INSERT INTO notifications (user_id, title, created_at, expires_at)
+				SELECT 'user-' || n % 7, 'Notice ' || n, now() - n * interval '1 day', now() + (30 - n) * interval '1 day' FROM generate_series(1, 120) AS n`,
+		} {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return err
+			}
+		}
+		// The outbox and the job that empties it commit together.
+		for _, to := range []string{"ann@example.com", "bob@example.com", "eve@example.com"} {
+			if _, err := mails.Enqueue(ctx, tx, email.Message{To: []string{to}, Subject: "Welcome", Text: "Welcome to the demo."}); err != nil {
+				return err
+			}
+		}
+		_, err := jobs.TriggerTx(ctx, s, tx, "email.process-queue", nil)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	log.InfoContext(ctx, "sample rows are stored: 500 audit entries, 100 archived ones, 120 notifications, 3 mails")
+
+	if _, err := email.Send.Trigger(ctx, s, email.Message{To: []string{"ops@example.com"}, Subject: "The demo is up", Text: "It runs."},
+		jobs.Delay(2*time.Second)); err != nil {
+		return err
+	}
+	if _, err := flaky.Trigger(ctx, s, flakyArgs{FailTimes: 2}); err != nil {
+		return err
+	}
+	for _, name := range []string{"audit.retention", "notifs.cleanup"} {
+		if _, err := s.Trigger(ctx, name, nil, jobs.Unique("seed")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mailSink is an SMTP server in the process that takes every mail and logs it.
+type mailSink struct {
+	addr   string
+	server *smtp.Server
+}
+
+func newMailSink(ctx context.Context, log *slog.Logger) (*mailSink, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("mail sink: %w", err)
+	}
+	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &mailSession{log: log}, nil }))
+	server.Domain = "localhost"
+	go func() { _ = server.Serve(l) }() // ends with close
+	log.InfoContext(ctx, "mails go to a sink in this process; set SMTP_ADDR to send them", "addr", l.Addr().String())
+	return &mailSink{l.Addr().String(), server}, nil
+}
+
+func (m *mailSink) close() { _ = m.server.Close() }
+
+type mailSession struct {
+	log *slog.Logger
+	to  []string
+}
+
+func (s *mailSession) Mail(string, *smtp.MailOptions) error { return nil }
+
+func (s *mailSession) Rcpt(to string, _ *smtp.RcptOptions) error {
+	s.to = append(s.to, to)
+	return nil
+}
+
+func (s *mailSession) Data(r io.Reader) error {
+	n, err := io.Copy(io.Discard, r)
+	if err == nil {
+		s.log.Info("mail received by the sink", "to", s.to, "bytes", n)
+	}
+	return err
+}
+
+func (s *mailSession) Reset()        { s.to = nil }
+func (s *mailSession) Logout() error { return nil }

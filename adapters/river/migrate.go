@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -29,16 +30,35 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 	if err != nil {
 		return fmt.Errorf("river: migrate: %w", err)
 	}
-	// The lock is a session's, not a transaction's: River adds a value to an enum in
-	// one migration and uses it in another, which PostgreSQL refuses in one transaction.
+	for {
+		done, err := tryMigrate(ctx, pool, schema, migrator)
+		if err != nil {
+			return fmt.Errorf("river: migrate schema %q: %w", schema, err)
+		}
+		if done {
+			return nil
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("river: migrate schema %q: waiting for another process that migrates: %w", schema, ctx.Err())
+		}
+	}
+}
+
+// tryMigrate migrates unless another caller does. It does not wait for that one,
+// which needs a second connection of what may be the same pool. The lock is a
+// session's, not a transaction's: River adds a value to an enum in one migration
+// and uses it in another, which PostgreSQL refuses in one transaction.
+func tryMigrate(ctx context.Context, pool *pgxpool.Pool, schema string, migrator *rivermigrate.Migrator[pgx.Tx]) (done bool, err error) {
+	const lock = "hashtextextended('everytick migrate', 0)"
 	err = pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		const lock = `(hashtextextended('everytick migrate ' || $1, 0))`
-		if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock`+lock, schema); err != nil {
+		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(`+lock+`)`).Scan(&done); err != nil || !done {
 			return err
 		}
 		defer func() {
 			// Closing the connection gives the lock up too.
-			if _, err := conn.Exec(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock`+lock, schema); err != nil {
+			if _, err := conn.Exec(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(`+lock+`)`); err != nil {
 				_ = conn.Conn().Close(context.WithoutCancel(ctx))
 			}
 		}()
@@ -54,10 +74,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 		_, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil)
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("river: migrate schema %q: %w", schema, err)
-	}
-	return nil
+	return done, err
 }
 
 func newMigrator(pool *pgxpool.Pool, schema string) (*rivermigrate.Migrator[pgx.Tx], error) {

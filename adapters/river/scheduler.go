@@ -44,8 +44,10 @@ const DefaultSchema = "river"
 // Config configures a [Scheduler]. The zero value, and a nil *Config, mean the
 // defaults.
 type Config struct {
-	// Logger receives the scheduler's and River's messages and is the base of the
-	// loggers that handlers get. Defaults to [slog.Default].
+	// Logger receives the scheduler's messages and River's, and is the base of the
+	// loggers that handlers get. River's below warn are left out, as the scheduler
+	// says what matters of them, unless the logger takes debug messages. Defaults to
+	// [slog.Default].
 	Logger *slog.Logger
 
 	// Schema is the database schema of River's tables, as given to [Migrate]. It
@@ -171,7 +173,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		leader: pgx.Identifier{c.Schema, "river_leader"}.Sanitize(),
 	}
 	s.insertOnly, err = riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{
-		Logger: c.Logger,
+		Logger: riverLogger(c.Logger),
 		Schema: c.Schema,
 		Hooks:  []rivertype.Hook{&insertHook{s: s}},
 		// River sends at most one notification in this time.
@@ -182,6 +184,29 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	return s, nil
+}
+
+// riverLogger is the logger given to River.
+func riverLogger(log *slog.Logger) *slog.Logger {
+	if log.Enabled(context.Background(), slog.LevelDebug) {
+		return log
+	}
+	return slog.New(warnHandler{log.Handler()})
+}
+
+// warnHandler leaves out messages below warn.
+type warnHandler struct{ slog.Handler }
+
+func (h warnHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn && h.Handler.Enabled(ctx, level)
+}
+
+func (h warnHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return warnHandler{h.Handler.WithAttrs(attrs)}
+}
+
+func (h warnHandler) WithGroup(name string) slog.Handler {
+	return warnHandler{h.Handler.WithGroup(name)}
 }
 
 // RegisterCron implements [jobs.Registrar].
@@ -282,7 +307,7 @@ func (s *Scheduler) startClient(ctx context.Context) error {
 
 func (s *Scheduler) clientConfig() *riverqueue.Config {
 	cfg := &riverqueue.Config{
-		Logger:                      s.log,
+		Logger:                      riverLogger(s.log),
 		Schema:                      s.cfg.Schema,
 		PollOnly:                    s.cfg.PollOnly,
 		FetchCooldown:               fetchCooldown,

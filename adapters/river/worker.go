@@ -99,19 +99,24 @@ func (w *worker) outcome(ctx context.Context, row *riverqueue.Job[rowArgs], job 
 	if err == nil {
 		return nil
 	}
+	log := job.Logger.With("error", err)
 	var panicked *jobs.PanicError
 	if errors.As(err, &panicked) {
-		err = fmt.Errorf("%w\n\n%s", err, panicked.Stack)
+		log = log.With("stack", panicked.Stack)
+		err = fmt.Errorf("%w\n\n%s", err, panicked.Stack) // into the job's history
 	}
 	if ctx.Err() != nil && w.s.stopping.Load() && !errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely) {
+		log.WarnContext(ctx, "job was interrupted by the shutdown and goes back to the queue")
 		// River gives the attempt back when it sees context.Canceled.
 		return fmt.Errorf("%w: %w", context.Canceled, err)
 	}
 	delay, again := w.job.Retry(job, err)
 	if again {
+		log.WarnContext(ctx, "job failed and is retried", "retry_in", delay, "max_attempts", job.MaxAttempts)
 		row.Args.retryAfter = &delay
 		return err
 	}
+	log.ErrorContext(ctx, "job failed for good", "max_attempts", job.MaxAttempts)
 	if job.Attempt < job.MaxAttempts { // Permanent
 		return riverqueue.JobCancel(err)
 	}

@@ -1,0 +1,82 @@
+package river_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/internal/devdb/dbtest"
+)
+
+// TestMain lets many tests wait at once: they spend their time waiting for delays
+// and ticks, not on a processor, of which -parallel counts by default.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "24"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+// migrated is a database with River's tables, copied for each test.
+var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, "") })
+
+// cuttable is the network between one pool and its database, which can be cut.
+type cuttable struct {
+	pool *pgxpool.Pool
+
+	mu    sync.Mutex
+	isCut bool
+	conns []net.Conn
+}
+
+func (n *cuttable) cut() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.isCut = true
+	for _, c := range n.conns {
+		_ = c.Close()
+	}
+	n.conns = nil
+}
+
+func (n *cuttable) mend() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.isCut = false
+}
+
+func breakablePool(t testing.TB) (*pgxpool.Pool, *cuttable) {
+	t.Helper()
+	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
+	require.NoError(t, err)
+	n := &cuttable{}
+	cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.isCut {
+			return nil, errors.New("the network is cut")
+		}
+		c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		if err == nil {
+			n.conns = append(n.conns, c)
+		}
+		return c, err
+	}
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool, n
+}
+
+func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }

@@ -27,9 +27,9 @@ func (s *Scheduler) QueueSize(ctx context.Context, name string) (n int, err erro
 	return n, nil
 }
 
-// overdueAfter is how late a tick is before it is called overdue: within it a tick
-// starts when all is well.
-const overdueAfter = 2 * time.Second
+// missingAfter is how long the row of a schedule's next tick may be missing before
+// the schedule is called overdue: a tick that is just starting stores it first.
+const missingAfter = 2 * time.Second
 
 // Jobs implements [jobs.Monitor].
 func (s *Scheduler) Jobs(ctx context.Context) ([]jobs.Status, error) {
@@ -60,26 +60,22 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 	if err := s.findPrevious(ctx, names, byName); err != nil {
 		return nil, err
 	}
-	started := s.started.Load()
 	for i, d := range defs {
 		if d.Schedule == nil {
 			continue
 		}
 		st := &all[i]
-		since := st.NextTick
-		if since.IsZero() {
-			// The row should have been there since the last tick at the latest.
-			st.NextTick = d.Schedule.Next(now)
-			switch {
-			case !st.PrevTick.IsZero():
-				since = st.PrevTick
-			case started:
-				since = time.Unix(0, s.startedAt.Load())
-			default:
-				since = now
-			}
+		if !st.NextTick.IsZero() {
+			st.OverdueBy = max(0, now.Sub(st.NextTick))
+			continue
 		}
-		if late := now.Sub(since); late > overdueAfter {
+		// The row should have been there since the last tick, or our start.
+		st.NextTick = d.Schedule.Next(now)
+		since := st.PrevTick
+		if since.IsZero() && s.started.Load() {
+			since = time.Unix(0, s.startedAt.Load())
+		}
+		if late := now.Sub(since); !since.IsZero() && late > missingAfter {
 			st.OverdueBy = late
 		}
 	}

@@ -1,0 +1,22 @@
+package river
+
+import (
+	"time"
+
+	riverqueue "github.com/riverqueue/river"
+)
+
+// TickRow returns the row of a tick of a registered job.
+func (s *Scheduler) TickRow(name string, tick time.Time) (riverqueue.JobArgs, *riverqueue.InsertOpts) {
+	d, err := s.reg.Job(name)
+	if err != nil {
+		panic(err)
+	}
+	args, opts := tickRow(d, tick)
+	return args, opts
+}
+
+// ShiftWallClock makes the process's clock, as far as schedules read it, wrong by that.
+func (s *Scheduler) ShiftWallClock(by time.Duration) {
+	s.clock.wall = func() time.Time { return time.Now().Add(by) }
+}

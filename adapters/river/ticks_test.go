@@ -1,0 +1,323 @@
+package river_test
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/jobs"
+)
+
+// tickRows returns the stored ticks of a job, with their states.
+func tickRows(t testing.TB, pool *pgxpool.Pool, name string) map[string]string {
+	t.Helper()
+	rows, err := pool.Query(t.Context(), `SELECT args->>'tick', state::text FROM river.river_job WHERE kind = $1 AND metadata ? 'everytick_tick'`, name)
+	require.NoError(t, err)
+	ticks := map[string]string{}
+	var tick, state string
+	_, err = pgx.ForEachRow(rows, []any{&tick, &state}, func() error {
+		ticks[tick] = state
+		return nil
+	})
+	require.NoError(t, err)
+	return ticks
+}
+
+// insertTick stores a tick as another process with the same registration would.
+func insertTick(t testing.TB, s *river.Scheduler, name string, tick time.Time) *rivertype.JobInsertResult {
+	t.Helper()
+	args, opts := s.TickRow(name, tick)
+	res, err := s.Client().Insert(t.Context(), args, opts)
+	require.NoError(t, err)
+	return res
+}
+
+// The key decides which rows are the same tick: a change of it would double the
+// ticks that are stored as a new version is deployed.
+func TestTheKeyOfATickIsPinned(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterInterval("audit.sync", time.Hour, noop))
+	insertTick(t, s, "audit.sync", time.Date(2126, 3, 8, 7, 0, 0, 0, time.UTC))
+	require.Equal(t, "47486b8c14b39ccc94c5de462de321d44ac86a8fc80979cd859f53ab02d6ee71",
+		hex.EncodeToString(scalar[[]byte](t, pool, `SELECT unique_key FROM river.river_job`)))
+	require.Equal(t, "11111111", scalar[string](t, pool, `SELECT unique_states::text FROM river.river_job`), "it holds in every state")
+}
+
+func TestATickIsOneRowHoweverManyStoreIt(t *testing.T) {
+	t.Parallel()
+	url := migrated.URL(t)
+	tick := time.Date(2126, 3, 8, 7, 0, 0, 0, time.UTC)
+	var wg sync.WaitGroup
+	for range 4 {
+		pool, err := pgxpool.New(t.Context(), url)
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		s := newScheduler(t, pool, river.Config{})
+		require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+		for range 4 {
+			wg.Go(func() {
+				args, opts := s.TickRow("a.tick", tick)
+				for range 5 {
+					if _, err := s.Client().Insert(t.Context(), args, opts); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	pool, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	require.Equal(t, 1, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
+}
+
+func TestATickThatRanIsNotStoredAgain(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	tick := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, s, "a.tick", tick)
+	for _, state := range []string{"completed", "cancelled", "discarded"} {
+		execSQL(t, pool, `UPDATE river.river_job SET state = $1::text::river.river_job_state, finalized_at = now()`, state)
+		require.True(t, insertTick(t, s, "a.tick", tick).UniqueSkippedAsDuplicate, state)
+	}
+}
+
+func TestTriggeredAndUniqueJobsNeverMergeWithATick(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	tick := time.Date(2126, 3, 8, 7, 0, 0, 0, time.UTC)
+	insertTick(t, s, "a.tick", tick)
+	// Data as a tick's args, at a tick's time, under a key of the user's own.
+	data := map[string]string{"schedule": "a.tick", "tick": tick.Format(time.RFC3339), "spec": ""}
+	_, err := s.Trigger(t.Context(), "a.tick", data, jobs.At(tick), jobs.Unique("a.tick"))
+	require.NoError(t, err)
+	// A unique job of River's own API, by period.
+	type custom struct{ riverqueue.JobArgs }
+	args, _ := s.TickRow("a.tick", tick)
+	_, err = s.Client().Insert(t.Context(), custom{args}, &riverqueue.InsertOpts{
+		ScheduledAt: tick, UniqueOpts: riverqueue.UniqueOpts{ByPeriod: time.Hour},
+	})
+	require.NoError(t, err)
+	require.Equal(t, 3, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
+}
+
+func TestDataThatLooksLikeATickIsData(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	ran := make(chan jobs.Job, 1)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.Start(t.Context()))
+	_, err := s.Trigger(t.Context(), "a.job", map[string]any{"schedule": "a.job", "tick": "2026-01-01T00:00:00Z", "everytick_tick": true})
+	require.NoError(t, err)
+	job := receive(t, ran)
+	require.Zero(t, job.Tick)
+	require.Contains(t, string(job.Data), "2026-01-01")
+}
+
+func TestTheSuccessorIsStoredBeforeTheHandlerRuns(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ticks := make(chan map[string]string, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, func(ctx context.Context, job *jobs.Job) error {
+		ticks <- tickRows(t, pool, "a.tick")
+		return nil
+	}))
+	now := time.Now().UTC()
+	late, next := now.Truncate(time.Hour).Add(-5*time.Hour), now.Truncate(time.Hour).Add(time.Hour)
+	insertTick(t, s, "a.tick", late)
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, map[string]string{
+		late.Format(time.RFC3339): "running",
+		next.Format(time.RFC3339): "scheduled",
+	}, receive(t, ticks), "one late run stands for five ticks, and the next is in the future")
+}
+
+func TestATickWhoseSuccessorCannotBeStoredIsPutOffUnused(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
+	tick := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, s, "a.tick", tick)
+	// The tick starts only once the start has stored the next one, that one is
+	// deleted, and no other can be inserted, as on a full disk.
+	execSQL(t, pool, `UPDATE river.river_job SET scheduled_at = now() + interval '2 seconds'`)
+	require.NoError(t, s.Start(t.Context()))
+	execSQL(t, pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$`)
+	execSQL(t, pool, `CREATE TRIGGER refuse BEFORE INSERT ON river.river_job EXECUTE FUNCTION refuse()`)
+	execSQL(t, pool, `DELETE FROM river.river_job WHERE args->>'tick' <> $1`, tick.Format(time.RFC3339))
+	eventually(t, "the tick was tried and put off", func() bool {
+		return scalar[bool](t, pool, `SELECT coalesce(bool_and(attempt = 0 AND (metadata->>'snoozes')::int >= 1), false) FROM river.river_job`)
+	})
+	require.Empty(t, ran, "the handler does not run without a successor")
+	execSQL(t, pool, `DROP TRIGGER refuse ON river.river_job`)
+	job := receive(t, ran)
+	require.Equal(t, tick, job.Tick)
+	require.Equal(t, 1, job.Attempt, "being put off used no attempt")
+}
+
+func TestAChangedScheduleReplacesTheNextTickAndMakesUpNothing(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	next := func(d time.Duration) string {
+		return time.Now().UTC().Truncate(d).Add(d).Format(time.RFC3339)
+	}
+	before := newScheduler(t, pool, river.Config{})
+	require.NoError(t, before.RegisterInterval("a.tick", 24*time.Hour, noop))
+	require.NoError(t, before.Start(t.Context()))
+	require.Equal(t, map[string]string{next(24 * time.Hour): "scheduled"}, tickRows(t, pool, "a.tick"))
+	require.NoError(t, shutdown(before))
+
+	after := newScheduler(t, pool, river.Config{})
+	require.NoError(t, after.RegisterInterval("a.tick", 23*time.Hour, noop))
+	require.NoError(t, after.Start(t.Context()))
+	require.Equal(t, map[string]string{next(23 * time.Hour): "scheduled"}, tickRows(t, pool, "a.tick"))
+	require.NoError(t, shutdown(after))
+
+	require.NoError(t, before.Start(t.Context()), "and back")
+	require.Equal(t, map[string]string{next(24 * time.Hour): "scheduled"}, tickRows(t, pool, "a.tick"))
+}
+
+func TestAHoleLeftByADeadProcessIsFilled(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
+	grid := time.Now().UTC().Truncate(time.Hour)
+	// The last tick ran four hours ago and stored no successor.
+	insertTick(t, s, "a.tick", grid.Add(-4*time.Hour))
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'completed', finalized_at = now(), attempt = 1`)
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, grid.Add(-3*time.Hour), receive(t, ran).Tick, "the first missed tick stands for all")
+	eventually(t, "the late run is done", func() bool {
+		return len(tickRows(t, pool, "a.tick")) == 3 && tickRows(t, pool, "a.tick")[grid.Add(-3*time.Hour).Format(time.RFC3339)] == "completed"
+	})
+	require.Contains(t, tickRows(t, pool, "a.tick"), grid.Add(time.Hour).Format(time.RFC3339))
+}
+
+func TestADeletedTickRunsAllTheSame(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 100)
+	require.NoError(t, s.RegisterInterval("a.tick", 3*time.Second, forward(ran)))
+	require.NoError(t, s.Start(t.Context()))
+	first := receive(t, ran).Tick // by now a process leads
+	second := receive(t, ran).Tick
+	require.Equal(t, first.Add(3*time.Second), second)
+	third := second.Add(3 * time.Second)
+	// After the seeder's turn, so that nobody but the guard can notice.
+	<-time.After(time.Until(second.Add(1500 * time.Millisecond)))
+	require.EqualValues(t, 1, execSQL(t, pool, `DELETE FROM river.river_job WHERE state IN ('available', 'scheduled')`))
+	require.Equal(t, third, receive(t, ran).Tick)
+	require.Equal(t, third.Add(3*time.Second), receive(t, ran).Tick)
+}
+
+func TestTicksOfJobsThatNobodyRegistersAreRemovedAfterAWeek(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	old := newScheduler(t, pool, river.Config{})
+	require.NoError(t, old.RegisterInterval("gone.long-ago", time.Hour, noop))
+	require.NoError(t, old.RegisterInterval("gone.recently", time.Hour, noop))
+	now := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, old, "gone.long-ago", now.Add(-8*24*time.Hour))
+	insertTick(t, old, "gone.recently", now.Add(-6*24*time.Hour))
+	_, err := old.Trigger(t.Context(), "gone.long-ago", nil, jobs.At(now.Add(time.Hour)))
+	require.NoError(t, err)
+	execSQL(t, pool, `UPDATE river.river_job SET scheduled_at = now() - interval '8 days' WHERE NOT metadata ? 'everytick_tick'`)
+
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.Start(t.Context()))
+	eventually(t, "the leader has removed the orphan", func() bool { return len(tickRows(t, pool, "gone.long-ago")) == 0 })
+	require.Len(t, tickRows(t, pool, "gone.recently"), 1)
+	require.Equal(t, 1, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = 'gone.long-ago'`), "a triggered job is kept")
+}
+
+func TestTheTickAfterTheDatabasesClockIsStoredWhateverOursSays(t *testing.T) {
+	t.Parallel()
+	for _, off := range []time.Duration{-90 * time.Second, 90 * time.Second} {
+		pool := migrated.Pool(t)
+		s := newScheduler(t, pool, river.Config{})
+		s.ShiftWallClock(off)
+		ran := make(chan jobs.Job, 100)
+		require.NoError(t, s.RegisterInterval("a.tick", 2*time.Second, forward(ran)))
+		require.NoError(t, s.Start(t.Context()))
+		prev := receive(t, ran)
+		for range 3 {
+			job := receive(t, ran)
+			require.Equal(t, prev.Tick.Add(2*time.Second), job.Tick, "off by %s", off)
+			require.Less(t, job.Late(), 2*time.Second)
+			prev = job
+		}
+		require.NoError(t, shutdown(s))
+	}
+}
+
+func TestStartSeedsItsSchedulesThoughAnotherServiceLeads(t *testing.T) {
+	t.Parallel()
+	url := migrated.URL(t)
+	one, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(one.Close)
+	two, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(two.Close)
+	ran := make(chan jobs.Job, 100)
+	leader := newScheduler(t, one, river.Config{})
+	require.NoError(t, leader.RegisterInterval("one.tick", time.Second, forward(ran)))
+	require.NoError(t, leader.Start(t.Context()))
+	eventually(t, "one leads", func() bool { return scalar[int](t, one, `SELECT count(*) FROM river.river_leader`) == 1 })
+	receive(t, ran)
+
+	other := make(chan jobs.Job, 100)
+	follower := newScheduler(t, two, river.Config{})
+	require.NoError(t, follower.RegisterInterval("two.tick", time.Second, forward(other)))
+	require.NoError(t, follower.Start(t.Context()))
+	first := receive(t, other).Tick
+	for i := range 3 {
+		require.Equal(t, first.Add(time.Duration(i+1)*time.Second), receive(t, other).Tick)
+	}
+}
+
+func TestATickThatFailsIsRetriedBesideTheNext(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	ran := make(chan jobs.Job, 100)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, func(ctx context.Context, job *jobs.Job) error {
+		if err := forward(ran)(ctx, job); err != nil || job.Attempt > 1 {
+			return err
+		}
+		return errors.New("first attempt")
+	}, jobs.RetryDelay(1500*time.Millisecond)))
+	require.NoError(t, s.Start(t.Context()))
+	first := receive(t, ran)
+	for {
+		job := receive(t, ran)
+		if job.Attempt == 2 {
+			require.Equal(t, first.Tick, job.Tick)
+			require.Equal(t, first.ID, job.ID)
+			return
+		}
+	}
+}

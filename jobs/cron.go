@@ -72,7 +72,7 @@ func ParseCron(pattern string, loc *time.Location) (Schedule, error) {
 	if strings.HasPrefix(expanded, "@") {
 		var ok bool
 		if expanded, ok = aliases[expanded]; !ok {
-			return nil, invalid("unknown alias, allowed are @hourly, @daily, @weekly, @monthly and @yearly")
+			return nil, invalid("unknown alias, allowed are @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually")
 		}
 	}
 	if strings.HasPrefix(expanded, "TZ=") || strings.HasPrefix(expanded, "CRON_TZ=") {
@@ -118,7 +118,7 @@ func (f field) parse(text string) (bits uint64, err error) {
 				high = low
 			}
 			if low > high {
-				return 0, fmt.Errorf("range %q runs backwards", span)
+				return 0, fmt.Errorf("range %q runs backwards, allowed is low-high within %d-%d", span, f.min, f.max)
 			}
 		}
 		step := 1
@@ -136,7 +136,7 @@ func (f field) parse(text string) (bits uint64, err error) {
 
 func (f field) value(text string) (int, error) {
 	for i, name := range f.names {
-		if strings.EqualFold(text, name) {
+		if len(text) == len(name) && strings.EqualFold(text, name) { // the length keeps out a long s
 			return f.min + i, nil
 		}
 	}
@@ -170,20 +170,25 @@ func (c *cron) Next(t time.Time) time.Time {
 }
 
 func (c *cron) nextReal(t time.Time) time.Time {
-	// Zones have been off by seconds, so a local minute may begin at any second.
-	local := t.In(c.loc)
-	local = local.Add(time.Minute - time.Duration(local.Second())*time.Second - time.Duration(local.Nanosecond()))
+	local := t.In(c.loc).Truncate(time.Second).Add(time.Second)
 	for {
+		// Zones have been off by seconds, so a local minute may begin at any second.
+		if s := local.Second(); s != 0 {
+			local = local.Add(time.Duration(60-s) * time.Second)
+			continue
+		}
 		civil := wall(local, c.loc)
 		day, ok := c.nextDay(civilDay(civil))
 		if !ok {
 			return time.Time{}
 		}
 		if day.After(civil) {
-			local = firstInstant(day, c.loc).In(c.loc)
-			continue
-		}
-		if match(c.hour, local.Hour()) && match(c.minute, local.Minute()) {
+			// The clock may have been set back over midnight: that day has begun before.
+			if first := firstInstant(day, c.loc); first.After(local) {
+				local = first.In(c.loc)
+				continue
+			}
+		} else if match(c.hour, local.Hour()) && match(c.minute, local.Minute()) {
 			return local.UTC()
 		}
 		local = local.Add(time.Minute)
@@ -257,6 +262,11 @@ func firstInstant(civil time.Time, loc *time.Location) time.Time {
 	at := civil.Add(-26 * time.Hour).In(loc)
 	for {
 		start, end := at.ZoneBounds()
+		if !end.IsZero() && !end.After(at) {
+			// Where a rule gives the zone, package time ends every year after 365 days, so
+			// on the last day of a leap year (in UTC) the end is past already.
+			end = at.Truncate(24 * time.Hour).Add(24 * time.Hour)
+		}
 		_, offset := at.Zone()
 		instant := civil.Add(-time.Duration(offset) * time.Second)
 		switch {

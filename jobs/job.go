@@ -85,8 +85,6 @@ type DB interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-var emptyData = json.RawMessage(`{}`)
-
 // MaxDataBytes is the size a job's encoded data stays under: 1 MiB.
 const MaxDataBytes = 1 << 20
 
@@ -98,11 +96,15 @@ const maxDataDepth = 1000
 // exact decimals and refuses larger ones.
 const maxDataExponent = 1000
 
+// maxDataDigits bounds a number's digits for the same reason: PostgreSQL keeps
+// 131,072 before the point and 16,383 after it, the exponent included.
+const maxDataDigits = 10_000
+
 // encodeData encodes data as the JSON object that is stored, or says why it
 // cannot be.
 func encodeData(name string, data any) (json.RawMessage, error) {
 	if data == nil {
-		return emptyData, nil
+		return json.RawMessage(`{}`), nil
 	}
 	encoded, err := json.Marshal(data)
 	if err != nil {
@@ -144,11 +146,19 @@ func unstorable(encoded []byte, raw bool) string {
 	if !utf8.Valid(encoded) {
 		return "invalid UTF-8"
 	}
-	depth, inString := 0, false
+	depth, digits, inString := 0, 0, false
 	for i := 0; i < len(encoded); i++ {
 		c := encoded[i]
 		if !inString {
+			if isDigit(c) {
+				if digits++; digits > maxDataDigits {
+					return fmt.Sprintf("a number of more than %d digits", maxDataDigits)
+				}
+				continue
+			}
 			switch c {
+			case '.':
+				continue // within a number
 			case '"':
 				inString = true
 			case '{', '[':
@@ -163,6 +173,7 @@ func unstorable(encoded []byte, raw bool) string {
 					return fmt.Sprintf("a number with an exponent beyond ±%d", maxDataExponent)
 				}
 			}
+			digits = 0
 			continue
 		}
 		switch c {

@@ -190,10 +190,11 @@ func Delay(delay time.Duration) TriggerOption {
 // [ErrInvalidSchedule]. Of Delay and At the one given last counts.
 func At(t time.Time) TriggerOption {
 	return triggerOption(func(r *Request) error {
-		if t.IsZero() || t.Year() < 1 || t.Year() > 9999 {
-			return fmt.Errorf("%w: At(%v): want a time in the years 1 to 9999", ErrInvalidSchedule, t)
+		utc := t.UTC()
+		if utc.IsZero() || utc.Year() < 1 || utc.Year() > 9999 {
+			return fmt.Errorf("%w: At(%v): want a time in the years 1 to 9999, in UTC", ErrInvalidSchedule, t)
 		}
-		r.Delay, r.At = 0, t.UTC()
+		r.Delay, r.At = 0, utc
 		return nil
 	})
 }

@@ -98,7 +98,7 @@ var _ Registrar = (*Registry)(nil)
 // NewRegistry returns an empty registry. The defaults are applied to every job
 // before its own options. An option out of range is [ErrInvalidOption].
 func NewRegistry(defaults ...Option) (*Registry, error) {
-	r := &Registry{defaults: defaults, jobs: make(map[string]*Definition)}
+	r := &Registry{defaults: slices.Clone(defaults), jobs: make(map[string]*Definition)}
 	if _, err := r.define("defaults", "", func(context.Context, *Job) error { return nil }, nil); err != nil {
 		return nil, fmt.Errorf("defaults: %w", err)
 	}
@@ -313,15 +313,16 @@ func (j *Job) logger(base *slog.Logger) *slog.Logger {
 // job.Logger set from base. A panic becomes an error that carries the stack.
 func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) (err error) {
 	job.Logger = job.logger(base)
-	timedOut := fmt.Errorf("jobs: %q timed out after %s: %w", d.Name, d.Timeout, context.DeadlineExceeded)
+	timeout := func(err error) error { return fmt.Errorf("jobs: %q timed out after %s: %w", d.Name, d.Timeout, err) }
+	timedOut := timeout(context.DeadlineExceeded)
 	runCtx, cancel := context.WithTimeoutCause(ctx, d.Timeout, timedOut)
 	defer cancel()
 	defer func() {
 		if v := recover(); v != nil {
 			err = &PanicError{Value: v, Stack: stack()}
 		}
-		if err != nil && ctx.Err() == nil && context.Cause(runCtx) == timedOut && errors.Is(err, context.DeadlineExceeded) {
-			err = timedOut
+		if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && context.Cause(runCtx) == timedOut {
+			err = timeout(err) // keeps what the handler says, and its Permanent or RetryAfter
 		}
 	}()
 	return d.Handler(runCtx, job)
@@ -343,6 +344,9 @@ func stack() string {
 	var b strings.Builder
 	for {
 		frame, more := frames.Next()
+		if more && b.Len() == 0 && strings.HasPrefix(frame.Function, "runtime.") {
+			continue // raised by the runtime: a nil pointer, an index out of range
+		}
 		fmt.Fprintf(&b, "%s\n\t%s:%d\n", frame.Function, frame.File, frame.Line)
 		if !more {
 			return b.String()
@@ -387,7 +391,7 @@ func (d *Definition) Successor(tick, now time.Time) (next time.Time, skipped int
 	}
 	for !next.IsZero() && next.Before(horizon) {
 		if skipped++; skipped == maxCountedTicks {
-			return d.Schedule.Next(horizon), skipped
+			return d.Schedule.Next(horizon.Add(-1)), skipped // at horizon or after, as below
 		}
 		next = d.Schedule.Next(next)
 	}

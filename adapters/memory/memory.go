@@ -1,0 +1,413 @@
+// Package memory is a provider of background jobs that keeps them in this process:
+// real enough to keep every rule of package jobs, and meant for unit tests. What is
+// queued is gone with the process, and no other process takes part.
+//
+// It reads the clock and waits by package time alone, so a test may run it in a
+// [testing/synctest] bubble, where an hour of back-off takes no time:
+//
+//	synctest.Test(t, func(t *testing.T) {
+//		s, err := memory.New(nil)
+//		…
+//	})
+package memory
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// Config sets up a [Scheduler]. The zero value is ready to use.
+type Config struct {
+	// Logger is told of failures and skips, and is the base of the loggers that
+	// handlers get. Defaults to one that discards everything.
+	Logger *slog.Logger
+	// DB is handed to handlers as [jobs.Job.DB]. Defaults to nil.
+	DB jobs.DB
+	// MaxWorkers is how many jobs without [jobs.Concurrency] run at once. Defaults to
+	// 100.
+	MaxWorkers int
+	// Retention is how long finished jobs are kept, for [Scheduler.History] and
+	// [jobs.Health].Totals. Defaults to 24 hours.
+	Retention time.Duration
+	// Defaults are applied to every job before its own options. Defaults to none.
+	Defaults []jobs.Option
+}
+
+// hardStopGrace is how long a hard stop waits for handlers to notice that their
+// context has ended.
+const hardStopGrace = 5 * time.Second
+
+// A Scheduler runs jobs in this process. Make one with [New].
+type Scheduler struct {
+	registry  *jobs.Registry
+	logger    *slog.Logger
+	db        jobs.DB
+	retention time.Duration
+	wake      chan struct{} // tells the dispatcher to look again; holds one signal
+
+	mu       sync.Mutex // never held while a handler, a logger or a channel is waited for
+	session  *session   // nil while stopped
+	running  int        // handlers that run, including those that outlived their session
+	idle     chan struct{}
+	lastSeq  uint64
+	rows     map[string]*row
+	queues   map[string]*queue // by name of the job
+	general  *slots
+	slots    []*slots
+	delayed  rowHeap // not yet due, the first due on top
+	finished []*row  // in the order in which they finished
+	totals   map[jobs.State]int
+}
+
+var _ jobs.Scheduler = (*Scheduler)(nil)
+
+// session is the time from one Start to the Shutdown that ends it.
+type session struct {
+	cancel   context.CancelFunc // ends the handlers' context: the hard stop
+	stop     chan struct{}      // closed to end the dispatcher
+	stopped  chan struct{}      // closed when the dispatcher has ended
+	stopping bool
+}
+
+// New returns a scheduler that is not started. A nil cfg means the defaults.
+func New(cfg *Config) (*Scheduler, error) {
+	c := *cmp.Or(cfg, &Config{})
+	switch {
+	case c.MaxWorkers < 0:
+		return nil, fmt.Errorf("memory: MaxWorkers is %d, want 1 or more", c.MaxWorkers)
+	case c.Retention < 0:
+		return nil, fmt.Errorf("memory: Retention is %s, want more than 0", c.Retention)
+	}
+	registry, err := jobs.NewRegistry(c.Defaults...)
+	if err != nil {
+		return nil, fmt.Errorf("memory: %w", err)
+	}
+	s := &Scheduler{
+		registry:  registry,
+		logger:    cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
+		db:        c.DB,
+		retention: cmp.Or(c.Retention, 24*time.Hour),
+		wake:      make(chan struct{}, 1),
+		rows:      make(map[string]*row),
+		queues:    make(map[string]*queue),
+		general:   newSlots(cmp.Or(c.MaxWorkers, 100)),
+		delayed:   rowHeap{less: dueFirst},
+		totals:    make(map[jobs.State]int),
+	}
+	s.slots = []*slots{s.general}
+	return s, nil
+}
+
+// RegisterCron implements [jobs.Registrar].
+func (s *Scheduler) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
+	return s.registry.RegisterCron(name, pattern, h, opts...)
+}
+
+// RegisterInterval implements [jobs.Registrar].
+func (s *Scheduler) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
+	return s.registry.RegisterInterval(name, every, h, opts...)
+}
+
+// RegisterDelayed implements [jobs.Registrar].
+func (s *Scheduler) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
+	return s.registry.RegisterDelayed(name, delay, h, opts...)
+}
+
+// Trigger implements [jobs.Triggerer].
+func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	d, err := s.registry.Job(name)
+	if err != nil {
+		return "", err
+	}
+	req, err := d.Request(data, opts...)
+	if err != nil {
+		return "", err
+	}
+	return s.enqueue(req)[0], nil
+}
+
+// TriggerMany implements [jobs.Triggerer].
+func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	d, err := s.registry.Job(name)
+	if err != nil {
+		return nil, err
+	}
+	reqs, err := d.Requests(data, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return s.enqueue(reqs...), nil
+}
+
+func (s *Scheduler) enqueue(reqs ...*jobs.Request) []string {
+	defer s.look()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := clock()
+	ids := make([]string, len(reqs))
+	for i, req := range reqs {
+		q := s.queue(req.Job)
+		if live := q.unique[req.Unique]; live != nil {
+			ids[i] = live.id
+			continue
+		}
+		r := s.insert(q, row{data: req.Data, priority: req.Priority, due: req.Due(now), unique: req.Unique}, now)
+		if r.unique != "" {
+			q.unique[r.unique] = r
+		}
+		ids[i] = r.id
+	}
+	return ids
+}
+
+// Start implements [jobs.Scheduler].
+func (s *Scheduler) Start(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.registry.Freeze(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := clock()
+	for _, d := range s.registry.Jobs() {
+		// A tick that is left from before runs late, so that a stop loses none.
+		if q := s.queue(d); d.Schedule != nil && q.next == nil {
+			s.insertTick(q, d.Schedule.Next(now), now)
+		}
+	}
+	// Jobs outlive the start, and so may not end with its context.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.session = &session{cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{})}
+	go s.dispatch(ctx, s.session)
+	return nil
+}
+
+// Shutdown implements [jobs.Scheduler]. When ctx has ended it waits 5 seconds more,
+// at most, for handlers to return. Those that ignore their context even then go on,
+// and the error tells how many; their slots stay taken until they return.
+func (s *Scheduler) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	ss := s.session
+	if ss == nil || ss.stopping {
+		s.mu.Unlock()
+		return jobs.ErrNotStarted
+	}
+	ss.stopping = true
+	s.mu.Unlock()
+
+	close(ss.stop)
+	<-ss.stopped // from here on nothing starts
+	err := s.drain(ctx, ss)
+
+	s.mu.Lock()
+	s.session = nil
+	s.mu.Unlock()
+	s.registry.Thaw()
+	return err
+}
+
+func (s *Scheduler) drain(ctx context.Context, ss *session) error {
+	defer ss.cancel()
+	s.mu.Lock()
+	if s.running == 0 {
+		s.mu.Unlock()
+		return nil
+	}
+	idle := make(chan struct{})
+	s.idle = idle
+	s.mu.Unlock()
+
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+	}
+	ss.cancel()
+	grace := time.NewTimer(hardStopGrace)
+	defer grace.Stop()
+	select {
+	case <-idle:
+		return fmt.Errorf("memory: shutdown cut short, running jobs were cancelled: %w", ctx.Err())
+	case <-grace.C:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.idle = nil
+		return fmt.Errorf("memory: shutdown cut short, %d handlers ignore the end of their context and still run: %w", s.running, ctx.Err())
+	}
+}
+
+// dispatch starts what is due until ss is stopped. It is the only goroutine besides
+// those of the handlers, which get ctx.
+func (s *Scheduler) dispatch(ctx context.Context, ss *session) {
+	defer close(ss.stopped)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ss.stop:
+			return
+		case <-s.wake:
+		case <-timer.C:
+		}
+		s.mu.Lock()
+		now := clock()
+		begin := s.take(ctx, now)
+		wait := time.Duration(-1)
+		if r := s.delayed.top(); r != nil {
+			wait = r.due.Sub(now)
+		}
+		s.mu.Unlock()
+		for _, f := range begin {
+			f()
+		}
+		timer.Stop()
+		if wait >= 0 {
+			timer.Reset(wait)
+		}
+	}
+}
+
+// look wakes the dispatcher, if there is one.
+func (s *Scheduler) look() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take claims what is due and has a free slot, and returns what to do about it once
+// the mutex is released: start handlers, write to the log.
+func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
+	s.promote(now)
+	for i := 0; i < len(s.slots); i++ {
+		for group := s.slots[i]; group.free > 0 && group.ready.Len() > 0; {
+			r := heap.Pop(&group.ready).(*row)
+			d := r.queue.def
+			if r == r.queue.next {
+				// The successor is stored before the handler is called: a tick never ends
+				// with the schedule's chain broken.
+				next, skipped := d.Successor(r.tick, now)
+				r.queue.prev, r.queue.next = r, nil
+				if s.insertTick(r.queue, next, now); skipped > 0 {
+					begin = append(begin, func() {
+						s.logger.Warn("memory: missed ticks are given up", "job", d.Name, "skipped", skipped, "next", next)
+					})
+				}
+				// A successor that is late as well is due now.
+				s.promote(now)
+			}
+			overlapping := r.queue.running > 0
+			s.move(r, jobs.StateRunning)
+			r.attempt++
+			job := r.job(now, s.db)
+			if reason := d.Skip(job, r.due, overlapping); reason != "" {
+				s.finish(r, jobs.StateSkipped, reason, now)
+				begin = append(begin, func() { s.logger.Warn("memory: job skipped", "job", job, "reason", reason) })
+				continue
+			}
+			group.free--
+			s.running++
+			begin = append(begin, func() { go s.work(ctx, r, job) })
+		}
+	}
+	return begin
+}
+
+// promote makes what has come due ready to run, and forgets what finished long ago.
+func (s *Scheduler) promote(now time.Time) {
+	for r := s.delayed.top(); r != nil && !r.due.After(now); r = s.delayed.top() {
+		heap.Pop(&s.delayed)
+		s.move(r, jobs.StateWaiting)
+		heap.Push(&r.queue.slots.ready, r)
+	}
+	for len(s.finished) > 0 && now.Sub(s.finished[0].ended) >= s.retention {
+		r := s.finished[0]
+		s.finished[0], s.finished = nil, s.finished[1:]
+		s.move(r, "")
+		delete(s.rows, r.id)
+		if r.queue.prev == r {
+			r.queue.prev = nil
+		}
+	}
+}
+
+// errGoexit is the error of a handler that did not return, as when a test fails in it.
+var errGoexit = errors.New("memory: the handler ended its goroutine (runtime.Goexit, t.FailNow)")
+
+// work runs one attempt and does what follows from it.
+func (s *Scheduler) work(ctx context.Context, r *row, job *jobs.Job) {
+	own := *job // the handler may change its Job as it likes
+	err := errGoexit
+	defer func() {
+		s.settle(ctx, r, job, err)
+		s.release(r.queue.slots)
+	}()
+	err = r.queue.def.Run(ctx, &own, s.logger)
+}
+
+// settle stores and logs how an attempt ended.
+func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error) {
+	level, msg, attrs := slog.LevelDebug, "memory: job completed", []any{"job", job}
+	if err != nil {
+		attrs = append(attrs, "error", err)
+	}
+	if panicked := (*jobs.PanicError)(nil); errors.As(err, &panicked) {
+		attrs = append(attrs, "stack", panicked.Stack)
+	}
+
+	s.mu.Lock()
+	now := clock()
+	delay, again := r.queue.def.Retry(job, err)
+	switch {
+	case err == nil:
+		s.finish(r, jobs.StateCompleted, "", now)
+	case ctx.Err() != nil: // interrupted by a hard stop, so the attempt does not count
+		level, msg = slog.LevelWarn, "memory: job interrupted by shutdown, goes back to the queue"
+		r.note(now, jobs.StateWaiting, err.Error())
+		r.attempt--
+		s.park(r, jobs.StateWaiting)
+	case again:
+		level, msg = slog.LevelWarn, "memory: job failed, will be retried"
+		attrs = append(attrs, "retry_in", delay)
+		r.due = now.Add(delay)
+		r.note(now, jobs.StateRetrying, err.Error())
+		s.park(r, jobs.StateRetrying)
+	default:
+		level, msg = slog.LevelError, "memory: job failed for good"
+		s.finish(r, jobs.StateFailed, err.Error(), now)
+	}
+	s.mu.Unlock()
+	s.logger.Log(ctx, level, msg, attrs...)
+}
+
+// release gives a worker back. It comes last, when all is logged: Shutdown waits
+// for it, and nothing may write to a test's log after that.
+func (s *Scheduler) release(group *slots) {
+	s.mu.Lock()
+	group.free++
+	if s.running--; s.running == 0 && s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+	s.mu.Unlock()
+	s.look()
+}
+
+// clock returns the time without a monotonic reading, since ticks have none either.
+func clock() time.Time { return time.Now().UTC().Round(0) }

@@ -1,0 +1,395 @@
+package memory_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/everytick/everytick/adapters/memory"
+	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/jobstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type fakeDB struct{ jobs.DB }
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	db := new(fakeDB)
+	jobstest.Run(t, jobstest.Harness{
+		Bubble: true,
+		DB:     func(jobs.Scheduler) jobs.DB { return db },
+		New: func(t testing.TB, cfg jobstest.Config) jobs.Scheduler {
+			s, err := memory.New(&memory.Config{Logger: cfg.Logger, DB: db, Defaults: cfg.Defaults})
+			require.NoError(t, err)
+			return s
+		},
+	})
+}
+
+func TestNewRefusesAConfigOutOfRange(t *testing.T) {
+	t.Parallel()
+	for want, cfg := range map[string]*memory.Config{
+		"MaxWorkers": {MaxWorkers: -1},
+		"Retention":  {Retention: -1},
+		"MaxRetries": {Defaults: []jobs.Option{jobs.MaxRetries(-1)}},
+	} {
+		_, err := memory.New(cfg)
+		require.ErrorContains(t, err, "memory: ")
+		require.ErrorContains(t, err, want)
+	}
+	_, err := memory.New(nil)
+	require.NoError(t, err)
+}
+
+// bubble runs a test in a bubble with a started scheduler and its log.
+func bubble(t *testing.T, cfg memory.Config, register func(*memory.Scheduler) error, test func(t *testing.T, s *memory.Scheduler, log func() string)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		var buf lockedBuffer
+		cfg.Logger = slog.New(slog.NewTextHandler(&buf, nil))
+		s, err := memory.New(&cfg)
+		require.NoError(t, err)
+		require.NoError(t, register(s))
+		require.NoError(t, s.Start(t.Context()))
+		t.Cleanup(func() { _ = s.Shutdown(context.Background()) })
+		test(t, s, buf.String)
+	})
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func done(context.Context, *jobs.Job) error { return nil }
+
+func TestMaxWorkersLimitsJobsWithoutSlotsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	bubble(t, memory.Config{MaxWorkers: 3}, func(s *memory.Scheduler) error {
+		wait := func(context.Context, *jobs.Job) error {
+			time.Sleep(time.Second)
+			return nil
+		}
+		return errors.Join(
+			s.RegisterDelayed("test.one", 0, wait),
+			s.RegisterDelayed("test.two", 0, wait),
+			s.RegisterDelayed("test.own", 0, wait, jobs.Concurrency(2)),
+		)
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		for range 3 {
+			for _, name := range []string{"test.one", "test.two", "test.own"} {
+				_, err := s.Trigger(t.Context(), name, nil)
+				require.NoError(t, err)
+			}
+		}
+		synctest.Wait()
+		h, err := s.Health(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, map[jobs.State]int{jobs.StateRunning: 5, jobs.StateWaiting: 4}, h.Totals)
+	})
+}
+
+func TestHistoryTellsWhatBecameOfAJobUntilRetentionEnds(t *testing.T) {
+	t.Parallel()
+	bubble(t, memory.Config{Retention: time.Hour}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, func(_ context.Context, job *jobs.Job) error {
+			if job.Attempt == 1 {
+				return errors.New("not this time")
+			}
+			return nil
+		})
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		start := time.Now().UTC()
+		id, err := s.Trigger(t.Context(), "test.job", nil)
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		require.Equal(t, []memory.Event{
+			{At: start, State: jobs.StateScheduled},
+			{At: start, State: jobs.StateRetrying, Attempt: 1, Reason: "not this time"},
+			{At: start.Add(5 * time.Second), State: jobs.StateCompleted, Attempt: 2},
+		}, s.History(id))
+		time.Sleep(time.Hour - time.Minute + 5*time.Second - 1)
+		require.NotEmpty(t, s.History(id))
+		time.Sleep(1)
+		require.Empty(t, s.History(id))
+		h, err := s.Health(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, h.Totals)
+	})
+}
+
+func TestASkipIsInTheHistoryAndInTheLog(t *testing.T) {
+	t.Parallel()
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error {
+			time.Sleep(time.Minute)
+			return nil
+		}, jobs.Concurrency(1), jobs.StartWithin(time.Second))
+	}, func(t *testing.T, s *memory.Scheduler, log func() string) {
+		ids, err := s.TriggerMany(t.Context(), "test.job", []any{nil, nil})
+		require.NoError(t, err)
+		time.Sleep(2 * time.Minute)
+		history := s.History(ids[1])
+		require.Equal(t, jobs.StateSkipped, history[len(history)-1].State)
+		require.Equal(t, "skipped: 1m0s late, allowed is a start within 1s", history[len(history)-1].Reason)
+		require.Contains(t, log(), history[len(history)-1].Reason)
+	})
+}
+
+func TestTicksThatAreGivenUpAreCountedInTheLog(t *testing.T) {
+	t.Parallel()
+	for policy, want := range map[jobs.CatchUpPolicy]string{
+		// Stopped from 00:30 for 20 h, then started at 20:30: the ticks of 01:00 to 20:00
+		// are missed, and that of 01:00 runs late.
+		jobs.Once: "skipped=19",
+		jobs.All:  "skipped=7", // 02:00 to 08:00 lie more than 12 h back
+	} {
+		var ticks []int
+		bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+			return s.RegisterInterval("test.tick", time.Hour, func(_ context.Context, job *jobs.Job) error {
+				ticks = append(ticks, job.Tick.Hour())
+				return nil
+			}, jobs.CatchUp(policy), jobs.Concurrency(1))
+		}, func(t *testing.T, s *memory.Scheduler, log func() string) {
+			time.Sleep(30 * time.Minute)
+			require.NoError(t, s.Shutdown(t.Context()))
+			time.Sleep(20 * time.Hour)
+			require.NoError(t, s.Start(t.Context()))
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			require.Contains(t, log(), want)
+			if policy == jobs.Once {
+				require.Equal(t, []int{1, 21}, ticks)
+			} else {
+				require.Equal(t, []int{1, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21}, ticks)
+			}
+		})
+	}
+}
+
+func TestAPanicIsLoggedWithItsStackAndWithoutTheData(t *testing.T) {
+	t.Parallel()
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { panic("oh") }, jobs.MaxRetries(0))
+	}, func(t *testing.T, s *memory.Scheduler, log func() string) {
+		_, err := s.Trigger(t.Context(), "test.job", map[string]string{"password": "secret"})
+		require.NoError(t, err)
+		synctest.Wait()
+		require.Contains(t, log(), "panic: oh")
+		require.Contains(t, log(), "memory_test.go")
+		require.NotContains(t, log(), "secret")
+	})
+}
+
+func TestAHandlerThatEndsItsGoroutineHasFailed(t *testing.T) {
+	t.Parallel()
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error {
+			runtime.Goexit()
+			return nil
+		}, jobs.Concurrency(1))
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		id, err := s.Trigger(t.Context(), "test.job", nil)
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		history := s.History(id)
+		require.Len(t, history, 4)
+		require.Equal(t, jobs.StateFailed, history[3].State)
+		require.Contains(t, history[3].Reason, "Goexit")
+	})
+}
+
+func TestAHandlerThatIgnoresItsContextHoldsUpAHardStopForFiveSeconds(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int64
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error {
+			if calls.Add(1) > 2 {
+				return nil
+			}
+			time.Sleep(time.Minute)
+			return errors.New("at last")
+		}, jobs.MaxRetries(0))
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		_, err := s.TriggerMany(t.Context(), "test.job", []any{nil, nil})
+		require.NoError(t, err)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		err = s.Shutdown(ctx)
+		require.Equal(t, 6*time.Second, time.Since(start))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, "2 handlers")
+
+		// They are interrupted all the same: their jobs wait for the next start.
+		require.NoError(t, s.Start(t.Context()))
+		st, err := s.Jobs(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 2, st[0].Running)
+		require.NoError(t, s.Shutdown(t.Context()), "a soft stop waits for what is left of the last session")
+		require.Equal(t, time.Minute, time.Since(start).Round(time.Second))
+		n, err := s.QueueSize(t.Context(), "test.job")
+		require.NoError(t, err)
+		require.Equal(t, 2, n)
+		require.NoError(t, s.Start(t.Context()))
+		synctest.Wait()
+		require.EqualValues(t, 4, calls.Load())
+	})
+}
+
+func TestNoGoroutineIsLeftAfterShutdown(t *testing.T) { // not parallel: it counts goroutines
+	s, err := memory.New(nil)
+	require.NoError(t, err)
+	before := goleak.IgnoreCurrent()
+	require.NoError(t, s.RegisterInterval("test.tick", time.Second, done))
+	require.NoError(t, s.RegisterDelayed("test.job", 0, done))
+	_, err = s.Trigger(t.Context(), "test.job", nil)
+	require.NoError(t, err)
+	goleak.VerifyNone(t, before) // none before Start
+	for range 3 {
+		require.NoError(t, s.Start(t.Context()))
+		_, err = s.TriggerMany(t.Context(), "test.job", make([]any, 10))
+		require.NoError(t, err)
+		require.NoError(t, s.Shutdown(t.Context()))
+		goleak.VerifyNone(t, before)
+	}
+}
+
+// Everything at once, in real time: what was accepted has run in the end, once.
+func TestStartAndStopUnderLoadLoseNothing(t *testing.T) {
+	t.Parallel()
+	const goroutines, each = 8, 50
+	s, err := memory.New(&memory.Config{MaxWorkers: 4})
+	require.NoError(t, err)
+	var ran sync.Map
+	var twice atomic.Int64
+	h := func(ctx context.Context, job *jobs.Job) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if _, again := ran.LoadOrStore(job.ID, true); again {
+			twice.Add(1)
+		}
+		return nil
+	}
+	require.NoError(t, s.RegisterDelayed("test.shared", 0, h))
+	require.NoError(t, s.RegisterDelayed("test.own", 0, h, jobs.Concurrency(2)))
+	require.NoError(t, s.RegisterInterval("test.tick", time.Second, done))
+
+	stop := make(chan struct{})
+	var toggling, triggering sync.WaitGroup
+	for range 2 {
+		toggling.Go(func() {
+			ended, cancel := context.WithCancel(context.Background())
+			cancel()
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				_ = s.Start(context.Background())
+				ctx := context.Background()
+				if i%2 == 0 {
+					ctx = ended // a hard stop
+				}
+				_ = s.Shutdown(ctx)
+			}
+		})
+	}
+	ids := make(chan string, goroutines*each)
+	for g := range goroutines {
+		triggering.Go(func() {
+			for i := range each {
+				name := []string{"test.shared", "test.own"}[(g+i)%2]
+				id, err := s.Trigger(context.Background(), name, map[string]int{"n": i}, jobs.Priority(1+i%4), jobs.Delay(time.Duration(i%3)*time.Millisecond))
+				if err == nil {
+					ids <- id
+				}
+				_, _ = s.QueueSize(context.Background(), name)
+				_, _ = s.Jobs(context.Background())
+				_, _ = s.Health(context.Background())
+			}
+		})
+	}
+	triggering.Wait()
+	close(stop)
+	toggling.Wait()
+	_ = s.Shutdown(context.Background())
+	require.NoError(t, s.Start(context.Background()))
+	require.Eventually(t, func() bool {
+		h, err := s.Health(context.Background())
+		return err == nil && h.Totals[jobs.StateCompleted] >= goroutines*each
+	}, 30*time.Second, 5*time.Millisecond)
+	require.NoError(t, s.Shutdown(context.Background()))
+	require.Len(t, ids, goroutines*each)
+	for range goroutines * each {
+		_, ok := ran.Load(<-ids)
+		require.True(t, ok, "a job was lost")
+	}
+	require.Zero(t, twice.Load(), "jobs that ran twice")
+}
+
+func TestManyJobsAreQueuedAndRunInReasonableTime(t *testing.T) {
+	t.Parallel()
+	const n = 10_000
+	var ran atomic.Int64
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error {
+			ran.Add(1)
+			return nil
+		})
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		for i := range n {
+			_, err := s.Trigger(t.Context(), "test.job", nil, jobs.Priority(1+i%4), jobs.Delay(time.Duration(i%1000)*time.Millisecond))
+			require.NoError(t, err)
+		}
+		time.Sleep(time.Minute)
+		require.EqualValues(t, n, ran.Load())
+	})
+}
+
+func TestATickIsStoredBeforeTheOneBeforeItRuns(t *testing.T) {
+	t.Parallel()
+	var s *memory.Scheduler
+	bubble(t, memory.Config{}, func(sched *memory.Scheduler) error {
+		s = sched
+		return s.RegisterInterval("test.tick", time.Hour, func(ctx context.Context, job *jobs.Job) error {
+			h, err := s.Health(ctx)
+			if err == nil && h.Totals[jobs.StateScheduled] != 1 {
+				panic("no successor")
+			}
+			return err
+		}, jobs.MaxRetries(0))
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		time.Sleep(24*time.Hour + 1)
+		h, err := s.Health(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, map[jobs.State]int{jobs.StateCompleted: 24, jobs.StateScheduled: 1}, h.Totals)
+	})
+}

@@ -1,0 +1,467 @@
+package jobs_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func TestSuccessor(t *testing.T) {
+	t.Parallel()
+	minute := mustEvery(t, time.Minute)
+	for _, test := range []struct {
+		rule      string
+		schedule  jobs.Schedule
+		policy    jobs.CatchUpPolicy
+		tick, now string
+		next      string
+		skipped   int
+	}{
+		{"on time: the next one", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-01T12:00:01Z", "2025-01-01T12:01:00Z", 0},
+		{"on time with All: the next one", minute, jobs.All, "2025-01-01T12:00:00Z", "2025-01-01T12:00:01Z", "2025-01-01T12:01:00Z", 0},
+		{"a run before its tick, by a clock that is behind", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-01T11:00:00Z", "2025-01-01T12:01:00Z", 0},
+		{"Once gives up those that have passed", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-01T12:05:30Z", "2025-01-01T12:06:00Z", 5},
+		{"Once keeps the one that is due now", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-01T12:05:00Z", "2025-01-01T12:05:00Z", 4},
+		{"Once gives up the one due a nanosecond ago", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-01T12:05:00.000000001Z", "2025-01-01T12:06:00Z", 5},
+		{"Once after days", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-03T12:00:30Z", "2025-01-03T12:01:00Z", 2880},
+		{"All goes on with the next one", minute, jobs.All, "2025-01-01T12:00:00Z", "2025-01-01T23:59:00Z", "2025-01-01T12:01:00Z", 0},
+		{"All keeps the one as old as the window", minute, jobs.All, "2025-01-01T12:00:00Z", "2025-01-02T00:01:00Z", "2025-01-01T12:01:00Z", 0},
+		{"All gives up what is older than the window", minute, jobs.All, "2025-01-01T00:00:00Z", "2025-01-01T13:00:30Z", "2025-01-01T01:01:00Z", 60},
+		{"a cron pattern", mustParse(t, "0 3 * * *", nil), jobs.Once, "2025-01-01T03:00:00Z", "2025-01-04T12:00:00Z", "2025-01-05T03:00:00Z", 3},
+		{"counting ends at a million", mustEvery(t, time.Second), jobs.Once, "2025-01-01T00:00:00Z", "2026-01-01T00:00:00.5Z", "2026-01-01T00:00:01Z", 1_000_000},
+		{"beyond a million too the one due now is kept", mustEvery(t, time.Second), jobs.Once, "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z", 1_000_000},
+		{"beyond a million with All", mustEvery(t, time.Second), jobs.All, "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2025-12-31T12:00:00Z", 1_000_000},
+		{"exactly a million", mustEvery(t, time.Second), jobs.Once, "2025-01-01T00:00:00Z", "2025-01-12T13:46:41Z", "2025-01-12T13:46:41Z", 1_000_000},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			t.Parallel()
+			d := jobs.Definition{Schedule: test.schedule, CatchUp: test.policy}
+			next, skipped := d.Successor(at(t, test.tick), at(t, test.now))
+			require.Equal(t, at(t, test.next), next)
+			require.Equal(t, test.skipped, skipped)
+		})
+	}
+}
+
+func TestSuccessor_IsTheFirstTickInsideTheHorizonAndCountsTheOthers(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		tick := time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+		now := tick.Add(time.Duration(rapid.IntRange(0, 3*24*3600).Draw(t, "seconds")) * time.Second)
+		d := jobs.Definition{
+			Schedule: mustParse(t, rapid.SampledFrom([]string{"*/7 * * * *", "0 3 * * *", "30 2,14 * * *"}).Draw(t, "pattern"), nil),
+			CatchUp:  rapid.SampledFrom([]jobs.CatchUpPolicy{jobs.Once, jobs.All}).Draw(t, "policy"),
+		}
+		horizon := now
+		if d.CatchUp == jobs.All {
+			horizon = now.Add(-12 * time.Hour)
+		}
+		between := ticksOf(d.Schedule, tick, horizon.Add(-1))
+		want := d.Schedule.Next(tick)
+		if len(between) > 0 {
+			want = d.Schedule.Next(between[len(between)-1])
+		}
+		next, skipped := d.Successor(tick, now)
+		require.Equal(t, want, next)
+		require.Equal(t, len(between), skipped)
+		require.False(t, next.Before(horizon))
+	})
+}
+
+type oneTick time.Time
+
+func (s oneTick) Next(t time.Time) time.Time {
+	if t.Before(time.Time(s)) {
+		return time.Time(s)
+	}
+	return time.Time{}
+}
+func (oneTick) String() string { return "once" }
+
+func TestSuccessor_OfTheLastTickIsZero(t *testing.T) {
+	t.Parallel()
+	tick := at(t, "2025-01-01T00:00:00Z")
+	d := jobs.Definition{Schedule: oneTick(tick)}
+	next, skipped := d.Successor(tick, tick.Add(time.Hour))
+	require.Zero(t, next)
+	require.Zero(t, skipped)
+	next, skipped = d.Successor(tick.Add(-time.Hour), tick.Add(time.Hour))
+	require.Zero(t, next)
+	require.Equal(t, 1, skipped)
+}
+
+func TestBackoff(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	for _, test := range []struct {
+		rule    string
+		delay   time.Duration
+		attempt int
+		want    time.Duration
+	}{
+		{"after the first attempt", 5 * time.Second, 1, 5 * time.Second},
+		{"after the second, twice", 5 * time.Second, 2, 10 * time.Second},
+		{"after the third, four times", 5 * time.Second, 3, 20 * time.Second},
+		{"the last below the cap", 5 * time.Second, 15, 5 * 1 << 14 * time.Second},
+		{"the first at the cap", 5 * time.Second, 16, day},
+		{"long after the cap", 5 * time.Second, 17, day},
+		{"no overflow where doubling would", 5 * time.Second, 64, day},
+		{"no overflow on the last attempt there can be", 5 * time.Second, 30_001, day},
+		{"nor for any number", 5 * time.Second, math.MaxInt, day},
+		{"the smallest delay", 1, 46, 1 << 45},
+		{"the smallest delay at the cap", 1, 48, day},
+		{"no delay", 0, 1, 0},
+		{"no delay doubled is none", 0, 2, 0},
+		{"no delay on the last attempt there can be", 0, 30_001, 0},
+		{"the largest delay", day, 1, day},
+		{"the largest delay does not double", day, 2, day},
+		{"half of it does", day / 2, 2, day},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			t.Parallel()
+			d := jobs.Definition{RetryDelay: test.delay}
+			require.Equal(t, test.want, d.Backoff(test.attempt))
+		})
+	}
+}
+
+func TestRetry(t *testing.T) {
+	t.Parallel()
+	boom := errors.New("boom")
+	deep := func(err error) error {
+		return fmt.Errorf("outer: %w", errors.Join(io.EOF, fmt.Errorf("inner: %w", err)))
+	}
+	for _, test := range []struct {
+		rule         string
+		attempt, max int
+		err          error
+		delay        time.Duration
+		again        bool
+	}{
+		{"an error backs off", 1, 3, boom, 5 * time.Second, true},
+		{"and further", 2, 3, boom, 10 * time.Second, true},
+		{"not after the last attempt", 3, 3, boom, 0, false},
+		{"nor after more than that", 4, 3, boom, 0, false},
+		{"nor after the only one", 1, 1, boom, 0, false},
+		{"Permanent gives up", 1, 3, jobs.Permanent(boom), 0, false},
+		{"Permanent wrapped deep gives up", 1, 3, deep(jobs.Permanent(boom)), 0, false},
+		{"RetryAfter sets the wait", 1, 3, jobs.RetryAfter(time.Hour, boom), time.Hour, true},
+		{"RetryAfter wrapped deep sets the wait", 2, 3, deep(jobs.RetryAfter(time.Hour, boom)), time.Hour, true},
+		{"RetryAfter beyond a day is kept", 1, 3, jobs.RetryAfter(48*time.Hour, boom), 48 * time.Hour, true},
+		{"RetryAfter of nothing is at once", 1, 3, jobs.RetryAfter(0, boom), 0, true},
+		{"RetryAfter below nothing is at once", 1, 3, jobs.RetryAfter(-time.Hour, boom), 0, true},
+		{"RetryAfter gives no attempt more", 3, 3, jobs.RetryAfter(time.Hour, boom), 0, false},
+		{"the outermost RetryAfter counts", 1, 3, jobs.RetryAfter(time.Minute, deep(jobs.RetryAfter(time.Hour, boom))), time.Minute, true},
+		{"Permanent inside RetryAfter gives up", 1, 3, jobs.RetryAfter(time.Hour, jobs.Permanent(boom)), 0, false},
+		{"Permanent around RetryAfter gives up", 1, 3, jobs.Permanent(jobs.RetryAfter(time.Hour, boom)), 0, false},
+		{"a panic backs off", 1, 3, &jobs.PanicError{Value: boom}, 5 * time.Second, true},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			t.Parallel()
+			d := jobs.Definition{RetryDelay: 5 * time.Second}
+			delay, again := d.Retry(&jobs.Job{Attempt: test.attempt, MaxAttempts: test.max}, test.err)
+			require.Equal(t, test.delay, delay)
+			require.Equal(t, test.again, again)
+		})
+	}
+}
+
+func TestRun_HandsTheJobAndALogger(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder
+	job := &jobs.Job{Name: "a.b", ID: "7", Attempt: 2}
+	d := jobs.Definition{Name: "a.b", Timeout: time.Minute, Handler: func(ctx context.Context, got *jobs.Job) error {
+		require.Same(t, job, got)
+		deadline, ok := ctx.Deadline()
+		require.True(t, ok)
+		require.LessOrEqual(t, time.Until(deadline), time.Minute)
+		got.Logger.Info("hello")
+		return nil
+	}}
+	require.NoError(t, d.Run(t.Context(), job, slog.New(slog.NewTextHandler(&log, nil))))
+	require.Contains(t, log.String(), "msg=hello job=a.b job_id=7 attempt=2\n")
+}
+
+func TestRun_PassesOnWhatTheHandlerReturns(t *testing.T) {
+	t.Parallel()
+	for _, want := range []error{nil, io.EOF, jobs.Permanent(io.EOF), context.Canceled, context.DeadlineExceeded} {
+		d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { return want }}
+		require.Equal(t, want, d.Run(t.Context(), &jobs.Job{}, quiet), "an error is not a timeout before the time is up")
+	}
+}
+
+func TestRun_TimesOut(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		rule    string
+		handler func(context.Context) error
+		want    string
+	}{
+		{"the context's error", func(ctx context.Context) error { return ctx.Err() }, `jobs: "a.b" timed out after 1m0s: context deadline exceeded`},
+		{"the context's cause", context.Cause, `jobs: "a.b" timed out after 1m0s: context deadline exceeded`},
+		{
+			"what the handler was doing is kept", func(ctx context.Context) error { return fmt.Errorf("loading page 7: %w", ctx.Err()) },
+			`jobs: "a.b" timed out after 1m0s: loading page 7: context deadline exceeded`,
+		},
+		{
+			"the cause inside what the handler was doing", func(ctx context.Context) error { return fmt.Errorf("loading page 7: %w", context.Cause(ctx)) },
+			`loading page 7: jobs: "a.b" timed out after 1m0s: context deadline exceeded`,
+		},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				started := time.Now()
+				d := jobs.Definition{Name: "a.b", Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error {
+					<-ctx.Done()
+					return test.handler(ctx)
+				}}
+				err := d.Run(t.Context(), &jobs.Job{}, quiet)
+				require.Equal(t, time.Minute, time.Since(started))
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.EqualError(t, err, test.want)
+			})
+		})
+	}
+}
+
+func TestRun_ATimeoutKeepsWhatTheHandlerWantsOfRetries(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		run := func(mark func(error) error) (time.Duration, bool) {
+			d := jobs.Definition{Name: "a.b", Timeout: time.Minute, RetryDelay: time.Second, Handler: func(ctx context.Context, _ *jobs.Job) error {
+				<-ctx.Done()
+				return mark(ctx.Err())
+			}}
+			job := &jobs.Job{Attempt: 1, MaxAttempts: 3}
+			return d.Retry(job, d.Run(t.Context(), job, quiet))
+		}
+		delay, again := run(func(err error) error { return err })
+		require.True(t, again)
+		require.Equal(t, time.Second, delay)
+
+		_, again = run(jobs.Permanent)
+		require.False(t, again)
+
+		delay, again = run(func(err error) error { return jobs.RetryAfter(time.Hour, err) })
+		require.True(t, again)
+		require.Equal(t, time.Hour, delay)
+	})
+}
+
+func TestRun_IsNoTimeoutWhenItIsNot(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		rule    string
+		parent  time.Duration // 0 means the caller never cancels
+		handler func(context.Context) error
+		want    error
+	}{
+		{"done in spite of the timeout", 0, func(ctx context.Context) error { <-ctx.Done(); return nil }, nil},
+		{"another error after the timeout", 0, func(ctx context.Context) error { <-ctx.Done(); return io.EOF }, io.EOF},
+		{"the caller's deadline", time.Second, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, context.DeadlineExceeded},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				if test.parent > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, test.parent)
+					defer cancel()
+				}
+				d := jobs.Definition{Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error { return test.handler(ctx) }}
+				require.Equal(t, test.want, d.Run(ctx, &jobs.Job{}, quiet))
+			})
+		})
+	}
+}
+
+func TestRun_EndsTheHandlersContextWithTheCallers(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	d := jobs.Definition{Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error {
+		cancel(io.ErrClosedPipe)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}}
+	require.Equal(t, io.ErrClosedPipe, d.Run(ctx, &jobs.Job{}, quiet))
+}
+
+//go:noinline
+func panicsItself() { panic("boom") }
+
+//go:noinline
+func indexesBeyond(list []int) int { return list[len(list)] }
+
+//go:noinline
+func readsNil(job *jobs.Job) string { return job.Name }
+
+//go:noinline
+func writesNilMap(m map[string]int) { m["x"] = 1 }
+
+//go:noinline
+func divides(by int) int { return 1 / by }
+
+//go:noinline
+func asserts(v any) string { return v.(string) }
+
+//go:noinline
+func panicsWhenDeferred() { defer panicsItself() }
+
+//go:noinline
+func panicsAgain() {
+	defer func() {
+		panic(fmt.Sprint("again: ", recover()))
+	}()
+	panicsItself()
+}
+
+func TestRun_TurnsAPanicIntoAnErrorWithTheStackOfWhatPanicked(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		rule, function, message string
+		handler                 func()
+	}{
+		{"panic", "panicsItself", "panic: boom", panicsItself},
+		{"panic with an error", "TestRun_TurnsAPanic", "panic: EOF", func() { panic(io.EOF) }},
+		{"panic with nil", "TestRun_TurnsAPanic", "panic: panic called with nil argument", func() { panic(nil) }}, //nolint:govet // the rule
+		{"index out of range", "indexesBeyond", "panic: runtime error: index out of range [0] with length 0", func() { indexesBeyond(nil) }},
+		{"nil pointer", "readsNil", "panic: runtime error: invalid memory address", func() { readsNil(nil) }},
+		{"nil map", "writesNilMap", "panic: assignment to entry in nil map", func() { writesNilMap(nil) }},
+		{"division by zero", "divides", "panic: runtime error: integer divide by zero", func() { divides(0) }},
+		{"type assertion", "asserts", "panic: interface conversion: interface {} is int, not string", func() { asserts(1) }},
+		{"panic in a deferred function", "panicsItself", "panic: boom", panicsWhenDeferred},
+		{"panic while recovering", "panicsAgain", "panic: again: boom", panicsAgain},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			t.Parallel()
+			d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { test.handler(); return nil }}
+			err := d.Run(t.Context(), &jobs.Job{}, quiet)
+			var panicked *jobs.PanicError
+			require.ErrorAs(t, err, &panicked)
+			require.ErrorContains(t, err, test.message)
+			require.NotContains(t, err.Error(), "definition_test.go", "the stack is not part of the message")
+			first, second, _ := strings.Cut(panicked.Stack, "\n")
+			require.Contains(t, first, "jobs_test."+test.function)
+			require.Regexp(t, `^\t.*definition_test\.go:\d+\n`, second)
+			require.Contains(t, panicked.Stack, "jobs.(*Definition).Run\n")
+		})
+	}
+}
+
+func TestRun_KeepsTheValueOfAPanic(t *testing.T) {
+	t.Parallel()
+	d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { panic(io.EOF) }}
+	var panicked *jobs.PanicError
+	require.ErrorAs(t, d.Run(t.Context(), &jobs.Job{}, quiet), &panicked)
+	require.Equal(t, io.EOF, panicked.Value)
+}
+
+func TestRun_ADeepStackIsCut(t *testing.T) {
+	t.Parallel()
+	var dive func(int)
+	dive = func(n int) {
+		if n == 0 {
+			panicsItself()
+		}
+		dive(n - 1)
+	}
+	d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { dive(10_000); return nil }}
+	var panicked *jobs.PanicError
+	require.ErrorAs(t, d.Run(t.Context(), &jobs.Job{}, quiet), &panicked)
+	require.True(t, strings.HasPrefix(panicked.Stack, "github.com/everytick/everytick/jobs_test.panicsItself\n"))
+	require.LessOrEqual(t, strings.Count(panicked.Stack, "\n"), 2*64)
+}
+
+// A handler that calls runtime.Goexit, as t.FailNow does, ends the goroutine: Run
+// cannot return, but what its caller has deferred runs, and there it can be told
+// from a panic since nothing is recovered.
+func TestRun_GoexitEndsTheGoroutineOfTheCaller(t *testing.T) {
+	t.Parallel()
+	d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { runtime.Goexit(); return nil }}
+	returned, recovered := false, any(nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { recovered = recover() }()
+		_ = d.Run(context.Background(), &jobs.Job{}, quiet)
+		returned = true
+	}()
+	<-done
+	require.False(t, returned)
+	require.Nil(t, recovered)
+}
+
+func TestSkip(t *testing.T) {
+	t.Parallel()
+	due := at(t, "2025-01-01T03:00:00Z")
+	for _, test := range []struct {
+		rule        string
+		within      time.Duration
+		overlap     jobs.OverlapPolicy
+		attempt     int
+		late        time.Duration
+		overlapping bool
+		triggered   bool
+		want        string
+	}{
+		{"no limit", 0, jobs.Allow, 1, 100 * time.Hour, false, false, ""},
+		{"within the limit", time.Minute, jobs.Allow, 1, 59 * time.Second, false, false, ""},
+		{"at the limit", time.Minute, jobs.Allow, 1, time.Minute, false, false, ""},
+		{"beyond the limit", time.Minute, jobs.Allow, 1, time.Minute + time.Millisecond, false, false, "skipped: 1m0.001s late, allowed is a start within 1m0s"},
+		{"beyond the limit when triggered", time.Minute, jobs.Allow, 1, time.Hour, false, true, "skipped: 1h0m0s late, allowed is a start within 1m0s"},
+		{"early, by a clock that is behind", time.Minute, jobs.Allow, 1, -time.Hour, false, false, ""},
+		{"a retry is not late", time.Minute, jobs.Allow, 2, time.Hour, false, false, ""},
+		{"an overlap that is allowed", 0, jobs.Allow, 1, 0, true, false, ""},
+		{"an overlap that is not", 0, jobs.Skip, 1, 0, true, false, "skipped: another run of this job goes on"},
+		{"a retry overlaps too", 0, jobs.Skip, 2, 0, true, false, "skipped: another run of this job goes on"},
+		{"no overlap", 0, jobs.Skip, 1, 0, false, false, ""},
+		{"a triggered job is not skipped for an overlap", 0, jobs.Skip, 1, 0, true, true, ""},
+		{"late is told before overlapping", time.Minute, jobs.Skip, 1, time.Hour, true, false, "skipped: 1h0m0s late, allowed is a start within 1m0s"},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			t.Parallel()
+			d := jobs.Definition{StartWithin: test.within, Overlap: test.overlap}
+			job := &jobs.Job{Attempt: test.attempt, StartedAt: due.Add(test.late)}
+			if !test.triggered {
+				job.Tick = due
+			}
+			require.Equal(t, test.want, d.Skip(job, due, test.overlapping))
+		})
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		d              jobs.Definition
+		schedule, zone string
+	}{
+		{jobs.Definition{}, "on demand", ""},
+		{jobs.Definition{Delay: 2 * time.Second}, "after 2s", ""},
+		{jobs.Definition{Schedule: mustEvery(t, 5*time.Minute)}, "every 5m0s", ""},
+		{jobs.Definition{Schedule: mustParse(t, "0 3 * * *", nil)}, "0 3 * * *", "UTC"},
+		{jobs.Definition{Schedule: mustParse(t, "@daily", mustZone(t, "Europe/Berlin"))}, "@daily", "Europe/Berlin"},
+		{jobs.Definition{Schedule: oneTick{}}, "once", ""},
+	} {
+		schedule, zone := test.d.Describe()
+		require.Equal(t, test.schedule, schedule)
+		require.Equal(t, test.zone, zone)
+	}
+}

@@ -1,0 +1,223 @@
+package jobs_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// permanent tells whether err fails a job for good, as providers find out.
+func permanent(err error) bool {
+	_, again := (&jobs.Definition{}).Retry(&jobs.Job{Attempt: 1, MaxAttempts: 3}, err)
+	return !again
+}
+
+func TestPermanentAndRetryAfter(t *testing.T) {
+	t.Parallel()
+	cause := &fs.PathError{Op: "open", Path: "x", Err: fs.ErrNotExist}
+	for _, test := range []struct {
+		rule string
+		mark func(error) error
+		want string
+	}{
+		{"Permanent", jobs.Permanent, "open x: file does not exist"},
+		{"RetryAfter", func(err error) error { return jobs.RetryAfter(90*time.Second, err) }, "open x: file does not exist (to be retried after 1m30s)"},
+		{"RetryAfter below nothing", func(err error) error { return jobs.RetryAfter(math.MinInt64, err) }, "open x: file does not exist (to be retried after 0s)"},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			t.Parallel()
+			require.NoError(t, test.mark(nil), "nil stays nil")
+			err := fmt.Errorf("outer: %w", test.mark(cause))
+			require.ErrorIs(t, err, fs.ErrNotExist)
+			var path *fs.PathError
+			require.ErrorAs(t, err, &path)
+			require.Same(t, cause, path)
+			require.EqualError(t, err, "outer: "+test.want)
+		})
+	}
+}
+
+func TestErrorsAreApart(t *testing.T) {
+	t.Parallel()
+	all := []error{
+		jobs.ErrDuplicate, jobs.ErrInvalidName, jobs.ErrInvalidSchedule, jobs.ErrInvalidOption, jobs.ErrInvalidData,
+		jobs.ErrUnknownJob, jobs.ErrStarted, jobs.ErrNotStarted,
+	}
+	for i, a := range all {
+		require.Regexp(t, `^jobs: [a-z ]+$`, a.Error())
+		for j, b := range all {
+			require.Equal(t, i == j, errors.Is(a, b))
+		}
+	}
+}
+
+func TestJob_Late(t *testing.T) {
+	t.Parallel()
+	tick := at(t, "2025-01-01T03:00:00Z")
+	require.Equal(t, 7*time.Second, (&jobs.Job{Tick: tick, StartedAt: tick.Add(7 * time.Second)}).Late())
+	require.Zero(t, (&jobs.Job{Tick: tick, StartedAt: tick}).Late())
+	require.Zero(t, (&jobs.Job{Tick: tick, StartedAt: tick.Add(-time.Second)}).Late(), "never below nothing")
+	require.Zero(t, (&jobs.Job{StartedAt: tick}).Late(), "a triggered job has no tick")
+}
+
+func TestJob_LogValueNeverContainsTheData(t *testing.T) {
+	t.Parallel()
+	job := &jobs.Job{
+		ID: "7", Name: "a.b", Data: raw(`{"password":"secret"}`), Attempt: 2, MaxAttempts: 3,
+		Tick: at(t, "2025-01-01T03:00:00Z"), StartedAt: at(t, "2025-01-01T03:00:01Z"), Logger: quiet,
+	}
+	require.Equal(t, "[job=a.b job_id=7 attempt=2 max_attempts=3 tick=2025-01-01 03:00:00 +0000 UTC]", job.LogValue().String())
+
+	for _, handler := range []func(io.Writer) slog.Handler{
+		func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, nil) },
+		func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, nil) },
+	} {
+		var log strings.Builder
+		slog.New(handler(&log)).Info("failed", "job", job)
+		require.Contains(t, log.String(), "a.b")
+		require.NotContains(t, log.String(), "secret")
+		require.NotContains(t, log.String(), "115 101 99 114 101 116", "nor its bytes")
+	}
+
+	job.Tick = time.Time{}
+	require.Equal(t, "[job=a.b job_id=7 attempt=2 max_attempts=3]", job.LogValue().String(), "a triggered job has no tick")
+}
+
+func TestJob_Decode(t *testing.T) {
+	t.Parallel()
+	var got text
+	require.NoError(t, (&jobs.Job{Data: raw(`{"text":"x","other":1}`)}).Decode(&got))
+	require.Equal(t, text{"x"}, got)
+
+	for _, data := range []string{``, `{`, `{"text":1}`, `[]`, `"x"`} {
+		err := (&jobs.Job{Name: "a.b", Data: raw(`%s`, data)}).Decode(&got)
+		require.ErrorContains(t, err, `jobs: data of "a.b" does not decode: `)
+		require.True(t, permanent(err), "retrying cannot help")
+	}
+	var mismatch *json.UnmarshalTypeError
+	require.ErrorAs(t, (&jobs.Job{Data: raw(`{"text":1}`)}).Decode(&got), &mismatch)
+}
+
+// triggers records what is asked of a Triggerer; with a transaction, if it can.
+type triggers struct {
+	name string
+	data any
+	opts []jobs.TriggerOption
+}
+
+func (r *triggers) Trigger(_ context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+	*r = triggers{name, data, opts}
+	return "7", io.EOF
+}
+
+func (r *triggers) TriggerMany(context.Context, string, []any, ...jobs.TriggerOption) ([]string, error) {
+	return nil, errors.ErrUnsupported
+}
+
+type txTriggers struct {
+	triggers
+	tx pgx.Tx
+}
+
+func (r *txTriggers) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+	r.tx = tx
+	return r.Trigger(ctx, name, data, opts...)
+}
+
+func TestKind_Register(t *testing.T) {
+	t.Parallel()
+	const kind jobs.Kind[text] = "a.b"
+	r := newRegistry(t)
+	var calls []text
+	require.NoError(t, kind.Register(r, func(_ context.Context, job *jobs.Job, args text) error {
+		require.Equal(t, "7", job.ID)
+		calls = append(calls, args)
+		return io.EOF
+	}, jobs.MaxRetries(5)))
+	d, err := r.Job("a.b")
+	require.NoError(t, err)
+	require.Equal(t, 6, d.MaxAttempts)
+	require.Zero(t, d.Delay, "on demand")
+	require.Nil(t, d.Schedule)
+
+	require.Equal(t, io.EOF, d.Run(t.Context(), &jobs.Job{ID: "7", Data: raw(`{"text":"x"}`)}, quiet))
+	require.Equal(t, []text{{"x"}}, calls)
+
+	err = d.Run(t.Context(), &jobs.Job{ID: "7", Name: "a.b", Data: raw(`{"text":1}`)}, quiet)
+	require.ErrorContains(t, err, "does not decode")
+	require.True(t, permanent(err))
+	require.Len(t, calls, 1, "the handler is not called")
+}
+
+func TestKind_Trigger(t *testing.T) {
+	t.Parallel()
+	const kind jobs.Kind[text] = "a.b"
+	var plain triggers
+	id, err := kind.Trigger(t.Context(), &plain, text{"x"}, jobs.Delay(1), jobs.Priority(2))
+	require.Equal(t, "7", id)
+	require.Equal(t, io.EOF, err)
+	require.Equal(t, "a.b", plain.name)
+	require.Equal(t, text{"x"}, plain.data)
+	require.Len(t, plain.opts, 2)
+}
+
+func TestTriggerTx_NeedsTheRole(t *testing.T) {
+	t.Parallel()
+	const kind jobs.Kind[text] = "a.b"
+	tx := struct{ pgx.Tx }{}
+	var inTx txTriggers
+	id, err := kind.TriggerTx(t.Context(), &inTx, tx, text{"x"}, jobs.Unique("k"))
+	require.Equal(t, "7", id)
+	require.Equal(t, io.EOF, err)
+	require.Equal(t, tx, inTx.tx)
+	require.Equal(t, "a.b", inTx.name)
+	require.Equal(t, text{"x"}, inTx.data)
+	require.Len(t, inTx.opts, 1)
+
+	var plain triggers
+	id, err = jobs.TriggerTx(t.Context(), &plain, tx, "a.b", nil)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.ErrorContains(t, err, "jobs: *jobs_test.triggers cannot trigger in a transaction")
+	require.Empty(t, id)
+	require.Empty(t, plain.name, "nothing is enqueued")
+}
+
+func TestHealthAndStatus_AsJSON(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		value any
+		want  string
+	}{
+		{jobs.Health{}, `{"healthy":false,"started":false,"oldest_waiting_seconds":0}`},
+		{
+			jobs.Health{Healthy: true, Reasons: []string{"x"}, Started: true, OldestWaiting: 1500 * time.Millisecond, Totals: map[jobs.State]int{jobs.StateWaiting: 2}},
+			`{"healthy":true,"reasons":["x"],"started":true,"oldest_waiting_seconds":1.5,"totals":{"waiting":2}}`,
+		},
+		{jobs.Status{Name: "a.b", Schedule: "on demand"}, `{"name":"a.b","schedule":"on demand","waiting":0,"running":0,"retrying":0}`},
+		{
+			jobs.Status{
+				Name: "a.b", Schedule: "0 3 * * *", Zone: "UTC", PrevTick: at(t, "2025-01-01T03:00:00Z"), PrevState: jobs.StateCompleted,
+				NextTick: at(t, "2025-01-02T03:00:00Z"), OverdueBy: 90 * time.Second, Waiting: 3, Running: 2, Retrying: 1,
+			},
+			`{"name":"a.b","schedule":"0 3 * * *","zone":"UTC","previous_tick":"2025-01-01T03:00:00Z","previous_state":"completed",
+				"next_tick":"2025-01-02T03:00:00Z","overdue_seconds":90,"waiting":3,"running":2,"retrying":1}`,
+		},
+	} {
+		got, err := json.Marshal(test.value)
+		require.NoError(t, err)
+		require.JSONEq(t, test.want, string(got))
+	}
+}

@@ -1,0 +1,23 @@
+package jobstest
+
+import "testing"
+
+// RuleNames returns the names of all rules.
+func RuleNames() []string {
+	names := make([]string, len(rules))
+	for i, r := range rules {
+		names[i] = r.name
+	}
+	return names
+}
+
+// RunRule holds h against one rule.
+func RunRule(t testing.TB, name string, h Harness) {
+	for _, r := range rules {
+		if r.name == name {
+			r.run(t, h)
+			return
+		}
+	}
+	t.Fatalf("there is no rule %q", name)
+}

@@ -1,0 +1,724 @@
+package jobstest_test
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/memory"
+	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/jobstest"
+)
+
+func TestEveryRuleHasANameOfItsOwn(t *testing.T) {
+	t.Parallel()
+	names := jobstest.RuleNames()
+	slices.Sort(names)
+	require.Equal(t, slices.Compact(slices.Clone(names)), names)
+	require.NotContains(t, names, "")
+}
+
+// faulty is a scheduler with one fault: a function that is set takes the place of
+// the method behind it, or of part of it.
+type faulty struct {
+	jobs.Scheduler
+
+	handler  func(jobs.Handler) jobs.Handler
+	options  []jobs.Option                        // come after those of the registration
+	request  func(name string, req *jobs.Request) // changes what is asked with a trigger
+	register func(error) error
+	trigger  func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error)
+	many     func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error)
+	start    func(context.Context) error
+	shutdown func(context.Context) error
+	size     func(ctx context.Context, name string) (int, error)
+	status   func([]jobs.Status)
+	health   func(*jobs.Health)
+
+	broken atomic.Bool // the database is gone
+}
+
+var errBroken = errors.New("the database is gone")
+
+func (f *faulty) handle(h jobs.Handler) jobs.Handler {
+	if f.handler == nil || h == nil {
+		return h
+	}
+	return f.handler(h)
+}
+
+func (f *faulty) registered(err error) error {
+	if f.register == nil {
+		return err
+	}
+	return f.register(err)
+}
+
+func (f *faulty) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
+	return f.registered(f.Scheduler.RegisterCron(name, pattern, f.handle(h), slices.Concat(opts, f.options)...))
+}
+
+func (f *faulty) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
+	return f.registered(f.Scheduler.RegisterInterval(name, every, f.handle(h), slices.Concat(opts, f.options)...))
+}
+
+func (f *faulty) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
+	return f.registered(f.Scheduler.RegisterDelayed(name, delay, f.handle(h), slices.Concat(opts, f.options)...))
+}
+
+func (f *faulty) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+	if _, err := f.Scheduler.QueueSize(ctx, name); f.broken.Load() {
+		return "", cmp.Or(err, errBroken)
+	}
+	if f.trigger != nil {
+		return f.trigger(ctx, name, data, opts...)
+	}
+	if f.request != nil {
+		// A delay of -1 stands for none given: no option can set it.
+		req, err := (&jobs.Definition{Name: name, Delay: -1}).Request(data, opts...)
+		if err != nil {
+			return "", err
+		}
+		f.request(name, req)
+		opts = nil
+		if req.Delay >= 0 && req.At.IsZero() {
+			opts = append(opts, jobs.Delay(req.Delay))
+		}
+		if !req.At.IsZero() {
+			opts = append(opts, jobs.At(req.At))
+		}
+		if req.Priority > 0 {
+			opts = append(opts, jobs.Priority(req.Priority))
+		}
+		if req.Unique != "" {
+			opts = append(opts, jobs.Unique(req.Unique))
+		}
+	}
+	return f.Scheduler.Trigger(ctx, name, data, opts...)
+}
+
+func (f *faulty) TriggerMany(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	if f.many != nil {
+		return f.many(ctx, name, data, opts...)
+	}
+	return f.Scheduler.TriggerMany(ctx, name, data, opts...)
+}
+
+func (f *faulty) Start(ctx context.Context) error {
+	if f.start != nil {
+		return f.start(ctx)
+	}
+	return f.Scheduler.Start(ctx)
+}
+
+func (f *faulty) Shutdown(ctx context.Context) error {
+	if f.shutdown != nil {
+		return f.shutdown(ctx)
+	}
+	return f.Scheduler.Shutdown(ctx)
+}
+
+func (f *faulty) QueueSize(ctx context.Context, name string) (int, error) {
+	if f.broken.Load() {
+		return 0, errBroken
+	}
+	if f.size != nil {
+		return f.size(ctx, name)
+	}
+	return f.Scheduler.QueueSize(ctx, name)
+}
+
+func (f *faulty) Jobs(ctx context.Context) ([]jobs.Status, error) {
+	all, err := f.Scheduler.Jobs(ctx)
+	if f.status != nil {
+		f.status(all)
+	}
+	return all, err
+}
+
+func (f *faulty) Health(ctx context.Context) (jobs.Health, error) {
+	h, err := f.Scheduler.Health(ctx)
+	if f.broken.Load() {
+		h.Healthy, h.Reasons = false, []string{errBroken.Error()}
+	}
+	if f.health != nil {
+		f.health(&h)
+	}
+	return h, err
+}
+
+// before is a fault in what handlers are given, after one in what they return.
+func before(change func(*jobs.Job)) func(jobs.Handler) jobs.Handler {
+	return func(h jobs.Handler) jobs.Handler {
+		return func(ctx context.Context, job *jobs.Job) error {
+			change(job)
+			return h(ctx, job)
+		}
+	}
+}
+
+func after(change func(*jobs.Job, error) error) func(jobs.Handler) jobs.Handler {
+	return func(h jobs.Handler) jobs.Handler {
+		return func(ctx context.Context, job *jobs.Job) error {
+			if err := h(ctx, job); err != nil {
+				return change(job, err)
+			}
+			return nil
+		}
+	}
+}
+
+// forgetting makes an error one that errors.Is and errors.As know nothing of.
+func forgetting(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(err.Error())
+}
+
+// faults are schedulers with one fault each, and the rule that is to tell.
+var faults = []struct {
+	fault, rule string
+	seed        func(f *faulty, cfg jobstest.Config)
+}{
+	{"the data is lost", "data arrives unchanged", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.Data = json.RawMessage(`{}`) })
+	}},
+	{"large numbers are rounded", "data arrives unchanged", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			var v any
+			_ = json.Unmarshal(job.Data, &v)
+			job.Data, _ = json.Marshal(v)
+		})
+	}},
+	{"data is cut at 1,000,000 bytes", "data of any size below 1 MiB arrives", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if len(job.Data) > 1_000_000 {
+				job.Data = append(job.Data[:999_998:999_998], '"', '}')
+			}
+		})
+	}},
+	{"data of no trigger is null", "data is {} when Trigger is given none", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if string(job.Data) == "{}" {
+				job.Data = json.RawMessage(`null`)
+			}
+		})
+	}},
+	{"attempts share their data", "what a handler does to its job ends with the attempt", func(f *faulty, _ jobstest.Config) {
+		var shared sync.Map
+		f.handler = before(func(job *jobs.Job) {
+			data, _ := shared.LoadOrStore(job.ID, job.Data)
+			job.Data = data.(json.RawMessage)
+		})
+	}},
+	{"the database is not handed on", "a handler is given every field of its job", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.DB = nil })
+	}},
+	{"the start is in local time", "a handler is given every field of its job", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.StartedAt = job.StartedAt.In(time.FixedZone("", 3600)) })
+	}},
+	{"the ID changes with the attempt", "a job keeps the ID that Trigger returned, and no other job has it", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.ID = fmt.Sprint(job.ID, "/", job.Attempt) })
+	}},
+	{"the logger lacks job_id", "the logger of a job carries job, job_id and attempt", func(f *faulty, cfg jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.Logger = cfg.Logger.With("job", job.Name, "attempt", job.Attempt) })
+	}},
+	{"handlers run under the context of Start", "the context of Start and Trigger does not reach the handlers", func(f *faulty, _ jobstest.Config) {
+		var started context.Context
+		f.start = func(ctx context.Context) error {
+			started = ctx
+			return f.Scheduler.Start(ctx)
+		}
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(_ context.Context, job *jobs.Job) error { return h(started, job) }
+		}
+	}},
+	{"the back-off is constant", "the wait before a retry doubles", func(f *faulty, _ jobstest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) error { return jobs.RetryAfter(200*time.Millisecond, err) })
+	}},
+	{"there is one attempt fewer", "a job has three attempts unless set otherwise", func(f *faulty, _ jobstest.Config) {
+		f.handler = after(func(job *jobs.Job, err error) error {
+			if job.Attempt == job.MaxAttempts-1 {
+				return jobs.Permanent(err)
+			}
+			return err
+		})
+	}},
+	{"MaxRetries is ignored", "MaxRetries sets the number of attempts", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.MaxRetries(3)}
+	}},
+	{"the first retry comes at once", "the first retry comes after five seconds unless set otherwise", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.RetryDelay(0)}
+	}},
+	{"a Permanent error is retried", "a Permanent error ends the job with its attempt", func(f *faulty, _ jobstest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
+	}},
+	{"RetryAfter is ignored", "RetryAfter sets the wait of one retry, and uses up an attempt", func(f *faulty, _ jobstest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
+	}},
+	{"a panic passes for success", "a panic is a failed attempt, and the process lives", func(f *faulty, _ jobstest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				defer func() { _ = recover() }()
+				return h(ctx, job)
+			}
+		}
+	}},
+	{"the timeout does not reach the handler", "a timeout cancels the context and is a failed attempt", func(f *faulty, _ jobstest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error { return h(context.WithoutCancel(ctx), job) }
+		}
+	}},
+	{"data that does not decode is retried", "data that does not decode fails the job for good, and that job alone", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.MaxRetries(1000), jobs.RetryDelay(time.Minute)}
+		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
+	}},
+	{"the delay of the registration is ignored", "a job runs the delay of its registration after its trigger", func(f *faulty, _ jobstest.Config) {
+		f.request = func(_ string, req *jobs.Request) { req.Delay = 0 }
+	}},
+	{"Delay is ignored", "Delay takes the place of the delay of the registration", func(f *faulty, _ jobstest.Config) {
+		f.request = func(_ string, req *jobs.Request) { req.Delay = -1 }
+	}},
+	{"At is ignored", "At sets when a job runs, and a time that has passed means now", func(f *faulty, _ jobstest.Config) {
+		f.request = func(_ string, req *jobs.Request) { req.At = time.Time{}; req.Delay = 0 }
+	}},
+	{"Priority is ignored", "of jobs that are due a lower priority number starts first", func(f *faulty, _ jobstest.Config) {
+		f.request = func(_ string, req *jobs.Request) { req.Priority = 0 }
+	}},
+	{"the newest job is taken first", "of jobs with the same priority the one due longer starts first", func(f *faulty, _ jobstest.Config) {
+		priority := 5
+		f.request = func(_ string, req *jobs.Request) { priority--; req.Priority = priority }
+	}},
+	{"Concurrency is ignored", "Concurrency limits how many of a job run at once", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.Concurrency(50)}
+	}},
+	{"Unique is ignored", "Unique returns the live job of that key instead of a second one", func(f *faulty, _ jobstest.Config) {
+		f.request = func(_ string, req *jobs.Request) { req.Unique = "" }
+	}},
+	{"a Unique key is never free again", "a Unique key is free again when its job is done", func(f *faulty, _ jobstest.Config) {
+		taken := map[string]string{}
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			if taken[name] != "" {
+				return taken[name], nil
+			}
+			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
+			taken[name] = id
+			return id, err
+		}
+	}},
+	{"a Unique key is that of all jobs", "a Unique key is private to the name of its job", func(f *faulty, _ jobstest.Config) {
+		taken := map[string]string{}
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			req, err := (&jobs.Definition{Name: name}).Request(data, opts...)
+			if err == nil && taken[req.Unique] != "" {
+				return taken[req.Unique], nil
+			}
+			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
+			if req.Unique != "" {
+				taken[req.Unique] = id
+			}
+			return id, err
+		}
+	}},
+	{"TriggerMany stops half-way", "TriggerMany enqueues all or none", func(f *faulty, _ jobstest.Config) {
+		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
+			for _, v := range data {
+				id, err := f.Scheduler.Trigger(ctx, name, v, opts...)
+				if err != nil {
+					return nil, err
+				}
+				ids = append(ids, id)
+			}
+			return ids, nil
+		}
+	}},
+	{"TriggerMany returns the IDs in reverse", "TriggerMany returns the IDs in the order of the data", func(f *faulty, _ jobstest.Config) {
+		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+			ids, err := f.Scheduler.TriggerMany(ctx, name, data, opts...)
+			slices.Reverse(ids)
+			return ids, err
+		}
+	}},
+	{"what is triggered before Start is dropped", "what is triggered before Start waits for it", func(f *faulty, _ jobstest.Config) {
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			if h, err := f.Scheduler.Health(ctx); err != nil || !h.Started {
+				return "dropped", err
+			}
+			return f.Scheduler.Trigger(ctx, name, data, opts...)
+		}
+	}},
+	{"Start is allowed twice", "a second Start is refused, and changes nothing", func(f *faulty, _ jobstest.Config) {
+		f.start = func(ctx context.Context) error { return accepting(jobs.ErrStarted)(f.Scheduler.Start(ctx)) }
+	}},
+	{"Shutdown is allowed twice", "a Shutdown of what is not started is refused", func(f *faulty, _ jobstest.Config) {
+		f.shutdown = func(ctx context.Context) error { return accepting(jobs.ErrNotStarted)(f.Scheduler.Shutdown(ctx)) }
+	}},
+	{"registering while started is ignored", "registering is refused while started, and allowed before and after", func(f *faulty, _ jobstest.Config) {
+		f.register = accepting(jobs.ErrStarted)
+	}},
+	{"Shutdown does not wait", "a soft stop waits for the job that runs, and starts no other", func(f *faulty, _ jobstest.Config) {
+		f.shutdown = func(ctx context.Context) error {
+			go func() { _ = f.Scheduler.Shutdown(context.WithoutCancel(ctx)) }()
+			return nil
+		}
+	}},
+	{"a hard stop uses up the attempt", "a hard stop gives the running job back, its attempt not used up", func(f *faulty, _ jobstest.Config) {
+		var mu sync.Mutex
+		used := map[string]int{}
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				mu.Lock()
+				job.Attempt += used[job.ID]
+				mu.Unlock()
+				id, err := job.ID, h(ctx, job)
+				if ctx.Err() != nil {
+					mu.Lock()
+					used[id]++
+					mu.Unlock()
+				}
+				return err
+			}
+		}
+	}},
+	{"a hard stop drops the job", "a hard stop gives the running job back, its attempt not used up", func(f *faulty, _ jobstest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				if err := h(ctx, job); ctx.Err() == nil {
+					return err
+				}
+				return nil
+			}
+		}
+	}},
+	{"a hard stop hides its reason", "a Shutdown that is cut short stops nevertheless, and tells the error of its context", func(f *faulty, _ jobstest.Config) {
+		f.shutdown = func(ctx context.Context) error { return forgetting(f.Scheduler.Shutdown(ctx)) }
+	}},
+	{"the context of a call is ignored", "a call with a context that has ended returns its error, and does nothing", func(f *faulty, _ jobstest.Config) {
+		f.size = func(ctx context.Context, name string) (int, error) {
+			return f.Scheduler.QueueSize(context.WithoutCancel(ctx), name)
+		}
+	}},
+	{"the tick is the next one", "an interval runs at each multiple of it, with its tick", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.Add(time.Second) })
+	}},
+	{"the tick is the time of the start", "Late tells how long after its tick a run started", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.Tick = job.StartedAt })
+	}},
+	{"the tick is in local time", "a cron pattern runs at its instants, each with its tick", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.In(time.FixedZone("", 3600)) })
+	}},
+	{"a triggered run has a tick", "a triggered run of a scheduled job is beside its ticks", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if job.Tick.IsZero() {
+				job.Tick = job.StartedAt.Truncate(time.Second)
+			}
+		})
+	}},
+	{"missed ticks are dropped", "after missed ticks one late run stands for all of them", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.StartWithin(time.Second)}
+	}},
+	{"missed ticks are all made up", "after missed ticks one late run stands for all of them", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.CatchUp(jobs.All)}
+	}},
+	{"CatchUp(All) is ignored", "with CatchUp(All) each missed tick runs, in order", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.CatchUp(jobs.Once)}
+	}},
+	{"ticks never overlap", "ticks run beside an earlier run of their job", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.Overlap(jobs.Skip)}
+	}},
+	{"Overlap(Skip) is ignored", "with Overlap(Skip) a tick is skipped while another run goes on", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.Overlap(jobs.Allow)}
+	}},
+	{"Overlap(Skip) delays the tick", "with Overlap(Skip) a tick is skipped while another run goes on", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.Overlap(jobs.Allow), jobs.Concurrency(1)}
+	}},
+	{"StartWithin is ignored", "with StartWithin a tick that could only start later is skipped", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.StartWithin(time.Hour)}
+	}},
+	{"StartWithin is for ticks alone", "with StartWithin a job that could only start later is skipped", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.StartWithin(time.Hour)}
+	}},
+	{"QueueSize counts what runs", "QueueSize counts what is due, delayed or to be retried, and nothing else", func(f *faulty, _ jobstest.Config) {
+		f.size = func(ctx context.Context, name string) (int, error) {
+			all, err := f.Scheduler.Jobs(ctx)
+			for _, st := range all {
+				if st.Name == name {
+					return st.Waiting + st.Running, err
+				}
+			}
+			return 0, err
+		}
+	}},
+	{"QueueSize counts the next tick", "QueueSize counts what is due, delayed or to be retried, and nothing else", func(f *faulty, _ jobstest.Config) {
+		f.size = func(ctx context.Context, name string) (int, error) {
+			n, err := f.Scheduler.QueueSize(ctx, name)
+			if name == "test.hourly" {
+				n++
+			}
+			return n, err
+		}
+	}},
+	{"QueueSize of an unknown job is 0", "a job that nobody registered is refused", func(f *faulty, _ jobstest.Config) {
+		f.size = func(ctx context.Context, name string) (int, error) {
+			n, _ := f.Scheduler.QueueSize(ctx, name)
+			return n, nil
+		}
+	}},
+	{"a late tick is not overdue", "a tick counts as waiting, and as overdue, once it is due", func(f *faulty, _ jobstest.Config) {
+		f.status = func(all []jobs.Status) {
+			for i := range all {
+				all[i].OverdueBy = 0
+			}
+		}
+	}},
+	{"Jobs is in no order", "Jobs lists every registered job by name, before, during and after", func(f *faulty, _ jobstest.Config) {
+		f.status = slices.Reverse[[]jobs.Status]
+	}},
+	{"every previous tick is completed", "Jobs tells the previous tick and what became of it, and the next", func(f *faulty, _ jobstest.Config) {
+		f.status = func(all []jobs.Status) {
+			for i := range all {
+				all[i].PrevState = jobs.StateCompleted
+			}
+		}
+	}},
+	{"Health is always good", "Health is good while started, and says why when it is not", func(f *faulty, _ jobstest.Config) {
+		f.health = func(h *jobs.Health) { h.Healthy, h.Reasons = true, nil }
+	}},
+	{"Health gives no reason", "Health is good while started, and says why when it is not", func(f *faulty, _ jobstest.Config) {
+		f.health = func(h *jobs.Health) { h.Reasons = nil }
+	}},
+	{"Health counts nothing", "Health counts the jobs by state, and tells how long the oldest has been due", func(f *faulty, _ jobstest.Config) {
+		f.health = func(h *jobs.Health) { h.Totals = nil }
+	}},
+	{"a duplicate is accepted", "a second registration of a name is refused, and the error names both places", func(f *faulty, _ jobstest.Config) {
+		f.register = accepting(jobs.ErrDuplicate)
+	}},
+	{"the places of a duplicate are not named", "a second registration of a name is refused, and the error names both places", func(f *faulty, _ jobstest.Config) {
+		f.register = func(err error) error {
+			if errors.Is(err, jobs.ErrDuplicate) {
+				return fmt.Errorf("%w: test.job", jobs.ErrDuplicate)
+			}
+			return err
+		}
+	}},
+	{"errors are text alone", "an option out of range is refused", func(f *faulty, _ jobstest.Config) {
+		f.register = forgetting
+	}},
+	{"bad data becomes no data", "data that is no JSON object or cannot be stored unchanged is refused, and nothing is enqueued", func(f *faulty, _ jobstest.Config) {
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
+			if errors.Is(err, jobs.ErrInvalidData) {
+				id, err = f.Scheduler.Trigger(ctx, name, nil, opts...)
+			}
+			return id, err
+		}
+	}},
+	{"a job that succeeds is run again", "a job that succeeds is done", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.MaxRetries(5)}
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				if err := h(ctx, job); err != nil || job.Attempt > 2 {
+					return err
+				}
+				return errors.New("lost")
+			}
+		}
+	}},
+	{"the context has no deadline", "the context of a handler ends at the timeout", func(f *faulty, _ jobstest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error { return h(context.WithoutCancel(ctx), job) }
+		}
+	}},
+	{"one job runs at a time", "jobs do not stand in each other's way", func(f *faulty, _ jobstest.Config) {
+		one := make(chan struct{}, 1)
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				one <- struct{}{}
+				defer func() { <-one }()
+				return h(ctx, job)
+			}
+		}
+	}},
+	{"a hard stop fails what ended well", "a job that ends well in spite of a hard stop is done", func(f *faulty, _ jobstest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error { return errors.Join(h(ctx, job), ctx.Err()) }
+		}
+	}},
+	{"a restart loses the first run", "a restart runs what waited", func(f *faulty, _ jobstest.Config) {
+		losesFirstRun(f)
+	}},
+	{"a restart loses a tick", "a restart neither loses a tick nor doubles one", func(f *faulty, _ jobstest.Config) {
+		losesFirstRun(f)
+	}},
+	{"the retry of a tick has another tick", "a tick that fails is retried as the same job, and the next one comes in time", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.Add(time.Duration(job.Attempt-1) * time.Hour) })
+	}},
+	{"a tick is retried without its wait", "a tick that fails is retried as the same job, and the next one comes in time", func(f *faulty, _ jobstest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				if job.Attempt > 1 || h(ctx, job) == nil {
+					return nil
+				}
+				time.Sleep(10 * time.Millisecond)
+				job.Attempt++
+				return h(ctx, job)
+			}
+		}
+	}},
+	{"TriggerMany of nothing is refused", "TriggerMany of nothing enqueues nothing", func(f *faulty, _ jobstest.Config) {
+		f.many = func(context.Context, string, []any, ...jobs.TriggerOption) ([]string, error) {
+			return nil, errors.New("no jobs to insert")
+		}
+	}},
+	{"Jobs does not see what runs", "Jobs counts what waits, what is to be retried and what runs", func(f *faulty, _ jobstest.Config) {
+		f.status = func(all []jobs.Status) {
+			for i := range all {
+				all[i].Running = 0
+			}
+		}
+	}},
+	{"Jobs takes what is delayed for what is to be retried", "Jobs counts what waits, what is to be retried and what runs", func(f *faulty, _ jobstest.Config) {
+		f.status = func(all []jobs.Status) {
+			for i := range all {
+				all[i].Retrying = all[i].Waiting
+			}
+		}
+	}},
+	{"Health does not ask the database", "Health tells when the database is gone", func(f *faulty, _ jobstest.Config) {
+		f.health = func(h *jobs.Health) { h.Healthy, h.Reasons = true, nil }
+	}},
+	{"a name that breaks the rule is accepted", "a name that breaks the rule for names is refused", func(f *faulty, _ jobstest.Config) {
+		f.register = accepting(jobs.ErrInvalidName)
+	}},
+	{"a pattern that never fires is accepted", "a cron pattern that is malformed or never fires is refused, and the error names the field", func(f *faulty, _ jobstest.Config) {
+		f.register = accepting(jobs.ErrInvalidSchedule)
+	}},
+	{"an interval below a second is accepted", "an interval below a second is refused, and so is a negative delay", func(f *faulty, _ jobstest.Config) {
+		f.register = accepting(jobs.ErrInvalidSchedule)
+	}},
+	{"a bad trigger option is ignored", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ jobstest.Config) {
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
+			if errors.Is(err, jobs.ErrInvalidOption) {
+				id, err = f.Scheduler.Trigger(ctx, name, data)
+			}
+			return id, err
+		}
+	}},
+}
+
+// losesFirstRun makes f lose what it runs first after each start but the first.
+func losesFirstRun(f *faulty) {
+	var lose atomic.Bool
+	f.shutdown = func(ctx context.Context) error {
+		lose.Store(true)
+		return f.Scheduler.Shutdown(ctx)
+	}
+	f.handler = func(h jobs.Handler) jobs.Handler {
+		return func(ctx context.Context, job *jobs.Job) error {
+			if lose.CompareAndSwap(true, false) {
+				return nil
+			}
+			return h(ctx, job)
+		}
+	}
+}
+
+// accepting is the fault to let pass what is to be refused with that error.
+func accepting(refusal error) func(error) error {
+	return func(err error) error {
+		if errors.Is(err, refusal) {
+			return nil
+		}
+		return err
+	}
+}
+
+func TestTheSuiteFindsEachFault(t *testing.T) {
+	t.Parallel()
+	sound := func(f *faulty, _ jobstest.Config) {}
+	for _, tt := range faults {
+		t.Run(tt.fault, func(t *testing.T) {
+			t.Parallel()
+			require.Empty(t, hold(t, tt.rule, sound), "failures of a scheduler without a fault")
+			failures := hold(t, tt.rule, tt.seed)
+			require.NotEmpty(t, failures, "the fault went unnoticed")
+			require.Contains(t, failures[0], "rule broken: "+tt.rule)
+		})
+	}
+}
+
+// fakeDB is a database to tell from none.
+type fakeDB struct{ jobs.DB }
+
+// hold holds a scheduler with one fault against one rule, and returns the failures.
+func hold(t *testing.T, rule string, seed func(*faulty, jobstest.Config)) (failures []string) {
+	synctest.Test(t, func(t *testing.T) {
+		// A bubble ends when its goroutines have: give a faulty scheduler time for that.
+		t.Cleanup(func() { time.Sleep(time.Hour) })
+		c := &captured{TB: t}
+		db := &fakeDB{}
+		h := jobstest.Harness{
+			Bubble: true,
+			DB:     func(jobs.Scheduler) jobs.DB { return db },
+			BreakDB: func(_ testing.TB, s jobs.Scheduler) {
+				s.(*faulty).broken.Store(true)
+			},
+			New: func(t testing.TB, cfg jobstest.Config) jobs.Scheduler {
+				s, err := memory.New(&memory.Config{Logger: cfg.Logger, Defaults: cfg.Defaults, DB: db})
+				require.NoError(t, err)
+				f := &faulty{Scheduler: s}
+				seed(f, cfg)
+				return f
+			},
+		}
+		done := make(chan struct{})
+		go func() { // a failure ends the goroutine it is in
+			defer close(done)
+			jobstest.RunRule(c, rule, h)
+		}()
+		<-done
+		failures = c.failures
+	})
+	return failures
+}
+
+// captured is a testing.TB whose failures are kept instead of failing the test.
+type captured struct {
+	testing.TB
+	mu       sync.Mutex
+	failures []string
+}
+
+func (c *captured) add(message string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failures = append(c.failures, message)
+}
+
+func (c *captured) Error(args ...any)                 { c.add(fmt.Sprint(args...)) }
+func (c *captured) Errorf(format string, args ...any) { c.add(fmt.Sprintf(format, args...)) }
+func (c *captured) Fail()                             { c.add("failed") }
+func (c *captured) Fatal(args ...any)                 { c.Error(args...); c.FailNow() }
+func (c *captured) Fatalf(format string, args ...any) { c.Errorf(format, args...); c.FailNow() }
+func (c *captured) Failed() bool                      { c.mu.Lock(); defer c.mu.Unlock(); return len(c.failures) > 0 }
+func (c *captured) Log(...any)                        {}
+func (c *captured) Logf(string, ...any)               {}
+
+// FailNow ends the goroutine, as that of a test does.
+func (c *captured) FailNow() {
+	c.add("ended")
+	runtime.Goexit()
+}

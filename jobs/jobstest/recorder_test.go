@@ -1,0 +1,233 @@
+package jobstest_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/memory"
+	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/jobstest"
+)
+
+// A recorder is a scheduler like the one behind it.
+func TestRecorderKeepsTheRules(t *testing.T) {
+	t.Parallel()
+	jobstest.Run(t, jobstest.Harness{
+		Bubble: true,
+		New: func(t testing.TB, cfg jobstest.Config) jobs.Scheduler {
+			s, err := memory.New(&memory.Config{Logger: cfg.Logger, Defaults: cfg.Defaults})
+			require.NoError(t, err)
+			return jobstest.Record(s)
+		},
+	})
+}
+
+func newRecorder(t *testing.T) *jobstest.Recorder {
+	t.Helper()
+	s, err := memory.New(nil)
+	require.NoError(t, err)
+	rec := jobstest.Record(s)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = rec.Shutdown(ctx)
+	})
+	return rec
+}
+
+func TestTriggerAndWaitReturnsTheFinalOutcome(t *testing.T) {
+	t.Parallel()
+	errAgain := errors.New("again")
+	for name, tt := range map[string]struct {
+		result   func(*jobs.Job) error
+		attempts int
+		err      string
+	}{
+		"done":             {func(*jobs.Job) error { return nil }, 1, ""},
+		"done at last":     {func(job *jobs.Job) error { return map[bool]error{true: errAgain}[job.Attempt < 3] }, 3, ""},
+		"failed":           {func(*jobs.Job) error { return errAgain }, 3, "again"},
+		"failed for good":  {func(*jobs.Job) error { return jobs.Permanent(errAgain) }, 1, "again"},
+		"failed with wait": {func(*jobs.Job) error { return jobs.RetryAfter(time.Second, errAgain) }, 3, "again"},
+		"panicked":         {func(*jobs.Job) error { panic("oh") }, 3, "panic: oh"},
+		"left":             {func(*jobs.Job) error { runtime.Goexit(); return nil }, 3, "Goexit"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				rec := newRecorder(t)
+				require.NoError(t, rec.RegisterDelayed("test.job", 0, func(_ context.Context, job *jobs.Job) error {
+					return tt.result(job)
+				}))
+				require.NoError(t, rec.Start(t.Context()))
+				outcome := rec.TriggerAndWait(t, "test.job", map[string]int{"n": 1})
+				require.Equal(t, tt.attempts, outcome.Attempts)
+				require.Equal(t, tt.attempts, outcome.Job.Attempt)
+				require.JSONEq(t, `{"n": 1}`, string(outcome.Job.Data))
+				if tt.err == "" {
+					require.NoError(t, outcome.Err)
+				} else {
+					require.ErrorContains(t, outcome.Err, tt.err)
+				}
+				require.Equal(t, []jobstest.Outcome{outcome}, rec.Outcomes("test.job"))
+				require.Empty(t, rec.Outcomes("test.other"))
+			})
+		})
+	}
+}
+
+func TestAnInterruptedAttemptIsNoOutcome(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newRecorder(t)
+		calls := 0
+		require.NoError(t, rec.RegisterDelayed("test.job", 0, func(ctx context.Context, _ *jobs.Job) error {
+			if calls++; calls > 1 {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}, jobs.MaxRetries(0)))
+		require.NoError(t, rec.Start(t.Context()))
+		id, err := rec.Trigger(t.Context(), "test.job", nil)
+		require.NoError(t, err)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, rec.Shutdown(ctx), context.DeadlineExceeded)
+		require.Empty(t, rec.Outcomes("test.job"))
+		require.NoError(t, rec.Start(t.Context()))
+		outcome := rec.Await(t, id)
+		require.NoError(t, outcome.Err)
+		require.Equal(t, 1, outcome.Attempts)
+	})
+}
+
+func TestATimeoutIsAnOutcome(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newRecorder(t)
+		require.NoError(t, rec.RegisterDelayed("test.job", 0, func(ctx context.Context, _ *jobs.Job) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}, jobs.MaxRetries(1), jobs.Timeout(10*time.Minute)))
+		require.NoError(t, rec.Start(t.Context()))
+		rec.Wait = time.Hour
+		outcome := rec.TriggerAndWait(t, "test.job", nil)
+		require.ErrorIs(t, outcome.Err, context.DeadlineExceeded)
+		require.Equal(t, 2, outcome.Attempts)
+	})
+}
+
+func TestTicksHaveOutcomes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newRecorder(t)
+		require.NoError(t, rec.RegisterCron("test.cron", "0 3 * * *", func(context.Context, *jobs.Job) error { return nil }))
+		require.NoError(t, rec.RegisterInterval("test.tick", 12*time.Hour, func(context.Context, *jobs.Job) error { return nil }))
+		require.NoError(t, rec.Start(t.Context()))
+		time.Sleep(48*time.Hour + time.Second)
+		require.Len(t, rec.Outcomes("test.cron"), 2)
+		require.Len(t, rec.Outcomes("test.tick"), 4)
+		require.Equal(t, 3, rec.Outcomes("test.cron")[1].Job.Tick.Hour())
+		rec.RequireNotEnqueued(t, "test.tick")
+	})
+}
+
+func TestAwaitTellsWhatIsKnownWhenThereIsNoOutcome(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		start bool
+		call  func(t testing.TB, rec *jobstest.Recorder)
+		want  string
+	}{
+		"not started": {false, func(t testing.TB, rec *jobstest.Recorder) { rec.TriggerAndWait(t, "test.fails", nil) }, "is not started"},
+		"unknown job": {true, func(t testing.TB, rec *jobstest.Recorder) { rec.TriggerAndWait(t, "test.unknown", nil) }, "unknown job"},
+		"retrying": {true, func(t testing.TB, rec *jobstest.Recorder) { rec.TriggerAndWait(t, "test.fails", nil) },
+			"no outcome of job memory-1 within 1m0s: attempt 1 of 3 failed: again"},
+		"delayed": {true, func(t testing.TB, rec *jobstest.Recorder) {
+			rec.TriggerAndWait(t, "test.fails", nil, jobs.Delay(time.Hour))
+		}, "no attempt of it has ended"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				rec := newRecorder(t)
+				require.NoError(t, rec.RegisterDelayed("test.fails", 0, func(context.Context, *jobs.Job) error {
+					return jobs.RetryAfter(time.Hour, errors.New("again"))
+				}))
+				if tt.start {
+					require.NoError(t, rec.Start(t.Context()))
+				}
+				failures := failing(t, func(t testing.TB) { tt.call(t, rec) })
+				require.Contains(t, failures[0], tt.want)
+			})
+		})
+	}
+}
+
+func TestRequireEnqueuedFindsWhatWasTriggered(t *testing.T) {
+	t.Parallel()
+	rec := newRecorder(t)
+	ctx := t.Context()
+	require.NoError(t, rec.RegisterDelayed("test.job", time.Hour, func(context.Context, *jobs.Job) error { return nil }))
+	type args struct {
+		User int      `json:"user"`
+		Tags []string `json:"tags"`
+	}
+	at := time.Now().Add(time.Hour).UTC()
+	first, err := rec.Trigger(ctx, "test.job", args{7, []string{"<a>"}}, jobs.Unique("key"), jobs.Priority(2))
+	require.NoError(t, err)
+	again, err := rec.Trigger(ctx, "test.job", args{8, nil}, jobs.Unique("key"))
+	require.NoError(t, err)
+	require.Equal(t, first, again)
+	many, err := rec.TriggerMany(ctx, "test.job", []any{args{9, nil}, nil}, jobs.At(at))
+	require.NoError(t, err)
+	_, err = rec.Trigger(ctx, "test.job", "no object")
+	require.ErrorIs(t, err, jobs.ErrInvalidData)
+
+	require.Len(t, rec.Enqueued("test.job"), 3, "a live unique job and a refused one are not enqueued again")
+	require.Equal(t, jobstest.Enqueued{
+		ID: first, Name: "test.job", Data: []byte(`{"user":7,"tags":["\u003ca\u003e"]}`), Unique: "key", Priority: 2,
+	}, rec.RequireEnqueued(t, "test.job"))
+	found := rec.RequireEnqueued(t, "test.job", jobstest.Data(map[string]any{"tags": nil, "user": 9.0}))
+	require.Equal(t, many[0], found.ID)
+	require.True(t, at.Equal(found.At), found.At)
+	require.Equal(t, first, rec.RequireEnqueued(t, "test.job", jobstest.DataWith("user", 7), jobstest.DataWith("tags", []string{"<a>"})).ID)
+	require.Equal(t, many[1], rec.RequireEnqueued(t, "test.job", func(e jobstest.Enqueued) bool { return string(e.Data) == "{}" }).ID)
+	rec.RequireNotEnqueued(t, "test.other")
+	rec.RequireNotEnqueued(t, "test.job", jobstest.DataWith("user", 8))
+	rec.RequireNotEnqueued(t, "test.job", jobstest.DataWith("user", 9), jobstest.DataWith("tags", []string{}))
+
+	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireEnqueued(t, "test.job", jobstest.DataWith("user", 8)) })[0], first)
+	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireEnqueued(t, "test.other") })[0], "of that name were: none")
+	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireNotEnqueued(t, "test.job", jobstest.DataWith("user", 9)) })[0], many[0])
+}
+
+func TestTriggerTxNeedsAProviderWithTransactions(t *testing.T) {
+	t.Parallel()
+	rec := newRecorder(t)
+	require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { return nil }))
+	_, err := jobs.TriggerTx(t.Context(), rec, nil, "test.job", nil)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	rec.RequireNotEnqueued(t, "test.job")
+}
+
+// failing returns the failures of a function that is to fail its test.
+func failing(t *testing.T, f func(testing.TB)) []string {
+	t.Helper()
+	c := &captured{TB: t}
+	done := make(chan struct{})
+	go func() { // a failure ends the goroutine it is in
+		defer close(done)
+		f(c)
+	}()
+	<-done
+	require.NotEmpty(t, c.failures, "it did not fail")
+	return c.failures
+}

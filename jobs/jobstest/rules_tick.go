@@ -1,0 +1,284 @@
+package jobstest
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// Which runs a schedule has.
+var tickRules = []rule{
+	{name: "a cron pattern runs at its instants, each with its tick", check: func(e *env) {
+		schedule := e.cron("* * * * *", time.UTC)
+		p := e.probe(nil)
+		e.noError(e.s.RegisterCron("test.cron", "* * * * *", p.handle))
+		// A fixed hour of a zone, some minutes ago, is in the future by almost a day.
+		e.noError(e.s.RegisterCron("test.tomorrow", time.Now().UTC().Add(-10*time.Minute).Format("4 15 * * *"), p.handle))
+		e.start()
+		r := p.nextWithin(time.Minute + patience)
+		e.onTick(r, schedule)
+		require.Equal(e, "test.cron", r.Name, "Name")
+		require.Equal(e, "{}", string(r.Data), "Data")
+		require.Equal(e, 1, r.Attempt, "Attempt")
+		if !e.h.Bubble {
+			return // one minute of real time is enough
+		}
+		for range 100 {
+			last := r
+			r = p.nextWithin(time.Minute + patience)
+			e.onTick(r, schedule)
+			require.Equal(e, schedule.Next(last.Tick), r.Tick, "Tick")
+		}
+	}},
+	{name: "an interval runs at each multiple of it, with its tick", check: func(e *env) {
+		p := e.probe(nil)
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle))
+		e.start()
+		e.chain(p, p.next(), 4)
+	}},
+	{name: "a restart neither loses a tick nor doubles one", check: func(e *env) {
+		p := e.probe(nil)
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle))
+		e.start()
+		last := p.next()
+		for range 3 {
+			e.stop()
+			e.start()
+			e.stop()
+			e.start()
+			last = e.chain(p, last, 1)
+		}
+	}},
+	{name: "Late tells how long after its tick a run started", check: func(e *env) {
+		p := e.probe(nil)
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle))
+		e.start()
+		r := p.next()
+		require.Equal(e, max(0, r.StartedAt.Sub(r.Tick)), r.Late(), "Late of a run in time")
+		e.stop()
+		e.drain(p)
+		e.until(time.Now().Add(2500 * time.Millisecond))
+		e.start()
+		r = p.next()
+		require.Equal(e, r.StartedAt.Sub(r.Tick), r.Late(), "Late")
+		require.GreaterOrEqual(e, r.Late(), 1500*time.Millisecond-slack, "Late after a stop of 2.5 s")
+	}},
+	{name: "a triggered run of a scheduled job is beside its ticks", check: func(e *env) {
+		p := e.probe(nil)
+		e.noError(e.s.RegisterInterval("test.hourly", time.Hour, p.handle))
+		ticks := e.probe(nil)
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, ticks.handle))
+		e.start()
+		e.trigger("test.hourly", map[string]int{"n": 1})
+		r := p.next()
+		require.True(e, r.Tick.IsZero(), "Tick of a triggered run is %v, want zero", r.Tick)
+		require.Zero(e, r.Late(), "Late")
+		require.JSONEq(e, `{"n": 1}`, string(r.Data))
+		st := e.status("test.hourly")
+		require.True(e, st.NextTick.After(time.Now()), "NextTick is %v after a triggered run", st.NextTick)
+		require.True(e, st.PrevTick.IsZero(), "PrevTick is %v after a triggered run", st.PrevTick)
+
+		var last run
+		var triggered, seen int
+		for seen < 3 || triggered < 2 {
+			if triggered < 2 {
+				e.trigger("test.tick", nil)
+			}
+			r := ticks.next()
+			if r.Tick.IsZero() {
+				triggered++
+				continue
+			}
+			if seen > 0 {
+				e.follows(last, r)
+			}
+			last = r
+			seen++
+		}
+	}},
+	{name: "a tick that fails is retried as the same job, and the next one comes in time", check: func(e *env) {
+		p := e.probe(func(_ context.Context, job *jobs.Job) error {
+			if job.Attempt == 1 {
+				return errAgain
+			}
+			return nil
+		})
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.RetryDelay(2500*time.Millisecond), jobs.MaxRetries(1)))
+		e.start()
+		first := map[time.Time]run{}
+		for retries := 0; retries < 2; {
+			r := p.next()
+			if r.Attempt == 1 {
+				require.NotContains(e, first, r.Tick, "a tick was enqueued twice")
+				first[r.Tick] = r
+				continue
+			}
+			require.Contains(e, first, r.Tick, "Tick of a retry")
+			failed := first[r.Tick]
+			require.Equal(e, failed.ID, r.ID, "ID of a retry")
+			if failed.Late() < time.Second {
+				require.Contains(e, first, r.Tick.Add(time.Second), "ticks that started before the retry of the one before")
+			}
+			retries++
+		}
+	}},
+	{name: "after missed ticks one late run stands for all of them", check: func(e *env) {
+		p := e.probe(nil)
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle))
+		last := e.missTicks(p)
+		late := p.next()
+		e.follows(last, late) // so its tick is the first that was missed
+		require.GreaterOrEqual(e, late.Late(), 2*time.Second, "Late of the run for the missed ticks")
+		next := e.chain(p, late, 1)
+		require.False(e, next.Tick.Before(late.StartedAt), "the tick %v had passed when the late run started at %v", next.Tick, late.StartedAt)
+		e.chain(p, next, 2)
+	}},
+	{name: "with CatchUp(All) each missed tick runs, in order", check: func(e *env) {
+		p := e.probe(nil)
+		// One slot, so that the order in which handlers are called is that of the starts.
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.CatchUp(jobs.All), jobs.Concurrency(1)))
+		last := e.missTicks(p)
+		var late int
+		for range 6 {
+			r := p.next()
+			require.Equal(e, last.Tick.Add(time.Second), r.Tick, "Tick after %v", last.Tick)
+			if r.Late() >= time.Second {
+				late++
+			}
+			last = r
+		}
+		require.GreaterOrEqual(e, late, 2, "late runs")
+	}},
+	{name: "ticks run beside an earlier run of their job", check: func(e *env) {
+		release := e.gate()
+		p := e.probe(release.wait)
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle))
+		e.start()
+		e.chain(p, p.next(), 2)
+		close(release.open)
+	}},
+	{name: "with Overlap(Skip) a tick is skipped while another run goes on", check: func(e *env) {
+		release := e.gate()
+		p := e.probe(release.wait)
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.Overlap(jobs.Skip)))
+		e.start()
+		first := p.next()
+		e.trigger("test.tick", nil)
+		triggered := p.next()
+		require.True(e, triggered.Tick.IsZero(), "a tick ran beside another run")
+		var skipped time.Time
+		e.eventually("a tick to be skipped", func() (any, bool) {
+			st := e.status("test.tick")
+			skipped = st.PrevTick
+			return st, st.PrevState == jobs.StateSkipped
+		})
+		require.True(e, skipped.After(first.Tick), "PrevTick is %v, the tick that runs is %v", skipped, first.Tick)
+		require.Equal(e, 2, e.status("test.tick").Running, "Running")
+		p.none("two runs go on")
+		require.GreaterOrEqual(e, e.health().Totals[jobs.StateSkipped], 1, "skipped jobs in Totals")
+		close(release.open)
+		r := p.next()
+		require.True(e, r.Tick.After(skipped), "tick %v ran after %v was skipped", r.Tick, skipped)
+	}},
+	{name: "with StartWithin a tick that could only start later is skipped", check: func(e *env) {
+		const limit = time.Second
+		p := e.probe(nil)
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.StartWithin(limit)))
+		last := e.missTicks(p)
+		e.eventually("the late tick to be skipped", func() (any, bool) {
+			totals := e.health().Totals
+			return totals, totals[jobs.StateSkipped] > 0
+		})
+		r := p.next()
+		require.LessOrEqual(e, r.Late(), limit, "Late of a run that was not skipped")
+		require.True(e, r.Tick.After(last.Tick.Add(time.Second)), "tick %v ran, the last before the stop was %v", r.Tick, last.Tick)
+	}},
+	{name: "with StartWithin a job that could only start later is skipped", check: func(e *env) {
+		release := e.gate()
+		p := e.probe(release.wait)
+		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Concurrency(1), jobs.StartWithin(time.Second)))
+		e.start()
+		first := e.trigger("test.job", nil)
+		require.Equal(e, first, p.next().ID)
+		e.trigger("test.job", nil)
+		inTime := e.trigger("test.job", nil, jobs.Delay(1500*time.Millisecond)) // is not late, as it is not due until then
+		e.until(time.Now().Add(1500 * time.Millisecond))
+		close(release.open)
+		e.total(jobs.StateSkipped, 1)
+		require.Equal(e, inTime, p.next().ID, "ID of the job that ran")
+		e.total(jobs.StateCompleted, 2)
+		p.none("it was skipped")
+		require.Zero(e, e.queueSize("test.job"), "QueueSize")
+	}},
+	{name: "StartWithin does not affect retries", check: func(e *env) {
+		p := e.probe(fail(errors.New("again")))
+		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.MaxRetries(1), jobs.RetryDelay(1500*time.Millisecond), jobs.StartWithin(time.Second)))
+		e.start()
+		e.trigger("test.job", nil)
+		e.attempts(p, 2)
+	}},
+}
+
+// onTick checks that a run stands for an instant of its schedule that has come.
+func (e *env) onTick(r run, schedule jobs.Schedule) {
+	e.Helper()
+	require.False(e, r.Tick.IsZero(), "Tick of a scheduled run is zero")
+	require.Equal(e, "UTC", r.Tick.Location().String(), "location of Tick")
+	require.Equal(e, r.Tick, schedule.Next(r.Tick.Add(-1)), "Tick is not on the schedule %q", schedule)
+	require.False(e, r.StartedAt.Before(r.Tick.Add(-slack)), "started at %v, before its tick %v", r.StartedAt, r.Tick)
+}
+
+// follows checks that next may run after last, of an interval of a second: it is
+// the next tick, or, when that had passed as last started, one up to the first that
+// had not.
+func (e *env) follows(last, next run) {
+	e.Helper()
+	schedule := e.every(time.Second)
+	e.onTick(next, schedule)
+	latest := schedule.Next(last.Tick)
+	for latest.Before(last.StartedAt) {
+		latest = schedule.Next(latest)
+	}
+	require.True(e, next.Tick.After(last.Tick), "tick %v ran after %v", next.Tick, last.Tick)
+	require.False(e, next.Tick.After(latest), "tick %v ran after %v, which started at %v: at least %v is lost",
+		next.Tick, last.Tick, last.StartedAt, latest)
+	require.NotEqual(e, last.ID, next.ID, "ID of two ticks")
+}
+
+// chain checks the n ticks after last, of an interval of a second.
+func (e *env) chain(p *probe, last run, n int) run {
+	e.Helper()
+	for range n {
+		r := p.next()
+		e.follows(last, r)
+		last = r
+	}
+	return last
+}
+
+// drain returns the last of the runs that were not received yet.
+func (e *env) drain(p *probe) (last run) {
+	for len(p.runs) > 0 {
+		last = <-p.runs
+	}
+	return last
+}
+
+// missTicks starts, stops after a first tick of an interval of a second, and starts
+// again when several have passed. It returns the last run before the stop.
+func (e *env) missTicks(p *probe) run {
+	e.Helper()
+	e.start()
+	last := p.next()
+	e.stop()
+	if len(p.runs) > 0 {
+		last = e.drain(p)
+	}
+	e.until(last.Tick.Add(3500 * time.Millisecond))
+	e.start()
+	return last
+}

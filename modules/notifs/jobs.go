@@ -1,0 +1,26 @@
+package notifs
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// RegisterNotifsJobs registers the module's job:
+//
+//   - notifs.cleanup, every hour: [Service.CleanUp]; its count is logged as deleted.
+func RegisterNotifsJobs(r jobs.Registrar) error {
+	return r.RegisterInterval("notifs.cleanup", time.Hour, cleanUp)
+}
+
+func cleanUp(ctx context.Context, job *jobs.Job) error {
+	deleted, err := New(job.DB).CleanUp(ctx)
+	level := slog.LevelInfo
+	if err != nil {
+		level = slog.LevelWarn // the reason is the job's error, logged by the scheduler
+	}
+	job.Logger.Log(ctx, level, "notifications cleaned up", "deleted", deleted)
+	return err
+}

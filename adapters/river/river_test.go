@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -50,12 +49,6 @@ func (n *cuttable) cut() {
 	n.conns = nil
 }
 
-func (n *cuttable) mend() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.isCut = false
-}
-
 func breakablePool(t testing.TB) (*pgxpool.Pool, *cuttable) {
 	t.Helper()
 	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
@@ -79,4 +72,4 @@ func breakablePool(t testing.TB) (*pgxpool.Pool, *cuttable) {
 	return pool, n
 }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -1,0 +1,292 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/internal/devdb/dbtest"
+)
+
+// databases are empty: the demo migrates its own.
+var databases = dbtest.New(nil)
+
+// screen collects what the demo writes and lets a test wait for a line.
+type screen struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+	more chan struct{}
+}
+
+func newScreen() *screen { return &screen{more: make(chan struct{}, 1)} }
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case s.more <- struct{}{}:
+	default:
+	}
+	return s.text.Write(p)
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// await waits until the pattern has been written and returns its submatches.
+func (s *screen) await(t *testing.T, pattern string) []string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	deadline := time.After(time.Minute)
+	for {
+		if m := re.FindStringSubmatch(s.String()); m != nil {
+			return m
+		}
+		select {
+		case <-s.more:
+		case <-deadline:
+			require.FailNow(t, "not written in a minute", "%s\n\n%s", pattern, s.String())
+		}
+	}
+}
+
+// demo runs the demo in this process until the test ends.
+type demo struct {
+	out  *screen
+	base string // of its URLs
+	stop func() error
+}
+
+func startDemo(t *testing.T, env map[string]string, args ...string) *demo {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	d := &demo{out: newScreen()}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, append([]string{"-addr", "127.0.0.1:0"}, args...), func(key string) string { return env[key] }, d.out, d.out)
+	}()
+	d.stop = sync.OnceValue(func() error {
+		cancel()
+		return <-ended
+	})
+	t.Cleanup(func() { require.NoError(t, d.stop(), "%s", d.out) })
+	select {
+	case err := <-ended:
+		ended <- err
+		require.FailNow(t, "the demo ended at once", "%v\n%s", err, d.out)
+	case <-time.After(50 * time.Millisecond):
+	}
+	return d
+}
+
+func (d *demo) awaitURL(t *testing.T) {
+	t.Helper()
+	d.base = d.out.await(t, `(http://127\.0\.0\.1:\d+)/healthz`)[1]
+}
+
+func (d *demo) do(t *testing.T, method, path, body string, header ...string) (status int, answer string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, d.base+path, strings.NewReader(body))
+	require.NoError(t, err)
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	res, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return res.StatusCode, string(b)
+}
+
+func TestTheLogShowsEachModuleAtWork(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
+	for _, pattern := range []string{
+		`registered job=audit\.retention schedule="0 3 \* \* \*"`,
+		`registered job=email\.process-queue schedule="every 30s"`,
+		`registered job=notifs\.cleanup schedule="every 1h0m0s"`,
+		`audit retention .*archived=[1-9]\d* purged=[1-9]\d*`,
+		`email queue processed .*sent=3 failed=0`,
+		`mail received by the sink to=\[ops@example\.com\]`,
+		`notifications cleaned up .*deleted=[1-9]`,
+		`failing on purpose job=demo\.flaky .*attempt=2`,
+		`succeeded after failing job=demo\.flaky .*attempt=3`,
+		`tick job=demo\.heartbeat`,
+	} {
+		d.out.await(t, pattern)
+	}
+	require.NoError(t, d.stop())
+	require.Contains(t, d.out.String(), "stopped")
+}
+
+func TestTheHTTPInterface(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
+	d.awaitURL(t)
+	const jsonType = "application/json"
+
+	status, answer := d.do(t, "GET", "/healthz", "")
+	require.Equal(t, http.StatusOK, status, answer)
+	require.Contains(t, answer, `"healthy": true`)
+
+	status, answer = d.do(t, "GET", "/jobs", "")
+	require.Equal(t, http.StatusOK, status)
+	var list []map[string]any
+	require.NoError(t, json.Unmarshal([]byte(answer), &list))
+	require.Equal(t, "audit.retention", list[0]["name"])
+	require.Equal(t, "0 3 * * *", list[0]["schedule"])
+	require.Contains(t, list[0]["next_run"], "T03:00:00Z")
+	require.Contains(t, list[0], "queue_size")
+
+	status, answer = d.do(t, "POST", "/jobs/demo.flaky/trigger", `{"fail_times": 0}`, "Content-Type", jsonType)
+	require.Equal(t, http.StatusAccepted, status, answer)
+	var accepted struct{ ID string }
+	require.NoError(t, json.Unmarshal([]byte(answer), &accepted))
+	d.out.await(t, `succeeded after failing job=demo\.flaky job_id=`+accepted.ID+` attempt=1`)
+
+	for name, row := range map[string]struct {
+		method, path, body string
+		header             []string
+		want               int
+		says               string
+	}{
+		"size":                   {"GET", "/jobs/email.send/size", "", nil, 200, `"queue_size"`},
+		"size of an unknown job": {"GET", "/jobs/no.such/size", "", nil, 404, "unknown job"},
+		"trigger without a body": {"POST", "/jobs/notifs.cleanup/trigger", "", nil, 202, `"id"`},
+		"trigger an unknown job": {"POST", "/jobs/no.such/trigger", "{}", []string{"Content-Type", jsonType}, 404, "unknown job"},
+		"data that is no object": {"POST", "/jobs/demo.flaky/trigger", "[1]", []string{"Content-Type", jsonType}, 400, "want a JSON object"},
+		"data that is no JSON":   {"POST", "/jobs/demo.flaky/trigger", "{", []string{"Content-Type", jsonType}, 400, "invalid data"},
+		"another content type":   {"POST", "/jobs/demo.flaky/trigger", "a=b", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
+		"a body too large":       {"POST", "/jobs/demo.flaky/trigger", strings.Repeat("x", maxBody+1), []string{"Content-Type", jsonType}, 413, "at most"},
+		"from another origin":    {"POST", "/jobs/demo.flaky/trigger", "{}", []string{"Content-Type", jsonType, "Origin", "https://evil.example"}, 403, "cross-origin"},
+		"another site's form":    {"POST", "/jobs/demo.flaky/trigger", "", []string{"Sec-Fetch-Site", "cross-site"}, 403, "cross-origin"},
+		"no such page":           {"GET", "/nowhere", "", nil, 404, "no such resource"},
+		"River UI":               {"GET", "/riverui/", "", nil, 200, "<html"},
+		"River UI's API":         {"GET", "/riverui/api/states", "", nil, 200, "available"},
+		"the index":              {"GET", "/", "", nil, 200, "/healthz"},
+	} {
+		status, answer := d.do(t, row.method, row.path, row.body, row.header...)
+		require.Equal(t, row.want, status, "%s: %s", name, answer)
+		require.Contains(t, answer, row.says, name)
+		if status >= 400 {
+			require.True(t, json.Valid([]byte(answer)), "%s: errors are JSON: %s", name, answer)
+		}
+	}
+}
+
+func TestTwoDemosOnOneDatabaseShareTheWork(t *testing.T) {
+	t.Parallel()
+	url := databases.URL(t)
+	env := map[string]string{"DATABASE_URL": url}
+	one := startDemo(t, env)
+	two := startDemo(t, env, "-worker")
+	two.out.await(t, "working")
+	one.out.await(t, `tick job=demo\.heartbeat|audit retention`)
+	require.NoError(t, one.stop())
+
+	// The other carries on: two more ticks, whoever led before.
+	pool, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	defer pool.Close()
+	ticks := func() (done, doubled int) {
+		err := pool.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE state = 'completed'), count(*) - count(DISTINCT args->>'tick')
+			FROM river.river_job WHERE kind = 'demo.heartbeat'`).Scan(&done, &doubled)
+		require.NoError(t, err)
+		return done, doubled
+	}
+	before, _ := ticks()
+	require.Eventually(t, func() bool {
+		done, _ := ticks()
+		return done >= before+2
+	}, time.Minute, 100*time.Millisecond)
+	_, doubled := ticks()
+	require.Zero(t, doubled)
+}
+
+func TestATakenPortIsReplacedAndSaid(t *testing.T) {
+	t.Parallel()
+	url := databases.URL(t)
+	one := startDemo(t, map[string]string{"DATABASE_URL": url})
+	one.awaitURL(t)
+	two := startDemo(t, map[string]string{"DATABASE_URL": url}, "-addr", strings.TrimPrefix(one.base, "http://"))
+	two.out.await(t, "the address is taken, another port is used")
+	two.awaitURL(t)
+	require.NotEqual(t, one.base, two.base)
+}
+
+func TestBadArgumentsAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"-no-such-flag"}, {"extra"}, {"-for", "soon"}} {
+		require.Error(t, run(t.Context(), args, func(string) string { return "" }, io.Discard, io.Discard), "%v", args)
+	}
+	env := map[string]string{"DATABASE_URL": "postgres://ann:hunter2secret@127.0.0.1:1/db?connect_timeout=1"}
+	out := newScreen()
+	err := run(t.Context(), nil, func(key string) string { return env[key] }, out, out)
+	require.Error(t, err)
+	require.NotContains(t, err.Error()+out.String(), "hunter2secret")
+}
+
+// The built binary on a fresh machine: no variable set, no server running. It
+// leaves no process and no file behind, and -data brings back what was there.
+func TestTheBinaryNeedsNoSetUpAndLeavesNothing(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("DATABASE_URL") != "" {
+		t.Log("DATABASE_URL is for the other tests; this one is about a machine without")
+	}
+	// Everybody may enter it: as root the server runs as another user.
+	dir, err := os.MkdirTemp("", "everytick-demo-") //nolint:usetesting // nobody else may enter t.TempDir
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // see above
+	binary := filepath.Join(dir, "demo")
+	build, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput()
+	require.NoError(t, err, "%s", build)
+
+	start := func(args ...string) (*exec.Cmd, *screen) {
+		cmd := exec.CommandContext(t.Context(), binary, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
+		cmd.Dir = dir
+		out := newScreen()
+		cmd.Stdout, cmd.Stderr = out, out
+		require.NoError(t, cmd.Start())
+		return cmd, out
+	}
+	data := filepath.Join(dir, "data")
+	first, out := start("-data", data)
+	out.await(t, `audit retention .*archived=`)
+	out.await(t, `tick job=demo\.heartbeat`)
+	require.NoError(t, first.Process.Signal(syscall.SIGINT))
+	require.NoError(t, first.Wait(), "%s", out)
+
+	second, out := start("-data", data, "-worker", "-for", "10s")
+	out.await(t, `tick job=demo\.heartbeat .*late=[0-9.]+(s|ms)`)
+	require.NoError(t, second.Wait(), "%s", out)
+
+	temporary, out := start("-for", "1s")
+	require.NoError(t, temporary.Wait(), "%s", out)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 2, "only the binary and the data that was asked for are left")
+	processes, err := exec.CommandContext(t.Context(), "ps", "-eo", "args").Output()
+	require.NoError(t, err)
+	require.NotContains(t, string(processes), data, "no process of the demo's is left")
+}
+

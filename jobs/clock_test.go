@@ -227,8 +227,12 @@ func TestNext_AFixedHourRunsOncePerCivilDayInEveryZone(t *testing.T) {
 				walk(c, hm[0], hm[1], ch.at.AddDate(0, 0, -3), ch.at.AddDate(0, 0, 2))
 			}
 		}
+		from, to := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2030, 12, 31, 0, 0, 0, 0, time.UTC)
+		if len(c.changes) == 1 { // a leap year will do for a clock that never changes
+			from, to = time.Date(2027, 12, 1, 0, 0, 0, 0, time.UTC), time.Date(2029, 1, 31, 0, 0, 0, 0, time.UTC)
+		}
 		hm := times[i%len(times)]
-		walk(c, hm[0], hm[1], time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2030, 12, 31, 0, 0, 0, 0, time.UTC))
+		walk(c, hm[0], hm[1], from, to)
 	}
 	require.Greater(t, jumped, 100, "the days on which the clock jumps over the hour were looked at")
 }
@@ -266,7 +270,7 @@ func TestNext_SkipsAndAddsNothingAroundAnyChangeOfAClock(t *testing.T) {
 		p := newRefPattern(pattern)
 		for _, m := range all {
 			s := mustParse(t, pattern, m.loc)
-			from, to := m.at.Add(-26*time.Hour), m.at.Add(26*time.Hour)
+			from, to := m.at.Add(-12*time.Hour), m.at.Add(26*time.Hour)
 			if want, got := p.ticks(m.loc, from, to), ticksOf(s, from, to); fmt.Sprint(want) != fmt.Sprint(got) {
 				require.Equal(t, rfc3339(want), rfc3339(got), "%s in %s at %s", pattern, m.loc, m.at)
 			}

@@ -83,7 +83,7 @@ func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 		{"the largest float", map[string]float64{"a": math.MaxFloat64}, `{"a":1.7976931348623157e+308}`},
 		{"the smallest float", map[string]float64{"a": math.SmallestNonzeroFloat64}, `{"a":5e-324}`},
 		{"a long number", raw(`{"a":-%s.%s}`, strings.Repeat("1", 5000), strings.Repeat("1", 5000)), `{"a":-` + strings.Repeat("1", 5000) + "." + strings.Repeat("1", 5000) + `}`},
-		{"many numbers", raw(`{"a":[1%s]}`, strings.Repeat(",1.5e1", 20_000)), `{"a":[1` + strings.Repeat(",1.5e1", 20_000) + `]}`},
+		{"many numbers", raw(`{"a":[1%s]}`, strings.Repeat(",1.5e1", 6000)), `{"a":[1` + strings.Repeat(",1.5e1", 6000) + `]}`},
 		{"many digits in a string", text{strings.Repeat("1", 20_000)}, `{"text":"` + strings.Repeat("1", 20_000) + `"}`},
 
 		{"the deepest nesting", nested(1000), string(nested(1000))},

@@ -46,7 +46,6 @@ func TestSuccessor(t *testing.T) {
 		{"counting ends at a million", mustEvery(t, time.Second), jobs.Once, "2025-01-01T00:00:00Z", "2026-01-01T00:00:00.5Z", "2026-01-01T00:00:01Z", 1_000_000},
 		{"beyond a million too the one due now is kept", mustEvery(t, time.Second), jobs.Once, "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z", 1_000_000},
 		{"beyond a million with All", mustEvery(t, time.Second), jobs.All, "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2025-12-31T12:00:00Z", 1_000_000},
-		{"exactly a million", mustEvery(t, time.Second), jobs.Once, "2025-01-01T00:00:00Z", "2025-01-12T13:46:41Z", "2025-01-12T13:46:41Z", 1_000_000},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()

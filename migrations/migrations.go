@@ -57,8 +57,9 @@ var schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 // [DefaultSchema], which is created if need be. On a database that is up to date
 // it changes nothing.
 //
-// The pool must allow two connections. Up blocks while another process migrates;
-// ctx ends the wait. Every migration is a transaction of its own, so after an
+// The pool must allow two connections, and lead to PostgreSQL itself: through a
+// pooler that shares sessions, such as PgBouncer in transaction mode, locks do not
+// hold. Up blocks while another process migrates; ctx ends the wait. Every migration is a transaction of its own, so after an
 // error, which names the migration, Up can be called again.
 func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	return UpSchema(ctx, pool, DefaultSchema)
@@ -176,7 +177,7 @@ func tryExclusively(ctx context.Context, pool *pgxpool.Pool, f func() error) (do
 		return false, err
 	}
 	defer conn.Release()
-	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended($1, 0))`, riverLock).Scan(&done); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended($1, 0))`, riverLock).Scan(&done); err != nil || !done {
 		return false, err
 	}
 	defer func() {

@@ -97,6 +97,29 @@ func TestTablesGoWhereTheyBelong(t *testing.T) {
 	}
 }
 
+func TestASchemaThatExistsNeedsNoRightToCreateSchemas(t *testing.T) {
+	t.Parallel()
+	url := empty.URL(t)
+	admin := open(t, url, 2)
+	// Roles are the server's, which may outlive the test.
+	role := column[string](t, admin, `SELECT current_database() || '_limited'`)[0]
+	exec(t, admin, `CREATE ROLE `+role)
+	t.Cleanup(func() { exec(t, admin, `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role) })
+	exec(t, admin, `CREATE SCHEMA river AUTHORIZATION `+role+`; GRANT CREATE, USAGE ON SCHEMA public TO `+role)
+
+	cfg, err := pgxpool.ParseConfig(url)
+	require.NoError(t, err)
+	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `SET ROLE `+role)
+		return err
+	}
+	limited, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(limited.Close)
+	require.NoError(t, migrations.Up(t.Context(), limited))
+	require.ErrorContains(t, migrations.UpSchema(t.Context(), limited, "other"), "permission denied")
+}
+
 func TestBadArgumentsAreRefusedBeforeAnySQL(t *testing.T) {
 	t.Parallel()
 	// Nobody listens there, so whatever asks the database fails in another way.
@@ -120,8 +143,7 @@ func TestAnotherMigratorIsWaitedForUntilTheContextEnds(t *testing.T) {
 	t.Parallel()
 	url := empty.URL(t)
 	pool, other := open(t, url, 2), open(t, url, 1)
-	_, err := other.Exec(t.Context(), `SELECT pg_advisory_lock(hashtextextended('everytick migrate', 0))`)
-	require.NoError(t, err)
+	exec(t, other, `SELECT pg_advisory_lock(hashtextextended('everytick migrate', 0))`)
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
@@ -150,6 +172,12 @@ func open(t *testing.T, url string, maxConns int32) *pgxpool.Pool {
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	return pool
+}
+
+func exec(t *testing.T, pool *pgxpool.Pool, sql string) {
+	t.Helper()
+	_, err := pool.Exec(context.Background(), sql)
+	require.NoError(t, err)
 }
 
 func column[T any](t *testing.T, pool *pgxpool.Pool, sql string, args ...any) []T {

@@ -270,7 +270,7 @@ func (s *Scheduler) dispatch(ctx context.Context, ss *session) {
 		begin := s.take(ctx, now)
 		wait := time.Duration(-1)
 		if r := s.delayed.top(); r != nil {
-			wait = r.due.Sub(now)
+			wait = max(0, r.due.Sub(now))
 		}
 		s.mu.Unlock()
 		for _, f := range begin {
@@ -318,7 +318,7 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
 			job := r.job(now, s.db)
 			if reason := d.Skip(job, r.due, overlapping); reason != "" {
 				s.finish(r, jobs.StateSkipped, reason, now)
-				begin = append(begin, func() { s.logger.Warn("memory: job skipped", "job", job, "reason", reason) })
+				begin = append(begin, func() { s.logger.Warn("memory: job skipped", slog.Any("", job), "reason", reason) })
 				continue
 			}
 			group.free--
@@ -363,7 +363,7 @@ func (s *Scheduler) work(ctx context.Context, r *row, job *jobs.Job) {
 
 // settle stores and logs how an attempt ended.
 func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error) {
-	level, msg, attrs := slog.LevelDebug, "memory: job completed", []any{"job", job}
+	level, msg, attrs := slog.LevelDebug, "memory: job completed", []any{slog.Any("", job)}
 	if err != nil {
 		attrs = append(attrs, "error", err)
 	}

@@ -107,6 +107,8 @@ type Scheduler struct {
 	clock  *dbClock
 	table  string // river_job, qualified and quoted
 	leader string // river_leader, likewise
+	// inBitmask is River's function river_job_state_in_bitmask, likewise.
+	inBitmask string
 
 	insertOnly *riverqueue.Client[pgx.Tx]
 
@@ -169,8 +171,9 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	}
 	s := &Scheduler{
 		reg: reg, pool: pool, cfg: c, log: c.Logger, clock: newDBClock(pool),
-		table:  pgx.Identifier{c.Schema, "river_job"}.Sanitize(),
-		leader: pgx.Identifier{c.Schema, "river_leader"}.Sanitize(),
+		table:     pgx.Identifier{c.Schema, "river_job"}.Sanitize(),
+		leader:    pgx.Identifier{c.Schema, "river_leader"}.Sanitize(),
+		inBitmask: pgx.Identifier{c.Schema, "river_job_state_in_bitmask"}.Sanitize(),
 	}
 	s.insertOnly, err = riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{
 		Logger: riverLogger(c.Logger),
@@ -315,7 +318,8 @@ func (s *Scheduler) clientConfig() *riverqueue.Config {
 		FetchOnlyKnownKinds:         true,
 		Queues:                      map[string]riverqueue.QueueConfig{riverqueue.QueueDefault: {MaxWorkers: s.cfg.MaxWorkers}},
 		Workers:                     riverqueue.NewWorkers(),
-		Hooks:                       []rivertype.Hook{&insertHook{s: s}, &leaderHook{s: s}},
+		Hooks:                       []rivertype.Hook{&leaderHook{s: s}},
+		Middleware:                  []rivertype.Middleware{&seederMiddleware{s: s}},
 		CancelledJobRetentionPeriod: s.cfg.Retention,
 		CompletedJobRetentionPeriod: s.cfg.Retention,
 		DiscardedJobRetentionPeriod: s.cfg.Retention,

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,6 +42,8 @@ type tickArgs struct {
 
 // Kind implements [riverqueue.JobArgs].
 func (a tickArgs) Kind() string { return a.Schedule }
+
+func (a tickArgs) time() (time.Time, error) { return time.Parse(time.RFC3339Nano, a.Tick) }
 
 var tickMetadata = []byte(`{"` + metaTick + `":true}`)
 
@@ -126,6 +130,63 @@ func (l laggedSchedule) Next(t time.Time) time.Time {
 	return tick.Add(shift)
 }
 
+// seederMiddleware stores what the seeder and the guard ask for, in place of the
+// insertion by River, and of that only what is missing, which is nothing as a rule.
+// River's insertion rewrites every row that exists already: a batch of a thousand
+// would leave as many dead rows at each tick, and deadlock with the completion of
+// the jobs that run just then.
+type seederMiddleware struct {
+	riverqueue.MiddlewareDefaults
+	s *Scheduler
+}
+
+// InsertMany implements [rivertype.JobInsertMiddleware].
+func (m *seederMiddleware) InsertMany(ctx context.Context, params []*rivertype.JobInsertParams, doInner func(context.Context) ([]*rivertype.JobInsertResult, error)) ([]*rivertype.JobInsertResult, error) {
+	byKey := make(map[string]tickArgs, len(params))
+	keys := make([][]byte, 0, len(params))
+	for _, p := range params {
+		args, ok := p.Args.(tickArgs)
+		if !ok {
+			return doInner(ctx) // of somebody who uses the client itself
+		}
+		byKey[string(p.UniqueKey)] = args
+		keys = append(keys, p.UniqueKey)
+	}
+	// The condition is that of the index on the key.
+	rows, err := m.s.pool.Query(ctx, `SELECT unique_key FROM `+m.s.table+`
+		WHERE unique_key = ANY ($1) AND unique_key IS NOT NULL AND unique_states IS NOT NULL
+			AND `+m.s.inBitmask+`(unique_states, state)`, keys)
+	if err != nil {
+		return nil, err
+	}
+	var key []byte
+	if _, err := pgx.ForEachRow(rows, []any{&key}, func() error {
+		delete(byKey, string(key))
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	missing := make([]riverqueue.InsertManyParams, 0, len(byKey))
+	for _, args := range byKey {
+		d, err := m.s.reg.Job(args.Schedule)
+		if err != nil {
+			return nil, err
+		}
+		tick, err := args.time()
+		if err != nil {
+			return nil, err
+		}
+		args, opts := tickRow(d, tick)
+		missing = append(missing, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
+	}
+	if len(missing) == 0 {
+		return nil, nil
+	}
+	// In one order, so that two leaders in a handover cannot deadlock.
+	slices.SortFunc(missing, func(a, b riverqueue.InsertManyParams) int { return strings.Compare(a.Args.Kind(), b.Args.Kind()) })
+	return m.s.insertOnly.InsertMany(ctx, missing)
+}
+
 // Writer 2: the relay.
 
 const (
@@ -141,7 +202,7 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) (ti
 	if err := json.Unmarshal(job.Data, &args); err != nil {
 		return time.Time{}, err
 	}
-	tick, err := time.Parse(time.RFC3339Nano, args.Tick)
+	tick, err := args.time()
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -241,15 +302,18 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 			AND row.metadata ? $3 AND row.args->>'spec' <> current.spec`, names, specs, metaTick); err != nil {
 		return fmt.Errorf("removing ticks of changed schedules: %w", err)
 	}
-	missed, err := s.missedTicks(ctx, tx, schedules, names, specs)
+	stored, err := s.waitingTicks(ctx, tx, names)
+	if err != nil {
+		return fmt.Errorf("looking for stored ticks: %w", err)
+	}
+	missed, err := s.missedTicks(ctx, tx, schedules, stored)
 	if err != nil {
 		return fmt.Errorf("looking for missed ticks: %w", err)
 	}
 	now := s.clock.estimate()
 	var rows []riverqueue.InsertManyParams
 	add := func(d *jobs.Definition, tick time.Time) {
-		if !tick.IsZero() {
-			args, opts := tickRow(d, tick)
+		if args, opts := tickRow(d, tick); !tick.IsZero() && !slices.Contains(stored[d.Name], args.Tick) {
 			rows = append(rows, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
 		}
 	}
@@ -268,20 +332,37 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 	return s.removeOrphans(ctx, tx, registered)
 }
 
+// waitingTicks returns the stored ticks of each schedule that have not been started.
+func (s *Scheduler) waitingTicks(ctx context.Context, tx pgx.Tx, names []string) (map[string][]string, error) {
+	rows, err := tx.Query(ctx, `SELECT kind, args->>'tick' FROM `+s.table+`
+		WHERE state IN ('available', 'scheduled') AND kind = ANY ($1) AND metadata ? $2`, names, metaTick)
+	if err != nil {
+		return nil, err
+	}
+	stored := map[string][]string{}
+	var name, tick string
+	_, err = pgx.ForEachRow(rows, []any{&name, &tick}, func() error {
+		stored[name] = append(stored[name], tick)
+		return nil
+	})
+	return stored, err
+}
+
 // missedTicks returns, for each schedule with no tick waiting, the first tick that
 // should have run since the last one that did. That happens when a process died
 // between taking a tick and storing its successor, or somebody deleted the row.
 // Ticks of another spec do not count: a changed schedule makes up nothing.
-func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules map[string]*jobs.Definition, names, specs []string) (map[string]time.Time, error) {
+func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules map[string]*jobs.Definition, stored map[string][]string) (map[string]time.Time, error) {
+	var names, specs []string
+	for name, d := range schedules {
+		if len(stored[name]) == 0 {
+			names, specs = append(names, name), append(specs, specOf(d))
+		}
+	}
 	rows, err := tx.Query(ctx, `
-		WITH idle AS (
-			SELECT kind, spec FROM unnest($1::text[], $2::text[]) AS current (kind, spec)
-			WHERE kind NOT IN (
-				SELECT kind FROM `+s.table+`
-				WHERE state IN ('available', 'scheduled') AND kind = ANY ($1) AND metadata ? $3)
-		)
 		SELECT row.kind, max((row.args->>'tick')::timestamptz)
-		FROM idle JOIN `+s.table+` AS row ON row.kind = idle.kind AND row.args->>'spec' = idle.spec
+		FROM unnest($1::text[], $2::text[]) AS idle (kind, spec)
+			JOIN `+s.table+` AS row ON row.kind = idle.kind AND row.args->>'spec' = idle.spec
 		WHERE row.metadata ? $3 GROUP BY row.kind`, names, specs, metaTick)
 	if err != nil {
 		return nil, err

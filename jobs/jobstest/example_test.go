@@ -47,7 +47,7 @@ func ExampleRecord() {
 	if err := rec.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	defer rec.Shutdown(ctx)
+	defer func() { _ = rec.Shutdown(ctx) }()
 
 	outcome := rec.TriggerAndWait(t, "signup.confirm", map[string]string{"email": "ann@example.com"})
 	fmt.Println("attempts:", outcome.Attempts, "error:", outcome.Err)

@@ -100,6 +100,22 @@ var tickRules = []rule{
 			seen++
 		}
 	}},
+	{name: "a tick has the priority of its job", check: func(e *env) {
+		release := e.gate()
+		p := e.probe(release.wait)
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.Concurrency(1), jobs.Priority(3)))
+		first := e.trigger("test.tick", nil, jobs.Priority(1))
+		e.start()
+		require.Equal(e, first, p.next().ID, "ID of the run that holds the slot")
+		second := e.trigger("test.tick", nil, jobs.Priority(2))
+		e.eventually("a tick to be due", func() (any, bool) {
+			n := e.queueSize("test.tick")
+			return n, n == 2
+		})
+		close(release.open)
+		require.Equal(e, second, p.next().ID, "ID of the run with priority 2")
+		require.False(e, p.next().Tick.IsZero(), "Tick of the run with priority 3")
+	}},
 	{name: "a tick that fails is retried as the same job, and the next one comes in time", check: func(e *env) {
 		p := e.probe(func(_ context.Context, job *jobs.Job) error {
 			if job.Attempt == 1 {

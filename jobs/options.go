@@ -124,11 +124,13 @@ type CatchUpPolicy int
 // The policies of [CatchUp].
 const (
 	Once CatchUpPolicy = iota // one late run stands for all that were missed
-	All                       // each tick of the last 12 hours runs, in order, one after the other
+	All                       // each tick of the last 12 hours runs, in order and one at a time
 )
 
 // CatchUp sets what becomes of missed ticks. Defaults to [Once]. Older ones than
-// [CatchUpWindow] are skipped in any case, and counted in the log.
+// [CatchUpWindow] are skipped in any case, and counted in the log. With [All] a tick
+// waits for the run of the one before, also when none was missed; retries do not hold
+// up the ticks after them.
 func CatchUp(policy CatchUpPolicy) Option {
 	return option(func(d *Definition) error {
 		if policy != Once && policy != All {

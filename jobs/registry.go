@@ -200,6 +200,9 @@ func CheckName(name string) error {
 	return nil
 }
 
+// registering matches the functions that forward a registration, and closures in them.
+var registering = regexp.MustCompile(`/jobs\.Kind\[|\.Register(Cron|Interval|Delayed)(\.|$)`)
+
 // callSite returns the file and line of the code that registers: the first frame
 // that is not itself a registering method.
 func callSite() string {
@@ -207,13 +210,8 @@ func callSite() string {
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
 	for {
 		frame, more := frames.Next()
-		fn := frame.Function[strings.LastIndexByte(frame.Function, '.')+1:]
-		switch fn {
-		case "RegisterCron", "RegisterInterval", "RegisterDelayed":
-		default:
-			if !strings.Contains(frame.Function, "/jobs.Kind[") {
-				return frame.File + ":" + strconv.Itoa(frame.Line)
-			}
+		if !registering.MatchString(frame.Function) {
+			return frame.File + ":" + strconv.Itoa(frame.Line)
 		}
 		if !more {
 			return "unknown"
@@ -309,23 +307,36 @@ func (j *Job) logger(base *slog.Logger) *slog.Logger {
 	return base.With("job", j.Name, "job_id", j.ID, "attempt", j.Attempt)
 }
 
+// errGoexit is the error of an attempt whose handler did not return.
+var errGoexit = errors.New("jobs: the handler ended its goroutine (runtime.Goexit, or t.FailNow in a test)")
+
 // Run calls the handler for one attempt, under the job's [Timeout], with
-// job.Logger set from base. A panic becomes an error that carries the stack.
-func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) (err error) {
+// job.Logger set from base. A panic becomes an error that carries the stack. The
+// handler gets a copy of job and a goroutine of its own, so that whatever it does to
+// either, the provider goes on.
+func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) error {
 	job.Logger = job.logger(base)
+	own := *job
 	timeout := func(err error) error { return fmt.Errorf("jobs: %q timed out after %s: %w", d.Name, d.Timeout, err) }
 	timedOut := timeout(context.DeadlineExceeded)
 	runCtx, cancel := context.WithTimeoutCause(ctx, d.Timeout, timedOut)
 	defer cancel()
-	defer func() {
-		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: stack()}
-		}
-		if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && context.Cause(runCtx) == timedOut {
-			err = timeout(err) // keeps what the handler says, and its Permanent or RetryAfter
-		}
+	ended := make(chan error, 1)
+	go func() {
+		err := errGoexit
+		defer func() {
+			if v := recover(); v != nil {
+				err = &PanicError{Value: v, Stack: stack()}
+			}
+			ended <- err
+		}()
+		err = d.Handler(runCtx, &own)
 	}()
-	return d.Handler(runCtx, job)
+	err := <-ended
+	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && context.Cause(runCtx) == timedOut {
+		return timeout(err) // keeps what the handler says, and its Permanent or RetryAfter
+	}
+	return err
 }
 
 // PanicError is the error of an attempt whose handler panicked.
@@ -346,6 +357,9 @@ func stack() string {
 		frame, more := frames.Next()
 		if more && b.Len() == 0 && strings.HasPrefix(frame.Function, "runtime.") {
 			continue // raised by the runtime: a nil pointer, an index out of range
+		}
+		if strings.HasSuffix(frame.Function, "/jobs.(*Definition).Run.func2") {
+			return b.String() // what called the handler is of no interest
 		}
 		fmt.Fprintf(&b, "%s\n\t%s:%d\n", frame.Function, frame.File, frame.Line)
 		if !more {

@@ -300,6 +300,10 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
 			r := heap.Pop(&group.ready).(*row)
 			d := r.queue.def
 			if r == r.queue.next {
+				if d.CatchUp == jobs.All && r.queue.ticking > 0 {
+					r.queue.held = r
+					continue
+				}
 				// The successor is stored before the handler is called: a tick never ends
 				// with the schedule's chain broken.
 				next, skipped := d.Successor(r.tick, now)
@@ -347,18 +351,10 @@ func (s *Scheduler) promote(now time.Time) {
 	}
 }
 
-// errGoexit is the error of a handler that did not return, as when a test fails in it.
-var errGoexit = errors.New("memory: the handler ended its goroutine (runtime.Goexit, t.FailNow)")
-
 // work runs one attempt and does what follows from it.
 func (s *Scheduler) work(ctx context.Context, r *row, job *jobs.Job) {
-	own := *job // the handler may change its Job as it likes
-	err := errGoexit
-	defer func() {
-		s.settle(ctx, r, job, err)
-		s.release(r.queue.slots)
-	}()
-	err = r.queue.def.Run(ctx, &own, s.logger)
+	s.settle(ctx, r, job, r.queue.def.Run(ctx, job, s.logger))
+	s.release(r.queue.slots)
 }
 
 // settle stores and logs how an attempt ended.
@@ -391,6 +387,10 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	default:
 		level, msg = slog.LevelError, "memory: job failed for good"
 		s.finish(r, jobs.StateFailed, err.Error(), now)
+	}
+	if q := r.queue; q.held != nil && q.ticking == 0 {
+		heap.Push(&q.slots.ready, q.held)
+		q.held = nil
 	}
 	s.mu.Unlock()
 	s.logger.Log(ctx, level, msg, attrs...)

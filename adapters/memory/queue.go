@@ -33,7 +33,9 @@ type queue struct {
 	unique                     map[string]*row // live rows by their key
 	next                       *row            // the stored tick that has not been started
 	prev                       *row            // the latest tick that was
+	held                       *row            // next, due, when it waits for the run before it
 	pending, retrying, running int
+	ticking                    int // the ticks among running
 }
 
 // slots are a number of workers and the rows that wait for one of them.
@@ -102,6 +104,9 @@ func (s *Scheduler) move(r *row, to jobs.State) {
 		switch change.state {
 		case jobs.StateRunning:
 			r.queue.running += change.by
+			if !r.tick.IsZero() {
+				r.queue.ticking += change.by
+			}
 		case jobs.StateScheduled, jobs.StateWaiting, jobs.StateRetrying:
 			r.queue.pending += change.by
 			if r.attempt > 0 {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -194,31 +193,19 @@ const (
 	relayTimeout = 3 * time.Second
 )
 
-// relay stores the successor of the tick that job is a run of, and returns the
-// tick. A row of another spec is run but has no successor from here: a newer
-// version's process or the leader stores it.
-func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) (time.Time, error) {
-	var args tickArgs
-	if err := json.Unmarshal(job.Data, &args); err != nil {
-		return time.Time{}, err
-	}
-	tick, err := args.time()
-	if err != nil {
-		return time.Time{}, err
-	}
-	if args.Spec != w.spec {
-		return tick, nil
-	}
-	next, skipped := w.job.Successor(tick, job.StartedAt)
+// relay stores the successor of the tick that job is a run of.
+func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) error {
+	next, skipped := w.job.Successor(job.Tick, job.StartedAt)
 	if next.IsZero() {
-		return tick, nil
+		return nil
 	}
 	nextArgs, opts := tickRow(w.job, next)
+	var err error
 	for try := range relayTries {
 		if try > 0 {
 			select {
 			case <-ctx.Done():
-				return time.Time{}, ctx.Err()
+				return ctx.Err()
 			case <-time.After(time.Duration(try) * 100 * time.Millisecond):
 			}
 		}
@@ -228,12 +215,12 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) (ti
 		if err == nil {
 			if skipped > 0 {
 				log.WarnContext(ctx, "late run: later ticks have passed too and get no run of their own",
-					"tick", tick, "ticks_skipped", skipped, "next_tick", next)
+					"tick", job.Tick, "ticks_skipped", skipped, "next_tick", next)
 			}
-			return tick, nil
+			return nil
 		}
 	}
-	return time.Time{}, err
+	return err
 }
 
 // Writer 3: reconcile.

@@ -2,6 +2,7 @@ package river
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -66,13 +67,10 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 	}
 	due := row.ScheduledAt
 	if meta.Tick {
-		tick, err := w.relay(ctx, job, log)
-		if err != nil {
-			log.WarnContext(ctx, "tick is put off: its successor could not be stored", "error", err)
-			return riverqueue.JobSnooze(transientSnooze)
+		if wait, err := w.prepareTick(ctx, job, log); wait > 0 || err != nil {
+			return cmp.Or(err, riverqueue.JobSnooze(wait))
 		}
-		job.Tick, due = tick, tick
-		job.Data = json.RawMessage(`{}`)
+		due = job.Tick
 	}
 	overlapping, err := w.overlapping(ctx, job, row.JobRow)
 	if err != nil {
@@ -87,6 +85,36 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 		return riverqueue.JobCancel(errors.New(reason))
 	}
 	return w.outcome(ctx, row, job, w.job.Run(ctx, job, w.s.log))
+}
+
+// prepareTick makes job the run of the tick that its data names and stores the
+// successor. A wait means that the tick cannot run yet.
+func (w *worker) prepareTick(ctx context.Context, job *jobs.Job, log *slog.Logger) (wait time.Duration, err error) {
+	var args tickArgs
+	if err := job.Decode(&args); err != nil {
+		return 0, riverqueue.JobCancel(err)
+	}
+	if job.Tick, err = args.time(); err != nil {
+		return 0, riverqueue.JobCancel(err)
+	}
+	job.Data = json.RawMessage(`{}`)
+	hold, err := w.mustWait(ctx, job)
+	if err != nil {
+		log.WarnContext(ctx, "tick is put off: cannot tell whether an earlier one still runs", "tick", job.Tick, "error", err)
+		return transientSnooze, nil
+	}
+	if hold {
+		return fetchPollInterval, nil
+	}
+	// The successor of a row of another spec is stored by a newer version's process,
+	// or by the leader.
+	if args.Spec == w.spec {
+		if err := w.relay(ctx, job, log); err != nil {
+			log.WarnContext(ctx, "tick is put off: its successor could not be stored", "tick", job.Tick, "error", err)
+			return transientSnooze, nil
+		}
+	}
+	return 0, nil
 }
 
 type rowMeta struct {
@@ -124,8 +152,7 @@ func (w *worker) outcome(ctx context.Context, row *riverqueue.Job[rowArgs], job 
 }
 
 // overlapping tells whether another run of the job goes on, begun before this one,
-// so that of two that begin together one runs. A run that is older than its timeout
-// has lost its process.
+// so that of two that begin together one runs.
 func (w *worker) overlapping(ctx context.Context, job *jobs.Job, row *rivertype.JobRow) (overlapping bool, err error) {
 	if w.job.Overlap != jobs.Skip || job.Tick.IsZero() {
 		return false, nil
@@ -133,9 +160,26 @@ func (w *worker) overlapping(ctx context.Context, job *jobs.Job, row *rivertype.
 	err = w.s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+w.s.table+`
 		WHERE state = 'running' AND kind = $1 AND (attempted_at, id) < ($2, $3)
 			AND attempted_at > now() - $4::float8 * interval '1 second')`,
-		row.Kind, *row.AttemptedAt, row.ID, (w.job.Timeout + 10*time.Second).Seconds()).Scan(&overlapping)
+		row.Kind, *row.AttemptedAt, row.ID, w.longestRun().Seconds()).Scan(&overlapping)
 	return overlapping, err
 }
+
+// mustWait tells whether, with jobs.All, an earlier tick is still to run, or runs for
+// the first time.
+func (w *worker) mustWait(ctx context.Context, job *jobs.Job) (wait bool, err error) {
+	if w.job.CatchUp != jobs.All {
+		return false, nil
+	}
+	err = w.s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+w.s.table+`
+		WHERE kind = $1 AND metadata ? $2 AND (args->>'tick')::timestamptz < $3 AND errors IS NULL
+			AND (state IN ('available', 'scheduled')
+				OR state = 'running' AND attempted_at > now() - $4::float8 * interval '1 second'))`,
+		job.Name, metaTick, job.Tick, w.longestRun().Seconds()).Scan(&wait)
+	return wait, err
+}
+
+// longestRun is how long a run can take: one that is older has lost its process.
+func (w *worker) longestRun() time.Duration { return w.job.Timeout + hardStopGrace }
 
 // adopt gives a row that was enqueued without knowledge of the job's options, by a
 // process that is TriggerOnly or of another version, the queue and attempts it

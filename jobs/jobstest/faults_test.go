@@ -432,7 +432,7 @@ var faults = []struct {
 	{"missed ticks are all made up", "after missed ticks one late run stands for all of them", func(f *faulty, _ jobstest.Config) {
 		f.options = []jobs.Option{jobs.CatchUp(jobs.All)}
 	}},
-	{"CatchUp(All) is ignored", "with CatchUp(All) each missed tick runs, in order", func(f *faulty, _ jobstest.Config) {
+	{"CatchUp(All) is ignored", "with CatchUp(All) each missed tick runs, in order and one at a time", func(f *faulty, _ jobstest.Config) {
 		f.options = []jobs.Option{jobs.CatchUp(jobs.Once)}
 	}},
 	{"ticks never overlap", "ticks run beside an earlier run of their job", func(f *faulty, _ jobstest.Config) {

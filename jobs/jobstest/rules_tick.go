@@ -3,6 +3,7 @@ package jobstest
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -153,10 +154,14 @@ var tickRules = []rule{
 		require.False(e, next.Tick.Before(late.StartedAt), "the tick %v had passed when the late run started at %v", next.Tick, late.StartedAt)
 		e.chain(p, next, 2)
 	}},
-	{name: "with CatchUp(All) each missed tick runs, in order", check: func(e *env) {
-		p := e.probe(nil)
-		// One slot, so that the order in which handlers are called is that of the starts.
-		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.CatchUp(jobs.All), jobs.Concurrency(1)))
+	{name: "with CatchUp(All) each missed tick runs, in order and one at a time", check: func(e *env) {
+		var running, most atomic.Int32
+		p := e.probe(func(ctx context.Context, _ *jobs.Job) error {
+			most.Store(max(most.Load(), running.Add(1)))
+			defer running.Add(-1)
+			return pause(ctx, 50*time.Millisecond)
+		})
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.CatchUp(jobs.All)))
 		last := e.missTicks(p)
 		var late int
 		for range 6 {
@@ -168,6 +173,7 @@ var tickRules = []rule{
 			last = r
 		}
 		require.GreaterOrEqual(e, late, 2, "late runs")
+		require.EqualValues(e, 1, most.Load(), "runs at once")
 	}},
 	{name: "ticks run beside an earlier run of their job", check: func(e *env) {
 		release := e.gate()
@@ -297,4 +303,14 @@ func (e *env) missTicks(p *probe) run {
 	e.until(last.Tick.Add(3500 * time.Millisecond))
 	e.start()
 	return last
+}
+
+// pause takes that long, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -256,9 +256,9 @@ func requireStorable(t require.TestingT, data []byte) {
 	check(object, 0)
 }
 
-// FuzzRequestRaw holds what must be true of any JSON that a caller writes: what is
+// FuzzData holds what must be true of any JSON that a caller writes: what is
 // accepted can be stored, and means the same as what was given.
-func FuzzRequestRaw(f *testing.F) {
+func FuzzData(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, ` {"a" : [1, 2.5e3, -0, true, null, "x"]} `, `[]`, `null`, `"x"`, ``, `{`, `{} {}`, `{"a":"\u0000"}`, `{"a":"\\u0000"}`, `{"a":"\\\u0000"}`,
 		`{"a":"\ud83d\ude00"}`, `{"a":"\ud83d"}`, `{"a":"\ude00\ud83d"}`, `{"a":"\uD83D\\uDE00"}`, `{"a":"\ufffd"}`, "{\"a\":\"\xff\"}", "{\"\ufffd\":1}",
@@ -289,8 +289,8 @@ func FuzzRequestRaw(f *testing.F) {
 	})
 }
 
-// FuzzRequestText: a string is stored as it is if and only if PostgreSQL can.
-func FuzzRequestText(f *testing.F) {
+// FuzzDataText: a string is stored as it is if and only if PostgreSQL can.
+func FuzzDataText(f *testing.F) {
 	for _, seed := range []string{"", "x", "\x00", "\xff", "\ufffd", `\u0000`, `\ufffd`, `"\`, "\xed\xa0\x80", "😀", "<&>\u2028", "\x7f"} {
 		f.Add(seed, seed)
 	}

@@ -339,11 +339,11 @@ func TestRun_TurnsAPanicIntoAnErrorWithTheStackOfWhatPanicked(t *testing.T) {
 	}{
 		{"panic", "panicsItself", "panic: boom", panicsItself},
 		{"panic with an error", "TestRun_TurnsAPanic", "panic: EOF", func() { panic(io.EOF) }},
-		{"panic with nil", "TestRun_TurnsAPanic", "panic: panic called with nil argument", func() { panic(nil) }}, //nolint:govet // the rule
+		{"panic with nil", "TestRun_TurnsAPanic", "panic: panic called with nil argument", func() { panic(nil) }},
 		{"index out of range", "indexesBeyond", "panic: runtime error: index out of range [0] with length 0", func() { indexesBeyond(nil) }},
 		{"nil pointer", "readsNil", "panic: runtime error: invalid memory address", func() { readsNil(nil) }},
 		{"nil map", "writesNilMap", "panic: assignment to entry in nil map", func() { writesNilMap(nil) }},
-		{"division by zero", "divides", "panic: runtime error: integer divide by zero", func() { divides(0) }},
+		{"division by zero", "divides", "panic: runtime error: integer divide by zero", func() { _ = divides(0) }},
 		{"type assertion", "asserts", "panic: interface conversion: interface {} is int, not string", func() { asserts(1) }},
 		{"panic in a deferred function", "panicsItself", "panic: boom", panicsWhenDeferred},
 		{"panic while recovering", "panicsAgain", "panic: again: boom", panicsAgain},

@@ -169,7 +169,7 @@ func unstorable(encoded []byte, raw bool) string {
 				depth--
 			case 'e', 'E':
 				// Outside strings an e also ends true and false.
-				if i > 0 && (isDigit(encoded[i-1])) && exponentTooLarge(encoded[i+1:]) {
+				if i > 0 && isDigit(encoded[i-1]) && exponentTooLarge(encoded[i+1:]) {
 					return fmt.Sprintf("a number with an exponent beyond ±%d", maxDataExponent)
 				}
 			}

@@ -333,7 +333,7 @@ func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) error
 		err = d.Handler(runCtx, &own)
 	}()
 	err := <-ended
-	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && context.Cause(runCtx) == timedOut {
+	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && errors.Is(context.Cause(runCtx), timedOut) {
 		return timeout(err) // keeps what the handler says, and its Permanent or RetryAfter
 	}
 	return err

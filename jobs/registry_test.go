@@ -254,6 +254,13 @@ func (p *provider) RegisterDelayed(name string, delay time.Duration, h jobs.Hand
 	return p.registry.RegisterDelayed(name, delay, h, opts...)
 }
 
+// One that forwards in a closure, as under a lock.
+type closing struct{ provider }
+
+func (c *closing) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
+	return func() error { return c.provider.RegisterCron(name, pattern, h, opts...) }()
+}
+
 // An application embeds what registers, as a value or an interface.
 type embedding struct{ *jobs.Registry }
 
@@ -285,6 +292,9 @@ func TestRegistry_RefusesADuplicateAndNamesBothSites(t *testing.T) {
 		}},
 		{"through a provider", func(r *jobs.Registry) (string, error) {
 			return here(0), (&provider{r}).RegisterCron("a.b", "@daily", nothing)
+		}},
+		{"through a provider that forwards in a closure", func(r *jobs.Registry) (string, error) {
+			return here(0), (&closing{provider{r}}).RegisterCron("a.b", "@daily", nothing)
 		}},
 		{"through a Kind and a provider", func(r *jobs.Registry) (string, error) {
 			return here(0), kind.Register(&provider{r}, handle)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -181,8 +182,7 @@ func (m *seederMiddleware) InsertMany(ctx context.Context, params []*rivertype.J
 	if len(missing) == 0 {
 		return nil, nil
 	}
-	// In one order, so that two leaders in a handover cannot deadlock.
-	slices.SortFunc(missing, func(a, b riverqueue.InsertManyParams) int { return strings.Compare(a.Args.Kind(), b.Args.Kind()) })
+	sortTicks(missing)
 	return m.s.insertOnly.InsertMany(ctx, missing)
 }
 
@@ -199,7 +199,6 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) err
 	if next.IsZero() {
 		return nil
 	}
-	nextArgs, opts := tickRow(w.job, next)
 	var err error
 	for try := range relayTries {
 		if try > 0 {
@@ -209,10 +208,7 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) err
 			case <-time.After(time.Duration(try) * 100 * time.Millisecond):
 			}
 		}
-		insertCtx, cancel := context.WithTimeout(ctx, relayTimeout)
-		_, err = w.s.insertOnly.Insert(insertCtx, nextArgs, opts)
-		cancel()
-		if err == nil {
+		if err = w.s.relays.store(ctx, w.job, next); err == nil {
 			if skipped > 0 {
 				log.WarnContext(ctx, "late run: later ticks have passed too and get no run of their own",
 					"tick", job.Tick, "ticks_skipped", skipped, "next_tick", next)
@@ -221,6 +217,81 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) err
 		}
 	}
 	return err
+}
+
+// relays joins the successors that many runs want stored at the same time: while
+// one insertion is on its way, those that come gather for the next. Thousands of
+// schedules due in one second would else need thousands of transactions.
+type relays struct {
+	s *Scheduler
+
+	mu      sync.Mutex
+	waiting []relayed
+	busy    bool // store has a goroutine that inserts
+}
+
+type relayed struct {
+	job  *jobs.Definition
+	tick time.Time
+	done chan<- error
+}
+
+// store returns once the tick is stored.
+func (r *relays) store(ctx context.Context, d *jobs.Definition, tick time.Time) error {
+	done := make(chan error, 1)
+	r.mu.Lock()
+	r.waiting = append(r.waiting, relayed{d, tick, done})
+	if !r.busy {
+		r.busy = true
+		go r.insert()
+	}
+	r.mu.Unlock()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// insert works until nothing waits.
+func (r *relays) insert() {
+	for {
+		r.mu.Lock()
+		batch := r.waiting
+		r.waiting = nil
+		if len(batch) == 0 {
+			r.busy = false
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+		err := r.s.storeTicks(batch)
+		for _, w := range batch {
+			w.done <- err
+		}
+	}
+}
+
+func (s *Scheduler) storeTicks(batch []relayed) error {
+	ctx, cancel := context.WithTimeout(context.Background(), relayTimeout)
+	defer cancel()
+	rows := make([]riverqueue.InsertManyParams, 0, len(batch))
+	seen := make(map[tickArgs]bool, len(batch)) // PostgreSQL refuses a key twice in one statement
+	for _, w := range batch {
+		if args, opts := tickRow(w.job, w.tick); !seen[args] {
+			seen[args] = true
+			rows = append(rows, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
+		}
+	}
+	sortTicks(rows)
+	_, err := s.insertOnly.InsertMany(ctx, rows)
+	return err
+}
+
+// sortTicks puts rows in one order, so that two insertions cannot deadlock.
+func sortTicks(rows []riverqueue.InsertManyParams) {
+	slices.SortFunc(rows, func(a, b riverqueue.InsertManyParams) int { return strings.Compare(a.Args.Kind(), b.Args.Kind()) })
 }
 
 // Writer 3: reconcile.

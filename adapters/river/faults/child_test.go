@@ -1,0 +1,205 @@
+//go:build unix
+
+package faults_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/jobs"
+)
+
+// A childConfig tells a child process what to be.
+type childConfig struct {
+	Provider string
+	ID       string // of its River client, by which a test knows who leads
+	URL      string
+	Jobs     []job
+}
+
+// A job is an interval job whose handler records its run in the table runs.
+type job struct {
+	Name  string
+	Every time.Duration
+	All   bool          // CatchUp(All)
+	Hold  time.Duration // how long the handler takes
+	// Timeout defaults to defaultTimeout.
+	Timeout time.Duration
+}
+
+func (j job) timeout() time.Duration {
+	if j.Timeout == 0 {
+		return defaultTimeout
+	}
+	return j.Timeout
+}
+
+const (
+	defaultTimeout = 5 * time.Second
+	rescueAfter    = time.Second
+	retryDelay     = time.Second
+)
+
+// startRetry is the pace of starts that fail because there is no database, as a
+// supervisor would have it.
+const startRetry = 300 * time.Millisecond
+
+// runChild is a process that runs schedules until it gets SIGTERM, or is killed. It
+// says so on its standard output once it has started.
+func runChild(encoded string) (exitCode int) {
+	// Its standard input is a leash: the other end closes when the test's process
+	// dies, in whatever way.
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(3)
+	}()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	fail := func(err error) int {
+		log.Error("child failed", "error", err)
+		return 1
+	}
+	var cfg childConfig
+	if err := json.Unmarshal([]byte(encoded), &cfg); err != nil {
+		return fail(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	pool, err := pgxpool.New(ctx, cfg.URL)
+	if err != nil {
+		return fail(err)
+	}
+	start := startEverytick
+	if cfg.Provider == native {
+		start = startNative
+	}
+	for {
+		shutdown, err := start(ctx, pool, cfg, log)
+		if err == nil {
+			fmt.Println("started")
+			<-ctx.Done()
+			shutdownCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			if err := shutdown(shutdownCtx); err != nil {
+				return fail(err)
+			}
+			return 0
+		}
+		log.Warn("start failed", "error", err)
+		select {
+		case <-time.After(startRetry):
+		case <-ctx.Done():
+			return 0
+		}
+	}
+}
+
+func startEverytick(ctx context.Context, pool *pgxpool.Pool, cfg childConfig, log *slog.Logger) (shutdown func(context.Context) error, err error) {
+	s, err := newScheduler(pool, cfg.ID, cfg.Jobs, log)
+	if err != nil {
+		return nil, err
+	}
+	return s.Shutdown, s.Start(ctx)
+}
+
+func newScheduler(pool *pgxpool.Pool, id string, all []job, log *slog.Logger) (*river.Scheduler, error) {
+	s, err := river.New(pool, &river.Config{
+		Logger:      log,
+		RescueAfter: rescueAfter,
+		Native:      func(c *riverqueue.Config) { c.ID = id },
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range all {
+		policy := jobs.Once
+		if j.All {
+			policy = jobs.All
+		}
+		err := s.RegisterInterval(j.Name, j.Every, func(ctx context.Context, run *jobs.Job) error {
+			id, err := strconv.ParseInt(run.ID, 10, 64)
+			if err != nil {
+				return jobs.Permanent(err)
+			}
+			return j.run(ctx, run.DB, id, run.Tick, run.Attempt)
+		}, jobs.CatchUp(policy), jobs.Timeout(j.timeout()), jobs.RetryDelay(retryDelay))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// nativeArgs are those of a periodic job as River's users write them.
+type nativeArgs struct{ kind string }
+
+// Kind implements [riverqueue.JobArgs].
+func (a nativeArgs) Kind() string { return a.kind }
+
+type nativeWorker struct {
+	riverqueue.WorkerDefaults[nativeArgs]
+	job  job
+	pool *pgxpool.Pool
+}
+
+// Work implements [riverqueue.Worker].
+func (w *nativeWorker) Work(ctx context.Context, run *riverqueue.Job[nativeArgs]) error {
+	return w.job.run(ctx, w.pool, run.ID, run.ScheduledAt, run.Attempt)
+}
+
+// Timeout implements [riverqueue.Worker].
+func (w *nativeWorker) Timeout(*riverqueue.Job[nativeArgs]) time.Duration { return w.job.timeout() }
+
+// NextRetry implements [riverqueue.Worker].
+func (w *nativeWorker) NextRetry(*riverqueue.Job[nativeArgs]) time.Time {
+	return time.Now().Add(retryDelay)
+}
+
+func startNative(ctx context.Context, pool *pgxpool.Pool, cfg childConfig, log *slog.Logger) (shutdown func(context.Context) error, err error) {
+	c := &riverqueue.Config{
+		ID:      cfg.ID,
+		Logger:  log,
+		Schema:  river.DefaultSchema,
+		Queues:  map[string]riverqueue.QueueConfig{riverqueue.QueueDefault: {MaxWorkers: 100}},
+		Workers: riverqueue.NewWorkers(),
+	}
+	for _, j := range cfg.Jobs {
+		riverqueue.AddWorkerArgs(c.Workers, nativeArgs{kind: j.Name}, &nativeWorker{job: j, pool: pool})
+		c.PeriodicJobs = append(c.PeriodicJobs, riverqueue.NewPeriodicJob(riverqueue.PeriodicInterval(j.Every),
+			func() (riverqueue.JobArgs, *riverqueue.InsertOpts) { return nativeArgs{kind: j.Name}, nil }, nil))
+		c.RescueStuckJobsAfter = max(c.RescueStuckJobsAfter, j.timeout()+rescueAfter)
+	}
+	client, err := riverqueue.NewClient(riverpgxv5.New(pool), c)
+	if err != nil {
+		return nil, err
+	}
+	return client.Stop, client.Start(context.WithoutCancel(ctx))
+}
+
+// run is the handler. The time is the database's, asked by name and not by a
+// column's default so that a test can put its clock wrong.
+func (j job) run(ctx context.Context, db jobs.DB, id int64, tick time.Time, attempt int) error {
+	_, err := db.Exec(ctx, `INSERT INTO runs (job, name, tick, started, pid, attempt) VALUES ($1, $2, $3, clock_timestamp(), $4, $5)`,
+		id, j.Name, tick, os.Getpid(), attempt)
+	if err != nil || j.Hold == 0 {
+		return err
+	}
+	select {
+	case <-time.After(j.Hold):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

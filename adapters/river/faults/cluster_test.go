@@ -1,0 +1,292 @@
+//go:build unix
+
+package faults_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+)
+
+// A cluster is some processes that run schedules on one database.
+type cluster struct {
+	t        testing.TB
+	server   *server
+	database string
+	params   map[string]string // of the connection strings of all, also the test's own
+	pool     *pgxpool.Pool     // the test's own
+	proxied  bool              // each node has a network of its own to lose
+	provider string
+
+	mu    sync.Mutex
+	nodes []*node
+	count int
+}
+
+// newCluster makes a database for processes to come. With a clock it may be put
+// wrong, see [cluster.putClockAhead].
+func newCluster(t testing.TB, s *server, clock bool) *cluster {
+	t.Helper()
+	c := &cluster{t: t, server: s, database: s.database(t), provider: provider}
+	if clock {
+		c.params = map[string]string{"search_path": clockPath}
+	}
+	c.pool = newPool(t, s.urlOf(t, c.database, c.params))
+	return c
+}
+
+// A node is a process that runs schedules.
+type node struct {
+	id    string
+	jobs  []job
+	proxy *proxy // nil when there is none between it and the server
+	log   string // the file of its log
+
+	cmd     *exec.Cmd
+	started chan struct{} // closed when the process said so
+	exited  chan struct{}
+}
+
+// launch starts a process, and returns once it runs the schedules.
+func (c *cluster) launch(all []job) *node {
+	c.t.Helper()
+	n := c.spawn(all, nil)
+	c.awaitStart(n)
+	return n
+}
+
+func (c *cluster) awaitStart(n *node) {
+	c.t.Helper()
+	select {
+	case <-n.started:
+	case <-n.exited:
+		c.t.Fatalf("%s ended as it started; its log:\n%s", n.id, n.readLog(c.t))
+	case <-time.After(time.Minute):
+		c.t.Fatalf("%s does not start; its log:\n%s", n.id, n.readLog(c.t))
+	}
+}
+
+// spawn starts a process and does not wait for it. It uses the proxy given, one of
+// its own if the cluster is proxied, or none.
+func (c *cluster) spawn(all []job, p *proxy) *node {
+	c.t.Helper()
+	c.mu.Lock()
+	c.count++
+	n := &node{
+		id: fmt.Sprintf("node-%d", c.count), jobs: all, proxy: p,
+		started: make(chan struct{}), exited: make(chan struct{}),
+	}
+	c.mu.Unlock()
+	// 4 connections are pgx's default on a small machine.
+	params := map[string]string{"pool_max_conns": "4"}
+	for key, value := range c.params {
+		params[key] = value
+	}
+	if c.proxied && n.proxy == nil {
+		n.proxy = newProxy(c.t, c.server.socket(c.t))
+	}
+	if n.proxy != nil {
+		for key, value := range n.proxy.params() {
+			params[key] = value
+		}
+	}
+	cfg, err := json.Marshal(childConfig{Provider: c.provider, ID: n.id, URL: c.server.urlOf(c.t, c.database, params), Jobs: all})
+	require.NoError(c.t, err)
+	n.log = filepath.Join(c.t.TempDir(), n.id+".log")
+	log, err := os.Create(n.log)
+	require.NoError(c.t, err)
+	defer log.Close()
+	exe, err := os.Executable()
+	require.NoError(c.t, err)
+
+	n.cmd = exec.Command(exe)
+	n.cmd.Env = []string{childEnv + "=" + string(cfg)}
+	n.cmd.Stdout, n.cmd.Stderr = &closeOnWrite{ch: n.started}, log
+	// A group of its own: when the test's process dies while this one is stopped, and
+	// cannot read its leash, the kernel ends it as a stopped member of an orphaned group.
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	leash, err := n.cmd.StdinPipe()
+	require.NoError(c.t, err)
+	require.NoError(c.t, n.cmd.Start())
+	go func() {
+		_ = n.cmd.Wait() // a kill is what it mostly ends by
+		leash.Close()
+		close(n.exited)
+	}()
+	c.mu.Lock()
+	c.nodes = append(c.nodes, n)
+	c.mu.Unlock()
+	c.t.Cleanup(func() {
+		n.kill()
+		if c.t.Failed() {
+			c.t.Logf("the end of the log of %s:\n%s", n.id, tail(n.readLog(c.t), 40))
+		}
+	})
+	return n
+}
+
+// closeOnWrite tells that something was written.
+type closeOnWrite struct {
+	once sync.Once
+	ch   chan struct{}
+}
+
+func (w *closeOnWrite) Write(p []byte) (int, error) {
+	w.once.Do(func() { close(w.ch) })
+	return len(p), nil
+}
+
+var _ io.Writer = (*closeOnWrite)(nil)
+
+func (n *node) signal(sig syscall.Signal) { _ = n.cmd.Process.Signal(sig) }
+
+// kill ends the process as a crash would; also one that is frozen.
+func (n *node) kill() {
+	n.signal(syscall.SIGKILL)
+	<-n.exited
+}
+
+// terminate asks the process to end in good order.
+func (n *node) terminate() {
+	n.signal(syscall.SIGTERM)
+	select {
+	case <-n.exited:
+	case <-time.After(15 * time.Second): // more than the process takes for a hard stop
+		n.kill()
+	}
+}
+
+func (n *node) freeze() { n.signal(syscall.SIGSTOP) }
+func (n *node) thaw()   { n.signal(syscall.SIGCONT) }
+
+func (n *node) alive() bool {
+	select {
+	case <-n.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+func (n *node) pid() int { return n.cmd.Process.Pid }
+
+func (n *node) readLog(t testing.TB) string {
+	b, err := os.ReadFile(n.log)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(bytes.TrimSpace(b))
+}
+
+func tail(s string, lines int) string {
+	all := strings.Split(s, "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// living returns the processes that run or are frozen.
+func (c *cluster) living() []*node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(c.nodes), func(n *node) bool { return !n.alive() })
+}
+
+// leader waits until a living process leads, and returns it.
+func (c *cluster) leader() (leader *node) {
+	c.t.Helper()
+	until(c.t, time.Minute, "led by a living process", func() bool {
+		leader = c.tryLeader()
+		return leader != nil
+	})
+	return leader
+}
+
+// tryLeader returns nil when nobody leads, or the database cannot be asked.
+func (c *cluster) tryLeader() *node {
+	var id string
+	err := c.pool.QueryRow(c.t.Context(), `SELECT leader_id FROM river.river_leader WHERE expires_at > now()`).Scan(&id)
+	if err != nil {
+		return nil
+	}
+	for _, n := range c.living() {
+		if n.id == id {
+			return n
+		}
+	}
+	return nil
+}
+
+// followers returns the living processes but the leader.
+func (c *cluster) followers() []*node {
+	leader := c.leader()
+	return slices.DeleteFunc(c.living(), func(n *node) bool { return n == leader })
+}
+
+// now is the database's time.
+func (c *cluster) now() time.Time {
+	c.t.Helper()
+	return scalar[time.Time](c.t, c.pool, `SELECT clock_timestamp()`).UTC()
+}
+
+// awaitPhase lets time pass until so long after a tick.
+func (c *cluster) awaitPhase(every, phase time.Duration) {
+	c.t.Helper()
+	now := c.now()
+	at := now.Truncate(every).Add(phase)
+	if at.Before(now) {
+		at = at.Add(every)
+	}
+	pass(c.t, at.Sub(now))
+}
+
+// putClockAhead makes the database's clock differ from the processes'.
+func (c *cluster) putClockAhead(by time.Duration) {
+	c.t.Helper()
+	execSQL(c.t, c.pool, `UPDATE clock.ahead SET by = $1`, by)
+}
+
+// requestResign makes the leader resign, whoever it is.
+func (c *cluster) requestResign() {
+	c.t.Helper()
+	s, err := river.New(c.pool, &river.Config{TriggerOnly: true})
+	require.NoError(c.t, err)
+	require.NoError(c.t, s.Client().Notify().RequestResign(c.t.Context()))
+}
+
+// awaitRun waits for a run of the job that begins after now, and returns its tick
+// and who runs it.
+func (c *cluster) awaitRun(name string, of func(*node) bool) (tick time.Time, runner *node) {
+	c.t.Helper()
+	since := c.now()
+	until(c.t, time.Minute, "run of "+name, func() bool {
+		for _, n := range c.living() {
+			if !of(n) {
+				continue
+			}
+			err := c.pool.QueryRow(c.t.Context(), `SELECT tick FROM runs WHERE name = $1 AND started > $2 AND pid = $3 ORDER BY started LIMIT 1`,
+				name, since, n.pid()).Scan(&tick)
+			if err == nil {
+				runner = n
+				return true
+			}
+			require.ErrorIs(c.t, err, pgx.ErrNoRows)
+		}
+		return false
+	})
+	return tick.UTC(), runner
+}

@@ -1,0 +1,404 @@
+//go:build unix
+
+package faults_test
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// A scenario is a fault that befalls processes as they run schedules.
+type scenario struct {
+	fault string
+	// services are the jobs of each service; two processes run each.
+	services [][]job
+	// ownServer gives the scenario a Postgres that it may take away.
+	ownServer bool
+	// proxied gives each process a network that can be taken away.
+	proxied bool
+	// clockAhead is how far the database's clock is ahead of the processes'.
+	clockAhead time.Duration
+	// notNative says that River's own periodic jobs have nothing this could befall.
+	notNative bool
+	inject    func(c *cluster)
+	promise   promise
+}
+
+// promise is what holds of everytick's ticks, besides that none is doubled.
+type promise int
+
+const (
+	nothingLost promise = iota
+	oneLateRun          // stands for all that were missed; then on time
+)
+
+// every returns a service of one job for each interval.
+func every(intervals ...time.Duration) [][]job { return [][]job{jobsOf("tick", intervals...)} }
+
+func jobsOf(service string, intervals ...time.Duration) []job {
+	all := make([]job, len(intervals))
+	for i, d := range intervals {
+		all[i] = job{Name: fmt.Sprintf("%s.every-%s", service, d), Every: d}
+	}
+	return all
+}
+
+const (
+	processesPerService = 2
+	// failOver is what another process takes to lead when the leader is gone without
+	// a word: its lease of 15 s, then up to 6 s to the next election.
+	failOver = 22 * time.Second
+)
+
+// run brings the fault about and returns what became of the ticks of each job.
+func (sc scenario) run(t *testing.T, shared *server) []outcome {
+	s := shared
+	if sc.ownServer {
+		s = newServer(t)
+	}
+	c := newCluster(t, s, sc.clockAhead != 0)
+	c.proxied = sc.proxied
+	if sc.clockAhead != 0 {
+		c.putClockAhead(sc.clockAhead)
+	}
+	var started []*node
+	for _, service := range sc.services {
+		for range processesPerService {
+			started = append(started, c.spawn(service, nil))
+		}
+	}
+	for _, n := range started {
+		c.awaitStart(n)
+	}
+	c.leader()
+
+	from := c.now()
+	sc.inject(c)
+	// Two more ticks of each tell whether all is well again.
+	longest := time.Duration(0)
+	for _, service := range sc.services {
+		for _, j := range service {
+			longest = max(longest, j.Every)
+		}
+	}
+	now := c.now()
+	to := now.Truncate(longest).Add(2*longest + time.Second)
+	pass(t, to.Sub(now))
+	c.settle(to)
+
+	var all []outcome
+	for _, service := range sc.services {
+		for _, j := range service {
+			o := c.measure(j, from, to)
+			o.fault = sc.fault
+			t.Log(o)
+			all = append(all, o)
+			if provider == native {
+				continue
+			}
+			require.Zero(t, o.doubled, "doubled: %s", o)
+			switch sc.promise {
+			case nothingLost:
+				require.Zero(t, o.lost, "lost: %s", o)
+			case oneLateRun:
+				require.Equal(t, 1, o.late, "late runs: %s", o)
+				require.Zero(t, c.measure(j, to.Add(-2*j.Every), to).late, "on time again")
+			}
+		}
+	}
+	c.requireNoneDoubled()
+	return all
+}
+
+// Short faults, so that go test ./... notices when the guarantee or this harness
+// breaks.
+func TestShortFaults(t *testing.T) {
+	t.Parallel()
+	shared := newServer(t)
+	for _, sc := range []scenario{
+		{
+			fault: "leader SIGKILL", services: every(2 * time.Second),
+			inject: func(c *cluster) {
+				killLeader(c, 2*time.Second, time.Second)
+				pass(c.t, 4*time.Second) // without a leader
+			},
+		},
+		{
+			fault: "leader frozen 5 s, then woken", services: every(2 * time.Second),
+			inject: func(c *cluster) { freezeLeader(c, 5*time.Second) },
+		},
+		{
+			fault: "Postgres away 2.4 s across a tick", services: every(3 * time.Second), ownServer: true,
+			inject: func(c *cluster) { takePostgresAway(c, 3*time.Second, 1800*time.Millisecond, 2400*time.Millisecond) },
+		},
+		{
+			fault: "live row deleted", services: every(3 * time.Second), notNative: true,
+			inject: func(c *cluster) { deleteLiveRow(c, 3*time.Second, 1500*time.Millisecond) },
+		},
+		{
+			fault: "leader's connections half-open", services: every(2 * time.Second), proxied: true,
+			inject: func(c *cluster) { halfOpenLeader(c, 2*time.Second, time.Second, 4*time.Second) },
+		},
+	} {
+		t.Run(sc.fault, func(t *testing.T) {
+			t.Parallel()
+			if provider == native && sc.notNative {
+				t.Skip("native rows are stored when they are due")
+			}
+			sc.run(t, shared)
+		})
+	}
+}
+
+// TestFaults brings about every fault at full length and prints what became of the
+// ticks.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	if !*faultsFlag {
+		t.Skip("takes minutes: run with -faults")
+	}
+	const (
+		s2, s5, s20 = 2 * time.Second, 5 * time.Second, 20 * time.Second
+	)
+	all := []scenario{
+		{
+			fault: "leader SIGKILL, 3 times", services: every(s5, s20),
+			inject: func(c *cluster) {
+				// Amid an interval, just before a tick, and just after one.
+				for _, phase := range []time.Duration{2500 * time.Millisecond, 4800 * time.Millisecond, 350 * time.Millisecond} {
+					service := killLeader(c, s5, phase)
+					c.leader()
+					c.launch(service)
+				}
+			},
+		},
+		{
+			fault: "leader SIGTERM, 4 times", services: every(s5, s20),
+			inject: func(c *cluster) {
+				for _, phase := range []time.Duration{2500 * time.Millisecond, 4900 * time.Millisecond, 0, 500 * time.Millisecond} {
+					leader := c.leader()
+					c.awaitPhase(s5, phase)
+					leader.terminate()
+					c.launch(leader.jobs)
+				}
+			},
+		},
+		{
+			fault: "leader frozen 32 s, then woken", services: every(s2),
+			inject: func(c *cluster) { freezeLeader(c, 32*time.Second) },
+		},
+		{
+			fault: "everything down 23 s", services: every(s5), promise: oneLateRun,
+			inject: func(c *cluster) { takeEverythingDown(c, 23*time.Second) },
+		},
+		{
+			fault: "Postgres away 2.4 s across a tick", services: every(s5), ownServer: true,
+			inject: func(c *cluster) { takePostgresAway(c, s5, 3800*time.Millisecond, 2400*time.Millisecond) },
+		},
+		{
+			fault: "Postgres away 26 s", services: every(s5), ownServer: true, promise: oneLateRun,
+			inject: func(c *cluster) { takePostgresAway(c, s5, 2500*time.Millisecond, 26*time.Second) },
+		},
+		{
+			fault: "leader's connections half-open", services: every(s5), proxied: true,
+			inject: func(c *cluster) { halfOpenLeader(c, s5, 2500*time.Millisecond, 2*failOver) },
+		},
+		{
+			fault: "live row deleted, 5 times", services: every(s5), notNative: true,
+			inject: func(c *cluster) {
+				// Before and after the turns of the seeder and the guard, and just before it is due.
+				for _, phase := range []time.Duration{350 * time.Millisecond, 625 * time.Millisecond, 1500 * time.Millisecond, 3 * time.Second, 4900 * time.Millisecond} {
+					deleteLiveRow(c, s5, phase)
+				}
+			},
+		},
+		{
+			fault: "clocks 90 s ahead of the database's", services: every(s2, s20), clockAhead: -90 * time.Second,
+			inject: func(c *cluster) { pass(c.t, 2*s20) },
+		},
+		{
+			fault: "clocks 90 s behind the database's", services: every(s2, s20), clockAhead: 90 * time.Second,
+			inject: func(c *cluster) { pass(c.t, 2*s20) },
+		},
+		{
+			fault: "each third commit ambiguous", services: every(s2, s5), proxied: true,
+			inject: func(c *cluster) { cutCommits(c, 40*time.Second) },
+		},
+		{
+			fault: "two of three commits fail after insert", services: every(s2, s5),
+			inject: func(c *cluster) { failCommits(c, 40*time.Second) },
+		},
+		{
+			fault: "process killed amid a run", services: [][]job{{{Name: "tick.held", Every: s2, Hold: 1500 * time.Millisecond, Timeout: 2 * time.Second}}},
+			inject: func(c *cluster) {
+				for range 2 {
+					killAmidRun(c, anyNode)
+				}
+			},
+		},
+		{
+			fault: "leader resigns each second for a minute", services: every(s2, s5),
+			inject: func(c *cluster) {
+				for range 60 {
+					c.requestResign()
+					pass(c.t, time.Second)
+				}
+			},
+		},
+		{
+			fault: "two services, leader SIGKILL, twice", services: [][]job{jobsOf("one", s5), jobsOf("two", s5)},
+			inject: func(c *cluster) {
+				for range 2 {
+					service := killLeader(c, s5, 2500*time.Millisecond)
+					c.leader()
+					c.launch(service)
+				}
+			},
+		},
+	}
+
+	var mu sync.Mutex
+	outcomes := make([][]outcome, len(all))
+	t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		var rows []outcome
+		for _, o := range outcomes {
+			rows = append(rows, o...)
+		}
+		fmt.Printf("\nprovider: %s; late means more than %s\n\n%s\n", provider, lateAfter, table(rows))
+	})
+	shared := newServer(t)
+	for i, sc := range all {
+		t.Run(sc.fault, func(t *testing.T) {
+			t.Parallel()
+			if provider == native && sc.notNative {
+				t.Skip("native rows are stored when they are due")
+			}
+			o := sc.run(t, shared)
+			mu.Lock()
+			defer mu.Unlock()
+			outcomes[i] = o
+		})
+	}
+}
+
+// killLeader ends the leader with SIGKILL that long after a tick, and returns the
+// jobs it ran.
+func killLeader(c *cluster, every, phase time.Duration) []job {
+	leader := c.leader()
+	c.awaitPhase(every, phase)
+	leader.kill()
+	return leader.jobs
+}
+
+// freezeLeader stops the leader's process as a suspended machine would.
+func freezeLeader(c *cluster, length time.Duration) {
+	leader := c.leader()
+	c.awaitPhase(leader.jobs[0].Every, leader.jobs[0].Every/2)
+	leader.freeze()
+	pass(c.t, length)
+	leader.thaw()
+}
+
+func takeEverythingDown(c *cluster, length time.Duration) {
+	c.awaitPhase(c.living()[0].jobs[0].Every, c.living()[0].jobs[0].Every/2)
+	var down [][]job
+	for _, n := range c.living() {
+		n.kill()
+		down = append(down, n.jobs)
+	}
+	pass(c.t, length)
+	for _, service := range down {
+		c.spawn(service, nil)
+	}
+	c.leader()
+}
+
+// takePostgresAway kills the server that long after a tick, and starts it again.
+func takePostgresAway(c *cluster, every, phase, length time.Duration) {
+	c.awaitPhase(every, phase)
+	require.NoError(c.t, c.server.Kill())
+	pass(c.t, length)
+	require.NoError(c.t, c.server.Restart(c.t.Context()))
+	c.leader()
+}
+
+// deleteLiveRow deletes the rows of all next ticks that long after a tick, and lets
+// two ticks pass.
+func deleteLiveRow(c *cluster, every, phase time.Duration) {
+	c.awaitPhase(every, phase)
+	require.Positive(c.t, execSQL(c.t, c.pool, `DELETE FROM river.river_job WHERE state IN ('available', 'scheduled')`))
+	pass(c.t, 2*every)
+}
+
+// halfOpenLeader loses all that the leader sends and is sent, and says so to nobody.
+func halfOpenLeader(c *cluster, every, phase, length time.Duration) {
+	leader := c.leader()
+	c.awaitPhase(every, phase)
+	leader.proxy.goDark()
+	pass(c.t, length)
+}
+
+// cutCommits breaks the connection at each third COMMIT of any process, by turns
+// before it arrives and after it was carried out, which look the same to a client.
+func cutCommits(c *cluster, length time.Duration) {
+	var count, cut atomic.Int64
+	for _, n := range c.living() {
+		n.proxy.at(nil, func() commitFate {
+			switch count.Add(1) % 6 {
+			case 0:
+				cut.Add(1)
+				return commitLost
+			case 3:
+				cut.Add(1)
+				return answerLost
+			}
+			return commitPasses
+		})
+	}
+	pass(c.t, length)
+	for _, n := range c.living() {
+		n.proxy.at(nil, nil)
+	}
+	c.t.Logf("%d commits cut", cut.Load())
+	require.Greater(c.t, cut.Load(), int64(length/time.Second/3), "commits were cut")
+}
+
+// failCommits makes commits of new rows fail, as a deferred constraint or a full
+// disk does. A sequence does not go back with its transaction.
+func failCommits(c *cluster, length time.Duration) {
+	execSQL(c.t, c.pool, `CREATE SEQUENCE commits`)
+	execSQL(c.t, c.pool, `CREATE FUNCTION fail_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			IF nextval('public.commits') % 3 <> 0 THEN RAISE 'the commit fails'; END IF;
+			RETURN NULL;
+		END $$`)
+	execSQL(c.t, c.pool, `CREATE CONSTRAINT TRIGGER fail_commit AFTER INSERT ON river.river_job
+		DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail_commit()`)
+	pass(c.t, length)
+	execSQL(c.t, c.pool, `DROP TRIGGER fail_commit ON river.river_job`)
+}
+
+func anyNode(*node) bool { return true }
+
+// killAmidRun ends a process while its handler runs, and waits until another one
+// has run the tick again.
+func killAmidRun(c *cluster, which func(*node) bool) {
+	victim := c.living()[0]
+	tick, victim := c.awaitRun(victim.jobs[0].Name, which)
+	victim.kill()
+	c.launch(victim.jobs)
+	until(c.t, 2*failOver+time.Minute, "run again", func() bool {
+		return scalar[int](c.t, c.pool, `SELECT count(*) FROM runs WHERE tick = $1 AND pid <> $2`, tick, victim.pid()) > 0
+	})
+	require.Equal(c.t, 2, scalar[int](c.t, c.pool, `SELECT max(attempt) FROM runs WHERE tick = $1`, tick))
+}

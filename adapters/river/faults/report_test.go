@@ -1,0 +1,171 @@
+//go:build unix
+
+package faults_test
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+// lateAfter is what counts as a late run.
+const lateAfter = time.Second
+
+// An outcome is what became of the ticks of one job during a fault, as the
+// database tells it.
+type outcome struct {
+	fault    string
+	every    time.Duration
+	expected int // ticks of the grid
+	enqueued int // ticks that have a row
+	lost     int // ticks without a row, or with one that never ran
+	doubled  int // rows or first attempts more than ticks
+	late     int // ticks that started later than lateAfter
+	latest   time.Duration
+}
+
+// measure asks what became of the ticks of a job from one instant up to another.
+func (c *cluster) measure(j job, from, to time.Time) outcome {
+	c.t.Helper()
+	if c.provider == native {
+		return c.measureNative(j, from, to)
+	}
+	o := outcome{every: j.Every}
+	var latest float64
+	err := c.pool.QueryRow(c.t.Context(), `
+		WITH due AS (
+			SELECT to_timestamp(n * $4::float8) AS tick
+			FROM generate_series(ceil(extract(epoch FROM $2::timestamptz) / $4)::bigint,
+				ceil(extract(epoch FROM $3::timestamptz) / $4)::bigint - 1) AS n
+		), stored AS (
+			SELECT (args->>'tick')::timestamptz AS tick, count(*) - 1 AS doubled
+			FROM river.river_job WHERE kind = $1 AND metadata ? 'everytick_tick' GROUP BY 1
+		), ran AS (
+			SELECT tick, min(started) - tick AS late, count(*) - count(DISTINCT attempt) AS doubled
+			FROM runs WHERE name = $1 GROUP BY tick
+		)
+		SELECT count(*), count(stored), count(*) FILTER (WHERE stored IS NULL OR ran IS NULL),
+			coalesce(sum(stored.doubled), 0) + coalesce(sum(ran.doubled), 0),
+			count(*) FILTER (WHERE late > make_interval(secs => $5)), coalesce(extract(epoch FROM max(late)), 0)::float8
+		FROM due LEFT JOIN stored USING (tick) LEFT JOIN ran USING (tick)`,
+		j.Name, from, to, j.Every.Seconds(), lateAfter.Seconds()).
+		Scan(&o.expected, &o.enqueued, &o.lost, &o.doubled, &o.late, &latest)
+	require.NoError(c.t, err)
+	o.latest = time.Duration(latest * float64(time.Second))
+	return o
+}
+
+// measureNative does the same for rows that carry no tick: their times say how
+// many there should be. One that comes three quarters of an interval or more after
+// the one before is its successor, any other is one too many; a longer gap has lost
+// some.
+func (c *cluster) measureNative(j job, from, to time.Time) outcome {
+	c.t.Helper()
+	rows, err := c.pool.Query(c.t.Context(), `
+		SELECT coalesce(first.tick, row.scheduled_at) AS due, coalesce(extract(epoch FROM first.started - first.tick), -1)::float8
+		FROM river.river_job AS row
+		LEFT JOIN LATERAL (SELECT tick, started FROM runs WHERE job = row.id ORDER BY started LIMIT 1) AS first ON true
+		WHERE row.kind = $1 AND coalesce(first.tick, row.scheduled_at) >= $2 AND coalesce(first.tick, row.scheduled_at) < $3
+		ORDER BY due`, j.Name, from, to)
+	require.NoError(c.t, err)
+	o := outcome{every: j.Every}
+	last := from
+	gap := func(until time.Time) {
+		o.lost += max(0, int(until.Sub(last).Seconds()/j.Every.Seconds()+0.5)-1)
+	}
+	var (
+		due  time.Time
+		late float64
+	)
+	_, err = pgx.ForEachRow(rows, []any{&due, &late}, func() error {
+		o.enqueued++
+		lateness := time.Duration(late * float64(time.Second))
+		o.latest = max(o.latest, lateness)
+		if lateness > lateAfter {
+			o.late++
+		}
+		if o.enqueued > 1 && due.Sub(last) < j.Every*3/4 {
+			o.doubled++
+			return nil
+		}
+		gap(due)
+		last = due
+		return nil
+	})
+	require.NoError(c.t, err)
+	gap(to)
+	o.expected = o.enqueued - o.doubled + o.lost
+	return o
+}
+
+// settle waits until every tick due before an instant is done with, and with it
+// the runs that a dead process left to be rescued.
+func (c *cluster) settle(to time.Time) {
+	c.t.Helper()
+	const unfinished = `SELECT count(*) FROM river.river_job WHERE finalized_at IS NULL
+		AND CASE WHEN metadata ? 'everytick_tick' THEN (args->>'tick')::timestamptz ELSE scheduled_at END < $1`
+	until(c.t, 2*time.Minute, "done with all ticks that are due", func() bool {
+		return scalar[int](c.t, c.pool, unfinished, to) == 0
+	})
+}
+
+// requireNoneDoubled asks about all ticks there are, not only those of a fault.
+func (c *cluster) requireNoneDoubled() {
+	c.t.Helper()
+	if c.provider == native {
+		return
+	}
+	require.Zero(c.t, scalar[int](c.t, c.pool, `SELECT count(*) FROM (SELECT FROM river.river_job
+		WHERE metadata ? 'everytick_tick' GROUP BY kind, (args->>'tick')::timestamptz HAVING count(*) > 1) AS doubled`),
+		"a (name, tick) has one row")
+	require.Zero(c.t, scalar[int](c.t, c.pool, `SELECT count(*) FROM (SELECT FROM runs
+		GROUP BY name, tick, attempt HAVING count(*) > 1) AS doubled`),
+		"an attempt at a tick is made once")
+	require.Zero(c.t, scalar[int](c.t, c.pool, `SELECT count(*) FROM (SELECT FROM river.river_job
+		WHERE metadata ? 'everytick_tick' AND (args->>'tick')::timestamptz <> date_trunc('second', (args->>'tick')::timestamptz)) AS off`),
+		"ticks are on the grid")
+}
+
+func (o outcome) String() string {
+	return fmt.Sprintf("%s, every %s: %d expected, %d enqueued, %d lost, %d doubled, %d late runs, latest %s",
+		o.fault, o.every, o.expected, o.enqueued, o.lost, o.doubled, o.late, o.latest.Round(10*time.Millisecond))
+}
+
+// table is the report of several faults, in Markdown.
+func table(all []outcome) string {
+	lines := [][]string{{"fault", "every", "expected", "enqueued", "lost", "doubled", "late runs", "latest"}}
+	for _, o := range all {
+		lines = append(lines, []string{
+			o.fault, o.every.String(), strconv.Itoa(o.expected), strconv.Itoa(o.enqueued), strconv.Itoa(o.lost),
+			strconv.Itoa(o.doubled), strconv.Itoa(o.late), fmt.Sprintf("%.2f s", o.latest.Seconds()),
+		})
+	}
+	widths := make([]int, len(lines[0]))
+	for _, cells := range lines {
+		for i, cell := range cells {
+			widths[i] = max(widths[i], len(cell))
+		}
+	}
+	var b strings.Builder
+	for n, cells := range lines {
+		for i, cell := range cells {
+			width := widths[i]
+			if i == 0 {
+				width = -width // left-aligned
+			}
+			fmt.Fprintf(&b, "| %*s ", width, cell)
+		}
+		b.WriteString("|\n")
+		if n == 0 {
+			for i, width := range widths {
+				b.WriteString("|" + strings.Repeat("-", width+1) + map[bool]string{true: "-", false: ":"}[i == 0])
+			}
+			b.WriteString("|\n")
+		}
+	}
+	return b.String()
+}

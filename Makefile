@@ -28,9 +28,10 @@ fmt: ## Format the code
 	$(LINT) fmt
 
 .PHONY: fuzz
-fuzz: ## Fuzz the cron parser and the data check for a minute each
+fuzz: ## Fuzz the cron parser and the check of data, a minute each
 	go test -run='^$$' -fuzz='^FuzzParseCron$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzData$$' -fuzztime=1m ./jobs
+	go test -run='^$$' -fuzz='^FuzzDataText$$' -fuzztime=1m ./jobs
 
 .PHONY: bench
 bench: ## Run the benchmarks

@@ -20,6 +20,9 @@ type Kind[T any] string
 // Register registers the kind to run on demand. Data that does not decode as T
 // fails the job for good, without calling h. For the errors see [Registrar].
 func (k Kind[T]) Register(r Registrar, h func(ctx context.Context, job *Job, args T) error, opts ...Option) error {
+	if h == nil {
+		return r.RegisterDelayed(string(k), 0, nil, opts...)
+	}
 	return r.RegisterDelayed(string(k), 0, func(ctx context.Context, job *Job) error {
 		var args T
 		if err := job.Decode(&args); err != nil {

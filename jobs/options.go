@@ -108,14 +108,16 @@ func Concurrency(n int) Option {
 
 // TimeZone sets the zone in which a cron pattern is read. Defaults to UTC. It
 // applies to RegisterCron alone.
-func TimeZone(loc *time.Location) Option {
-	return option(func(d *Definition) error {
-		if loc == nil {
-			return invalidOption("TimeZone(nil): want a *time.Location")
-		}
-		d.zone = loc
-		return nil
-	})
+func TimeZone(loc *time.Location) Option { return timeZone{loc} }
+
+type timeZone struct{ loc *time.Location }
+
+func (z timeZone) applyToJob(d *Definition) error {
+	if z.loc == nil {
+		return invalidOption("TimeZone(nil): want a *time.Location")
+	}
+	d.zone = z.loc
+	return nil
 }
 
 // CatchUpPolicy says what becomes of ticks that passed while nothing could run.
@@ -130,7 +132,7 @@ const (
 // CatchUp sets what becomes of missed ticks. Defaults to [Once]. Older ones than
 // [CatchUpWindow] are skipped in any case, and counted in the log. With [All] a tick
 // waits for the run of the one before, also when none was missed; retries do not hold
-// up the ticks after them.
+// up the ticks after them. A job without a schedule has no ticks to catch up.
 func CatchUp(policy CatchUpPolicy) Option {
 	return option(func(d *Definition) error {
 		if policy != Once && policy != All {

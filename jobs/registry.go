@@ -117,7 +117,7 @@ func (r *Registry) RegisterCron(name, pattern string, h Handler, opts ...Option)
 func (r *Registry) RegisterInterval(name string, every time.Duration, h Handler, opts ...Option) error {
 	return r.register(name, h, opts, func(d *Definition) (err error) {
 		d.Schedule, err = Every(every)
-		return errors.Join(err, d.refuseZone())
+		return errors.Join(err, d.refuseZone(opts))
 	})
 }
 
@@ -128,13 +128,17 @@ func (r *Registry) RegisterDelayed(name string, delay time.Duration, h Handler, 
 			return fmt.Errorf("%w: delay %s: must not be negative", ErrInvalidSchedule, delay)
 		}
 		d.Delay = delay
-		return d.refuseZone()
+		return d.refuseZone(opts)
 	})
 }
 
-func (d *Definition) refuseZone() error {
-	if d.zone != nil {
-		return invalidOption("TimeZone applies to cron patterns alone")
+// refuseZone refuses TimeZone among a job's own options; as a default it is for the
+// cron patterns among the jobs.
+func (d *Definition) refuseZone(own []Option) error {
+	for _, opt := range own {
+		if _, ok := opt.(timeZone); ok {
+			return invalidOption("TimeZone applies to cron patterns alone")
+		}
 	}
 	return nil
 }

@@ -197,6 +197,19 @@ func TestRegistry_RefusesSchedules(t *testing.T) {
 	}
 }
 
+func TestRegistry_ADefaultTimeZoneIsForTheCronPatternsAmongTheJobs(t *testing.T) {
+	t.Parallel()
+	r, err := jobs.NewRegistry(jobs.TimeZone(mustZone(t, "Europe/Berlin")))
+	require.NoError(t, err)
+	require.NoError(t, r.RegisterInterval("a.interval", time.Minute, nothing))
+	require.NoError(t, r.RegisterDelayed("a.delayed", 0, nothing))
+	require.NoError(t, r.RegisterCron("a.cron", "0 3 * * *", nothing))
+	d, err := r.Job("a.cron")
+	require.NoError(t, err)
+	_, zone := d.Describe()
+	require.Equal(t, "Europe/Berlin", zone)
+}
+
 func TestRegistry_TimeZoneIsForCronAlone(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)

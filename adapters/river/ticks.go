@@ -330,16 +330,40 @@ func (s *Scheduler) reconcile(ctx context.Context, orphans bool) error {
 		return err
 	}
 	for try := 1; ; try++ {
-		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return s.reconcileTx(ctx, tx, orphans) })
-		// A batch of the leader's seeder inserts the same keys in another order.
+		var inserted int
+		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
+			inserted, err = s.reconcileTx(ctx, tx, orphans)
+			return err
+		})
 		var pgErr *pgconn.PgError
-		if err == nil || try == 3 || !errors.As(err, &pgErr) || pgErr.Code != "40P01" {
+		switch {
+		case err == nil:
+			s.analyzeAfter(ctx, inserted)
+			return nil
+		case try < 3 && errors.As(err, &pgErr) && pgErr.Code == "40P01":
+			// Deadlock: somebody else inserts the same keys.
+		default:
 			return err
 		}
 	}
 }
 
-func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) error {
+// manyTicks is how many new rows leave the planner's statistics useless.
+const manyTicks = 1000
+
+// analyzeAfter renews the planner's statistics when many rows were inserted: on a
+// new table River's maintenance would take half a minute to make ten thousand rows
+// available, with the plan for an empty one. Autovacuum would come a minute late.
+func (s *Scheduler) analyzeAfter(ctx context.Context, inserted int) {
+	if inserted < manyTicks {
+		return
+	}
+	if _, err := s.pool.Exec(ctx, "ANALYZE "+s.table); err != nil {
+		s.log.DebugContext(ctx, "the planner's statistics could not be renewed", "error", err)
+	}
+}
+
+func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) (inserted int, err error) {
 	schedules := map[string]*jobs.Definition{}
 	var names, specs, registered []string
 	for _, d := range s.reg.Jobs() {
@@ -351,22 +375,22 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 	}
 	// Processes that start together do this one after the other.
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('everytick reconcile ' || $1, 0))`, s.cfg.Schema); err != nil {
-		return err
+		return 0, err
 	}
 	// Ticks to come that an older registration stored.
 	if _, err := tx.Exec(ctx, `DELETE FROM `+s.table+` AS row
 		USING unnest($1::text[], $2::text[]) AS current (kind, spec)
 		WHERE row.kind = current.kind AND row.state IN ('available', 'scheduled') AND row.scheduled_at > now()
 			AND row.metadata ? $3 AND row.args->>'spec' <> current.spec`, names, specs, metaTick); err != nil {
-		return fmt.Errorf("removing ticks of changed schedules: %w", err)
+		return 0, fmt.Errorf("removing ticks of changed schedules: %w", err)
 	}
 	stored, err := s.waitingTicks(ctx, tx, names)
 	if err != nil {
-		return fmt.Errorf("looking for stored ticks: %w", err)
+		return 0, fmt.Errorf("looking for stored ticks: %w", err)
 	}
 	missed, err := s.missedTicks(ctx, tx, schedules, stored)
 	if err != nil {
-		return fmt.Errorf("looking for missed ticks: %w", err)
+		return 0, fmt.Errorf("looking for missed ticks: %w", err)
 	}
 	now := s.clock.estimate()
 	var rows []riverqueue.InsertManyParams
@@ -381,13 +405,13 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 	}
 	if len(rows) > 0 {
 		if _, err := s.insertOnly.InsertManyTx(ctx, tx, rows); err != nil {
-			return fmt.Errorf("storing the next ticks: %w", err)
+			return 0, fmt.Errorf("storing the next ticks: %w", err)
 		}
 	}
-	if !orphans {
-		return nil
+	if orphans {
+		err = s.removeOrphans(ctx, tx, registered)
 	}
-	return s.removeOrphans(ctx, tx, registered)
+	return len(rows), err
 }
 
 // waitingTicks returns the stored ticks of each schedule that have not been started.

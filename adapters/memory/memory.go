@@ -322,7 +322,7 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
 			job := r.job(now, s.db)
 			if reason := d.Skip(job, r.due, overlapping); reason != "" {
 				s.finish(r, jobs.StateSkipped, reason, now)
-				begin = append(begin, func() { s.logger.Warn("memory: job skipped", slog.Any("", job), "reason", reason) })
+				begin = append(begin, func() { s.logger.Warn("memory: job skipped", slog.Any("", job), slog.String("reason", reason)) })
 				continue
 			}
 			group.free--

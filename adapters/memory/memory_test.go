@@ -134,7 +134,7 @@ func TestHistoryTellsWhatBecameOfAJobUntilRetentionEnds(t *testing.T) {
 		}, s.History(id))
 		time.Sleep(time.Hour - time.Minute + 5*time.Second - 1)
 		require.NotEmpty(t, s.History(id))
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		require.Empty(t, s.History(id))
 		h, err := s.Health(t.Context())
 		require.NoError(t, err)
@@ -262,7 +262,7 @@ func TestAHandlerThatIgnoresItsContextHoldsUpAHardStopForFiveSeconds(t *testing.
 	})
 }
 
-func TestNoGoroutineIsLeftAfterShutdown(t *testing.T) { // not parallel: it counts goroutines
+func TestNoGoroutineIsLeftAfterShutdown(t *testing.T) { //nolint:paralleltest // it counts goroutines
 	s, err := memory.New(nil)
 	require.NoError(t, err)
 	before := goleak.IgnoreCurrent()

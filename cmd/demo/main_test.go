@@ -289,4 +289,3 @@ func TestTheBinaryNeedsNoSetUpAndLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(processes), data, "no process of the demo's is left")
 }
-

@@ -15,7 +15,8 @@ import (
 func RegisterSignupJobs(s interface {
 	jobs.Registrar
 	jobs.Triggerer
-}) error {
+},
+) error {
 	return errors.Join(
 		s.RegisterDelayed("signup.confirm", 0, func(ctx context.Context, job *jobs.Job) error {
 			var args struct{ Email string }

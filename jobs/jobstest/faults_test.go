@@ -238,7 +238,7 @@ var faults = []struct {
 	{"handlers run under the context of Start", "the context of Start and Trigger does not reach the handlers", func(f *faulty, _ jobstest.Config) {
 		var started context.Context
 		f.start = func(ctx context.Context) error {
-			started = ctx
+			started = ctx //nolint:fatcontext // that is the fault
 			return f.Scheduler.Start(ctx)
 		}
 		f.handler = func(h jobs.Handler) jobs.Handler {

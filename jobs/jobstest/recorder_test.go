@@ -148,8 +148,10 @@ func TestAwaitTellsWhatIsKnownWhenThereIsNoOutcome(t *testing.T) {
 	}{
 		"not started": {false, func(t testing.TB, rec *jobstest.Recorder) { rec.TriggerAndWait(t, "test.fails", nil) }, "is not started"},
 		"unknown job": {true, func(t testing.TB, rec *jobstest.Recorder) { rec.TriggerAndWait(t, "test.unknown", nil) }, "unknown job"},
-		"retrying": {true, func(t testing.TB, rec *jobstest.Recorder) { rec.TriggerAndWait(t, "test.fails", nil) },
-			"no outcome of job memory-1 within 1m0s: attempt 1 of 3 failed: again"},
+		"retrying": {
+			true, func(t testing.TB, rec *jobstest.Recorder) { rec.TriggerAndWait(t, "test.fails", nil) },
+			"no outcome of job memory-1 within 1m0s: attempt 1 of 3 failed: again",
+		},
 		"delayed": {true, func(t testing.TB, rec *jobstest.Recorder) {
 			rec.TriggerAndWait(t, "test.fails", nil, jobs.Delay(time.Hour))
 		}, "no attempt of it has ended"},

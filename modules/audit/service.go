@@ -33,9 +33,10 @@ const (
 	// are seven years; HIPAA asks for six.
 	PurgeAfter = 2555 * 24 * time.Hour
 
-	// DefaultLimit and MaxLimit bound how many entries [Service.Recent] returns.
+	// DefaultLimit is how many entries [Service.Recent] returns unless told.
 	DefaultLimit = 50
-	MaxLimit     = 1000
+	// MaxLimit is how many it returns at most.
+	MaxLimit = 1000
 
 	// batchSize is how many rows one statement of the retention moves: enough to get
 	// through millions, few enough that it holds its locks for well under a second.

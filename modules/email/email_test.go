@@ -138,13 +138,13 @@ func TestATemporaryRefusalIsTriedAgainLaterAndLater(t *testing.T) {
 	})
 	e := newEnv(t, server)
 	e.enqueue(hello)
-	for attempt, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+	for attempt, want := range []int{1, 2, 4, 8, 16, 30, 30} {
 		require.Equal(t, email.Result{Postponed: 1}, e.process())
 		row := e.row(1)
 		require.Equal(t, "pending", row.Status)
 		require.Equal(t, attempt+1, row.Attempts)
 		require.Regexp(t, `451 "?4\.0\.0 mailbox is busy`, row.LastError)
-		require.InDelta(t, want*time.Minute, row.DueIn, float64(20*time.Second), "wait after attempt %d", attempt+1)
+		require.InDelta(t, time.Duration(want)*time.Minute, row.DueIn, float64(20*time.Second), "wait after attempt %d", attempt+1)
 		require.Equal(t, email.Result{}, e.process(), "a mail is tried before it is due")
 		e.makeDue()
 	}

@@ -20,9 +20,10 @@ const (
 	// DeleteAfter is the age at which a notification is deleted, read or not: 90 days.
 	DeleteAfter = 90 * 24 * time.Hour
 
-	// DefaultLimit and MaxLimit bound how many notifications [Service.List] returns.
+	// DefaultLimit is how many notifications [Service.List] returns unless told.
 	DefaultLimit = 50
-	MaxLimit     = 1000
+	// MaxLimit is how many it returns at most.
+	MaxLimit = 1000
 
 	// batchSize is how many rows one statement of the clean-up deletes, so that it
 	// holds its locks for well under a second.

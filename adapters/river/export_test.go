@@ -1,6 +1,7 @@
 package river
 
 import (
+	"sync/atomic"
 	"time"
 
 	riverqueue "github.com/riverqueue/river"
@@ -16,7 +17,8 @@ func (s *Scheduler) TickRow(name string, tick time.Time) (riverqueue.JobArgs, *r
 	return args, opts
 }
 
-// ShiftWallClock makes the process's clock, as far as schedules read it, wrong by that.
-func (s *Scheduler) ShiftWallClock(by time.Duration) {
-	s.clock.wall = func() time.Time { return time.Now().Add(by) }
+// ShiftWallClock makes the process's clock, as far as schedules read it, wrong by
+// what by holds, in nanoseconds. It is called before Start; by may change later.
+func (s *Scheduler) ShiftWallClock(by *atomic.Int64) {
+	s.clock.wall = func() time.Time { return time.Now().Add(time.Duration(by.Load())) }
 }

@@ -286,9 +286,6 @@ func (s *Scheduler) startClient(ctx context.Context) error {
 	if err := s.reconcile(ctx, false); err != nil {
 		return err
 	}
-	if err := s.rehome(ctx); err != nil {
-		return err
-	}
 	client, err := riverqueue.NewClient(riverpgxv5.New(s.pool), s.clientConfig())
 	if err != nil {
 		return err

@@ -166,6 +166,15 @@ func (m *seederMiddleware) InsertMany(ctx context.Context, params []*rivertype.J
 	}); err != nil {
 		return nil, err
 	}
+	if len(byKey) == 0 {
+		return nil, nil
+	}
+	// Our clock may have been set since the ticks were named. What is long past is for
+	// the relay and reconcile to judge.
+	if err := m.s.clock.measure(ctx); err != nil {
+		return nil, err
+	}
+	horizon := m.s.clock.estimate().Add(-2 * guardReach)
 	missing := make([]riverqueue.InsertManyParams, 0, len(byKey))
 	for _, args := range byKey {
 		d, err := m.s.reg.Job(args.Schedule)
@@ -176,8 +185,9 @@ func (m *seederMiddleware) InsertMany(ctx context.Context, params []*rivertype.J
 		if err != nil {
 			return nil, err
 		}
-		args, opts := tickRow(d, tick)
-		missing = append(missing, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
+		if args, opts := tickRow(d, tick); tick.After(horizon) {
+			missing = append(missing, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
+		}
 	}
 	if len(missing) == 0 {
 		return nil, nil
@@ -329,6 +339,9 @@ func (s *Scheduler) reconcile(ctx context.Context, orphans bool) error {
 	if err := s.clock.measure(ctx); err != nil {
 		return err
 	}
+	if err := s.rehome(ctx); err != nil {
+		return err
+	}
 	for try := 1; ; try++ {
 		var inserted int
 		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
@@ -365,13 +378,13 @@ func (s *Scheduler) analyzeAfter(ctx context.Context, inserted int) {
 
 func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) (inserted int, err error) {
 	schedules := map[string]*jobs.Definition{}
-	var names, specs, registered []string
+	var registered, specs, names []string // names are those of schedules alone
 	for _, d := range s.reg.Jobs() {
-		registered = append(registered, d.Name)
+		spec := ""
 		if d.Schedule != nil {
-			schedules[d.Name] = d
-			names, specs = append(names, d.Name), append(specs, specOf(d))
+			schedules[d.Name], names, spec = d, append(names, d.Name), specOf(d)
 		}
+		registered, specs = append(registered, d.Name), append(specs, spec)
 	}
 	// Processes that start together do this one after the other.
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('everytick reconcile ' || $1, 0))`, s.cfg.Schema); err != nil {
@@ -381,7 +394,7 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) (i
 	if _, err := tx.Exec(ctx, `DELETE FROM `+s.table+` AS row
 		USING unnest($1::text[], $2::text[]) AS current (kind, spec)
 		WHERE row.kind = current.kind AND row.state IN ('available', 'scheduled') AND row.scheduled_at > now()
-			AND row.metadata ? $3 AND row.args->>'spec' <> current.spec`, names, specs, metaTick); err != nil {
+			AND row.metadata ? $3 AND row.args->>'spec' <> current.spec`, registered, specs, metaTick); err != nil {
 		return 0, fmt.Errorf("removing ticks of changed schedules: %w", err)
 	}
 	stored, err := s.waitingTicks(ctx, tx, names)

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -254,24 +255,49 @@ func TestTicksOfJobsThatNobodyRegistersAreRemovedAfterAWeek(t *testing.T) {
 	require.Equal(t, 1, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = 'gone.long-ago'`), "a triggered job is kept")
 }
 
-func TestTheTickAfterTheDatabasesClockIsStoredWhateverOursSays(t *testing.T) {
+func TestTicksFollowTheDatabasesClockWhateverOursSays(t *testing.T) {
 	t.Parallel()
 	for _, off := range []time.Duration{-90 * time.Second, 90 * time.Second} {
-		pool := migrated.Pool(t)
-		s := newScheduler(t, pool, river.Config{})
-		s.ShiftWallClock(off)
-		ran := make(chan jobs.Job, 100)
-		require.NoError(t, s.RegisterInterval("a.tick", 2*time.Second, forward(ran)))
-		require.NoError(t, s.Start(t.Context()))
-		prev := receive(t, ran)
-		for range 3 {
-			job := receive(t, ran)
-			require.Equal(t, prev.Tick.Add(2*time.Second), job.Tick, "off by %s", off)
-			require.Less(t, job.Late(), 2*time.Second)
-			prev = job
-		}
-		require.NoError(t, shutdown(s))
+		t.Run(off.String(), func(t *testing.T) {
+			t.Parallel()
+			pool := migrated.Pool(t)
+			s := newScheduler(t, pool, river.Config{})
+			var shift atomic.Int64
+			shift.Store(int64(off))
+			s.ShiftWallClock(&shift)
+			ran := make(chan jobs.Job, 100)
+			require.NoError(t, s.RegisterInterval("a.tick", 2*time.Second, forward(ran)))
+			require.NoError(t, s.Start(t.Context()))
+			prev := receive(t, ran)
+			for i := range 6 {
+				if i == 3 {
+					shift.Store(0) // somebody sets the clock right
+				}
+				job := receive(t, ran)
+				require.Equal(t, prev.Tick.Add(2*time.Second), job.Tick, "off by %s", off)
+				require.Less(t, job.Late(), 2*time.Second)
+				prev = job
+			}
+			require.NoError(t, shutdown(s))
+			require.Empty(t, ran)
+			require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE created_at > scheduled_at`),
+				"no tick was stored that had passed")
+		})
 	}
+}
+
+func TestAScheduleThatWasTakenAwayLeavesNoTick(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	before := newScheduler(t, pool, river.Config{})
+	require.NoError(t, before.RegisterInterval("a.job", time.Hour, noop))
+	require.NoError(t, before.Start(t.Context()))
+	require.Len(t, tickRows(t, pool, "a.job"), 1)
+	require.NoError(t, shutdown(before))
+	after := newScheduler(t, pool, river.Config{})
+	require.NoError(t, after.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, after.Start(t.Context()))
+	require.Empty(t, tickRows(t, pool, "a.job"))
 }
 
 func TestStartSeedsItsSchedulesThoughAnotherServiceLeads(t *testing.T) {

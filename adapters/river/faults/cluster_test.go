@@ -99,7 +99,7 @@ func (c *cluster) spawn(all []job, p *proxy) *node {
 		params[key] = value
 	}
 	if c.proxied && n.proxy == nil {
-		n.proxy = newProxy(c.t, c.server.socket(c.t))
+		n.proxy = newProxy(c.t, c.server.socket(c.t), all)
 	}
 	if n.proxy != nil {
 		for key, value := range n.proxy.params() {

@@ -5,8 +5,11 @@ package faults_test
 import (
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -99,6 +102,9 @@ func (sc scenario) run(t *testing.T, shared *server) []outcome {
 		for _, j := range service {
 			o := c.measure(j, from, to)
 			o.fault = sc.fault
+			if len(sc.services) > 1 {
+				o.fault += " (" + j.Name + ")"
+			}
 			t.Log(o)
 			all = append(all, o)
 			if provider == native {
@@ -212,6 +218,14 @@ func TestFaults(t *testing.T) {
 			inject: func(c *cluster) { halfOpenLeader(c, s5, 2500*time.Millisecond, 2*failOver) },
 		},
 		{
+			fault: "connections half-open before a COMMIT", services: every(s5), proxied: true,
+			inject: func(c *cluster) { loseCommit(c, 2*failOver) },
+		},
+		{
+			fault: "leader SIGKILL as it stores a successor", services: every(s5, s20), proxied: true,
+			inject: func(c *cluster) { killAsItStores(c, s5) },
+		},
+		{
 			fault: "live row deleted, 5 times", services: every(s5), notNative: true,
 			inject: func(c *cluster) {
 				// Before and after the turns of the seeder and the guard, and just before it is due.
@@ -251,6 +265,26 @@ func TestFaults(t *testing.T) {
 					c.requestResign()
 					pass(c.t, time.Second)
 				}
+			},
+		},
+		{
+			fault: "live row deleted as another service leads", services: [][]job{jobsOf("one", s5), jobsOf("two", s5)}, notNative: true,
+			inject: func(c *cluster) {
+				other := leadAnotherService(c, "two")
+				for _, phase := range []time.Duration{1500 * time.Millisecond, 4900 * time.Millisecond} {
+					c.awaitPhase(s5, phase)
+					require.Positive(c.t, execSQL(c.t, c.pool, `DELETE FROM river.river_job WHERE state IN ('available', 'scheduled') AND kind = $1`, other.jobs[0].Name))
+					pass(c.t, 2*s5)
+				}
+			},
+		},
+		{
+			fault: "process killed amid a run as another service leads", services: [][]job{
+				{{Name: "one.held", Every: s2, Hold: 1500 * time.Millisecond, Timeout: 2 * time.Second}}, jobsOf("two", s2),
+			},
+			inject: func(c *cluster) {
+				leadAnotherService(c, "two")
+				killAmidRun(c, anyNode)
 			},
 		},
 		{
@@ -351,26 +385,73 @@ func halfOpenLeader(c *cluster, every, phase, length time.Duration) {
 // cutCommits breaks the connection at each third COMMIT of any process, by turns
 // before it arrives and after it was carried out, which look the same to a client.
 func cutCommits(c *cluster, length time.Duration) {
-	var count, cut atomic.Int64
+	var count, cuts, ofTicks atomic.Int64
 	for _, n := range c.living() {
-		n.proxy.at(nil, func() commitFate {
-			switch count.Add(1) % 6 {
-			case 0:
-				cut.Add(1)
-				return commitLost
-			case 3:
-				cut.Add(1)
-				return answerLost
+		n.proxy.setHook(func(at moment) fate {
+			if at == storing {
+				return passes
 			}
-			return commitPasses
+			f := []fate{cut, passes, passes, answerLost, passes, passes}[count.Add(1)%6]
+			if f != passes {
+				cuts.Add(1)
+				if at == committing {
+					ofTicks.Add(1)
+				}
+			}
+			return f
 		})
 	}
 	pass(c.t, length)
 	for _, n := range c.living() {
-		n.proxy.at(nil, nil)
+		n.proxy.setHook(nil)
 	}
-	c.t.Logf("%d commits cut", cut.Load())
-	require.Greater(c.t, cut.Load(), int64(length/time.Second/3), "commits were cut")
+	c.t.Logf("%d commits cut, %d of them of ticks", cuts.Load(), ofTicks.Load())
+	require.Positive(c.t, ofTicks.Load(), "commits were cut")
+}
+
+// killAsItStores ends the leader just as it sends the successor of a tick that it
+// has taken.
+func killAsItStores(c *cluster, every time.Duration) {
+	leader := c.leader()
+	c.awaitPhase(every, 0)
+	leader.proxy.setHook(func(at moment) fate {
+		if at != storing {
+			return passes
+		}
+		leader.signal(syscall.SIGKILL)
+		return cut
+	})
+	select {
+	case <-leader.exited:
+	case <-time.After(20 * every): // each time the other process may be the one that takes the tick
+		c.t.Fatal("the leader stored no tick")
+	}
+	c.leader()
+	c.launch(leader.jobs)
+}
+
+// loseCommit makes a process half-open between the statement that stores a tick and
+// its COMMIT: the server goes on holding what the transaction has locked.
+func loseCommit(c *cluster, length time.Duration) {
+	gone := make(chan struct{})
+	var once sync.Once
+	for _, n := range c.living() {
+		n.proxy.setHook(func(at moment) (f fate) {
+			if at == committing {
+				once.Do(func() {
+					f = allLost
+					close(gone)
+				})
+			}
+			return f
+		})
+	}
+	select {
+	case <-gone:
+	case <-time.After(time.Minute):
+		c.t.Fatal("no process stored a tick")
+	}
+	pass(c.t, length)
 }
 
 // failCommits makes commits of new rows fail, as a deferred constraint or a full
@@ -388,17 +469,29 @@ func failCommits(c *cluster, length time.Duration) {
 	execSQL(c.t, c.pool, `DROP TRIGGER fail_commit ON river.river_job`)
 }
 
+// leadAnotherService makes a process lead whose service is not the one of that name,
+// and returns one of the service that does not lead.
+func leadAnotherService(c *cluster, service string) (other *node) {
+	of := func(n *node) string { s, _, _ := strings.Cut(n.jobs[0].Name, "."); return s }
+	for of(c.leader()) != service {
+		c.requestResign()
+		pass(c.t, time.Second)
+	}
+	i := slices.IndexFunc(c.living(), func(n *node) bool { return of(n) != service })
+	return c.living()[i]
+}
+
 func anyNode(*node) bool { return true }
 
 // killAmidRun ends a process while its handler runs, and waits until another one
 // has run the tick again.
-func killAmidRun(c *cluster, which func(*node) bool) {
-	victim := c.living()[0]
-	tick, victim := c.awaitRun(victim.jobs[0].Name, which)
+func killAmidRun(c *cluster, of func(*node) bool) (tick time.Time, victim *node) {
+	name := c.living()[0].jobs[0].Name
+	tick, victim = c.awaitRun(name, of)
 	victim.kill()
 	c.launch(victim.jobs)
 	until(c.t, 2*failOver+time.Minute, "run again", func() bool {
-		return scalar[int](c.t, c.pool, `SELECT count(*) FROM runs WHERE tick = $1 AND pid <> $2`, tick, victim.pid()) > 0
+		return scalar[int](c.t, c.pool, `SELECT max(attempt) FROM runs WHERE name = $1 AND tick = $2`, name, tick) == 2
 	})
-	require.Equal(c.t, 2, scalar[int](c.t, c.pool, `SELECT max(attempt) FROM runs WHERE tick = $1`, tick))
+	return tick, victim
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -18,25 +19,35 @@ import (
 // moment.
 type proxy struct {
 	upstream string
+	jobs     [][]byte // names, by which to know ticks in what is sent
 	listener net.Listener
 
-	mu      sync.Mutex
-	links   map[*link]struct{}
-	closed  bool
-	dark    bool // all bytes of all connections, also new ones, are lost
-	onBegin func()
-	// onCommit is asked at each COMMIT what becomes of it.
-	onCommit func() commitFate
+	mu     sync.Mutex
+	links  map[*link]struct{}
+	closed bool
+	dark   bool // all bytes of all connections, also new ones, are lost
+	// hook is asked what becomes of what a client sends at some moments.
+	hook func(moment) fate
 }
 
-// commitFate is what the network does to a COMMIT.
-type commitFate int
+// A moment is one at which it is worst to lose a client or its connection.
+type moment int
 
 const (
-	commitPasses commitFate = iota
-	commitLost              // the connection breaks before it arrives
-	answerLost              // the connection breaks once it was carried out, before the answer arrives
-	allLost                 // the network goes dark with it: the server sees an open transaction and no client
+	storing      moment = iota // a transaction sends ticks to be stored
+	committing                 // COMMIT of such a transaction
+	otherCommit                // COMMIT of any other
+	otherMoments               // no hook is asked
+)
+
+// A fate is what the network does to what a client sends.
+type fate int
+
+const (
+	passes     fate = iota
+	cut             // the connection breaks before it arrives
+	answerLost      // the connection breaks once it was carried out, before the answer arrives
+	allLost         // the network goes dark with it: the server sees an open transaction and no client
 )
 
 // What pgx sends, in the simple protocol.
@@ -48,15 +59,19 @@ var (
 // link is one connection through the proxy.
 type link struct {
 	client, server net.Conn
+	inTx, stores   bool // of the goroutine that reads from the client: see moment
 	lost           bool // guarded by proxy.mu: its bytes are swallowed
 	cutAtAnswer    bool // likewise: it breaks instead of passing on the next answer
 }
 
-func newProxy(t testing.TB, upstream string) *proxy {
+func newProxy(t testing.TB, upstream string, all []job) *proxy {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	p := &proxy{upstream: upstream, listener: listener, links: map[*link]struct{}{}}
+	for _, j := range all {
+		p.jobs = append(p.jobs, []byte(j.Name))
+	}
 	var served sync.WaitGroup
 	served.Go(func() {
 		for {
@@ -147,17 +162,15 @@ func (p *proxy) copy(l *link, src, dst net.Conn, inspect func(l *link, chunk []b
 }
 
 func (p *proxy) fromClient(l *link, chunk []byte) (pass bool) {
+	at := p.momentOf(l, chunk)
 	p.mu.Lock()
-	onBegin, onCommit := p.onBegin, p.onCommit
+	hook := p.hook
 	p.mu.Unlock()
-	if onBegin != nil && bytes.Contains(chunk, beginMessage) {
-		onBegin()
-	}
-	if onCommit == nil || !bytes.Contains(chunk, commitMessage) {
+	if hook == nil || at == otherMoments {
 		return true
 	}
-	switch onCommit() {
-	case commitLost:
+	switch hook(at) {
+	case cut:
 		l.close()
 		return false
 	case answerLost:
@@ -167,9 +180,27 @@ func (p *proxy) fromClient(l *link, chunk []byte) (pass bool) {
 	case allLost:
 		p.goDark()
 		return false
-	case commitPasses:
+	case passes:
 	}
 	return true
+}
+
+func (p *proxy) momentOf(l *link, chunk []byte) moment {
+	if bytes.Contains(chunk, beginMessage) {
+		l.inTx, l.stores = true, false
+	}
+	if bytes.Contains(chunk, commitMessage) {
+		l.inTx = false
+		if l.stores {
+			return committing
+		}
+		return otherCommit
+	}
+	if l.inTx && slices.ContainsFunc(p.jobs, func(name []byte) bool { return bytes.Contains(chunk, name) }) {
+		l.stores = true
+		return storing
+	}
+	return otherMoments
 }
 
 func (p *proxy) fromServer(l *link, _ []byte) (pass bool) {
@@ -203,11 +234,10 @@ func (p *proxy) reset() {
 	}
 }
 
-// at sets what happens at BEGIN and COMMIT.
-func (p *proxy) at(begin func(), commit func() commitFate) {
+func (p *proxy) setHook(hook func(moment) fate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.onBegin, p.onCommit = begin, commit
+	p.hook = hook
 }
 
 func (l *link) close() {

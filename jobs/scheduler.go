@@ -150,6 +150,9 @@ type Status struct {
 	// Both are zero when there is none, or none that is still kept.
 	PrevTick  time.Time
 	PrevState State
+	// Missed is how many later ticks PrevTick stands for besides its own: they passed
+	// while nothing could run and get no run, see [CatchUp].
+	Missed int
 	// NextTick is the tick that runs next; zero for a job without a schedule. It lies
 	// in the past when that tick is late.
 	NextTick time.Time
@@ -169,10 +172,25 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		Zone      string    `json:"zone,omitempty"`
 		PrevTick  time.Time `json:"previous_tick,omitzero"`
 		PrevState State     `json:"previous_state,omitempty"`
+		Missed    int       `json:"missed,omitempty"`
 		NextTick  time.Time `json:"next_tick,omitzero"`
 		OverdueBy float64   `json:"overdue_seconds,omitzero"`
 		Waiting   int       `json:"waiting"`
 		Running   int       `json:"running"`
 		Retrying  int       `json:"retrying"`
-	}{s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.NextTick, s.OverdueBy.Seconds(), s.Waiting, s.Running, s.Retrying})
+	}{s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.Missed, s.NextTick, s.OverdueBy.Seconds(), s.Waiting, s.Running, s.Retrying})
+}
+
+// overdueGrace is how long a schedule may be overdue before that is unhealthy.
+const overdueGrace = time.Minute
+
+// OverdueReasons names the schedules whose next tick is more than a minute late, for
+// [Health].Reasons.
+func OverdueReasons(all []Status) (reasons []string) {
+	for _, st := range all {
+		if st.OverdueBy > overdueGrace {
+			reasons = append(reasons, fmt.Sprintf("%s is overdue by %s", st.Name, st.OverdueBy.Round(time.Second)))
+		}
+	}
+	return reasons
 }

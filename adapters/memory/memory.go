@@ -308,6 +308,7 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
 				// with the schedule's chain broken.
 				next, skipped := d.Successor(r.tick, now)
 				r.queue.prev, r.queue.next = r, nil
+				r.missed = skipped
 				if s.insertTick(r.queue, next, now); skipped > 0 {
 					begin = append(begin, func() {
 						s.logger.Warn("memory: missed ticks are given up", "job", d.Name, "skipped", skipped, "next", next)

@@ -65,12 +65,16 @@ func (s *Scheduler) Jobs(ctx context.Context) ([]jobs.Status, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	defs := s.registry.Jobs()
-	all := make([]jobs.Status, len(defs))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := clock()
 	s.promote(now)
+	return s.statuses(now), nil
+}
+
+func (s *Scheduler) statuses(now time.Time) []jobs.Status {
+	defs := s.registry.Jobs()
+	all := make([]jobs.Status, len(defs))
 	for i, d := range defs {
 		q := s.queue(d)
 		st := jobs.Status{Name: d.Name, Waiting: q.waiting(), Running: q.running, Retrying: q.retrying}
@@ -81,12 +85,12 @@ func (s *Scheduler) Jobs(ctx context.Context) ([]jobs.Status, error) {
 				st.OverdueBy = max(0, now.Sub(q.next.tick))
 			}
 			if q.prev != nil {
-				st.PrevTick, st.PrevState = q.prev.tick, q.prev.state
+				st.PrevTick, st.PrevState, st.Missed = q.prev.tick, q.prev.state, q.prev.missed
 			}
 		}
 		all[i] = st
 	}
-	return all, nil
+	return all
 }
 
 // Health implements [jobs.Monitor].
@@ -111,6 +115,7 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	case s.session.stopping:
 		h.Reasons = append(h.Reasons, "the scheduler is being shut down, so no job is started")
 	}
+	h.Reasons = append(h.Reasons, jobs.OverdueReasons(s.statuses(now))...)
 	h.Healthy = len(h.Reasons) == 0
 	return h, nil
 }

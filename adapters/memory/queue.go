@@ -20,6 +20,7 @@ type row struct {
 	priority int
 	unique   string
 	tick     time.Time
+	missed   int       // later ticks this one stands for
 	due      time.Time // of the next attempt
 	attempt  int       // attempts begun and counted
 	ended    time.Time

@@ -45,6 +45,7 @@ const (
 	metaTick    = "everytick_tick"    // true: the row is a tick, its args are tickArgs
 	metaOpen    = "everytick_open"    // true: enqueued by a process that does not know the job's options
 	metaSkipped = "everytick_skipped" // why the job was not run
+	metaMissed  = "everytick_missed"  // how many later ticks a late one stands for
 )
 
 // liveStates are the states in which a job still has a run before it or in

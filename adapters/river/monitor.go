@@ -116,10 +116,10 @@ func (s *Scheduler) countLive(ctx context.Context, names []string, byName map[st
 // findPrevious fills in the latest tick that was started.
 func (s *Scheduler) findPrevious(ctx context.Context, names []string, byName map[string]*jobs.Status) error {
 	rows, err := s.pool.Query(ctx, `
-		SELECT DISTINCT ON (kind) kind, (args->>'tick')::timestamptz AS tick, state::text, errors IS NOT NULL, metadata ? $2
+		SELECT DISTINCT ON (kind) kind, (args->>'tick')::timestamptz AS tick, state::text, errors IS NOT NULL, metadata ? $2, coalesce((metadata->>$4)::int, 0)
 		FROM `+s.table+`
 		WHERE kind = ANY ($3) AND metadata ? $1 AND attempt > 0
-		ORDER BY kind, tick DESC`, metaTick, metaSkipped, names)
+		ORDER BY kind, tick DESC`, metaTick, metaSkipped, names, metaMissed)
 	if err != nil {
 		return err
 	}
@@ -127,10 +127,11 @@ func (s *Scheduler) findPrevious(ctx context.Context, names []string, byName map
 		name, state     string
 		tick            time.Time
 		failed, skipped bool
+		missed          int
 	)
-	_, err = pgx.ForEachRow(rows, []any{&name, &tick, &state, &failed, &skipped}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &tick, &state, &failed, &skipped, &missed}, func() error {
 		st := byName[name]
-		st.PrevTick, st.PrevState = tick.UTC(), stateOf(state, failed, skipped)
+		st.PrevTick, st.PrevState, st.Missed = tick.UTC(), stateOf(state, failed, skipped), missed
 		return nil
 	})
 	return err
@@ -171,9 +172,6 @@ const healthTimeout = 5 * time.Second
 // leaderGrace is how long after a start there may be no leader: an election takes
 // 5 seconds, after a crash 15.
 const leaderGrace = 30 * time.Second
-
-// scheduleGrace is how long a schedule may be overdue before that is unhealthy.
-const scheduleGrace = time.Minute
 
 // Health implements [jobs.Monitor]. It waits 5 seconds at most for the database.
 func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
@@ -223,11 +221,7 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 	if err != nil {
 		return err
 	}
-	for _, st := range statuses {
-		if st.OverdueBy > scheduleGrace {
-			h.Reasons = append(h.Reasons, fmt.Sprintf("%s is overdue by %s", st.Name, st.OverdueBy.Round(time.Second)))
-		}
-	}
+	h.Reasons = append(h.Reasons, jobs.OverdueReasons(statuses)...)
 	return nil
 }
 

@@ -220,6 +220,9 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) err
 		}
 		if err = w.s.relays.store(ctx, w.job, next); err == nil {
 			if skipped > 0 {
+				if err := riverqueue.MetadataSet(ctx, metaMissed, skipped); err != nil {
+					return err
+				}
 				log.WarnContext(ctx, "late run: later ticks have passed too and get no run of their own",
 					"tick", job.Tick, "ticks_skipped", skipped, "next_tick", next)
 			}

@@ -149,6 +149,16 @@ func TestTheSuccessorIsStoredBeforeTheHandlerRuns(t *testing.T) {
 		late.Format(time.RFC3339): "running",
 		next.Format(time.RFC3339): "scheduled",
 	}, receive(t, ticks), "one late run stands for five ticks, and the next is in the future")
+	var all []jobs.Status
+	eventually(t, "the late run is over", func() bool {
+		var err error
+		all, err = s.Jobs(t.Context())
+		require.NoError(t, err)
+		return all[0].PrevState == jobs.StateCompleted
+	})
+	require.Equal(t, late, all[0].PrevTick)
+	require.Equal(t, 5, all[0].Missed)
+	require.Equal(t, next, all[0].NextTick)
 }
 
 func TestATickWhoseSuccessorCannotBeStoredIsPutOffUnused(t *testing.T) {

@@ -150,6 +150,10 @@ var tickRules = []rule{
 		late := p.next()
 		e.follows(last, late) // so its tick is the first that was missed
 		require.GreaterOrEqual(e, late.Late(), 2*time.Second, "Late of the run for the missed ticks")
+		e.eventually("the late run to be over", func() (any, bool) {
+			st := e.status("test.tick")
+			return st, st.PrevTick.After(late.Tick) || st.Missed >= 2 && st.PrevState == jobs.StateCompleted
+		})
 		next := e.chain(p, late, 1)
 		require.False(e, next.Tick.Before(late.StartedAt), "the tick %v had passed when the late run started at %v", next.Tick, late.StartedAt)
 		e.chain(p, next, 2)

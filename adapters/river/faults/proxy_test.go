@@ -52,8 +52,9 @@ const (
 
 // What pgx sends, in the simple protocol.
 var (
-	beginMessage  = []byte("Q\x00\x00\x00\x0abegin\x00")
-	commitMessage = []byte("Q\x00\x00\x00\x0bcommit\x00")
+	beginMessage    = []byte("Q\x00\x00\x00\x0abegin\x00")
+	commitMessage   = []byte("Q\x00\x00\x00\x0bcommit\x00")
+	rollbackMessage = []byte("Q\x00\x00\x00\x0drollback\x00")
 )
 
 // link is one connection through the proxy.
@@ -188,6 +189,9 @@ func (p *proxy) fromClient(l *link, chunk []byte) (pass bool) {
 func (p *proxy) momentOf(l *link, chunk []byte) moment {
 	if bytes.Contains(chunk, beginMessage) {
 		l.inTx, l.stores = true, false
+	}
+	if bytes.Contains(chunk, rollbackMessage) {
+		l.inTx = false
 	}
 	if bytes.Contains(chunk, commitMessage) {
 		l.inTx = false

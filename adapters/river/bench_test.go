@@ -5,11 +5,16 @@ package river_test
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/river"
@@ -76,6 +81,74 @@ func benchmarkSchedules(b *testing.B, n int, every time.Duration) {
 	b.ReportMetric(stored/float64(b.N), "stored-s")
 	b.ReportMetric(idle/float64(b.N), "idle-%core")
 	b.ReportMetric(0, "ns/op") // is the interval
+}
+
+// BenchmarkTrigger compares Trigger with the Insert of River's own client, by so many
+// callers at once on a Postgres with durable settings.
+//
+//	go test -run='^$' -bench=Trigger -benchtime=3s ./adapters/river
+func BenchmarkTrigger(b *testing.B) {
+	for _, callers := range []int{1, 16, 50} {
+		for _, who := range []string{"river", "everytick"} {
+			b.Run(fmt.Sprintf("callers=%d/%s", callers, who), func(b *testing.B) { benchmarkTrigger(b, callers, who) })
+		}
+	}
+}
+
+type noArgs struct{}
+
+func (noArgs) Kind() string { return "bench.job" }
+
+func benchmarkTrigger(b *testing.B, callers int, who string) {
+	cfg, err := pgxpool.ParseConfig(dbtest.Server(b, devdb.Options{}).URL)
+	require.NoError(b, err)
+	cfg.MaxConns = 50
+	pool, err := pgxpool.NewWithConfig(b.Context(), cfg)
+	require.NoError(b, err)
+	b.Cleanup(pool.Close)
+	require.NoError(b, river.Migrate(b.Context(), pool, ""))
+	s := newScheduler(b, pool, river.Config{})
+	require.NoError(b, s.RegisterDelayed("bench.job", 0, noop))
+	insert := func() error {
+		_, err := s.Trigger(b.Context(), "bench.job", nil)
+		return err
+	}
+	if who == "river" {
+		client, err := riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{Schema: river.DefaultSchema})
+		require.NoError(b, err)
+		insert = func() error {
+			_, err := client.Insert(b.Context(), noArgs{}, nil)
+			return err
+		}
+	}
+	require.NoError(b, insert())
+
+	b.ResetTimer()
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	latencies := make([][]time.Duration, callers)
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				start := time.Now()
+				if err := insert(); err != nil {
+					b.Error(err)
+					return
+				}
+				latencies[i] = append(latencies[i], time.Since(start))
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
+	all := slices.Concat(latencies...)
+	slices.Sort(all)
+	b.ReportMetric(float64(all[len(all)*99/100].Microseconds())/1000, "p99-ms")
+	var rows int
+	require.NoError(b, pool.QueryRow(b.Context(), "SELECT count(*) FROM river.river_job").Scan(&rows))
+	require.Equal(b, b.N+1, rows, "no job is lost")
 }
 
 // processorTime is what this process has used.

@@ -61,7 +61,11 @@ func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...
 	if err != nil {
 		return "", err
 	}
-	res, err := s.insertOnly.Insert(ctx, args, insertOpts)
+	key := ""
+	if args.unique != "" {
+		key = "unique\x00" + name + "\x00" + args.unique
+	}
+	res, err := s.inserts.insert(ctx, riverqueue.InsertManyParams{Args: args, InsertOpts: insertOpts}, key)
 	return insertedID(name, res, err)
 }
 
@@ -122,20 +126,20 @@ func (s *Scheduler) definition(name string) (*jobs.Definition, error) {
 	return s.reg.Job(name)
 }
 
-func (s *Scheduler) insertion(ctx context.Context, name string, data any, opts []jobs.TriggerOption) (riverqueue.JobArgs, *riverqueue.InsertOpts, error) {
+func (s *Scheduler) insertion(ctx context.Context, name string, data any, opts []jobs.TriggerOption) (rowArgs, *riverqueue.InsertOpts, error) {
 	d, err := s.definition(name)
 	if err != nil {
-		return nil, nil, err
+		return rowArgs{}, nil, err
 	}
 	req, err := d.Request(data, opts...)
 	if err != nil {
-		return nil, nil, err
+		return rowArgs{}, nil, err
 	}
 	return s.insertOpts(ctx, req)
 }
 
 // insertOpts says in River's terms what req says in ours.
-func (s *Scheduler) insertOpts(ctx context.Context, req *jobs.Request) (riverqueue.JobArgs, *riverqueue.InsertOpts, error) {
+func (s *Scheduler) insertOpts(ctx context.Context, req *jobs.Request) (rowArgs, *riverqueue.InsertOpts, error) {
 	opts := &riverqueue.InsertOpts{
 		MaxAttempts: req.Job.MaxAttempts,
 		Priority:    req.Priority,
@@ -144,7 +148,7 @@ func (s *Scheduler) insertOpts(ctx context.Context, req *jobs.Request) (riverque
 	if req.Delay > 0 || !req.At.IsZero() {
 		now, err := s.clock.now(ctx)
 		if err != nil {
-			return nil, nil, fmt.Errorf("river: trigger %q: %w", req.Job.Name, err)
+			return rowArgs{}, nil, fmt.Errorf("river: trigger %q: %w", req.Job.Name, err)
 		}
 		// A job that is due now leaves the time to the database.
 		if due := req.Due(now); due.After(now) {

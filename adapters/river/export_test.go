@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
 )
 
@@ -21,4 +22,14 @@ func (s *Scheduler) TickRow(name string, tick time.Time) (riverqueue.JobArgs, *r
 // what by holds, in nanoseconds. It is called before Start; by may change later.
 func (s *Scheduler) ShiftWallClock(by *atomic.Int64) {
 	s.clock.wall = func() time.Time { return time.Now().Add(time.Duration(by.Load())) }
+}
+
+// Pool returns the pool that New was given.
+func (s *Scheduler) Pool() *pgxpool.Pool { return s.pool }
+
+// Gathered tells how many callers wait for an insertion on its way to end.
+func (s *Scheduler) Gathered() int {
+	s.inserts.mu.Lock()
+	defer s.inserts.mu.Unlock()
+	return len(s.inserts.waiting)
 }

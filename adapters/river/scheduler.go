@@ -111,7 +111,7 @@ type Scheduler struct {
 	inBitmask string
 
 	insertOnly *riverqueue.Client[pgx.Tx]
-	relays     relays
+	inserts    inserter
 
 	mu        sync.Mutex // held through Start and Shutdown
 	working   atomic.Pointer[riverqueue.Client[pgx.Tx]]
@@ -176,7 +176,6 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		leader:    pgx.Identifier{c.Schema, "river_leader"}.Sanitize(),
 		inBitmask: pgx.Identifier{c.Schema, "river_job_state_in_bitmask"}.Sanitize(),
 	}
-	s.relays.s = s
 	s.insertOnly, err = riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{
 		Logger: riverLogger(c.Logger),
 		Schema: c.Schema,
@@ -188,6 +187,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("river: %w", err)
 	}
+	s.inserts.client, s.inserts.pool, s.inserts.log = s.insertOnly, pool, c.Logger
 	return s, nil
 }
 

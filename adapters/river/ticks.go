@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -218,7 +217,7 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) err
 			case <-time.After(time.Duration(try) * 100 * time.Millisecond):
 			}
 		}
-		if err = w.s.relays.store(ctx, w.job, next); err == nil {
+		if err = w.s.storeTick(ctx, w.job, next); err == nil {
 			if skipped > 0 {
 				if err := riverqueue.MetadataSet(ctx, metaMissed, skipped); err != nil {
 					return err
@@ -232,73 +231,13 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) err
 	return err
 }
 
-// relays joins the successors that many runs want stored at the same time: while
-// one insertion is on its way, those that come gather for the next. Thousands of
-// schedules due in one second would else need thousands of transactions.
-type relays struct {
-	s *Scheduler
-
-	mu      sync.Mutex
-	waiting []relayed
-	busy    bool // store has a goroutine that inserts
-}
-
-type relayed struct {
-	job  *jobs.Definition
-	tick time.Time
-	done chan<- error
-}
-
-// store returns once the tick is stored.
-func (r *relays) store(ctx context.Context, d *jobs.Definition, tick time.Time) error {
-	done := make(chan error, 1)
-	r.mu.Lock()
-	r.waiting = append(r.waiting, relayed{d, tick, done})
-	if !r.busy {
-		r.busy = true
-		go r.insert()
-	}
-	r.mu.Unlock()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// insert works until nothing waits.
-func (r *relays) insert() {
-	for {
-		r.mu.Lock()
-		batch := r.waiting
-		r.waiting = nil
-		if len(batch) == 0 {
-			r.busy = false
-			r.mu.Unlock()
-			return
-		}
-		r.mu.Unlock()
-		err := r.s.storeTicks(batch)
-		for _, w := range batch {
-			w.done <- err
-		}
-	}
-}
-
-func (s *Scheduler) storeTicks(batch []relayed) error {
-	ctx, cancel := context.WithTimeout(context.Background(), relayTimeout)
+// storeTick stores one tick, in one statement with those of other runs that start
+// now: thousands of schedules due in one second would else need as many commits.
+func (s *Scheduler) storeTick(ctx context.Context, d *jobs.Definition, tick time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
 	defer cancel()
-	rows := make([]riverqueue.InsertManyParams, 0, len(batch))
-	seen := make(map[tickArgs]bool, len(batch)) // PostgreSQL refuses a key twice in one statement
-	for _, w := range batch {
-		if args, opts := tickRow(w.job, w.tick); !seen[args] {
-			seen[args] = true
-			rows = append(rows, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
-		}
-	}
-	sortTicks(rows)
-	_, err := s.insertOnly.InsertMany(ctx, rows)
+	args, opts := tickRow(d, tick)
+	_, err := s.inserts.insert(ctx, riverqueue.InsertManyParams{Args: args, InsertOpts: opts}, "tick\x00"+args.Schedule+"\x00"+args.Tick)
 	return err
 }
 

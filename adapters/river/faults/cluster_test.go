@@ -47,7 +47,9 @@ func newCluster(t testing.TB, s *server, clock bool) *cluster {
 	if clock {
 		c.params = map[string]string{"search_path": clockPath}
 	}
-	c.pool = newPool(t, s.urlOf(t, c.database, c.params))
+	url, err := s.urlOf(c.database, c.params)
+	require.NoError(t, err)
+	c.pool = newPool(t, url)
 	return c
 }
 
@@ -106,7 +108,9 @@ func (c *cluster) spawn(all []job, p *proxy) *node {
 			params[key] = value
 		}
 	}
-	cfg, err := json.Marshal(childConfig{Provider: c.provider, ID: n.id, URL: c.server.urlOf(c.t, c.database, params), Jobs: all})
+	url, err := c.server.urlOf(c.database, params)
+	require.NoError(c.t, err)
+	cfg, err := json.Marshal(childConfig{Provider: c.provider, ID: n.id, URL: url, Jobs: all})
 	require.NoError(c.t, err)
 	n.log = filepath.Join(c.t.TempDir(), n.id+".log")
 	log, err := os.Create(n.log)
@@ -135,7 +139,7 @@ func (c *cluster) spawn(all []job, p *proxy) *node {
 	c.t.Cleanup(func() {
 		n.kill()
 		if c.t.Failed() {
-			c.t.Logf("the end of the log of %s:\n%s", n.id, tail(n.readLog(c.t), 40))
+			c.t.Logf("the end of the log of %s:\n%s", n.id, tail(n.readLog(c.t), 10))
 		}
 	})
 	return n
@@ -194,9 +198,14 @@ func (n *node) readLog(t testing.TB) string {
 	return string(bytes.TrimSpace(b))
 }
 
-func tail(s string, lines int) string {
-	all := strings.Split(s, "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
+// tail returns the last lines, shortened.
+func tail(s string, n int) string {
+	lines := strings.Split(s, "\n")
+	lines = lines[max(0, len(lines)-n):]
+	for i, line := range lines {
+		lines[i] = line[:min(len(line), 240)]
+	}
+	return strings.Join(lines, "\n")
 }
 
 // living returns the processes that run or are frozen.

@@ -65,10 +65,12 @@ const (
 )
 
 // run brings the fault about and returns what became of the ticks of each job.
-func (sc scenario) run(t *testing.T, shared *server) []outcome {
-	s := shared
+func (sc scenario) run(t *testing.T) []outcome {
+	var s *server
 	if sc.ownServer {
 		s = newServer(t)
+	} else {
+		s = sharedServer(t)
 	}
 	c := newCluster(t, s, sc.clockAhead != 0)
 	c.proxied = sc.proxied
@@ -131,7 +133,6 @@ func (sc scenario) run(t *testing.T, shared *server) []outcome {
 // breaks.
 func TestShortFaults(t *testing.T) {
 	t.Parallel()
-	shared := newServer(t)
 	for _, sc := range []scenario{
 		{
 			fault: "leader SIGKILL", services: every(2 * time.Second),
@@ -156,13 +157,20 @@ func TestShortFaults(t *testing.T) {
 			fault: "leader's connections half-open", services: every(2 * time.Second), proxied: true,
 			inject: func(c *cluster) { halfOpenLeader(c, 2*time.Second, time.Second, 4*time.Second) },
 		},
+		{
+			fault: "process killed amid a run", services: [][]job{held("tick")},
+			inject: func(c *cluster) {
+				leader := c.leader()
+				killAmidRun(c, "tick.held", func(n *node) bool { return n != leader }, true)
+			},
+		},
 	} {
 		t.Run(sc.fault, func(t *testing.T) {
 			t.Parallel()
 			if provider == native && sc.notNative {
 				t.Skip("native rows are stored when they are due")
 			}
-			sc.run(t, shared)
+			sc.run(t)
 		})
 	}
 }
@@ -225,6 +233,10 @@ func TestFaults(t *testing.T) {
 			inject: func(c *cluster) { loseCommit(c, s5, 2*failOver) },
 		},
 		{
+			fault: "connections half-open before the COMMIT of a start", services: every(s5), proxied: true, notNative: true,
+			inject: func(c *cluster) { loseCommitOfStart(c, every(s5)[0]) },
+		},
+		{
 			fault: "leader SIGKILL as it stores a successor", services: every(s5, s20), proxied: true,
 			inject: func(c *cluster) { killAsItStores(c, s5) },
 		},
@@ -257,7 +269,7 @@ func TestFaults(t *testing.T) {
 			fault: "process killed amid a run", services: [][]job{held("tick")},
 			inject: func(c *cluster) {
 				for range 2 {
-					killAmidRun(c, "tick.held", anyNode)
+					killAmidRun(c, "tick.held", anyNode, false)
 				}
 			},
 		},
@@ -280,7 +292,7 @@ func TestFaults(t *testing.T) {
 		},
 		{
 			fault: "process killed amid a run as another service leads", services: [][]job{jobsOf("leads", s2), held("follows")},
-			inject: func(c *cluster) { killAmidRun(c, "follows.held", anyNode) },
+			inject: func(c *cluster) { killAmidRun(c, "follows.held", anyNode, false) },
 		},
 		{
 			fault: "two services, leader SIGKILL, twice", services: [][]job{jobsOf("one", s5), jobsOf("two", s5)},
@@ -305,14 +317,13 @@ func TestFaults(t *testing.T) {
 		}
 		fmt.Printf("\nprovider: %s; late means more than %s\n\n%s\n", provider, lateAfter, table(rows))
 	})
-	shared := newServer(t)
 	for i, sc := range all {
 		t.Run(sc.fault, func(t *testing.T) {
 			t.Parallel()
 			if provider == native && sc.notNative {
 				t.Skip("native rows are stored when they are due")
 			}
-			o := sc.run(t, shared)
+			o := sc.run(t)
 			mu.Lock()
 			defer mu.Unlock()
 			outcomes[i] = o
@@ -346,10 +357,13 @@ func takeEverythingDown(c *cluster, length time.Duration) {
 		down = append(down, n.jobs)
 	}
 	pass(c.t, length)
+	var up []*node
 	for _, service := range down {
-		c.spawn(service, nil)
+		up = append(up, c.spawn(service, nil))
 	}
-	c.leader()
+	for _, n := range up {
+		c.awaitStart(n)
+	}
 }
 
 // takePostgresAway kills the server that long after a tick, and starts it again.
@@ -454,6 +468,30 @@ func loseCommit(c *cluster, every, length time.Duration) {
 	}
 }
 
+// loseCommitOfStart does the same to a process that starts. The next one must be
+// able to start all the same.
+func loseCommitOfStart(c *cluster, service []job) {
+	p := newProxy(c.t, c.server.socket(c.t), service)
+	gone := make(chan struct{})
+	var once sync.Once
+	p.setHook(func(at moment) (f fate) {
+		if at == committing {
+			once.Do(func() {
+				f = allLost
+				close(gone)
+			})
+		}
+		return f
+	})
+	c.spawn(service, p)
+	select {
+	case <-gone:
+	case <-time.After(time.Minute):
+		c.t.Fatal("the process does not start")
+	}
+	c.launch(service)
+}
+
 // failCommits makes commits of new rows fail, as a deferred constraint or a full
 // disk does. A sequence does not go back with its transaction.
 func failCommits(c *cluster, length time.Duration) {
@@ -472,13 +510,18 @@ func failCommits(c *cluster, length time.Duration) {
 func anyNode(*node) bool { return true }
 
 // killAmidRun ends a process while its handler runs, and waits until another one
-// has run the tick again.
-func killAmidRun(c *cluster, name string, of func(*node) bool) (tick time.Time, victim *node) {
-	tick, victim = c.awaitRun(name, of)
+// has run the tick again. With hasten the leader changes every now and then, as a
+// new one looks at once for what is to be rescued, and then only twice a minute.
+func killAmidRun(c *cluster, name string, of func(*node) bool, hasten bool) {
+	tick, victim := c.awaitRun(name, of)
 	victim.kill()
 	c.launch(victim.jobs)
+	resigned := time.Now()
 	until(c.t, 2*failOver+time.Minute, "run again", func() bool {
+		if hasten && time.Since(resigned) > 2*time.Second {
+			c.requestResign()
+			resigned = time.Now()
+		}
 		return scalar[int](c.t, c.pool, `SELECT max(attempt) FROM runs WHERE name = $1 AND tick = $2`, name, tick) == 2
 	})
-	return tick, victim
 }

@@ -6,11 +6,14 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -51,20 +54,64 @@ CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz VOLATILE LANGUAGE sq
 // clockPath is the search path of a database whose clock may be wrong.
 const clockPath = "clock,pg_catalog,public"
 
+// newServer starts a server that the test may take away.
 func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{DB: dbtest.Server(t, devdb.Options{})}
-	// Not the test's context: a subtest may be the first to want it.
+	require.NoError(t, s.prepare())
+	return s
+}
+
+// shared is the server of the tests that leave it alone. It ends with the process.
+var shared = sync.OnceValues(func() (*server, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	db, err := devdb.Open(ctx, devdb.Options{Getenv: func(key string) string {
+		if key == "DATABASE_URL" {
+			return ""
+		}
+		return os.Getenv(key)
+	}})
+	if err != nil {
+		return nil, err
+	}
+	s := &server{DB: db}
+	return s, s.prepare()
+})
+
+func sharedServer(t testing.TB) *server {
+	t.Helper()
+	s, err := shared()
+	require.NoError(t, err)
+	return s
+}
+
+// prepare makes the template.
+func (s *server) prepare() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	admin := newPool(t, s.URL)
-	execSQL(t, admin, `CREATE DATABASE `+template)
-	pool, err := pgxpool.New(ctx, s.urlOf(t, template, nil))
-	require.NoError(t, err)
+	admin, err := pgx.Connect(ctx, s.URL)
+	if err != nil {
+		return err
+	}
+	defer admin.Close(ctx)
+	if _, err := admin.Exec(ctx, `CREATE DATABASE `+template); err != nil {
+		return err
+	}
+	url, err := s.urlOf(template, nil)
+	if err != nil {
+		return err
+	}
+	pool, err := pgxpool.New(ctx, url)
+	if err != nil {
+		return err
+	}
 	defer pool.Close() // a database in use cannot be copied
-	require.NoError(t, river.Migrate(ctx, pool, ""))
-	execSQL(t, pool, templateSQL)
-	return s
+	if err := river.Migrate(ctx, pool, ""); err != nil {
+		return err
+	}
+	_, err = pool.Exec(ctx, templateSQL)
+	return err
 }
 
 // database creates a database and returns its name.
@@ -76,17 +123,18 @@ func (s *server) database(t testing.TB) string {
 }
 
 // urlOf is the connection string of a database, with some parameters changed.
-func (s *server) urlOf(t testing.TB, database string, params map[string]string) string {
-	t.Helper()
+func (s *server) urlOf(database string, params map[string]string) (string, error) {
 	u, err := url.Parse(s.URL)
-	require.NoError(t, err)
+	if err != nil {
+		return "", err
+	}
 	u.Path = "/" + database
 	q := u.Query()
 	for key, value := range params {
 		q.Set(key, value)
 	}
 	u.RawQuery = q.Encode()
-	return u.String()
+	return u.String(), nil
 }
 
 // socket is the path of the server's Unix socket.

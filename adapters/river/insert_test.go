@@ -1,0 +1,148 @@
+package river_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/jobs"
+)
+
+// stalled holds up insertions until release is called, so that callers gather.
+func stalled(t *testing.T, s *river.Scheduler) (release func()) {
+	t.Helper()
+	pool := s.Pool()
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "LOCK TABLE river.river_job IN EXCLUSIVE MODE")
+	require.NoError(t, err)
+	return func() { require.NoError(t, tx.Rollback(context.Background())) }
+}
+
+// gathered waits until that many callers wait for the insertion on its way.
+func gathered(t *testing.T, s *river.Scheduler, n int) {
+	t.Helper()
+	eventually(t, "callers gather", func() bool { return s.Gathered() == n })
+}
+
+func TestTriggersThatGatherAreEachStoredOnce(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	release := stalled(t, s)
+	const callers = 200
+	ids := make([]string, callers)
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			var err error
+			if ids[i], err = s.Trigger(context.Background(), "a.job", map[string]int{"n": i}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	gathered(t, s, callers-1)
+	release()
+	wg.Wait()
+	for i, id := range ids {
+		require.Equal(t, i, scalar[int](t, pool, `SELECT (args->>'n')::int FROM river.river_job WHERE id = $1::text::bigint`, id), "each caller gets the ID of its own job")
+	}
+	require.Equal(t, callers, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
+}
+
+func TestUniqueHoldsAmongTriggersThatGather(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.RegisterDelayed("b.job", 0, noop))
+	release := stalled(t, s)
+	type call struct{ name, key string }
+	ids := map[call]map[string]bool{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for i := range 60 {
+		c := call{[]string{"a.job", "b.job"}[i%2], fmt.Sprint("key", i%3)}
+		wg.Go(func() {
+			id, err := s.Trigger(context.Background(), c.name, nil, jobs.Unique(c.key))
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if ids[c] == nil {
+				ids[c] = map[string]bool{}
+			}
+			ids[c][id] = true
+		})
+	}
+	gathered(t, s, 59)
+	release()
+	wg.Wait()
+	require.Len(t, ids, 6)
+	for c, of := range ids {
+		require.Len(t, of, 1, "all callers of %v got one job", c)
+	}
+	require.Equal(t, 6, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
+}
+
+func TestATriggerThatIsRefusedFailsAlone(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	execSQL(t, pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		IF NEW.args->>'n' = '7' THEN RAISE 'seven is refused'; END IF; RETURN NEW; END $$`)
+	execSQL(t, pool, `CREATE TRIGGER refuse BEFORE INSERT ON river.river_job FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	release := stalled(t, s)
+	errs := make([]error, 20)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = s.Trigger(context.Background(), "a.job", map[string]int{"n": i}) })
+	}
+	gathered(t, s, len(errs)-1)
+	release()
+	wg.Wait()
+	for i, err := range errs {
+		if i == 7 {
+			require.ErrorContains(t, err, "seven is refused")
+			continue
+		}
+		require.NoError(t, err, "caller %d", i)
+	}
+	require.Equal(t, 19, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
+}
+
+func TestACallerThatLeavesHurtsNobody(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	release := stalled(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	left, stayed := make(chan error, 10), make(chan error, 10)
+	for i := range 20 {
+		ctx, done := ctx, left
+		if i%2 == 0 {
+			ctx, done = context.Background(), stayed
+		}
+		go func() {
+			_, err := s.Trigger(ctx, "a.job", nil)
+			done <- err
+		}()
+	}
+	eventually(t, "callers gather", func() bool { return s.Gathered() >= 18 })
+	cancel()
+	for range 10 {
+		require.ErrorIs(t, receive(t, left), context.Canceled, "while the insertion is still held up")
+	}
+	release()
+	for range 10 {
+		require.NoError(t, receive(t, stayed))
+	}
+}

@@ -27,6 +27,14 @@ lint: ## Check format, imports and the linters' rules
 fmt: ## Format the code
 	$(LINT) fmt
 
+.PHONY: faults
+faults: ## Kill, freeze and cut off what runs ticks, and report (PROVIDER=native for River's own)
+	go test ./adapters/river/faults -run='^TestFaults$$' -count=1 -faults -timeout=30m -v
+
+.PHONY: soak
+soak: ## Ten minutes of random faults, then ask the database (SEED=n to repeat one)
+	go test ./adapters/river/faults -run='^TestSoak$$' -count=1 -soak=10m -seed=$(or $(SEED),0) -timeout=30m -v
+
 .PHONY: fuzz
 fuzz: ## Fuzz the cron parser and the check of data, a minute each
 	go test -run='^$$' -fuzz='^FuzzParseCron$$' -fuzztime=1m ./jobs

@@ -165,9 +165,11 @@ func (s *Scheduler) insertOpts(ctx context.Context, req *jobs.Request) (rowArgs,
 	return rowArgs{kind: req.Job.Name, raw: req.Data, unique: req.Unique}, opts, nil
 }
 
-// River's scheduler makes rows available when they are due, but runs only every 5
-// seconds. The fetch itself looks at the time too, so a row that is due sooner is
-// stored as available; River does the same for short snoozes and retries.
+// The leader makes scheduled rows available when they are due, but does so only
+// every 5 seconds, by its own clock, and not while none is elected. The fetch itself
+// looks at the time too, by the database's clock, so a row that is due sooner is
+// stored as available; River does the same for short snoozes and retries. Ticks are
+// always: they wait for no leader.
 const dueSoon = 5 * time.Second
 
 // insertHook sees every row of ours before it is inserted.
@@ -178,8 +180,9 @@ type insertHook struct {
 
 // InsertBegin implements [rivertype.HookInsertBegin].
 func (h *insertHook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams) error {
+	_, tick := p.Args.(tickArgs)
 	if p.State == rivertype.JobStateScheduled && p.ScheduledAt != nil &&
-		p.ScheduledAt.Sub(h.s.clock.estimate()) <= dueSoon {
+		(tick || p.ScheduledAt.Sub(h.s.clock.estimate()) <= dueSoon) {
 		p.State = rivertype.JobStateAvailable
 	}
 	if a, ok := p.Args.(rowArgs); ok && a.unique != "" {

@@ -147,7 +147,7 @@ func TestTheSuccessorIsStoredBeforeTheHandlerRuns(t *testing.T) {
 	require.NoError(t, s.Start(t.Context()))
 	require.Equal(t, map[string]string{
 		late.Format(time.RFC3339): "running",
-		next.Format(time.RFC3339): "scheduled",
+		next.Format(time.RFC3339): "available",
 	}, receive(t, ticks), "one late run stands for five ticks, and the next is in the future")
 	var all []jobs.Status
 	eventually(t, "the late run is over", func() bool {
@@ -195,17 +195,17 @@ func TestAChangedScheduleReplacesTheNextTickAndMakesUpNothing(t *testing.T) {
 	before := newScheduler(t, pool, river.Config{})
 	require.NoError(t, before.RegisterInterval("a.tick", 24*time.Hour, noop))
 	require.NoError(t, before.Start(t.Context()))
-	require.Equal(t, map[string]string{next(24 * time.Hour): "scheduled"}, tickRows(t, pool, "a.tick"))
+	require.Equal(t, map[string]string{next(24 * time.Hour): "available"}, tickRows(t, pool, "a.tick"))
 	require.NoError(t, shutdown(before))
 
 	after := newScheduler(t, pool, river.Config{})
 	require.NoError(t, after.RegisterInterval("a.tick", 23*time.Hour, noop))
 	require.NoError(t, after.Start(t.Context()))
-	require.Equal(t, map[string]string{next(23 * time.Hour): "scheduled"}, tickRows(t, pool, "a.tick"))
+	require.Equal(t, map[string]string{next(23 * time.Hour): "available"}, tickRows(t, pool, "a.tick"))
 	require.NoError(t, shutdown(after))
 
 	require.NoError(t, before.Start(t.Context()), "and back")
-	require.Equal(t, map[string]string{next(24 * time.Hour): "scheduled"}, tickRows(t, pool, "a.tick"))
+	require.Equal(t, map[string]string{next(24 * time.Hour): "available"}, tickRows(t, pool, "a.tick"))
 }
 
 func TestAHoleLeftByADeadProcessIsFilled(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"sync"
@@ -34,10 +35,11 @@ type proxy struct {
 type moment int
 
 const (
-	storing      moment = iota // a transaction sends ticks to be stored
-	committing                 // COMMIT of such a transaction
-	otherCommit                // COMMIT of any other
-	otherMoments               // no hook is asked
+	otherMoments moment = iota // no hook is asked
+	storing                    // a statement that stores ticks, and commits by itself
+	storingInTx                // one that waits for COMMIT
+	committing                 // that COMMIT
+	otherCommit                // COMMIT of any other transaction
 )
 
 // A fate is what the network does to what a client sends.
@@ -55,12 +57,17 @@ var (
 	beginMessage    = []byte("Q\x00\x00\x00\x0abegin\x00")
 	commitMessage   = []byte("Q\x00\x00\x00\x0bcommit\x00")
 	rollbackMessage = []byte("Q\x00\x00\x00\x0drollback\x00")
+	// A statement is prepared under a name, by which it is meant from then on.
+	prepareInsert = regexp.MustCompile(`(stmtcache_[0-9a-f]+)\x00[^\x00]*INSERT INTO [^\x00]*river_job\(`)
 )
 
 // link is one connection through the proxy.
 type link struct {
 	client, server net.Conn
-	inTx, stores   bool // of the goroutine that reads from the client: see moment
+	// These are of the goroutine that reads from the client; see momentOf.
+	inTx, stores bool
+	inserts      [][]byte // names of statements
+
 	lost           bool // guarded by proxy.mu: its bytes are swallowed
 	cutAtAnswer    bool // likewise: it breaks instead of passing on the next answer
 }
@@ -187,24 +194,30 @@ func (p *proxy) fromClient(l *link, chunk []byte) (pass bool) {
 }
 
 func (p *proxy) momentOf(l *link, chunk []byte) moment {
-	if bytes.Contains(chunk, beginMessage) {
+	contains := func(part []byte) bool { return bytes.Contains(chunk, part) }
+	switch {
+	case contains(beginMessage):
 		l.inTx, l.stores = true, false
-	}
-	if bytes.Contains(chunk, rollbackMessage) {
+	case contains(rollbackMessage):
 		l.inTx = false
-	}
-	if bytes.Contains(chunk, commitMessage) {
+	case contains(commitMessage):
 		l.inTx = false
 		if l.stores {
 			return committing
 		}
 		return otherCommit
 	}
-	if l.inTx && slices.ContainsFunc(p.jobs, func(name []byte) bool { return bytes.Contains(chunk, name) }) {
-		l.stores = true
+	if m := prepareInsert.FindSubmatch(chunk); m != nil {
+		l.inserts = append(l.inserts, bytes.Clone(m[1]))
+	}
+	if !slices.ContainsFunc(l.inserts, contains) || !slices.ContainsFunc(p.jobs, contains) {
+		return otherMoments
+	}
+	if !l.inTx {
 		return storing
 	}
-	return otherMoments
+	l.stores = true
+	return storingInTx
 }
 
 func (p *proxy) fromServer(l *link, _ []byte) (pass bool) {

@@ -240,7 +240,7 @@ func (s *soak) cut(slot *slot) {
 	chance := rand.New(rand.NewPCG(s.random.Uint64(), 0))
 	fates := []fate{cut, passes, passes, answerLost, passes}
 	slot.network.setHook(func(at moment) fate {
-		if at == storing {
+		if at == storingInTx {
 			return passes
 		}
 		return fates[chance.IntN(len(fates))]

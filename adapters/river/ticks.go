@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -250,6 +251,7 @@ func sortTicks(rows []riverqueue.InsertManyParams) {
 
 const (
 	reconcileTimeout = 10 * time.Second
+	reconcileIdle    = 5 * time.Second // of the database, waiting for the next statement
 	orphanAge        = 7 * 24 * time.Hour
 )
 
@@ -327,6 +329,12 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) (i
 			schedules[d.Name], names, spec = d, append(names, d.Name), specOf(d)
 		}
 		registered, specs = append(registered, d.Name), append(specs, spec)
+	}
+	// A process that dies here without a word, its connection half-open, must not hold
+	// the lock until TCP gives up, which takes hours.
+	if _, err := tx.Exec(ctx, `SELECT set_config('idle_in_transaction_session_timeout', $1, true)`,
+		strconv.FormatInt(reconcileIdle.Milliseconds(), 10)); err != nil {
+		return 0, err
 	}
 	// Processes that start together do this one after the other.
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('everytick reconcile ' || $1, 0))`, s.cfg.Schema); err != nil {

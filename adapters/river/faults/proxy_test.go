@@ -68,8 +68,8 @@ type link struct {
 	inTx, stores bool
 	inserts      [][]byte // names of statements
 
-	lost           bool // guarded by proxy.mu: its bytes are swallowed
-	cutAtAnswer    bool // likewise: it breaks instead of passing on the next answer
+	lost        bool // guarded by proxy.mu: its bytes are swallowed
+	cutAtAnswer bool // likewise: it breaks instead of passing on the next answer
 }
 
 func newProxy(t testing.TB, upstream string, all []job) *proxy {

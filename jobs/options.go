@@ -60,7 +60,7 @@ func Timeout(timeout time.Duration) Option {
 		if timeout <= 0 {
 			return invalidOption("Timeout(%s): must be positive", timeout)
 		}
-		d.Timeout = timeout
+		d.Timeout = min(timeout, 1<<62) // so that nobody who adds to it overflows
 		return nil
 	})
 }

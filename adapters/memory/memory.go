@@ -321,7 +321,12 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
 			s.move(r, jobs.StateRunning)
 			r.attempt++
 			job := r.job(now, s.db)
-			if reason := d.Skip(job, r.due, overlapping); reason != "" {
+			due := r.due
+			if r.begun {
+				due = now // it did start in time, and was interrupted
+			}
+			r.begun = true
+			if reason := d.Skip(job, due, overlapping); reason != "" {
 				s.finish(r, jobs.StateSkipped, reason, now)
 				begin = append(begin, func() { s.logger.Warn("memory: job skipped", slog.Any("", job), slog.String("reason", reason)) })
 				continue

@@ -21,6 +21,7 @@ type row struct {
 	unique   string
 	tick     time.Time
 	missed   int       // later ticks this one stands for
+	begun    bool      // an attempt was started
 	due      time.Time // of the next attempt
 	attempt  int       // attempts begun and counted
 	ended    time.Time

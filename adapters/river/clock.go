@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -31,9 +32,17 @@ func (c *dbClock) estimate() time.Time {
 }
 
 // now returns the database's time, measuring the offset when it is old.
-func (c *dbClock) now(ctx context.Context) (time.Time, error) {
+func (c *dbClock) now(ctx context.Context) (time.Time, error) { return c.nowIn(ctx, nil) }
+
+// nowIn is like now, and asks in tx unless that is nil: whoever holds a transaction must
+// not wait for a second connection of the same pool.
+func (c *dbClock) nowIn(ctx context.Context, tx pgx.Tx) (time.Time, error) {
 	if age := c.wall().UnixNano() - c.measured.Load(); age < 0 || age > int64(clockMaxAge) {
-		if err := c.measure(ctx); err != nil {
+		measure := func() error { return c.measure(ctx) }
+		if tx != nil {
+			measure = func() error { return c.measureOn(ctx, tx) }
+		}
+		if err := measure(); err != nil {
 			return time.Time{}, err
 		}
 	}
@@ -47,6 +56,12 @@ func (c *dbClock) measure(ctx context.Context) error {
 		return fmt.Errorf("asking the database's time: %w", err)
 	}
 	defer conn.Release()
+	return c.measureOn(ctx, conn)
+}
+
+func (c *dbClock) measureOn(ctx context.Context, conn interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}) error {
 	var db time.Time
 	before := c.wall()
 	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&db); err != nil {

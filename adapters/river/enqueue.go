@@ -45,6 +45,7 @@ const (
 	metaTick    = "everytick_tick"    // true: the row is a tick, its args are tickArgs
 	metaOpen    = "everytick_open"    // true: enqueued by a process that does not know the job's options
 	metaSkipped = "everytick_skipped" // why the job was not run
+	metaStarted = "everytick_started" // true: an attempt began, of a job with jobs.StartWithin
 	metaMissed  = "everytick_missed"  // how many later ticks a late one stands for
 )
 
@@ -57,21 +58,23 @@ var liveStates = []rivertype.JobState{
 
 // Trigger implements [jobs.Triggerer].
 func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
-	args, insertOpts, err := s.insertion(ctx, name, data, opts)
+	args, insertOpts, err := s.insertion(ctx, nil, name, data, opts)
 	if err != nil {
 		return "", err
 	}
-	key := ""
-	if args.unique != "" {
-		key = "unique\x00" + name + "\x00" + args.unique
+	var res *rivertype.JobInsertResult
+	if row := (riverqueue.InsertManyParams{Args: args, InsertOpts: insertOpts}); args.unique == "" {
+		res, err = s.inserts.insert(ctx, row, "")
+	} else {
+		// It may have to wait for somebody's transaction that has the key, so alone.
+		res, err = s.inserts.insertAlone(ctx, row)
 	}
-	res, err := s.inserts.insert(ctx, riverqueue.InsertManyParams{Args: args, InsertOpts: insertOpts}, key)
 	return insertedID(name, res, err)
 }
 
 // TriggerTx implements [jobs.TxTriggerer]. The job can run once tx has committed.
 func (s *Scheduler) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
-	args, insertOpts, err := s.insertion(ctx, name, data, opts)
+	args, insertOpts, err := s.insertion(ctx, tx, name, data, opts)
 	if err != nil {
 		return "", err
 	}
@@ -91,7 +94,7 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 	}
 	params := make([]riverqueue.InsertManyParams, len(reqs))
 	for i, req := range reqs {
-		args, insertOpts, err := s.insertOpts(ctx, req)
+		args, insertOpts, err := s.insertOpts(ctx, nil, req)
 		if err != nil {
 			return nil, err
 		}
@@ -126,7 +129,7 @@ func (s *Scheduler) definition(name string) (*jobs.Definition, error) {
 	return s.reg.Job(name)
 }
 
-func (s *Scheduler) insertion(ctx context.Context, name string, data any, opts []jobs.TriggerOption) (rowArgs, *riverqueue.InsertOpts, error) {
+func (s *Scheduler) insertion(ctx context.Context, tx pgx.Tx, name string, data any, opts []jobs.TriggerOption) (rowArgs, *riverqueue.InsertOpts, error) {
 	d, err := s.definition(name)
 	if err != nil {
 		return rowArgs{}, nil, err
@@ -135,18 +138,18 @@ func (s *Scheduler) insertion(ctx context.Context, name string, data any, opts [
 	if err != nil {
 		return rowArgs{}, nil, err
 	}
-	return s.insertOpts(ctx, req)
+	return s.insertOpts(ctx, tx, req)
 }
 
 // insertOpts says in River's terms what req says in ours.
-func (s *Scheduler) insertOpts(ctx context.Context, req *jobs.Request) (rowArgs, *riverqueue.InsertOpts, error) {
+func (s *Scheduler) insertOpts(ctx context.Context, tx pgx.Tx, req *jobs.Request) (rowArgs, *riverqueue.InsertOpts, error) {
 	opts := &riverqueue.InsertOpts{
 		MaxAttempts: req.Job.MaxAttempts,
 		Priority:    req.Priority,
 		Queue:       queueOf(req.Job),
 	}
 	if req.Delay > 0 || !req.At.IsZero() {
-		now, err := s.clock.now(ctx)
+		now, err := s.clock.nowIn(ctx, tx)
 		if err != nil {
 			return rowArgs{}, nil, fmt.Errorf("river: trigger %q: %w", req.Job.Name, err)
 		}

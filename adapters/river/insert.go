@@ -74,8 +74,18 @@ func (in *inserter) insert(ctx context.Context, row riverqueue.InsertManyParams,
 	case <-p.done:
 		return p.res, p.err
 	case <-ctx.Done():
+		in.mu.Lock() // what is not on its way yet is not stored
+		in.waiting = slices.DeleteFunc(in.waiting, func(o *insertion) bool { return o == p })
+		in.mu.Unlock()
 		return nil, ctx.Err()
 	}
+}
+
+// insertAlone is like insert, joins nobody and holds nobody up.
+func (in *inserter) insertAlone(ctx context.Context, row riverqueue.InsertManyParams) (*rivertype.JobInsertResult, error) {
+	p := &insertion{row: row, done: make(chan struct{})}
+	in.store(ctx, []*insertion{p})
+	return p.res, p.err
 }
 
 // idle gives the turn back if nobody waits.

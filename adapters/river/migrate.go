@@ -47,27 +47,20 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 }
 
 // tryMigrate migrates unless another caller does. It does not wait for that one,
-// which needs a second connection of what may be the same pool. The lock is a
-// session's, not a transaction's: River adds a value to an enum in one migration
-// and uses it in another, which PostgreSQL refuses in one transaction.
+// which needs a second connection of what may be the same pool. The lock is that of a
+// transaction that does nothing else: behind PgBouncer a session's would stay with
+// a server connection that the unlock does not reach.
 func tryMigrate(ctx context.Context, pool *pgxpool.Pool, schema string, migrator *rivermigrate.Migrator[pgx.Tx]) (done bool, err error) {
-	const lock = "hashtextextended('everytick migrate', 0)"
-	err = pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(`+lock+`)`).Scan(&done); err != nil || !done {
+	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended('everytick migrate', 0))`).Scan(&done); err != nil || !done {
 			return err
 		}
-		defer func() {
-			// Closing the connection gives the lock up too.
-			if _, err := conn.Exec(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock(`+lock+`)`); err != nil {
-				_ = conn.Conn().Close(context.WithoutCancel(ctx))
-			}
-		}()
 		var exists bool
-		if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)`, schema).Scan(&exists); err != nil {
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)`, schema).Scan(&exists); err != nil {
 			return err
 		}
 		if !exists {
-			if _, err := conn.Exec(ctx, `CREATE SCHEMA `+pgx.Identifier{schema}.Sanitize()); err != nil {
+			if _, err := pool.Exec(ctx, `CREATE SCHEMA `+pgx.Identifier{schema}.Sanitize()); err != nil {
 				return err
 			}
 		}

@@ -60,6 +60,10 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 	if err := s.findPrevious(ctx, names, byName); err != nil {
 		return nil, err
 	}
+	cancelled, err := s.cancelledTicks(ctx, names)
+	if err != nil {
+		return nil, err
+	}
 	for i, d := range defs {
 		if d.Schedule == nil {
 			continue
@@ -70,8 +74,14 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 			continue
 		}
 		// The row should have been there since the last tick, or our start.
-		st.NextTick = d.Schedule.Next(now)
 		since := st.PrevTick
+		if cancelled[d.Name].After(since) { // the seeder stores its successor once it was due
+			since = cancelled[d.Name]
+		}
+		st.NextTick = d.Schedule.Next(now)
+		if since.After(now) {
+			st.NextTick = d.Schedule.Next(since)
+		}
 		if since.IsZero() && s.started.Load() {
 			since = time.Unix(0, s.startedAt.Load())
 		}
@@ -80,6 +90,27 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 		}
 	}
 	return all, nil
+}
+
+// cancelledTicks returns the latest tick of each schedule that somebody cancelled before
+// it was started.
+func (s *Scheduler) cancelledTicks(ctx context.Context, names []string) (map[string]time.Time, error) {
+	rows, err := s.pool.Query(ctx, `
+		SELECT kind, max((args->>'tick')::timestamptz) FROM `+s.table+`
+		WHERE state = 'cancelled' AND attempt = 0 AND kind = ANY ($2) AND metadata ? $1 GROUP BY kind`, metaTick, names)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		name string
+		tick time.Time
+	)
+	ticks := map[string]time.Time{}
+	_, err = pgx.ForEachRow(rows, []any{&name, &tick}, func() error {
+		ticks[name] = tick.UTC()
+		return nil
+	})
+	return ticks, err
 }
 
 // countLive fills in what is waiting or running, and the next tick's row.
@@ -227,9 +258,13 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 
 func (s *Scheduler) countTotals(ctx context.Context, h *jobs.Health) error {
 	rows, err := s.pool.Query(ctx, `
+		SELECT state::text, false, false, n FROM (
+			SELECT state, count(*) AS n FROM `+s.table+`
+			WHERE state IN ('completed', 'discarded', 'running', 'retryable', 'pending') GROUP BY state) AS counted
+		UNION ALL
 		SELECT CASE WHEN state = 'available' AND scheduled_at > now() THEN 'scheduled' ELSE state::text END,
 			errors IS NOT NULL, metadata ? $1, count(*)
-		FROM `+s.table+` GROUP BY 1, 2, 3`, metaSkipped)
+		FROM `+s.table+` WHERE state IN ('available', 'scheduled', 'cancelled') GROUP BY 1, 2, 3`, metaSkipped)
 	if err != nil {
 		return err
 	}

@@ -13,8 +13,9 @@
 // cluster: any of them may run any job it has registered.
 //
 // Cron and interval registrations become River periodic jobs whose next tick is
-// always stored; see the file ticks.go. Everything runs on the pool given to [New]:
-// no connection is opened beside it, and River's LISTEN takes one from it.
+// always stored; see the file ticks.go. Everything runs on the pool given to [New].
+// River's LISTEN takes a connection out of it, which the pool may replace: count on
+// one more than it allows.
 package river
 
 import (
@@ -78,6 +79,8 @@ type Config struct {
 
 	// TriggerOnly makes a scheduler that enqueues jobs which other processes have
 	// registered: it registers nothing and works nothing, and takes every valid name.
+	// The workers apply the retries and the concurrency the job is registered with; a
+	// delay or priority is only known here if it is given with the trigger.
 	TriggerOnly bool
 
 	// Native changes River's own configuration of the working client just before
@@ -111,9 +114,11 @@ type Scheduler struct {
 	inBitmask string
 
 	insertOnly *riverqueue.Client[pgx.Tx]
-	inserts    inserter
+	// Ticks do not wait behind triggers.
+	inserts, ticks inserter
+	background     sync.WaitGroup // the seeder's insertions, and what runs while this process leads
 
-	mu        sync.Mutex // held through Start and Shutdown
+	busy      chan struct{} // holds a token through Start and Shutdown
 	working   atomic.Pointer[riverqueue.Client[pgx.Tx]]
 	started   atomic.Bool
 	startedAt atomic.Int64 // Unix nanoseconds
@@ -139,7 +144,8 @@ func checkSchema(schema string) (string, error) {
 
 // New returns a scheduler on pool, not started. It sends no query. cfg may be nil.
 // An invalid field of cfg is an error that says what is allowed. The pool must
-// allow two connections at least, as River's LISTEN keeps one.
+// allow two connections at least, and should allow some more than its handlers hold
+// at once: what River does between jobs needs them too.
 func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	if pool == nil {
 		return nil, errors.New("river: the pool is nil")
@@ -171,7 +177,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	s := &Scheduler{
-		reg: reg, pool: pool, cfg: c, log: c.Logger, clock: newDBClock(pool),
+		reg: reg, pool: pool, cfg: c, log: c.Logger, clock: newDBClock(pool), busy: make(chan struct{}, 1),
 		table:     pgx.Identifier{c.Schema, "river_job"}.Sanitize(),
 		leader:    pgx.Identifier{c.Schema, "river_leader"}.Sanitize(),
 		inBitmask: pgx.Identifier{c.Schema, "river_job_state_in_bitmask"}.Sanitize(),
@@ -187,7 +193,9 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("river: %w", err)
 	}
-	s.inserts.client, s.inserts.pool, s.inserts.log = s.insertOnly, pool, c.Logger
+	for _, in := range []*inserter{&s.inserts, &s.ticks} {
+		in.client, in.pool, in.log = s.insertOnly, pool, c.Logger
+	}
 	return s, nil
 }
 
@@ -258,8 +266,10 @@ func (s *Scheduler) Client() *riverqueue.Client[pgx.Tx] {
 // Start implements [jobs.Scheduler]. It fails when the database does not answer or
 // [Migrate] has not been run.
 func (s *Scheduler) Start(ctx context.Context) (err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if err := s.acquire(ctx); err != nil {
+		return fmt.Errorf("river: start: %w", err)
+	}
+	defer s.release()
 	if err := s.reg.Freeze(); err != nil {
 		return err
 	}
@@ -281,6 +291,24 @@ func (s *Scheduler) Start(ctx context.Context) (err error) {
 	s.started.Store(true)
 	return nil
 }
+
+// acquire waits for its turn among Start and Shutdown, no longer than ctx. A free turn
+// is taken even if ctx has ended: Shutdown with such a ctx is the hard stop.
+func (s *Scheduler) acquire(ctx context.Context) error {
+	select {
+	case s.busy <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case s.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Scheduler) release() { <-s.busy }
 
 func (s *Scheduler) startClient(ctx context.Context) error {
 	if err := s.reconcile(ctx, false); err != nil {
@@ -350,8 +378,10 @@ func (s *Scheduler) clientConfig() *riverqueue.Config {
 // seconds after it was cancelled is left behind, and the error says so; its job is
 // given to another process once its timeout and [Config].RescueAfter have passed.
 func (s *Scheduler) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if err := s.acquire(ctx); err != nil {
+		return fmt.Errorf("river: shutdown: another call goes on: %w", err)
+	}
+	defer s.release()
 	if !s.started.Load() {
 		return jobs.ErrNotStarted
 	}
@@ -361,6 +391,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	if client == nil {
 		return nil
 	}
+	defer s.background.Wait() // 10 s at most
 	if err := client.Stop(ctx); err == nil || ctx.Err() == nil {
 		return err
 	}

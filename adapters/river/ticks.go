@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -137,19 +138,39 @@ func (l laggedSchedule) Next(t time.Time) time.Time {
 // the jobs that run just then.
 type seederMiddleware struct {
 	riverqueue.MiddlewareDefaults
-	s *Scheduler
+	s  *Scheduler
+	mu sync.Mutex
 }
 
 // InsertMany implements [rivertype.JobInsertMiddleware].
 func (m *seederMiddleware) InsertMany(ctx context.Context, params []*rivertype.JobInsertParams, doInner func(context.Context) ([]*rivertype.JobInsertResult, error)) ([]*rivertype.JobInsertResult, error) {
+	for _, p := range params {
+		if _, ok := p.Args.(tickArgs); !ok {
+			return doInner(ctx) // of somebody who uses the client itself
+		}
+	}
+	// River calls this in a transaction of its own. To wait here for a second
+	// connection would keep the first from those whom the second waits for.
+	ctx = context.WithoutCancel(ctx)
+	m.s.background.Go(func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		ctx, cancel := context.WithTimeout(ctx, seedTimeout)
+		defer cancel()
+		if err := m.store(ctx, params); err != nil {
+			m.s.log.ErrorContext(ctx, "the schedules' next ticks could not be stored; their own runs do so", "error", err)
+		}
+	})
+	return nil, nil
+}
+
+const seedTimeout = 10 * time.Second
+
+func (m *seederMiddleware) store(ctx context.Context, params []*rivertype.JobInsertParams) error {
 	byKey := make(map[string]tickArgs, len(params))
 	keys := make([][]byte, 0, len(params))
 	for _, p := range params {
-		args, ok := p.Args.(tickArgs)
-		if !ok {
-			return doInner(ctx) // of somebody who uses the client itself
-		}
-		byKey[string(p.UniqueKey)] = args
+		byKey[string(p.UniqueKey)] = p.Args.(tickArgs)
 		keys = append(keys, p.UniqueKey)
 	}
 	// The condition is that of the index on the key.
@@ -157,43 +178,44 @@ func (m *seederMiddleware) InsertMany(ctx context.Context, params []*rivertype.J
 		WHERE unique_key = ANY ($1) AND unique_key IS NOT NULL AND unique_states IS NOT NULL
 			AND `+m.s.inBitmask+`(unique_states, state)`, keys)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var key []byte
 	if _, err := pgx.ForEachRow(rows, []any{&key}, func() error {
 		delete(byKey, string(key))
 		return nil
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	if len(byKey) == 0 {
-		return nil, nil
+		return nil
 	}
 	// Our clock may have been set since the ticks were named. What is long past is for
 	// the relay and reconcile to judge.
 	if err := m.s.clock.measure(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	horizon := m.s.clock.estimate().Add(-2 * guardReach)
 	missing := make([]riverqueue.InsertManyParams, 0, len(byKey))
 	for _, args := range byKey {
 		d, err := m.s.reg.Job(args.Schedule)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		tick, err := args.time()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if args, opts := tickRow(d, tick); tick.After(horizon) {
 			missing = append(missing, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
 		}
 	}
 	if len(missing) == 0 {
-		return nil, nil
+		return nil
 	}
 	sortTicks(missing)
-	return m.s.insertOnly.InsertMany(ctx, missing)
+	_, err = m.s.insertOnly.InsertMany(ctx, missing)
+	return err
 }
 
 // Writer 2: the relay.
@@ -219,7 +241,10 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) err
 			}
 		}
 		if err = w.s.storeTick(ctx, w.job, next); err == nil {
-			if skipped > 0 {
+			if skipped > 0 && job.Attempt == 1 {
+				skipped -= w.storedBetween(ctx, job.Tick, next)
+			}
+			if skipped > 0 && job.Attempt == 1 {
 				if err := riverqueue.MetadataSet(ctx, metaMissed, skipped); err != nil {
 					return err
 				}
@@ -232,13 +257,25 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) err
 	return err
 }
 
+// storedBetween counts the ticks between the two that have a row, and so a run, of their own.
+func (w *worker) storedBetween(ctx context.Context, after, before time.Time) (n int) {
+	err := w.s.pool.QueryRow(ctx, `SELECT count(*) FROM `+w.s.table+`
+		WHERE kind = $1 AND metadata ? $2
+			AND CASE WHEN metadata ? $2 THEN (args->>'tick')::timestamptz END BETWEEN $3 AND $4`,
+		w.job.Name, metaTick, after.Add(time.Microsecond), before.Add(-time.Microsecond)).Scan(&n)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 // storeTick stores one tick, in one statement with those of other runs that start
 // now: thousands of schedules due in one second would else need as many commits.
 func (s *Scheduler) storeTick(ctx context.Context, d *jobs.Definition, tick time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
 	defer cancel()
 	args, opts := tickRow(d, tick)
-	_, err := s.inserts.insert(ctx, riverqueue.InsertManyParams{Args: args, InsertOpts: opts}, "tick\x00"+args.Schedule+"\x00"+args.Tick)
+	_, err := s.ticks.insert(ctx, riverqueue.InsertManyParams{Args: args, InsertOpts: opts}, "tick\x00"+args.Schedule+"\x00"+args.Tick)
 	return err
 }
 
@@ -263,17 +300,18 @@ type leaderHook struct {
 
 // Start implements [rivertype.HookPeriodicJobsStart]. It never returns an error:
 // River would then do without all of its maintenance.
-func (h *leaderHook) Start(ctx context.Context, _ *rivertype.HookPeriodicJobsStartParams) error {
-	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
+func (h *leaderHook) Start(parent context.Context, _ *rivertype.HookPeriodicJobsStartParams) error {
+	ctx, cancel := context.WithTimeout(parent, reconcileTimeout)
 	defer cancel()
 	defer func() {
 		if v := recover(); v != nil {
 			h.s.log.ErrorContext(ctx, "reconciling schedules panicked", "panic", v)
 		}
 	}()
-	if err := h.s.reconcile(ctx, true); err != nil && ctx.Err() == nil {
+	if err := h.s.reconcile(ctx, true); err != nil && parent.Err() == nil {
 		h.s.log.ErrorContext(ctx, "schedules could not be reconciled; their own runs go on", "error", err)
 	}
+	h.s.background.Go(func() { h.s.rehomeEvery(parent, rehomeInterval) })
 	return nil
 }
 
@@ -281,9 +319,6 @@ func (h *leaderHook) Start(ctx context.Context, _ *rivertype.HookPeriodicJobsSta
 // idempotent. orphans says to remove the overdue ticks of jobs nobody registers.
 func (s *Scheduler) reconcile(ctx context.Context, orphans bool) error {
 	if err := s.clock.measure(ctx); err != nil {
-		return err
-	}
-	if err := s.rehome(ctx); err != nil {
 		return err
 	}
 	for try := 1; ; try++ {
@@ -338,6 +373,9 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) (i
 	}
 	// Processes that start together do this one after the other.
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('everytick reconcile ' || $1, 0))`, s.cfg.Schema); err != nil {
+		return 0, err
+	}
+	if err := s.rehome(ctx, tx); err != nil {
 		return 0, err
 	}
 	// Ticks to come that an older registration stored.

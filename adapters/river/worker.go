@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	riverqueue "github.com/riverqueue/river"
@@ -72,6 +73,9 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 		}
 		due = job.Tick
 	}
+	if meta.Started {
+		due = job.StartedAt // it did start in time, and was interrupted
+	}
 	overlapping, err := w.overlapping(ctx, job, row.JobRow)
 	if err != nil {
 		log.WarnContext(ctx, "tick is put off: cannot tell whether another run goes on", "error", err)
@@ -83,6 +87,11 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 			return err
 		}
 		return riverqueue.JobCancel(errors.New(reason))
+	}
+	if w.job.StartWithin > 0 {
+		if err := riverqueue.MetadataSet(ctx, metaStarted, true); err != nil {
+			return err
+		}
 	}
 	return w.outcome(ctx, row, job, w.job.Run(ctx, job, w.s.log))
 }
@@ -118,8 +127,9 @@ func (w *worker) prepareTick(ctx context.Context, job *jobs.Job, log *slog.Logge
 }
 
 type rowMeta struct {
-	Tick bool `json:"everytick_tick"`
-	Open bool `json:"everytick_open"`
+	Tick    bool `json:"everytick_tick"`
+	Open    bool `json:"everytick_open"`
+	Started bool `json:"everytick_started"`
 }
 
 // outcome says in River's terms what follows from the handler's error.
@@ -138,6 +148,9 @@ func (w *worker) outcome(ctx context.Context, row *riverqueue.Job[rowArgs], job 
 		// River gives the attempt back when it sees context.Canceled.
 		return fmt.Errorf("%w: %w", context.Canceled, err)
 	}
+	if strings.ContainsRune(err.Error(), 0) {
+		err = storableError{err}
+	}
 	delay, again := w.job.Retry(job, err)
 	if again {
 		log.WarnContext(ctx, "job failed and is retried", "retry_in", delay, "max_attempts", job.MaxAttempts)
@@ -150,6 +163,13 @@ func (w *worker) outcome(ctx context.Context, row *riverqueue.Job[rowArgs], job 
 	}
 	return err
 }
+
+// storableError is an error whose text PostgreSQL can store: it refuses U+0000, and with
+// it every completion of the batch.
+type storableError struct{ error }
+
+func (e storableError) Error() string { return strings.ReplaceAll(e.error.Error(), "\x00", `\x00`) }
+func (e storableError) Unwrap() error { return e.error }
 
 // overlapping tells whether another run of the job goes on, begun before this one,
 // so that of two that begin together one runs.
@@ -195,15 +215,37 @@ func (w *worker) adopt(ctx context.Context, row *rivertype.JobRow, log *slog.Log
 	return riverqueue.JobSnooze(0)
 }
 
+// rehomeInterval is how long a row can lie in a queue that nobody works any more, where a
+// process of an older version put it.
+const rehomeInterval = 10 * time.Second
+
+// rehomeEvery ends with ctx, which is as long as this process leads.
+func (s *Scheduler) rehomeEvery(ctx context.Context, every time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		bounded, cancel := context.WithTimeout(ctx, reconcileTimeout)
+		if err := s.rehome(bounded, s.pool); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "jobs could not be moved to their queues", "error", err)
+		}
+		cancel()
+	}
+}
+
 // rehome moves waiting rows of registered jobs to the queues they belong to now:
 // when Concurrency was added to or taken from a job, nobody else might work the old
 // queue.
-func (s *Scheduler) rehome(ctx context.Context) error {
+func (s *Scheduler) rehome(ctx context.Context, db jobs.DB) error {
 	var names, queues []string
 	for _, d := range s.reg.Jobs() {
 		names, queues = append(names, d.Name), append(queues, queueOf(d))
 	}
-	_, err := s.pool.Exec(ctx, `UPDATE `+s.table+` AS row SET queue = home.queue
+	_, err := db.Exec(ctx, `UPDATE `+s.table+` AS row SET queue = home.queue
 		FROM unnest($1::text[], $2::text[]) AS home (kind, queue)
 		WHERE row.kind = home.kind AND row.queue <> home.queue AND row.state IN ('available', 'scheduled', 'retryable')`,
 		names, queues)

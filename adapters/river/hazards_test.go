@@ -1,0 +1,280 @@
+package river_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/jobs"
+)
+
+// poolOf returns a pool that allows that many connections.
+func poolOf(t testing.TB, conns int32, mode pgx.QueryExecMode) *pgxpool.Pool {
+	t.Helper()
+	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
+	require.NoError(t, err)
+	cfg.MaxConns, cfg.ConnConfig.DefaultQueryExecMode = conns, mode
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// leads waits until a process leads and has seen a tick as leader.
+func leads(t testing.TB, pool *pgxpool.Pool, ran <-chan jobs.Job) {
+	t.Helper()
+	eventually(t, "a process leads", func() bool { return scalar[int](t, pool, `SELECT count(*) FROM river.river_leader`) == 1 })
+	for range 3 {
+		receive(t, ran)
+	}
+}
+
+// PostgreSQL refuses U+0000, and River stores what became of many jobs in one statement.
+func TestANulInAnErrorHarmsNoJob(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.bad", 0, func(context.Context, *jobs.Job) error { return errors.New("cannot parse \x00") }, jobs.MaxRetries(0)))
+	require.NoError(t, s.RegisterDelayed("a.panics", 0, func(context.Context, *jobs.Job) error { panic("nul: \x00") }, jobs.MaxRetries(0)))
+	require.NoError(t, s.RegisterDelayed("a.good", 0, noop))
+	require.NoError(t, s.Start(t.Context()))
+	for _, name := range []string{"a.bad", "a.panics", "a.good", "a.good", "a.good"} {
+		_, err := s.Trigger(t.Context(), name, nil)
+		require.NoError(t, err)
+	}
+	eventually(t, "all have ended", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state IN ('completed', 'discarded')`) == 5
+	})
+	require.Equal(t, `cannot parse \x00`, scalar[string](t, pool, `SELECT errors[1]->>'error' FROM river.river_job WHERE kind = 'a.bad'`))
+}
+
+func TestAUniqueTriggerThatHasToWaitHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	pool := poolOf(t, 10, pgx.QueryExecModeCacheStatement)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 1000)
+	require.NoError(t, s.RegisterDelayed("a.unique", time.Hour, noop))
+	require.NoError(t, s.RegisterDelayed("a.other", time.Hour, noop))
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ran)))
+	require.NoError(t, s.Start(t.Context()))
+	receive(t, ran)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = s.TriggerTx(t.Context(), tx, "a.unique", nil, jobs.Unique("key"))
+	require.NoError(t, err)
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := s.Trigger(context.Background(), "a.unique", nil, jobs.Unique("key"))
+		waiting <- err
+	}()
+	eventually(t, "the second waits for the first's transaction", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+	})
+	_, err = s.Trigger(t.Context(), "a.other", nil)
+	require.NoError(t, err)
+	for range 4 {
+		job := receive(t, ran)
+		require.Less(t, job.Late(), 10*time.Second)
+	}
+	require.Empty(t, waiting)
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, receive(t, waiting))
+}
+
+func TestTicksGoOnWhileHandlersHoldAllConnectionsButOne(t *testing.T) {
+	t.Parallel()
+	pool := poolOf(t, 2, pgx.QueryExecModeCacheStatement)
+	s := newScheduler(t, pool, river.Config{})
+	ran, holding := make(chan jobs.Job, 1000), make(chan struct{})
+	release := make(chan struct{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ran)))
+	require.NoError(t, s.RegisterDelayed("a.holds", 0, func(ctx context.Context, job *jobs.Job) error {
+		return pgx.BeginFunc(ctx, job.DB, func(pgx.Tx) error {
+			close(holding)
+			<-release
+			return nil
+		})
+	}))
+	require.NoError(t, s.Start(t.Context()))
+	leads(t, pool, ran)
+	_, err := s.Trigger(t.Context(), "a.holds", nil)
+	require.NoError(t, err)
+	receive(t, holding)
+	for range 10 {
+		job := receive(t, ran)
+		require.Less(t, job.Late(), 5*time.Second)
+	}
+	close(release)
+}
+
+func TestADelayedTriggerInATransactionNeedsNoSecondConnection(t *testing.T) {
+	t.Parallel()
+	pool := poolOf(t, 1, pgx.QueryExecModeCacheStatement)
+	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		_, err := s.TriggerTx(ctx, tx, "a.job", nil, jobs.Delay(time.Second))
+		return err
+	}))
+}
+
+func TestAJobInAQueueThatNobodyWorksIsMoved(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	ran, ticks := make(chan jobs.Job, 10), make(chan jobs.Job, 1000)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ticks)))
+	require.NoError(t, s.Start(t.Context()))
+	leads(t, pool, ticks)
+	older := newScheduler(t, pool, river.Config{}) // of an older version, which only triggers
+	require.NoError(t, older.RegisterDelayed("a.job", 0, noop, jobs.Concurrency(3)))
+	id, err := older.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	require.Equal(t, id, receive(t, ran).ID)
+}
+
+func TestTicksThatHaveARunAreNotCalledMissed(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 1000)
+	var slow atomic.Bool
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, func(ctx context.Context, job *jobs.Job) error {
+		if slow.CompareAndSwap(true, false) {
+			select { // takes longer than two ticks
+			case <-time.After(2500 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			return errors.Join(forward(ran)(ctx, job), errors.New("and is retried later still"))
+		}
+		return forward(ran)(ctx, job)
+	}, jobs.Concurrency(1), jobs.RetryDelay(2*time.Second)))
+	require.NoError(t, s.Start(t.Context()))
+	leads(t, pool, ran)
+	known := scalar[int64](t, pool, `SELECT max(id) FROM river.river_job`)
+	slow.Store(true)
+	for range 8 {
+		receive(t, ran)
+	}
+	require.NoError(t, shutdown(s))
+	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE id > $1 AND metadata ? 'everytick_missed'`, known))
+}
+
+func TestATickThatSomebodyCancelledIsNotOverdue(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterInterval("a.daily", 24*time.Hour, noop))
+	today := time.Now().UTC().Truncate(24 * time.Hour)
+	insertTick(t, s, "a.daily", today)
+	require.NoError(t, s.Start(t.Context()))
+	eventually(t, "today's tick is done", func() bool { return tickRows(t, pool, "a.daily")[today.Format(time.RFC3339)] == "completed" })
+	execSQL(t, pool, `UPDATE river.river_job SET attempted_at = attempted_at - interval '20 hours' WHERE state = 'completed'`)
+	next := scalar[int64](t, pool, `SELECT id FROM river.river_job WHERE state = 'available'`)
+	_, err := s.Client().JobCancel(t.Context(), next)
+	require.NoError(t, err)
+	all, err := s.Jobs(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, all[0].OverdueBy)
+	require.Equal(t, today.Add(48*time.Hour), all[0].NextTick)
+}
+
+func TestShutdownWaitsForAnotherNoLongerThanItsContext(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	running, release := make(chan struct{}), make(chan struct{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(context.Context, *jobs.Job) error {
+		close(running)
+		<-release
+		return nil
+	}))
+	require.NoError(t, s.Start(t.Context()))
+	_, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	receive(t, running)
+	first := make(chan error, 1)
+	go func() { first <- shutdown(s) }()
+	eventually(t, "the first shutdown goes on", func() bool {
+		health, err := s.Health(t.Context())
+		return err == nil && !health.Started
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, s.Shutdown(ctx), context.DeadlineExceeded)
+	require.ErrorIs(t, s.Start(ctx), context.DeadlineExceeded)
+	close(release)
+	require.NoError(t, receive(t, first))
+}
+
+func TestATimeoutThatMeansNone(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	ran := make(chan jobs.Job, 1)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.Timeout(math.MaxInt64)))
+	require.NoError(t, s.Start(t.Context()))
+	_, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	receive(t, ran)
+}
+
+func TestAnInterruptedTickIsNotSkippedAsTooLate(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	ran := make(chan jobs.Job, 100)
+	require.NoError(t, s.RegisterInterval("a.tick", 5*time.Second, func(ctx context.Context, job *jobs.Job) error {
+		ran <- *job
+		<-ctx.Done()
+		return ctx.Err()
+	}, jobs.StartWithin(time.Second)))
+	require.NoError(t, s.Start(t.Context()))
+	first := receive(t, ran)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, s.Shutdown(ctx), context.Canceled)
+	<-time.After(time.Until(first.Tick.Add(2 * time.Second))) // later than it could have begun
+	require.NoError(t, s.Start(t.Context()))
+	again := receive(t, ran)
+	require.Equal(t, first.ID, again.ID)
+	require.Equal(t, 1, again.Attempt)
+	require.ErrorIs(t, s.Shutdown(ctx), context.Canceled)
+}
+
+// PgBouncer in transaction mode wants queries sent without prepared statements.
+func TestEveryModeOfSendingQueriesWorks(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeSimpleProtocol} {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			pool := poolOf(t, 8, mode)
+			s := newScheduler(t, pool, river.Config{PollOnly: true})
+			ran := make(chan jobs.Job, 1000)
+			require.NoError(t, s.RegisterInterval("a.all", time.Second, forward(ran), jobs.CatchUp(jobs.All), jobs.Overlap(jobs.Skip)))
+			require.NoError(t, s.RegisterDelayed("a.job", time.Second, noop, jobs.Concurrency(2)))
+			require.NoError(t, s.Start(t.Context()))
+			remote := newScheduler(t, pool, river.Config{TriggerOnly: true})
+			_, err := remote.Trigger(t.Context(), "a.job", map[string]any{"tick": "abc"}, jobs.Unique("x"))
+			require.NoError(t, err)
+			_, err = s.TriggerMany(t.Context(), "a.job", []any{nil, map[string]any{"a": 1}})
+			require.NoError(t, err)
+			leads(t, pool, ran)
+			eventually(t, "all is done", func() bool {
+				n, err := s.QueueSize(t.Context(), "a.job")
+				require.NoError(t, err)
+				return n == 0
+			})
+			health, err := s.Health(t.Context())
+			require.NoError(t, err)
+			require.True(t, health.Healthy, "%v", health.Reasons)
+		})
+	}
+}

@@ -49,6 +49,10 @@ func (c *dbClock) nowIn(ctx context.Context, tx pgx.Tx) (time.Time, error) {
 	return c.estimate(), nil
 }
 
+type queryRower interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
 // measure finds the offset, off by at most half of the query's round trip.
 func (c *dbClock) measure(ctx context.Context) error {
 	conn, err := c.pool.Acquire(ctx) // so that waiting for one does not count
@@ -59,9 +63,8 @@ func (c *dbClock) measure(ctx context.Context) error {
 	return c.measureOn(ctx, conn)
 }
 
-func (c *dbClock) measureOn(ctx context.Context, conn interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}) error {
+// measureOn finds the offset by that connection or transaction.
+func (c *dbClock) measureOn(ctx context.Context, conn queryRower) error {
 	var db time.Time
 	before := c.wall()
 	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&db); err != nil {

@@ -240,12 +240,6 @@ func (c *cluster) tryLeader() *node {
 	return nil
 }
 
-// followers returns the living processes but the leader.
-func (c *cluster) followers() []*node {
-	leader := c.leader()
-	return slices.DeleteFunc(c.living(), func(n *node) bool { return n == leader })
-}
-
 // now is the database's time.
 func (c *cluster) now() time.Time {
 	c.t.Helper()

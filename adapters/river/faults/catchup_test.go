@@ -109,7 +109,7 @@ func TestWhatLiesBeyondTheCatchUpWindowIsCountedAndSaid(t *testing.T) {
 	n.kill()
 	// All is down for 15 hours. The leader of that time would have made the row available.
 	const down = 15 * time.Hour
-	c.putClockAhead(time.Until(first.Add(down+time.Minute)))
+	c.putClockAhead(time.Until(first.Add(down + time.Minute)))
 	execSQL(t, c.pool, `UPDATE river.river_job SET state = 'available'`)
 	n = c.launch([]job{j})
 	last := first.Add(down)

@@ -118,7 +118,10 @@ type Scheduler struct {
 	inserts, ticks inserter
 	background     sync.WaitGroup // the seeder's insertions, and what runs while this process leads
 
-	busy      chan struct{} // holds a token through Start and Shutdown
+	busy chan struct{} // holds a token through Start and Shutdown
+	// stopKeeping is set by Start and called by Shutdown.
+	stopKeeping context.CancelFunc
+
 	working   atomic.Pointer[riverqueue.Client[pgx.Tx]]
 	started   atomic.Bool
 	startedAt atomic.Int64 // Unix nanoseconds
@@ -332,6 +335,9 @@ func (s *Scheduler) startClient(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	s.working.Store(client)
+	keepCtx, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))
+	s.stopKeeping = stopKeeping
+	s.background.Go(func() { s.keep(keepCtx) })
 	return nil
 }
 
@@ -391,7 +397,8 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	if client == nil {
 		return nil
 	}
-	defer s.background.Wait() // 10 s at most
+	defer s.background.Wait() // not for long: what is in it has a limit, or ends now
+	s.stopKeeping()
 	if err := client.Stop(ctx); err == nil || ctx.Err() == nil {
 		return err
 	}

@@ -356,71 +356,135 @@ func (s *Scheduler) analyzeAfter(ctx context.Context, inserted int) {
 }
 
 func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) (inserted int, err error) {
-	schedules := map[string]*jobs.Definition{}
-	var registered, specs, names []string // names are those of schedules alone
-	for _, d := range s.reg.Jobs() {
-		spec := ""
-		if d.Schedule != nil {
-			schedules[d.Name], names, spec = d, append(names, d.Name), specOf(d)
-		}
-		registered, specs = append(registered, d.Name), append(specs, spec)
-	}
-	// A process that dies here without a word, its connection half-open, must not hold
-	// the lock until TCP gives up, which takes hours.
-	if _, err := tx.Exec(ctx, `SELECT set_config('idle_in_transaction_session_timeout', $1, true)`,
-		strconv.FormatInt(reconcileIdle.Milliseconds(), 10)); err != nil {
-		return 0, err
-	}
-	// Processes that start together do this one after the other.
-	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('everytick reconcile ' || $1, 0))`, s.cfg.Schema); err != nil {
+	if err := s.lockTicks(ctx, tx); err != nil {
 		return 0, err
 	}
 	if err := s.rehome(ctx, tx); err != nil {
 		return 0, err
 	}
+	var names, specs []string
+	for _, d := range s.reg.Jobs() {
+		spec := ""
+		if d.Schedule != nil {
+			spec = specOf(d)
+		}
+		names, specs = append(names, d.Name), append(specs, spec)
+	}
 	// Ticks to come that an older registration stored.
 	if _, err := tx.Exec(ctx, `DELETE FROM `+s.table+` AS row
 		USING unnest($1::text[], $2::text[]) AS current (kind, spec)
 		WHERE row.kind = current.kind AND row.state IN ('available', 'scheduled') AND row.scheduled_at > now()
-			AND row.metadata ? $3 AND row.args->>'spec' <> current.spec`, registered, specs, metaTick); err != nil {
+			AND row.metadata ? $3 AND row.args->>'spec' <> current.spec`, names, specs, metaTick); err != nil {
 		return 0, fmt.Errorf("removing ticks of changed schedules: %w", err)
 	}
-	stored, err := s.waitingTicks(ctx, tx, names)
+	schedules := s.schedules()
+	stored, err := s.waitingTicks(ctx, tx, schedules)
 	if err != nil {
-		return 0, fmt.Errorf("looking for stored ticks: %w", err)
+		return 0, err
 	}
+	if inserted, err = s.fill(ctx, tx, schedules, stored); err != nil || !orphans {
+		return inserted, err
+	}
+	return inserted, s.removeOrphans(ctx, tx, names)
+}
+
+// lockTicks makes processes that mend the same schedules do so one after the other.
+func (s *Scheduler) lockTicks(ctx context.Context, tx pgx.Tx) error {
+	// A process that dies here without a word, its connection half-open, must not hold
+	// the lock until TCP gives up, which takes hours.
+	if _, err := tx.Exec(ctx, `SELECT set_config('idle_in_transaction_session_timeout', $1, true)`,
+		strconv.FormatInt(reconcileIdle.Milliseconds(), 10)); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('everytick reconcile ' || $1, 0))`, s.cfg.Schema)
+	return err
+}
+
+// schedules returns the jobs that have one.
+func (s *Scheduler) schedules() []*jobs.Definition {
+	return slices.DeleteFunc(s.reg.Jobs(), func(d *jobs.Definition) bool { return d.Schedule == nil })
+}
+
+// fill stores the next tick of each schedule, and one that was missed.
+func (s *Scheduler) fill(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]string) (inserted int, err error) {
 	missed, err := s.missedTicks(ctx, tx, schedules, stored)
 	if err != nil {
 		return 0, fmt.Errorf("looking for missed ticks: %w", err)
 	}
 	now := s.clock.estimate()
 	var rows []riverqueue.InsertManyParams
-	add := func(d *jobs.Definition, tick time.Time) {
-		if args, opts := tickRow(d, tick); !tick.IsZero() && !slices.Contains(stored[d.Name], args.Tick) {
-			rows = append(rows, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
+	for _, d := range schedules {
+		for _, tick := range []time.Time{missed[d.Name], d.Schedule.Next(now)} {
+			if args, opts := tickRow(d, tick); !tick.IsZero() && !slices.Contains(stored[d.Name], args.Tick) {
+				rows = append(rows, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
+			}
 		}
-	}
-	for _, name := range names {
-		add(schedules[name], missed[name])
-		add(schedules[name], schedules[name].Schedule.Next(now))
 	}
 	if len(rows) > 0 {
 		if _, err := s.insertOnly.InsertManyTx(ctx, tx, rows); err != nil {
 			return 0, fmt.Errorf("storing the next ticks: %w", err)
 		}
 	}
-	if orphans {
-		err = s.removeOrphans(ctx, tx, registered)
-	}
-	return len(rows), err
+	return len(rows), nil
 }
 
-// waitingTicks returns the stored ticks of each schedule that have not been started.
-func (s *Scheduler) waitingTicks(ctx context.Context, tx pgx.Tx, names []string) (map[string][]string, error) {
-	rows, err := tx.Query(ctx, `SELECT kind, args->>'tick' FROM `+s.table+`
-		WHERE state IN ('available', 'scheduled') AND kind = ANY ($1) AND metadata ? $2`, names, metaTick)
+// keepInterval is how often a process looks after its own schedules.
+const keepInterval = 10 * time.Second
+
+// keep looks after the schedules of this process until ctx ends, whoever leads: a
+// leader of another service knows nothing of them, and when such a chain has broken,
+// by a deleted row or a process that died, nobody else would mend it.
+func (s *Scheduler) keep(ctx context.Context) {
+	ticker := time.NewTicker(keepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		bounded, cancel := context.WithTimeout(ctx, reconcileTimeout)
+		if err := s.mend(bounded); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "schedules could not be looked after", "error", err)
+		}
+		cancel()
+	}
+}
+
+// mend fills the schedules that have no tick waiting.
+func (s *Scheduler) mend(ctx context.Context) error {
+	broken := func(db jobs.DB) ([]*jobs.Definition, error) {
+		schedules := s.schedules()
+		stored, err := s.waitingTicks(ctx, db, schedules)
+		return slices.DeleteFunc(schedules, func(d *jobs.Definition) bool { return len(stored[d.Name]) > 0 }), err
+	}
+	if found, err := broken(s.pool); err != nil || len(found) == 0 {
+		return err
+	}
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if err := s.lockTicks(ctx, tx); err != nil {
+			return err
+		}
+		found, err := broken(tx) // by now somebody else may have mended them
+		if err == nil && len(found) > 0 {
+			_, err = s.fill(ctx, tx, found, nil)
+		}
+		return err
+	})
+}
+
+// waitingTicks returns the stored ticks of each schedule that have not been started,
+// or so lately that their runs may be about to store the successor.
+func (s *Scheduler) waitingTicks(ctx context.Context, db jobs.DB, schedules []*jobs.Definition) (map[string][]string, error) {
+	names := make([]string, len(schedules))
+	for i, d := range schedules {
+		names[i] = d.Name
+	}
+	rows, err := db.Query(ctx, `SELECT kind, args->>'tick' FROM `+s.table+`
+		WHERE (state IN ('available', 'scheduled') OR state = 'running' AND attempted_at > now() - $3::float8 * interval '1 second')
+			AND kind = ANY ($1) AND metadata ? $2`, names, metaTick, (relayTries * relayTimeout).Seconds())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("looking for stored ticks: %w", err)
 	}
 	stored := map[string][]string{}
 	var name, tick string
@@ -435,11 +499,13 @@ func (s *Scheduler) waitingTicks(ctx context.Context, tx pgx.Tx, names []string)
 // should have run since the last one that did. That happens when a process died
 // between taking a tick and storing its successor, or somebody deleted the row.
 // Ticks of another spec do not count: a changed schedule makes up nothing.
-func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules map[string]*jobs.Definition, stored map[string][]string) (map[string]time.Time, error) {
+func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]string) (map[string]time.Time, error) {
 	var names, specs []string
-	for name, d := range schedules {
-		if len(stored[name]) == 0 {
-			names, specs = append(names, name), append(specs, specOf(d))
+	idle := map[string]*jobs.Definition{}
+	for _, d := range schedules {
+		if len(stored[d.Name]) == 0 {
+			names, specs = append(names, d.Name), append(specs, specOf(d))
+			idle[d.Name] = d
 		}
 	}
 	rows, err := tx.Query(ctx, `
@@ -457,12 +523,12 @@ func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules map[st
 		last time.Time
 	)
 	_, err = pgx.ForEachRow(rows, []any{&name, &last}, func() error {
-		tick := schedules[name].Schedule.Next(last)
+		tick := idle[name].Schedule.Next(last)
 		if horizon := now.Add(-jobs.CatchUpWindow); tick.Before(horizon) {
-			if schedules[name].CatchUp != jobs.All {
+			if idle[name].CatchUp != jobs.All {
 				return nil
 			}
-			tick = schedules[name].Schedule.Next(horizon)
+			tick = idle[name].Schedule.Next(horizon)
 		}
 		if !tick.After(now) {
 			missed[name] = tick

@@ -226,6 +226,39 @@ func TestAHoleLeftByADeadProcessIsFilled(t *testing.T) {
 	require.Contains(t, tickRows(t, pool, "a.tick"), grid.Add(time.Hour).Format(time.RFC3339))
 }
 
+func TestABrokenChainIsMendedThoughAnotherServiceLeads(t *testing.T) {
+	t.Parallel()
+	url := migrated.URL(t)
+	var pools [2]*pgxpool.Pool
+	var ran [2]chan jobs.Job
+	for i, name := range []string{"leads.tick", "follows.tick"} {
+		var err error
+		pools[i], err = pgxpool.New(t.Context(), url)
+		require.NoError(t, err)
+		t.Cleanup(pools[i].Close)
+		ran[i] = make(chan jobs.Job, 1000)
+		s := newScheduler(t, pools[i], river.Config{})
+		require.NoError(t, s.RegisterInterval(name, time.Second, forward(ran[i])))
+		require.NoError(t, s.Start(t.Context()))
+		if i == 0 {
+			leads(t, pools[0], ran[0])
+		}
+	}
+	last := receive(t, ran[1])
+	// Retried until it hits the moment at which one waits and none is about to be stored.
+	eventually(t, "the chain is broken", func() bool {
+		execSQL(t, pools[0], `DELETE FROM river.river_job WHERE state = 'available' AND kind = 'follows.tick'`)
+		for len(ran[1]) > 0 {
+			last = <-ran[1]
+		}
+		return time.Since(last.Tick) > 3*time.Second
+	})
+	late := receive(t, ran[1])
+	require.Equal(t, last.Tick.Add(time.Second), late.Tick, "the late run has the first tick that was missed")
+	next := receive(t, ran[1])
+	require.Less(t, next.Late(), 10*time.Second)
+}
+
 func TestADeletedTickRunsAllTheSame(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)

@@ -66,7 +66,7 @@ func runChild(encoded string) (exitCode int) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(3)
 	}()
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	fail := func(err error) int {
 		log.Error("child failed", "error", err)
 		return 1
@@ -174,12 +174,15 @@ func startNative(ctx context.Context, pool *pgxpool.Pool, cfg childConfig, log *
 		Schema:  river.DefaultSchema,
 		Queues:  map[string]riverqueue.QueueConfig{riverqueue.QueueDefault: {MaxWorkers: 100}},
 		Workers: riverqueue.NewWorkers(),
+		// Two services in one schema need it.
+		FetchOnlyKnownKinds: true,
 	}
 	for _, j := range cfg.Jobs {
 		riverqueue.AddWorkerArgs(c.Workers, nativeArgs{kind: j.Name}, &nativeWorker{job: j, pool: pool})
 		c.PeriodicJobs = append(c.PeriodicJobs, riverqueue.NewPeriodicJob(riverqueue.PeriodicInterval(j.Every),
 			func() (riverqueue.JobArgs, *riverqueue.InsertOpts) { return nativeArgs{kind: j.Name}, nil }, nil))
-		c.RescueStuckJobsAfter = max(c.RescueStuckJobsAfter, j.timeout()+rescueAfter)
+		c.JobTimeout = max(c.JobTimeout, j.timeout())
+		c.RescueStuckJobsAfter = c.JobTimeout + rescueAfter
 	}
 	client, err := riverqueue.NewClient(riverpgxv5.New(pool), c)
 	if err != nil {

@@ -33,6 +33,7 @@ type cluster struct {
 	pool     *pgxpool.Pool     // the test's own
 	proxied  bool              // each node has a network of its own to lose
 	provider string
+	ahead    time.Duration // what the database's clock is ahead of the processes'
 
 	mu    sync.Mutex
 	nodes []*node
@@ -78,9 +79,9 @@ func (c *cluster) awaitStart(n *node) {
 	select {
 	case <-n.started:
 	case <-n.exited:
-		c.t.Fatalf("%s ended as it started; its log:\n%s", n.id, n.readLog(c.t))
+		c.t.Fatalf("%s ended as it started; its log:\n%s", n.id, tail(n.readLog(c.t), 10))
 	case <-time.After(time.Minute):
-		c.t.Fatalf("%s does not start; its log:\n%s", n.id, n.readLog(c.t))
+		c.t.Fatalf("%s does not start; its log:\n%s", n.id, tail(n.readLog(c.t), 10))
 	}
 }
 
@@ -261,6 +262,7 @@ func (c *cluster) awaitPhase(every, phase time.Duration) {
 func (c *cluster) putClockAhead(by time.Duration) {
 	c.t.Helper()
 	execSQL(c.t, c.pool, `UPDATE clock.ahead SET by = $1`, by)
+	c.ahead = by
 }
 
 // requestResign makes the leader resign, whoever it is.
@@ -271,9 +273,9 @@ func (c *cluster) requestResign() {
 	require.NoError(c.t, s.Client().Notify().RequestResign(c.t.Context()))
 }
 
-// awaitRun waits for a run of the job that begins after now, and returns its tick
-// and who runs it.
-func (c *cluster) awaitRun(name string, of func(*node) bool) (tick time.Time, runner *node) {
+// awaitRun waits for a run of the job that begins after now, and returns its row, its
+// tick and who runs it.
+func (c *cluster) awaitRun(name string, of func(*node) bool) (id int64, tick time.Time, runner *node) {
 	c.t.Helper()
 	since := c.now()
 	until(c.t, time.Minute, "run of "+name, func() bool {
@@ -281,8 +283,8 @@ func (c *cluster) awaitRun(name string, of func(*node) bool) (tick time.Time, ru
 			if !of(n) {
 				continue
 			}
-			err := c.pool.QueryRow(c.t.Context(), `SELECT tick FROM runs WHERE name = $1 AND started > $2 AND pid = $3 ORDER BY started LIMIT 1`,
-				name, since, n.pid()).Scan(&tick)
+			err := c.pool.QueryRow(c.t.Context(), `SELECT job, tick FROM runs WHERE name = $1 AND started > $2 AND pid = $3 ORDER BY started LIMIT 1`,
+				name, since, n.pid()).Scan(&id, &tick)
 			if err == nil {
 				runner = n
 				return true
@@ -291,5 +293,5 @@ func (c *cluster) awaitRun(name string, of func(*node) bool) (tick time.Time, ru
 		}
 		return false
 	})
-	return tick.UTC(), runner
+	return id, tick.UTC(), runner
 }

@@ -59,18 +59,20 @@ func (c *cluster) measure(j job, from, to time.Time) outcome {
 	return o
 }
 
-// measureNative does the same for rows that carry no tick: their times say how
-// many there should be. One that comes three quarters of an interval or more after
+// measureNative does the same for rows that carry no tick: their times, which are
+// the processes' own, say how many there should be. One that comes three quarters of an interval or more after
 // the one before is its successor, any other is one too many; a longer gap has lost
 // some.
 func (c *cluster) measureNative(j job, from, to time.Time) outcome {
 	c.t.Helper()
 	rows, err := c.pool.Query(c.t.Context(), `
-		SELECT coalesce(first.tick, row.scheduled_at) AS due, coalesce(extract(epoch FROM first.started - first.tick), -1)::float8
-		FROM river.river_job AS row
-		LEFT JOIN LATERAL (SELECT tick, started FROM runs WHERE job = row.id ORDER BY started LIMIT 1) AS first ON true
-		WHERE row.kind = $1 AND coalesce(first.tick, row.scheduled_at) >= $2 AND coalesce(first.tick, row.scheduled_at) < $3
-		ORDER BY due`, j.Name, from, to)
+		SELECT due, coalesce(extract(epoch FROM started - due), -1)::float8
+		FROM (
+			SELECT coalesce(first.tick, row.scheduled_at) + $3::interval AS due, first.started
+			FROM river.river_job AS row
+			LEFT JOIN LATERAL (SELECT tick, started FROM runs WHERE job = row.id ORDER BY started LIMIT 1) AS first ON true
+			WHERE row.kind = $1
+		) AS stored WHERE due < $2 ORDER BY due`, j.Name, to, c.ahead)
 	require.NoError(c.t, err)
 	o := outcome{every: j.Every}
 	last := from
@@ -82,13 +84,17 @@ func (c *cluster) measureNative(j job, from, to time.Time) outcome {
 		late float64
 	)
 	_, err = pgx.ForEachRow(rows, []any{&due, &late}, func() error {
+		if due.Before(from) {
+			last = due
+			return nil
+		}
 		o.enqueued++
 		lateness := time.Duration(late * float64(time.Second))
 		o.latest = max(o.latest, lateness)
 		if lateness > lateAfter {
 			o.late++
 		}
-		if o.enqueued > 1 && due.Sub(last) < j.Every*3/4 {
+		if due.Sub(last) < j.Every*3/4 {
 			o.doubled++
 			return nil
 		}

@@ -30,8 +30,9 @@ import (
 //   - the relay: a tick's run stores its successor before it calls the handler;
 //   - reconcile, at every start and when a process becomes leader.
 //
-// A fourth, the guard, stores the tick that was just due in case somebody deleted
-// its row.
+// Two more mend what those cannot: the guard stores the tick that was just due in
+// case somebody deleted its row, and the keeper looks after the schedules of a
+// process whose leader is of another service. docs/guarantees.md tells the whole.
 
 // tickArgs are the args of a tick's row. Schedule and Tick identify it; the kind,
 // which is part of every key, is the schedule's name.

@@ -336,7 +336,7 @@ func TestFaults(t *testing.T) {
 	}
 
 	var mu sync.Mutex
-	outcomes := make([][]outcome, len(all))
+	outcomes := make([][]outcome, len(all)+1) // and that of the first below
 	t.Cleanup(func() {
 		mu.Lock()
 		defer mu.Unlock()
@@ -352,7 +352,7 @@ func TestFaults(t *testing.T) {
 		o := catchUpAll(t, sharedServer(t), s5, time.Minute)
 		mu.Lock()
 		defer mu.Unlock()
-		outcomes = append(outcomes, []outcome{o})
+		outcomes[len(all)] = []outcome{o}
 	})
 	for i, sc := range all {
 		t.Run(sc.fault, func(t *testing.T) {

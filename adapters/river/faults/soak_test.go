@@ -22,7 +22,7 @@ type soak struct {
 	jobs      []job
 	slots     []*slot
 	serverUp  bool
-	recovery  []recovery // what ends the faults that last
+	recovery  []recovery // the ends of faults that last
 	outages   []outage
 	deleted   map[string]bool // "name tick" of rows that were deleted before they ran
 	faultSeen map[string]int
@@ -85,7 +85,6 @@ func TestSoak(t *testing.T) {
 	s.leader()
 	from := s.now()
 	s.inject(time.Now().Add(*soakFlag))
-	s.recover()
 	to := s.awaitCalm()
 
 	fmt.Printf("soak: seed %d, %d faults injected: %v\n", seed, len(s.outages), s.faultSeen)
@@ -105,33 +104,22 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// inject brings faults about, one after about 14 seconds, each ending by itself.
+// inject brings faults about, one after about 14 seconds, and sees each to its end.
 func (s *soak) inject(end time.Time) {
 	next := time.Now()
-	for {
+	for next.Before(end) || len(s.recovery) > 0 {
 		slices.SortFunc(s.recovery, func(a, b recovery) int { return a.at.Compare(b.at) })
-		if len(s.recovery) > 0 && s.recovery[0].at.Before(next) {
+		if len(s.recovery) > 0 && (s.recovery[0].at.Before(next) || !next.Before(end)) {
 			r := s.recovery[0]
 			s.recovery = s.recovery[1:]
 			pass(s.t, time.Until(r.at))
 			r.end()
 			continue
 		}
-		if next.After(end) {
-			return
-		}
 		pass(s.t, time.Until(next))
 		s.oneFault()
 		next = time.Now().Add(s.between(10*time.Second, 18*time.Second))
 	}
-}
-
-// recover ends all faults at once.
-func (s *soak) recover() {
-	for _, r := range s.recovery {
-		r.end()
-	}
-	s.recovery = nil
 }
 
 func (s *soak) between(low, high time.Duration) time.Duration {

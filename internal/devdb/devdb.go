@@ -32,6 +32,8 @@ import (
 const (
 	pingTimeout  = 10 * time.Second // for the server of DATABASE_URL, which runs already or does not
 	startTimeout = time.Minute      // for a server of ours: after a crash it first replays its log
+	// orphanTimeout is for the children of a server that was killed.
+	orphanTimeout = 15 * time.Second
 )
 
 // Options for [Open]. The zero value is a temporary server that writes no log.
@@ -220,6 +222,7 @@ func (s *server) up(ctx context.Context) error {
 	}
 	poll := time.NewTicker(20 * time.Millisecond)
 	defer poll.Stop()
+	orphansEnd := time.Now().Add(orphanTimeout)
 	for {
 		conn, connErr := pgx.ConnectConfig(ctx, cfg)
 		if connErr == nil {
@@ -228,7 +231,17 @@ func (s *server) up(ctx context.Context) error {
 		select {
 		case <-poll.C:
 		case <-exited:
-			return fmt.Errorf("devdb: Postgres ended while starting%s", s.logTail(before))
+			tail := s.logTail(before)
+			// The children of a server that was killed notice after a while, and until then
+			// Postgres refuses to start in their directory.
+			if !strings.Contains(tail, "pre-existing shared memory block") || time.Now().After(orphansEnd) {
+				return fmt.Errorf("devdb: Postgres ended while starting%s", tail)
+			}
+			<-poll.C
+			before = fileSize(s.logFile())
+			if exited, err = s.start(ctx); err != nil {
+				return fmt.Errorf("devdb: start Postgres: %w%s", err, s.logTail(before))
+			}
 		case <-ctx.Done():
 			err := fmt.Errorf("devdb: Postgres does not accept connections: %w: %w%s", ctx.Err(), connErr, s.logTail(before))
 			return errors.Join(err, s.halt(true))

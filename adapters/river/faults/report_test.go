@@ -113,9 +113,9 @@ func (c *cluster) measureNative(j job, from, to time.Time) outcome {
 func (c *cluster) settle(to time.Time) {
 	c.t.Helper()
 	const unfinished = `SELECT count(*) FROM river.river_job WHERE finalized_at IS NULL
-		AND CASE WHEN metadata ? 'everytick_tick' THEN (args->>'tick')::timestamptz ELSE scheduled_at END < $1`
+		AND CASE WHEN metadata ? 'everytick_tick' THEN (args->>'tick')::timestamptz ELSE scheduled_at + $2::interval END < $1`
 	until(c.t, 2*time.Minute, "done with all ticks that are due", func() bool {
-		return scalar[int](c.t, c.pool, unfinished, to) == 0
+		return scalar[int](c.t, c.pool, unfinished, to, c.ahead) == 0
 	})
 }
 

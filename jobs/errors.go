@@ -24,6 +24,10 @@ var (
 	ErrInvalidData = errors.New("jobs: invalid data")
 	// ErrUnknownJob is returned for a name that nobody registered.
 	ErrUnknownJob = errors.New("jobs: unknown job")
+	// ErrUnknownID is returned for an ID that no kept job of the name has.
+	ErrUnknownID = errors.New("jobs: unknown job ID")
+	// ErrNotRetryable is returned by [Retrier] for a job that has not ended without success.
+	ErrNotRetryable = errors.New("jobs: job cannot be retried")
 	// ErrStarted is returned by Start and by registrations while the scheduler runs.
 	ErrStarted = errors.New("jobs: scheduler is started")
 	// ErrNotStarted is returned by Shutdown when the scheduler does not run.

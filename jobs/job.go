@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -30,6 +31,9 @@ type Job struct {
 	// Tick is the instant a cron or interval run stands for, in UTC. It is zero for
 	// a job that was triggered.
 	Tick time.Time
+	// Metadata is what [TriggerMiddleware] left in the process that triggered the job,
+	// nil if nothing. It is not for the handler's own data.
+	Metadata map[string]string
 	// StartedAt is when this attempt started, by the provider's clock, in UTC.
 	StartedAt time.Time
 	// DB is the database the provider was given: the application's own pool.
@@ -54,6 +58,12 @@ func (j *Job) Late() time.Duration {
 		return 0
 	}
 	return max(0, j.StartedAt.Sub(j.Tick))
+}
+
+// Retries tells whether another attempt follows this one when it ends with err.
+func (j *Job) Retries(err error) bool {
+	var permanent *permanentError
+	return err != nil && j.Attempt < j.MaxAttempts && !errors.As(err, &permanent)
 }
 
 // LogValue groups what identifies the job. It never contains the data.

@@ -41,6 +41,11 @@ type Definition struct {
 
 	zone *time.Location // as set by TimeZone, nil if not
 	site string         // file:line of the registration
+
+	middleware        []Middleware
+	triggerMiddleware []TriggerMiddleware
+	redact            func(string) string
+	run               Handler // the handler inside its middleware
 }
 
 // A Request is a validated trigger: what to enqueue, with the options folded in.
@@ -58,6 +63,10 @@ type Request struct {
 	Priority int
 	// Unique is the key given with [Unique], or "".
 	Unique string
+	// Metadata is set by [TriggerMiddleware] for [Job.Metadata]: UTF-8 without U+0000.
+	Metadata map[string]string
+	// ID is the job's, set once it is stored.
+	ID string
 }
 
 // Due returns when the job is due if it is enqueued at now. Times in the past mean now.
@@ -184,6 +193,7 @@ func (r *Registry) define(name, site string, h Handler, opts []Option) (*Definit
 			return nil, err
 		}
 	}
+	d.run = d.wrapped()
 	return d, nil
 }
 
@@ -325,16 +335,15 @@ func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) error
 	timedOut := timeout(context.DeadlineExceeded)
 	runCtx, cancel := context.WithTimeoutCause(ctx, d.Timeout, timedOut)
 	defer cancel()
+	run := d.run
+	if run == nil { // not of a registry
+		run = d.wrapped()
+	}
 	ended := make(chan error, 1)
 	go func() {
 		err := errGoexit
-		defer func() {
-			if v := recover(); v != nil {
-				err = &PanicError{Value: v, Stack: stack()}
-			}
-			ended <- err
-		}()
-		err = d.Handler(runCtx, &own)
+		defer func() { ended <- err }()
+		err = run(runCtx, &own)
 	}()
 	err := <-ended
 	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && errors.Is(context.Cause(runCtx), timedOut) {
@@ -362,7 +371,7 @@ func stack() string {
 		if more && b.Len() == 0 && strings.HasPrefix(frame.Function, "runtime.") {
 			continue // raised by the runtime: a nil pointer, an index out of range
 		}
-		if strings.HasSuffix(frame.Function, "/jobs.(*Definition).Run.func2") {
+		if strings.HasSuffix(frame.Function, "/jobs.(*Definition).guard.func1") {
 			return b.String() // what called the handler is of no interest
 		}
 		fmt.Fprintf(&b, "%s\n\t%s:%d\n", frame.Function, frame.File, frame.Line)
@@ -375,8 +384,7 @@ func stack() string {
 // Retry tells what follows an attempt that failed with err: a retry after delay,
 // or, when again is false, nothing: the job has failed for good.
 func (d *Definition) Retry(job *Job, err error) (delay time.Duration, again bool) {
-	var permanent *permanentError
-	if errors.As(err, &permanent) || job.Attempt >= job.MaxAttempts {
+	if !job.Retries(err) {
 		return 0, false
 	}
 	var after *retryAfterError
@@ -431,6 +439,17 @@ func (d *Definition) Skip(job *Job, due time.Time, overlapping bool) string {
 		return "skipped: another run of this job goes on"
 	}
 	return ""
+}
+
+// upcomingTicks is how many ticks [Status.Upcoming] tells.
+const upcomingTicks = 3
+
+// Upcoming returns the ticks from next on for [Status.Upcoming]; none if next is zero.
+func (d *Definition) Upcoming(next time.Time) (ticks []time.Time) {
+	for ; !next.IsZero() && len(ticks) < upcomingTicks; next = d.Schedule.Next(next) {
+		ticks = append(ticks, next)
+	}
+	return ticks
 }
 
 // Describe returns the schedule in words for [Status.Schedule], and its zone.

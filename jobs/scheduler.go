@@ -123,8 +123,11 @@ type Health struct {
 	Started bool
 	// OldestWaiting is how long the job that waits longest has been due.
 	OldestWaiting time.Duration
-	// Totals counts the jobs of all names by state, as far as they are kept.
-	Totals map[State]int
+	// Totals counts the jobs of all names by state, as far as they are kept. A state
+	// that is in AtLeast has more of them: a provider stops counting where it would
+	// take long.
+	Totals  map[State]int
+	AtLeast []State
 }
 
 // MarshalJSON renders OldestWaiting as oldest_waiting_seconds.
@@ -135,7 +138,8 @@ func (h Health) MarshalJSON() ([]byte, error) {
 		Started       bool          `json:"started"`
 		OldestWaiting float64       `json:"oldest_waiting_seconds"`
 		Totals        map[State]int `json:"totals,omitempty"`
-	}{h.Healthy, h.Reasons, h.Started, h.OldestWaiting.Seconds(), h.Totals})
+		AtLeast       []State       `json:"at_least,omitempty"`
+	}{h.Healthy, h.Reasons, h.Started, h.OldestWaiting.Seconds(), h.Totals, h.AtLeast})
 }
 
 // Status is what [Monitor.Jobs] tells of one registered job.
@@ -156,9 +160,15 @@ type Status struct {
 	// NextTick is the tick that runs next; zero for a job without a schedule. It lies
 	// in the past when that tick is late.
 	NextTick time.Time
+	// Upcoming is the next three ticks, NextTick first.
+	Upcoming []time.Time
 	// OverdueBy is how late the next tick is: it is due and has not started, or it
-	// should be stored and is not. It is 0 when all is well.
-	OverdueBy time.Duration
+	// should be stored and is not. It is 0 when all is well. OverdueReason says in words
+	// what keeps it, "" when all is well.
+	OverdueBy     time.Duration
+	OverdueReason string
+	// PausedSince is when the job was paused, see [Pauser]; zero when it is not.
+	PausedSince time.Time
 	// Waiting counts as [Monitor.QueueSize] does; Retrying is the part of it that has
 	// failed before. Running counts what runs in all processes.
 	Waiting, Running, Retrying int
@@ -167,18 +177,24 @@ type Status struct {
 // MarshalJSON renders OverdueBy as overdue_seconds and leaves out zero times.
 func (s Status) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
-		Name      string    `json:"name"`
-		Schedule  string    `json:"schedule"`
-		Zone      string    `json:"zone,omitempty"`
-		PrevTick  time.Time `json:"previous_tick,omitzero"`
-		PrevState State     `json:"previous_state,omitempty"`
-		Missed    int       `json:"missed,omitempty"`
-		NextTick  time.Time `json:"next_tick,omitzero"`
-		OverdueBy float64   `json:"overdue_seconds,omitzero"`
-		Waiting   int       `json:"waiting"`
-		Running   int       `json:"running"`
-		Retrying  int       `json:"retrying"`
-	}{s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.Missed, s.NextTick, s.OverdueBy.Seconds(), s.Waiting, s.Running, s.Retrying})
+		Name          string      `json:"name"`
+		Schedule      string      `json:"schedule"`
+		Zone          string      `json:"zone,omitempty"`
+		PrevTick      time.Time   `json:"previous_tick,omitzero"`
+		PrevState     State       `json:"previous_state,omitempty"`
+		Missed        int         `json:"missed,omitempty"`
+		NextTick      time.Time   `json:"next_tick,omitzero"`
+		Upcoming      []time.Time `json:"upcoming,omitempty"`
+		OverdueBy     float64     `json:"overdue_seconds,omitzero"`
+		OverdueReason string      `json:"overdue_reason,omitempty"`
+		PausedSince   time.Time   `json:"paused_since,omitzero"`
+		Waiting       int         `json:"waiting"`
+		Running       int         `json:"running"`
+		Retrying      int         `json:"retrying"`
+	}{
+		s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.Missed, s.NextTick, s.Upcoming,
+		s.OverdueBy.Seconds(), s.OverdueReason, s.PausedSince, s.Waiting, s.Running, s.Retrying,
+	})
 }
 
 // overdueGrace is how long a schedule may be overdue before that is unhealthy.
@@ -189,7 +205,11 @@ const overdueGrace = time.Minute
 func OverdueReasons(all []Status) (reasons []string) {
 	for _, st := range all {
 		if st.OverdueBy > overdueGrace {
-			reasons = append(reasons, fmt.Sprintf("%s is overdue by %s", st.Name, st.OverdueBy.Round(time.Second)))
+			reason := fmt.Sprintf("%s is overdue by %s", st.Name, st.OverdueBy.Round(time.Second))
+			if st.OverdueReason != "" {
+				reason += ": " + st.OverdueReason
+			}
+			reasons = append(reasons, reason)
 		}
 	}
 	return reasons

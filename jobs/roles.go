@@ -1,0 +1,164 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+)
+
+// What follows are optional roles. A [Scheduler] that has one implements its
+// interface; find it by type assertion. Names that are not registered are
+// [ErrUnknownJob], IDs that no kept job of that name has are [ErrUnknownID].
+
+// A RunLister tells what became of single jobs.
+type RunLister interface {
+	// Runs returns the latest jobs of that name, triggered ones and ticks, the newest
+	// first, at most limit of them (1 to 1,000, else [ErrInvalidOption]). A schedule's
+	// next tick is among them once it is due.
+	Runs(ctx context.Context, name string, limit int) ([]Run, error)
+}
+
+// An ActivityReporter counts how jobs ended over time.
+type ActivityReporter interface {
+	// Activity counts the jobs that ended in the last n steps of time, of all names;
+	// step is a second at least, n from 1 to 1,440, else [ErrInvalidOption]. The last
+	// step is the one that now lies in, and begins at a multiple of step since the zero
+	// time.
+	Activity(ctx context.Context, step time.Duration, n int) (Activity, error)
+}
+
+// A Canceller ends jobs that are not wanted any more.
+type Canceller interface {
+	// Cancel keeps a job that waits from running, and ends the context of one that
+	// runs, in whatever process, so that it is not retried. A job that has ended stays
+	// as it is, and that is no error. A cancelled tick does not end its schedule.
+	Cancel(ctx context.Context, name, id string) error
+}
+
+// A Retrier runs jobs again that have ended without success.
+type Retrier interface {
+	// Retry runs a job at once that failed for good, was cancelled or was skipped, or
+	// that waits for its next attempt, with one attempt left at least. One that waits
+	// for its first attempt, runs or is completed is [ErrNotRetryable].
+	Retry(ctx context.Context, name, id string) error
+}
+
+// A Pauser holds the runs of a job back.
+type Pauser interface {
+	// Pause keeps jobs of that name from starting, in all processes, within a few
+	// seconds, and across restarts: what is triggered waits, and ticks that come due are
+	// skipped and recorded as such. What runs goes on. Pausing again changes nothing.
+	Pause(ctx context.Context, name string) error
+	// Resume ends a pause: what waited can start. It does nothing if there is none.
+	Resume(ctx context.Context, name string) error
+}
+
+// SkippedPaused is the reason of a tick that came due while its job was paused.
+const SkippedPaused = "skipped: the job is paused"
+
+// A Run is one job as [RunLister] tells it.
+type Run struct {
+	// ID and Name identify the job.
+	ID, Name string
+	// State is where it stands.
+	State State
+	// Tick is the instant it stands for; zero for a job that was triggered.
+	Tick time.Time
+	// Attempt is the number of the latest attempt, 0 before the first, of MaxAttempts.
+	Attempt, MaxAttempts int
+	// CreatedAt is when it was stored, and DueAt when it is or was to run.
+	CreatedAt, DueAt time.Time
+	// StartedAt is when the latest attempt began; zero before the first.
+	StartedAt time.Time
+	// EndedAt is when the job completed, failed for good, was cancelled or skipped;
+	// else zero.
+	EndedAt time.Time
+	// Error is the text of the latest error, or why the job was skipped.
+	Error string
+	// Data is what the job was triggered with.
+	Data json.RawMessage
+}
+
+// MarshalJSON leaves out what is zero.
+func (r Run) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		ID          string          `json:"id"`
+		Name        string          `json:"name"`
+		State       State           `json:"state"`
+		Tick        time.Time       `json:"tick,omitzero"`
+		Attempt     int             `json:"attempt"`
+		MaxAttempts int             `json:"max_attempts"`
+		CreatedAt   time.Time       `json:"created_at,omitzero"`
+		DueAt       time.Time       `json:"due_at,omitzero"`
+		StartedAt   time.Time       `json:"started_at,omitzero"`
+		EndedAt     time.Time       `json:"ended_at,omitzero"`
+		Error       string          `json:"error,omitempty"`
+		Data        json.RawMessage `json:"data,omitempty"`
+	}{r.ID, r.Name, r.State, r.Tick, r.Attempt, r.MaxAttempts, r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, r.Data})
+}
+
+// Activity is the answer of [ActivityReporter].
+type Activity struct {
+	// Start is the beginning of the first step, and Step how long each is.
+	Start time.Time
+	Step  time.Duration
+	// CompleteSince is the time from which every job is counted; of those that ended
+	// before, there are more than are counted. It is Start unless there are very many.
+	CompleteSince time.Time
+	// Jobs has the steps of each name that had any, the oldest first.
+	Jobs map[string][]Outcomes
+}
+
+// Outcomes counts how jobs ended.
+type Outcomes struct {
+	Completed int `json:"completed"` // done
+	Failed    int `json:"failed"`    // failed for good
+	Other     int `json:"other"`     // cancelled or skipped
+}
+
+// MarshalJSON renders Step as step_seconds.
+func (a Activity) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Start         time.Time             `json:"start"`
+		Step          float64               `json:"step_seconds"`
+		CompleteSince time.Time             `json:"complete_since"`
+		Jobs          map[string][]Outcomes `json:"jobs"`
+	}{a.Start, a.Step.Seconds(), a.CompleteSince, a.Jobs})
+}
+
+// NewActivity returns an answer without counts for [ActivityReporter] at now, or
+// [ErrInvalidOption]. Providers fill it by [Activity.Add].
+func NewActivity(now time.Time, step time.Duration, n int) (Activity, error) {
+	if step < time.Second || n < 1 || n > 1440 {
+		return Activity{}, invalidOption("Activity: %d steps of %s: allowed is 1 to 1,440 of 1s at least", n, step)
+	}
+	start := now.UTC().Truncate(step).Add(-time.Duration(n-1) * step)
+	return Activity{Start: start, Step: step, CompleteSince: start, Jobs: map[string][]Outcomes{}}, nil
+}
+
+// Add counts n jobs of that name that ended at a time in the i-th step, from 0, in
+// the given state. What lies outside of the steps is not counted.
+func (a Activity) Add(name string, i, steps int, state State, n int) {
+	if i < 0 || i >= steps {
+		return
+	}
+	if a.Jobs[name] == nil {
+		a.Jobs[name] = make([]Outcomes, steps)
+	}
+	switch o := &a.Jobs[name][i]; state {
+	case StateCompleted:
+		o.Completed += n
+	case StateFailed:
+		o.Failed += n
+	default:
+		o.Other += n
+	}
+}
+
+// CheckRunLimit returns [ErrInvalidOption] for a limit that [RunLister] refuses.
+func CheckRunLimit(limit int) error {
+	if limit < 1 || limit > 1000 {
+		return invalidOption("Runs: limit %d: allowed is 1 to 1,000", limit)
+	}
+	return nil
+}

@@ -371,7 +371,7 @@ func stack() string {
 		if more && b.Len() == 0 && strings.HasPrefix(frame.Function, "runtime.") {
 			continue // raised by the runtime: a nil pointer, an index out of range
 		}
-		if strings.HasSuffix(frame.Function, "/jobs.(*Definition).guard.func1") {
+		if strings.HasSuffix(frame.Function, "(*Definition).guard.func1") {
 			return b.String() // what called the handler is of no interest
 		}
 		fmt.Fprintf(&b, "%s\n\t%s:%d\n", frame.Function, frame.File, frame.Line)

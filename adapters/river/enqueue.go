@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,7 +42,8 @@ func (a *rowArgs) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// Metadata keys of ours in River's rows.
+// Metadata keys of ours in River's rows. The queries write metaTick out, since an
+// index has it in its condition.
 const (
 	metaTick    = "everytick_tick"    // true: the row is a tick, its args are tickArgs
 	metaOpen    = "everytick_open"    // true: enqueued by a process that does not know the job's options
@@ -48,6 +51,14 @@ const (
 	metaStarted = "everytick_started" // true: an attempt began, of a job with jobs.StartWithin
 	metaMissed  = "everytick_missed"  // how many later ticks a late one stands for
 )
+
+// rowMeta is what a run reads of them.
+type rowMeta struct {
+	Tick     bool              `json:"everytick_tick,omitempty"`
+	Open     bool              `json:"everytick_open,omitempty"`
+	Started  bool              `json:"everytick_started,omitempty"`
+	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
+}
 
 // liveStates are the states in which a job still has a run before it or in
 // progress; River requires all but retryable of a unique job.
@@ -58,31 +69,53 @@ var liveStates = []rivertype.JobState{
 
 // Trigger implements [jobs.Triggerer].
 func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
-	args, insertOpts, err := s.insertion(ctx, nil, name, data, opts)
-	if err != nil {
-		return "", err
-	}
-	var res *rivertype.JobInsertResult
-	if row := (riverqueue.InsertManyParams{Args: args, InsertOpts: insertOpts}); args.unique == "" {
-		res, err = s.inserts.insert(ctx, row, "")
-	} else {
-		// It may have to wait for somebody's transaction that has the key, so alone.
-		res, err = s.inserts.insertAlone(ctx, row)
-	}
-	return insertedID(name, res, err)
+	return s.trigger(ctx, nil, name, data, opts)
 }
 
 // TriggerTx implements [jobs.TxTriggerer]. The job can run once tx has committed.
 func (s *Scheduler) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
-	args, insertOpts, err := s.insertion(ctx, tx, name, data, opts)
+	return s.trigger(ctx, tx, name, data, opts)
+}
+
+// trigger stores one job, in tx unless that is nil.
+func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data any, opts []jobs.TriggerOption) (string, error) {
+	d, err := s.definition(name)
 	if err != nil {
 		return "", err
 	}
-	res, err := s.insertOnly.InsertTx(ctx, tx, args, insertOpts)
-	return insertedID(name, res, err)
+	req, err := d.Request(data, opts...)
+	if err != nil {
+		return "", err
+	}
+	err = d.Enqueue(ctx, []*jobs.Request{req}, func(ctx context.Context, _ []*jobs.Request) error {
+		row, err := s.row(ctx, tx, req)
+		if err != nil {
+			return err
+		}
+		var res *rivertype.JobInsertResult
+		switch {
+		case tx != nil:
+			res, err = s.insertOnly.InsertTx(ctx, notifyingTx{tx, s.inserts.notifier}, row.Args, row.InsertOpts)
+		case req.Unique == "":
+			res, err = s.inserts.insert(ctx, row, "")
+		default:
+			// It may have to wait for somebody's transaction that has the key, so alone.
+			res, err = s.inserts.insertAlone(ctx, row)
+		}
+		if err != nil {
+			return fmt.Errorf("river: trigger %q: %w", name, err)
+		}
+		req.ID = formatID(res.Job.ID)
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return req.ID, nil
 }
 
-// TriggerMany implements [jobs.Triggerer].
+// TriggerMany implements [jobs.Triggerer]. Many jobs are stored by COPY, in one
+// transaction.
 func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
 	d, err := s.definition(name)
 	if err != nil {
@@ -92,33 +125,112 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 	if err != nil || len(reqs) == 0 {
 		return nil, err
 	}
-	params := make([]riverqueue.InsertManyParams, len(reqs))
+	store := s.storeFew
+	if len(reqs) >= copyAtLeast {
+		store = s.storeMany
+	}
+	if err := d.Enqueue(ctx, reqs, store); err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(reqs))
 	for i, req := range reqs {
-		args, insertOpts, err := s.insertOpts(ctx, nil, req)
-		if err != nil {
-			return nil, err
-		}
-		params[i] = riverqueue.InsertManyParams{Args: args, InsertOpts: insertOpts}
-	}
-	res, err := s.insertOnly.InsertMany(ctx, params)
-	if err != nil {
-		return nil, fmt.Errorf("river: trigger %d of %q: %w", len(reqs), name, err)
-	}
-	ids := make([]string, len(res))
-	for i, r := range res {
-		ids[i] = formatID(r.Job.ID)
+		ids[i] = req.ID
 	}
 	return ids, nil
 }
 
-func formatID(id int64) string { return strconv.FormatInt(id, 10) }
+const (
+	// copyAtLeast is how many rows make up for the round trips that COPY needs.
+	copyAtLeast = 500
+	// copyChunk bounds the memory of one COPY.
+	copyChunk = 10_000
+)
 
-func insertedID(name string, res *rivertype.JobInsertResult, err error) (string, error) {
+func (s *Scheduler) storeFew(ctx context.Context, reqs []*jobs.Request) error {
+	rows, err := s.rows(ctx, nil, reqs)
 	if err != nil {
-		return "", fmt.Errorf("river: trigger %q: %w", name, err)
+		return err
 	}
-	return formatID(res.Job.ID), nil
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		res, err := s.insertOnly.InsertManyTx(ctx, notifyingTx{tx, s.inserts.notifier}, rows)
+		for i, r := range res {
+			reqs[i].ID = formatID(r.Job.ID)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("river: trigger %d of %q: %w", len(reqs), reqs[0].Job.Name, err)
+	}
+	return nil
 }
+
+// storeMany stores by COPY, which returns no IDs, so they are drawn beforehand.
+func (s *Scheduler) storeMany(ctx context.Context, reqs []*jobs.Request) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		for chunk := range slices.Chunk(reqs, copyChunk) {
+			rows, err := s.rows(ctx, tx, chunk)
+			if err != nil {
+				return err
+			}
+			ids, err := s.drawIDs(ctx, tx, len(chunk))
+			if err != nil {
+				return err
+			}
+			copying := copyTx{notifyingTx{tx, s.inserts.notifier}, ids}
+			if _, err := s.insertOnly.InsertManyFastTx(ctx, copying, rows); err != nil {
+				return err
+			}
+			for i, req := range chunk {
+				req.ID = formatID(ids[i])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("river: trigger %d of %q: %w", len(reqs), reqs[0].Job.Name, err)
+	}
+	return nil
+}
+
+func (s *Scheduler) drawIDs(ctx context.Context, tx pgx.Tx, n int) ([]int64, error) {
+	rows, err := tx.Query(ctx, `SELECT nextval(pg_get_serial_sequence($1, 'id')) FROM generate_series(1, $2)`, s.table, n)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[int64])
+}
+
+// copyTx adds the IDs to what River copies.
+type copyTx struct {
+	notifyingTx
+	ids []int64
+}
+
+// CopyFrom implements [pgx.Tx].
+func (t copyTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
+	return t.Tx.CopyFrom(ctx, table, append(columns, "id"), &withIDs{rows, t.ids})
+}
+
+type withIDs struct {
+	pgx.CopyFromSource
+	ids []int64
+}
+
+// Values implements [pgx.CopyFromSource].
+func (w *withIDs) Values() ([]any, error) {
+	values, err := w.CopyFromSource.Values()
+	if err != nil {
+		return nil, err
+	}
+	if len(w.ids) == 0 {
+		return nil, errors.New("more rows than were asked for")
+	}
+	values = append(values, w.ids[0])
+	w.ids = w.ids[1:]
+	return values, nil
+}
+
+func formatID(id int64) string { return strconv.FormatInt(id, 10) }
 
 // definition returns the job's definition, or a default one when another process
 // registers it.
@@ -129,20 +241,19 @@ func (s *Scheduler) definition(name string) (*jobs.Definition, error) {
 	return s.reg.Job(name)
 }
 
-func (s *Scheduler) insertion(ctx context.Context, tx pgx.Tx, name string, data any, opts []jobs.TriggerOption) (rowArgs, *riverqueue.InsertOpts, error) {
-	d, err := s.definition(name)
-	if err != nil {
-		return rowArgs{}, nil, err
+func (s *Scheduler) rows(ctx context.Context, tx pgx.Tx, reqs []*jobs.Request) ([]riverqueue.InsertManyParams, error) {
+	rows := make([]riverqueue.InsertManyParams, len(reqs))
+	for i, req := range reqs {
+		var err error
+		if rows[i], err = s.row(ctx, tx, req); err != nil {
+			return nil, err
+		}
 	}
-	req, err := d.Request(data, opts...)
-	if err != nil {
-		return rowArgs{}, nil, err
-	}
-	return s.insertOpts(ctx, tx, req)
+	return rows, nil
 }
 
-// insertOpts says in River's terms what req says in ours.
-func (s *Scheduler) insertOpts(ctx context.Context, tx pgx.Tx, req *jobs.Request) (rowArgs, *riverqueue.InsertOpts, error) {
+// row says in River's terms what req says in ours.
+func (s *Scheduler) row(ctx context.Context, tx pgx.Tx, req *jobs.Request) (row riverqueue.InsertManyParams, err error) {
 	opts := &riverqueue.InsertOpts{
 		MaxAttempts: req.Job.MaxAttempts,
 		Priority:    req.Priority,
@@ -151,7 +262,7 @@ func (s *Scheduler) insertOpts(ctx context.Context, tx pgx.Tx, req *jobs.Request
 	if req.Delay > 0 || !req.At.IsZero() {
 		now, err := s.clock.nowIn(ctx, tx)
 		if err != nil {
-			return rowArgs{}, nil, fmt.Errorf("river: trigger %q: %w", req.Job.Name, err)
+			return row, fmt.Errorf("river: trigger %q: %w", req.Job.Name, err)
 		}
 		// A job that is due now leaves the time to the database.
 		if due := req.Due(now); due.After(now) {
@@ -162,10 +273,12 @@ func (s *Scheduler) insertOpts(ctx context.Context, tx pgx.Tx, req *jobs.Request
 		// The hook replaces the key that River makes of the args.
 		opts.UniqueOpts = riverqueue.UniqueOpts{ByArgs: true, ByState: liveStates}
 	}
-	if s.cfg.TriggerOnly {
-		opts.Metadata = []byte(`{"` + metaOpen + `":true}`)
+	if s.cfg.TriggerOnly || len(req.Metadata) > 0 {
+		if opts.Metadata, err = json.Marshal(rowMeta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata}); err != nil {
+			return row, fmt.Errorf("river: trigger %q: %w", req.Job.Name, err)
+		}
 	}
-	return rowArgs{kind: req.Job.Name, raw: req.Data, unique: req.Unique}, opts, nil
+	return riverqueue.InsertManyParams{Args: rowArgs{kind: req.Job.Name, raw: req.Data, unique: req.Unique}, InsertOpts: opts}, nil
 }
 
 // The leader makes scheduled rows available when they are due, but does so only

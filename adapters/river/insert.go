@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -23,7 +22,8 @@ import (
 type inserter struct {
 	client *riverqueue.Client[pgx.Tx]
 	pool   *pgxpool.Pool
-	log    *slog.Logger
+	// notifier tells workers of the rows, nobody does if it is nil.
+	notifier *notifier
 
 	mu      sync.Mutex
 	waiting []*insertion
@@ -154,7 +154,7 @@ func (in *inserter) storeAll(ctx context.Context, batch []*insertion) error {
 	}
 	var res []*rivertype.JobInsertResult
 	err := in.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
-		res, err = in.client.InsertManyTx(ctx, autocommit{conn: conn, log: in.log}, rows)
+		res, err = in.client.InsertManyTx(ctx, autocommit{conn: conn, notifier: in.notifier}, rows)
 		return err
 	})
 	if err != nil {
@@ -180,9 +180,9 @@ func repeats(ordered []*insertion, i int) bool {
 // and none to PostgreSQL: the INSERT is one statement and commits by itself. That
 // spares the round trips of BEGIN and COMMIT.
 type autocommit struct {
-	pgx.Tx // nil: River calls nothing else
-	conn   *pgxpool.Conn
-	log    *slog.Logger
+	pgx.Tx   // nil: River calls nothing else
+	conn     *pgxpool.Conn
+	notifier *notifier
 }
 
 // Conn is asked for its mode of sending queries.
@@ -198,12 +198,14 @@ func (a autocommit) QueryRow(ctx context.Context, sql string, args ...any) pgx.R
 	return a.conn.QueryRow(ctx, sql, args...)
 }
 
-// Exec sends the notification. The job is stored already, and without it waits for
-// the next poll: no reason to tell the caller that the job failed.
+// Exec sends the notification. The job is stored already.
 func (a autocommit) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	tag, err := a.conn.Exec(ctx, sql, args...)
+	if a.notifier == nil {
+		return pgconn.CommandTag{}, nil
+	}
+	tag, err := a.notifier.exec(ctx, a.conn, sql, args)
 	if err != nil {
-		a.log.DebugContext(ctx, "workers were not notified of a new job and find it at their next poll", "error", err)
+		a.notifier.failed(ctx, err)
 	}
 	return tag, nil
 }

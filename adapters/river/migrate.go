@@ -5,20 +5,55 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivermigrate"
 )
 
-// Migrate creates the schema, "river" if it is "", and applies River's migrations
-// to it. It does nothing where that is done already, and processes that call it
+// pauseTable holds the names of paused jobs.
+const pauseTable = "everytick_pause"
+
+// The indexes that Migrate adds to River's table of jobs.
+const (
+	waitingIndex = "everytick_job_waiting_index"
+	ticksIndex   = "everytick_job_ticks_index"
+)
+
+// searchIndexes are those of River's that serve searches in args and metadata alone.
+var searchIndexes = map[string]string{"river_job_args_index": "args", "river_job_metadata_index": "metadata"}
+
+// A MigrateOption changes what [Migrate] does.
+type MigrateOption func(*migration)
+
+type migration struct {
+	pool     *pgxpool.Pool
+	schema   string
+	migrator *rivermigrate.Migrator[pgx.Tx]
+	search   *bool
+}
+
+// SearchIndexes says whether River's two GIN indexes are kept, over args and metadata.
+// They serve searches by args or metadata in River UI, by River's JobList, and in SQL;
+// nothing else uses them, and without them jobs are stored and worked faster. false
+// drops them, true makes them again; without this option they stay as they are. Both
+// are done without blocking those who work with the table.
+func SearchIndexes(keep bool) MigrateOption {
+	return func(m *migration) { m.search = &keep }
+}
+
+// Migrate creates the schema, "river" if it is "", applies River's migrations to it,
+// and adds what this package needs beside them: two partial indexes on the table of
+// jobs, for counting what waits and finding ticks in a large table, and the table of
+// paused jobs. It does nothing where that is done already, and processes that call it
 // together do it one after the other. It needs the right to create a schema only
 // if the schema does not exist, and two connections of the pool.
-func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
+func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, opts ...MigrateOption) error {
 	schema, err := checkSchema(schema)
 	if err != nil {
 		return err
@@ -30,8 +65,12 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 	if err != nil {
 		return fmt.Errorf("river: migrate: %w", err)
 	}
+	m := &migration{pool: pool, schema: schema, migrator: migrator}
+	for _, opt := range opts {
+		opt(m)
+	}
 	for {
-		done, err := tryMigrate(ctx, pool, schema, migrator)
+		done, err := m.try(ctx)
 		if err != nil {
 			return fmt.Errorf("river: migrate schema %q: %w", schema, err)
 		}
@@ -46,28 +85,133 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 	}
 }
 
-// tryMigrate migrates unless another caller does. It does not wait for that one,
+// try migrates unless another caller does. It does not wait for that one,
 // which needs a second connection of what may be the same pool. The lock is that of a
 // transaction that does nothing else: behind PgBouncer a session's would stay with
 // a server connection that the unlock does not reach.
-func tryMigrate(ctx context.Context, pool *pgxpool.Pool, schema string, migrator *rivermigrate.Migrator[pgx.Tx]) (done bool, err error) {
-	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+func (m *migration) try(ctx context.Context) (done bool, err error) {
+	// In another isolation it would hold a snapshot, and CREATE INDEX CONCURRENTLY wait for it.
+	err = pgx.BeginTxFunc(ctx, m.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended('everytick migrate', 0))`).Scan(&done); err != nil || !done {
 			return err
 		}
 		var exists bool
-		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)`, schema).Scan(&exists); err != nil {
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)`, m.schema).Scan(&exists); err != nil {
 			return err
 		}
 		if !exists {
-			if _, err := pool.Exec(ctx, `CREATE SCHEMA `+pgx.Identifier{schema}.Sanitize()); err != nil {
+			if _, err := m.pool.Exec(ctx, `CREATE SCHEMA `+pgx.Identifier{m.schema}.Sanitize()); err != nil {
 				return err
 			}
 		}
-		_, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil)
-		return err
+		if _, err := m.migrator.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
+			return err
+		}
+		// The portal of the last query above still holds a snapshot; that of a simple query
+		// takes its place and holds none.
+		if err := tx.Conn().PgConn().Exec(ctx, `SELECT`).Close(); err != nil {
+			return err
+		}
+		return m.addOurs(ctx)
 	})
 	return done, err
+}
+
+// addOurs is on a second connection: indexes are made CONCURRENTLY, outside of a
+// transaction.
+func (m *migration) addOurs(ctx context.Context) error {
+	table := pgx.Identifier{m.schema, "river_job"}.Sanitize()
+	if _, err := m.pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+pgx.Identifier{m.schema, pauseTable}.Sanitize()+`
+		(name text PRIMARY KEY, since timestamptz NOT NULL DEFAULT now())`); err != nil {
+		return err
+	}
+	if err := m.index(ctx, waitingIndex, table+` (kind, attempt) WHERE `+isWaiting); err != nil {
+		return err
+	}
+	if err := m.index(ctx, ticksIndex, table+` (kind, state, (`+tickOrder+`)) WHERE `+isTick); err != nil {
+		return err
+	}
+	if m.search == nil {
+		return nil
+	}
+	for name, column := range searchIndexes {
+		if *m.search {
+			if err := m.index(ctx, name, table+` USING gin (`+column+`)`); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := m.pool.Exec(ctx, `DROP INDEX CONCURRENTLY IF EXISTS `+pgx.Identifier{m.schema, name}.Sanitize()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// index makes an index that is not there, or that an interrupted making left invalid.
+func (m *migration) index(ctx context.Context, name, definition string) error {
+	qualified := pgx.Identifier{m.schema, name}.Sanitize()
+	var valid *bool
+	err := m.pool.QueryRow(ctx, `SELECT (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1))`, qualified).Scan(&valid)
+	if err != nil || valid != nil && *valid {
+		return err
+	}
+	if _, err := m.pool.Exec(ctx, `DROP INDEX CONCURRENTLY IF EXISTS `+qualified); err != nil {
+		return err
+	}
+	if _, err := m.pool.Exec(ctx, `CREATE INDEX CONCURRENTLY `+pgx.Identifier{name}.Sanitize()+` ON `+definition); err != nil {
+		return fmt.Errorf("index %s: %w", name, err)
+	}
+	return nil
+}
+
+// inspectIndexes returns those of River's indexes that are there, for its reindexer:
+// it complains of the others. It logs if ours are missing.
+func (s *Scheduler) inspectIndexes(ctx context.Context) ([]string, error) {
+	rows, err := s.pool.Query(ctx, `SELECT indexname FROM pg_indexes WHERE schemaname = $1`, s.cfg.Schema)
+	if err != nil {
+		return nil, err
+	}
+	there, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(there, waitingIndex) || !slices.Contains(there, ticksIndex) {
+		s.log.WarnContext(ctx, "indexes are missing, so large tables are counted slowly: call river.Migrate", "schema", s.cfg.Schema)
+	}
+	return slices.DeleteFunc(append(riverqueue.ReindexerIndexNamesDefault(), waitingIndex), func(name string) bool {
+		return !slices.Contains(there, name)
+	}), nil
+}
+
+// analyzeGrown renews the planner's statistics when the table has grown to many times
+// its size since they were made. On a new table River's queries keep the plans they got
+// while it was empty, and read all of it at each fetch; autovacuum comes a minute late.
+func (s *Scheduler) analyzeGrown(ctx context.Context) error {
+	const grown = `SELECT pg_has_role(relowner, 'USAGE') AND pg_relation_size(oid) / 8192 > 4 * greatest(relpages, 0) + 32
+		FROM pg_class WHERE oid = $1::regclass`
+	var outdated bool
+	if err := s.pool.QueryRow(ctx, grown, s.table).Scan(&outdated); err != nil || !outdated {
+		return err
+	}
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		// An autovacuum that we waited a second for would be cancelled.
+		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '100ms'`); err != nil {
+			return err
+		}
+		var turn bool
+		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended('everytick analyze ' || $1, 0))`, s.cfg.Schema).
+			Scan(&turn); err != nil || !turn {
+			return err
+		}
+		_, err := tx.Exec(ctx, `ANALYZE `+s.table)
+		return err
+	})
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // somebody has the lock: the next time
+		return nil
+	}
+	return err
 }
 
 func newMigrator(pool *pgxpool.Pool, schema string) (*rivermigrate.Migrator[pgx.Tx], error) {

@@ -3,6 +3,7 @@ package river
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -10,17 +11,25 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// waiting is the SQL condition of what [jobs.Monitor.QueueSize] counts, $1 being
-// metaTick: a tick that has never been tried does not wait before it is due.
-const waiting = `state IN ('available', 'scheduled', 'retryable', 'pending')
-	AND NOT (scheduled_at > now() AND attempt = 0 AND metadata ? $1)`
+// The conditions of the indexes that Migrate makes. A query must repeat them as they
+// stand, without a parameter, or PostgreSQL does not use the index.
+const (
+	isTick = `metadata ? '` + metaTick + `'`
+	// isWaiting does not take in ticks: a schedule's next one does not wait before it is due.
+	isWaiting    = `state IN ('available', 'scheduled', 'retryable', 'pending') AND NOT (` + isTick + `)`
+	tickWaits    = `(scheduled_at <= now() OR attempt > 0)`
+	waitingTicks = isTick + ` AND state IN ('available', 'scheduled', 'retryable', 'pending')`
+	tickOrder    = `(args->>'tick') COLLATE "C"`
+)
 
 // QueueSize implements [jobs.Monitor].
 func (s *Scheduler) QueueSize(ctx context.Context, name string) (n int, err error) {
 	if _, err := s.definition(name); err != nil {
 		return 0, err
 	}
-	err = s.pool.QueryRow(ctx, `SELECT count(*) FROM `+s.table+` WHERE kind = $2 AND `+waiting, metaTick, name).Scan(&n)
+	err = s.pool.QueryRow(ctx, `SELECT
+		(SELECT count(*) FROM `+s.table+` WHERE kind = $1 AND `+isWaiting+`)
+		+ (SELECT count(*) FROM `+s.table+` WHERE kind = $1 AND `+waitingTicks+` AND `+tickWaits+`)`, name).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("river: queue size of %q: %w", name, err)
 	}
@@ -34,167 +43,174 @@ const missingAfter = 2 * time.Second
 // Jobs implements [jobs.Monitor].
 func (s *Scheduler) Jobs(ctx context.Context) ([]jobs.Status, error) {
 	all, err := s.statuses(ctx)
+	if err == nil {
+		err = s.countLive(ctx, all)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("river: status of jobs: %w", err)
 	}
 	return all, nil
 }
 
+// statuses returns the status of every job, without the counts of what is live.
 func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 	now, err := s.clock.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	paused, err := s.readPauses(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defs := s.reg.Jobs()
 	all := make([]jobs.Status, len(defs))
 	byName := make(map[string]*jobs.Status, len(defs))
-	names := make([]string, len(defs))
+	var scheduled []string
 	for i, d := range defs {
-		all[i].Name, names[i] = d.Name, d.Name
+		all[i].Name, all[i].PausedSince = d.Name, paused[d.Name]
 		all[i].Schedule, all[i].Zone = d.Describe()
-		byName[d.Name] = &all[i]
+		if d.Schedule != nil {
+			byName[d.Name], scheduled = &all[i], append(scheduled, d.Name)
+		}
 	}
-	if err := s.countLive(ctx, names, byName); err != nil {
+	if len(scheduled) == 0 {
+		return all, nil
+	}
+	if err := s.findNext(ctx, scheduled, byName); err != nil {
 		return nil, err
 	}
-	if err := s.findPrevious(ctx, names, byName); err != nil {
+	if err := s.findPrevious(ctx, scheduled, byName); err != nil {
 		return nil, err
 	}
-	cancelled, err := s.cancelledTicks(ctx, names)
+	cancelled, err := s.cancelledTicks(ctx, scheduled)
 	if err != nil {
 		return nil, err
 	}
-	for i, d := range defs {
+	for _, d := range defs {
 		if d.Schedule == nil {
 			continue
 		}
-		st := &all[i]
-		if !st.NextTick.IsZero() {
-			st.OverdueBy = max(0, now.Sub(st.NextTick))
-			continue
-		}
-		// The row should have been there since the last tick, or our start.
-		since := st.PrevTick
-		if cancelled[d.Name].After(since) { // the seeder stores its successor once it was due
-			since = cancelled[d.Name]
-		}
-		st.NextTick = d.Schedule.Next(now)
-		if since.After(now) {
-			st.NextTick = d.Schedule.Next(since)
-		}
-		if since.IsZero() && s.started.Load() {
-			since = time.Unix(0, s.startedAt.Load())
-		}
-		if late := now.Sub(since); !since.IsZero() && late > missingAfter {
-			st.OverdueBy = late
-		}
+		st := byName[d.Name]
+		s.judge(d, st, now, cancelled[d.Name])
+		st.Upcoming = d.Upcoming(st.NextTick)
 	}
 	return all, nil
 }
 
-// cancelledTicks returns the latest tick of each schedule that somebody cancelled before
-// it was started.
-func (s *Scheduler) cancelledTicks(ctx context.Context, names []string) (map[string]time.Time, error) {
-	rows, err := s.pool.Query(ctx, `
-		SELECT kind, max((args->>'tick')::timestamptz) FROM `+s.table+`
-		WHERE state = 'cancelled' AND attempt = 0 AND kind = ANY ($2) AND metadata ? $1 GROUP BY kind`, metaTick, names)
-	if err != nil {
-		return nil, err
+// judge tells whether a schedule's next tick is overdue, and finds it where it has no
+// row. cancelled is the latest tick that was cancelled before it started.
+func (s *Scheduler) judge(d *jobs.Definition, st *jobs.Status, now, cancelled time.Time) {
+	if !st.NextTick.IsZero() {
+		if st.OverdueBy = max(0, now.Sub(st.NextTick)); st.OverdueBy > 0 {
+			st.OverdueReason = "it is due and waits for a worker: all are busy, or no process that registers it runs"
+		}
+		return
 	}
-	var (
-		name string
-		tick time.Time
-	)
-	ticks := map[string]time.Time{}
-	_, err = pgx.ForEachRow(rows, []any{&name, &tick}, func() error {
-		ticks[name] = tick.UTC()
-		return nil
-	})
-	return ticks, err
+	// The row should have been there since the last tick, or our start.
+	since := st.PrevTick
+	if cancelled.After(since) { // the seeder stores its successor once it was due
+		since = cancelled
+	}
+	st.NextTick = d.Schedule.Next(now)
+	if since.After(now) {
+		st.NextTick = d.Schedule.Next(since)
+	}
+	if since.IsZero() && s.started.Load() {
+		since = time.Unix(0, s.startedAt.Load())
+	}
+	if late := now.Sub(since); !since.IsZero() && late > missingAfter {
+		st.OverdueBy = late
+		st.OverdueReason = "its next tick is not stored: a process that registers it mends that within seconds, and none seems to run"
+	}
 }
 
-// countLive fills in what is waiting or running, and the next tick's row.
-func (s *Scheduler) countLive(ctx context.Context, names []string, byName map[string]*jobs.Status) error {
-	rows, err := s.pool.Query(ctx, `
-		SELECT kind,
-			count(*) FILTER (WHERE `+waiting+`),
-			count(*) FILTER (WHERE state = 'running'),
-			count(*) FILTER (WHERE state = 'retryable' OR state = 'available' AND errors IS NOT NULL),
-			min((args->>'tick')::timestamptz) FILTER (
-				WHERE metadata ? $1 AND attempt = 0 AND state IN ('available', 'scheduled'))
-		FROM `+s.table+`
-		WHERE state IN ('available', 'scheduled', 'retryable', 'pending', 'running') AND kind = ANY ($2)
-		GROUP BY kind`, metaTick, names)
-	if err != nil {
-		return err
-	}
-	var (
-		name                       string
-		waiting, running, retrying int
-		next                       *time.Time
-	)
-	_, err = pgx.ForEachRow(rows, []any{&name, &waiting, &running, &retrying, &next}, func() error {
-		st := byName[name]
-		st.Waiting, st.Running, st.Retrying = waiting, running, retrying
-		if next != nil {
-			st.NextTick = next.UTC()
-		}
-		return nil
-	})
-	return err
+// findNext fills in the next tick that has a row.
+func (s *Scheduler) findNext(ctx context.Context, names []string, byName map[string]*jobs.Status) error {
+	rows, err := s.pool.Query(ctx, `SELECT kind, min((args->>'tick')::timestamptz) FROM `+s.table+`
+		WHERE `+isTick+` AND kind = ANY ($1) AND state IN ('available', 'scheduled') AND attempt = 0 GROUP BY kind`, names)
+	return eachTick(rows, err, func(name string, tick time.Time) { byName[name].NextTick = tick })
 }
 
 // findPrevious fills in the latest tick that was started.
 func (s *Scheduler) findPrevious(ctx context.Context, names []string, byName map[string]*jobs.Status) error {
 	rows, err := s.pool.Query(ctx, `
-		SELECT DISTINCT ON (kind) kind, (args->>'tick')::timestamptz AS tick, state::text, errors IS NOT NULL, metadata ? $2, coalesce((metadata->>$4)::int, 0)
-		FROM `+s.table+`
-		WHERE kind = ANY ($3) AND metadata ? $1 AND attempt > 0
-		ORDER BY kind, tick DESC`, metaTick, metaSkipped, names, metaMissed)
+		SELECT name, (args->>'tick')::timestamptz, `+stateSQL+`, coalesce((metadata->>'everytick_missed')::int, 0)
+		FROM unnest($1::text[]) AS name, LATERAL (
+			SELECT latest.* FROM unnest(enum_range(NULL::`+s.state+`)) AS each (state), LATERAL (
+				SELECT args, state, metadata, errors, scheduled_at FROM `+s.table+`
+				WHERE `+isTick+` AND kind = name AND state = each.state AND attempt > 0
+				ORDER BY `+tickOrder+` DESC LIMIT 1
+			) AS latest ORDER BY `+tickOrder+` DESC LIMIT 1
+		) AS latest`, names)
 	if err != nil {
 		return err
 	}
 	var (
-		name, state     string
-		tick            time.Time
-		failed, skipped bool
-		missed          int
+		name   string
+		tick   time.Time
+		state  jobs.State
+		missed int
 	)
-	_, err = pgx.ForEachRow(rows, []any{&name, &tick, &state, &failed, &skipped, &missed}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &tick, &state, &missed}, func() error {
 		st := byName[name]
-		st.PrevTick, st.PrevState, st.Missed = tick.UTC(), stateOf(state, failed, skipped), missed
+		st.PrevTick, st.PrevState, st.Missed = tick.UTC(), state, missed
 		return nil
 	})
 	return err
 }
 
-// stateOf says in our terms the state of a row, which has errors or was skipped.
-func stateOf(state string, failed, skipped bool) jobs.State {
-	switch state {
-	case "running":
-		return jobs.StateRunning
-	case "completed":
-		return jobs.StateCompleted
-	case "discarded":
-		return jobs.StateFailed
-	case "cancelled":
-		switch {
-		case skipped:
-			return jobs.StateSkipped
-		case failed: // River calls a job cancelled that gave up on retries
-			return jobs.StateFailed
-		}
-		return jobs.StateCancelled
-	case "retryable":
-		return jobs.StateRetrying
+// cancelledTicks returns the latest tick of each schedule that somebody cancelled before
+// it was started.
+func (s *Scheduler) cancelledTicks(ctx context.Context, names []string) (map[string]time.Time, error) {
+	rows, err := s.pool.Query(ctx, `SELECT kind, max((args->>'tick')::timestamptz) FROM `+s.table+`
+		WHERE `+isTick+` AND kind = ANY ($1) AND state = 'cancelled' AND attempt = 0 GROUP BY kind`, names)
+	ticks := map[string]time.Time{}
+	return ticks, eachTick(rows, err, func(name string, tick time.Time) { ticks[name] = tick })
+}
+
+func eachTick(rows pgx.Rows, err error, f func(name string, tick time.Time)) error {
+	if err != nil {
+		return err
 	}
-	switch {
-	case failed:
-		return jobs.StateRetrying
-	case state == "available":
-		return jobs.StateWaiting
+	var (
+		name string
+		tick time.Time
+	)
+	_, err = pgx.ForEachRow(rows, []any{&name, &tick}, func() error {
+		f(name, tick.UTC())
+		return nil
+	})
+	return err
+}
+
+// countLive fills in what is waiting, to be retried or running.
+func (s *Scheduler) countLive(ctx context.Context, all []jobs.Status) error {
+	names := make([]string, len(all))
+	byName := make(map[string]*jobs.Status, len(all))
+	for i := range all {
+		names[i], byName[all[i].Name] = all[i].Name, &all[i]
 	}
-	return jobs.StateScheduled
+	rows, err := s.pool.Query(ctx, `
+		SELECT kind, count(*), count(*) FILTER (WHERE attempt > 0), 0 FROM `+s.table+`
+		WHERE kind = ANY ($1) AND `+isWaiting+` GROUP BY kind
+		UNION ALL
+		SELECT kind, count(*), count(*) FILTER (WHERE attempt > 0), 0 FROM `+s.table+`
+		WHERE kind = ANY ($1) AND `+waitingTicks+` AND `+tickWaits+` GROUP BY kind
+		UNION ALL
+		SELECT kind, 0, 0, count(*) FROM `+s.table+` WHERE kind = ANY ($1) AND state = 'running' GROUP BY kind`, names)
+	if err != nil {
+		return err
+	}
+	var (
+		name                       string
+		waiting, retrying, running int
+	)
+	_, err = pgx.ForEachRow(rows, []any{&name, &waiting, &retrying, &running}, func() error {
+		st := byName[name]
+		st.Waiting, st.Retrying, st.Running = st.Waiting+waiting, st.Retrying+retrying, st.Running+running
+		return nil
+	})
+	return err
 }
 
 // healthTimeout bounds how long Health waits for the database.
@@ -204,7 +220,8 @@ const healthTimeout = 5 * time.Second
 // 5 seconds, after a crash 15.
 const leaderGrace = 30 * time.Second
 
-// Health implements [jobs.Monitor]. It waits 5 seconds at most for the database.
+// Health implements [jobs.Monitor]. It waits 5 seconds at most for the database, and
+// counts up to 10,000 jobs of each of River's states.
 func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	h := jobs.Health{Started: s.started.Load()}
 	bounded, cancel := context.WithTimeout(ctx, healthTimeout)
@@ -232,15 +249,12 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 		return nil
 	}
 	var leader bool
-	var oldest float64
-	err = s.pool.QueryRow(ctx, `SELECT
-		EXISTS (SELECT FROM `+s.leader+` WHERE expires_at > now()),
-		coalesce(extract(epoch FROM now() - (SELECT min(scheduled_at) FROM `+s.table+`
-			WHERE state = 'available' AND scheduled_at <= now())), 0)::float8`).Scan(&leader, &oldest)
-	if err != nil {
+	if err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+s.leader+` WHERE expires_at > now())`).Scan(&leader); err != nil {
 		return err
 	}
-	h.OldestWaiting = time.Duration(oldest * float64(time.Second))
+	if h.OldestWaiting, err = s.oldestWaiting(ctx); err != nil {
+		return err
+	}
 	running := h.Started && s.working.Load() != nil
 	if running && !leader && time.Since(time.Unix(0, s.startedAt.Load())) > leaderGrace {
 		h.Reasons = append(h.Reasons, "no process leads: delayed jobs, retries and schedules wait for an election")
@@ -256,27 +270,69 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 	return nil
 }
 
-func (s *Scheduler) countTotals(ctx context.Context, h *jobs.Health) error {
-	rows, err := s.pool.Query(ctx, `
-		SELECT state::text, false, false, n FROM (
-			SELECT state, count(*) AS n FROM `+s.table+`
-			WHERE state IN ('completed', 'discarded', 'running', 'retryable', 'pending') GROUP BY state) AS counted
+// queuesSQL lists the queues that have available rows, in a few probes of the index
+// that River fetches by, however many rows there are.
+func (s *Scheduler) queuesSQL() string {
+	return `WITH RECURSIVE used (queue) AS (
+		(SELECT queue FROM ` + s.table + ` WHERE state = 'available' ORDER BY queue LIMIT 1)
 		UNION ALL
-		SELECT CASE WHEN state = 'available' AND scheduled_at > now() THEN 'scheduled' ELSE state::text END,
-			errors IS NOT NULL, metadata ? $1, count(*)
-		FROM `+s.table+` WHERE state IN ('available', 'scheduled', 'cancelled') GROUP BY 1, 2, 3`, metaSkipped)
+		SELECT (SELECT queue FROM ` + s.table + ` WHERE state = 'available' AND queue > used.queue ORDER BY queue LIMIT 1)
+		FROM used WHERE used.queue IS NOT NULL
+	) `
+}
+
+// oldestWaiting tells how long the job that waits longest has been due.
+func (s *Scheduler) oldestWaiting(ctx context.Context) (time.Duration, error) {
+	var seconds float64
+	err := s.pool.QueryRow(ctx, s.queuesSQL()+`
+		SELECT coalesce(extract(epoch FROM now() - min(scheduled_at)), 0)::float8
+		FROM used, generate_series(1, 4) AS each (priority), LATERAL (
+			SELECT scheduled_at FROM `+s.table+`
+			WHERE state = 'available' AND queue = used.queue AND priority = each.priority
+			ORDER BY scheduled_at LIMIT 1
+		) AS first
+		WHERE used.queue <> $1 AND scheduled_at <= now()`, pausedQueue).Scan(&seconds)
+	return time.Duration(seconds * float64(time.Second)), err
+}
+
+// countedRows bounds what Health counts of each of River's states.
+const countedRows = 10_000
+
+func (s *Scheduler) countTotals(ctx context.Context, h *jobs.Health) error {
+	// The order makes PostgreSQL take the index, which has the state first: it cannot know
+	// that the rows of a state may all lie at the end of the table.
+	const order = ` ORDER BY state, queue, priority, scheduled_at, id LIMIT $1) AS first`
+	limited := func(state, ours string) string {
+		return `SELECT '` + state + `', ours, count(*) FROM (SELECT ` + ours + ` AS ours FROM ` + s.table +
+			` WHERE state = '` + state + `'` + order + ` GROUP BY ours`
+	}
+	rows, err := s.pool.Query(ctx, limited("completed", "'completed'")+` UNION ALL `+limited("discarded", "'failed'")+
+		` UNION ALL `+limited("running", "'running'")+` UNION ALL `+limited("retryable", "'retrying'")+
+		` UNION ALL `+limited("pending", "'scheduled'")+` UNION ALL `+limited("available", stateSQL)+
+		` UNION ALL `+limited("scheduled", stateSQL)+` UNION ALL `+limited("cancelled", stateSQL), countedRows)
 	if err != nil {
 		return err
 	}
 	h.Totals = map[jobs.State]int{}
+	counted := map[string]int{}
+	ours := map[string][]jobs.State{}
 	var (
-		state           string
-		failed, skipped bool
-		n               int
+		row   string
+		state jobs.State
+		n     int
 	)
-	_, err = pgx.ForEachRow(rows, []any{&state, &failed, &skipped, &n}, func() error {
-		h.Totals[stateOf(state, failed, skipped)] += n
+	_, err = pgx.ForEachRow(rows, []any{&row, &state, &n}, func() error {
+		h.Totals[state] += n
+		counted[row] += n
+		ours[row] = append(ours[row], state)
 		return nil
 	})
+	for row, n := range counted {
+		if n == countedRows {
+			h.AtLeast = append(h.AtLeast, ours[row]...)
+		}
+	}
+	slices.Sort(h.AtLeast)
+	h.AtLeast = slices.Compact(h.AtLeast)
 	return err
 }

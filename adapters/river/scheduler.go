@@ -112,11 +112,15 @@ type Scheduler struct {
 	leader string // river_leader, likewise
 	// inBitmask is River's function river_job_state_in_bitmask, likewise.
 	inBitmask string
+	state     string // River's type river_job_state, likewise
+	pauses    string // our table of paused jobs, likewise
 
 	insertOnly *riverqueue.Client[pgx.Tx]
 	// Ticks do not wait behind triggers.
 	inserts, ticks inserter
 	background     sync.WaitGroup // the seeder's insertions, and what runs while this process leads
+
+	paused pauseSet
 
 	busy chan struct{} // holds a token through Start and Shutdown
 	// stopKeeping is set by Start and called by Shutdown.
@@ -184,21 +188,24 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		table:     pgx.Identifier{c.Schema, "river_job"}.Sanitize(),
 		leader:    pgx.Identifier{c.Schema, "river_leader"}.Sanitize(),
 		inBitmask: pgx.Identifier{c.Schema, "river_job_state_in_bitmask"}.Sanitize(),
+		state:     pgx.Identifier{c.Schema, "river_job_state"}.Sanitize(),
+		pauses:    pgx.Identifier{c.Schema, pauseTable}.Sanitize(),
 	}
 	s.insertOnly, err = riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{
 		Logger: riverLogger(c.Logger),
 		Schema: c.Schema,
 		Hooks:  []rivertype.Hook{&insertHook{s: s}},
-		// River sends at most one notification in this time.
-		FetchCooldown:     fetchCooldown,
-		FetchPollInterval: fetchPollInterval,
+		// River sends at most one notification in this time: the pace is the notifier's.
+		FetchCooldown: riverqueue.FetchCooldownMin,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	for _, in := range []*inserter{&s.inserts, &s.ticks} {
-		in.client, in.pool, in.log = s.insertOnly, pool, c.Logger
+		in.client, in.pool = s.insertOnly, pool
 	}
+	// Ticks lie in the future: there is nobody to tell.
+	s.inserts.notifier = &notifier{pool: pool, log: c.Logger}
 	return s, nil
 }
 
@@ -317,7 +324,14 @@ func (s *Scheduler) startClient(ctx context.Context) error {
 	if err := s.reconcile(ctx, false); err != nil {
 		return err
 	}
-	client, err := riverqueue.NewClient(riverpgxv5.New(s.pool), s.clientConfig())
+	if err := s.startPauses(ctx); err != nil {
+		return err
+	}
+	indexes, err := s.inspectIndexes(ctx)
+	if err != nil {
+		return err
+	}
+	client, err := riverqueue.NewClient(riverpgxv5.New(s.pool), s.clientConfig(indexes))
 	if err != nil {
 		return err
 	}
@@ -341,7 +355,7 @@ func (s *Scheduler) startClient(ctx context.Context) error {
 	return nil
 }
 
-func (s *Scheduler) clientConfig() *riverqueue.Config {
+func (s *Scheduler) clientConfig(indexes []string) *riverqueue.Config {
 	cfg := &riverqueue.Config{
 		Logger:                      riverLogger(s.log),
 		Schema:                      s.cfg.Schema,
@@ -357,7 +371,9 @@ func (s *Scheduler) clientConfig() *riverqueue.Config {
 		CompletedJobRetentionPeriod: s.cfg.Retention,
 		DiscardedJobRetentionPeriod: s.cfg.Retention,
 		// Each worker tells its own timeout.
-		JobTimeout: -1,
+		JobTimeout:           -1,
+		RescueStuckJobsAfter: riverNeverRescues,
+		ReindexerIndexNames:  indexes,
 	}
 	for _, d := range s.reg.Jobs() {
 		w := &worker{s: s, job: d, queue: queueOf(d)}
@@ -368,10 +384,6 @@ func (s *Scheduler) clientConfig() *riverqueue.Config {
 		if d.Schedule != nil {
 			w.spec = specOf(d)
 			cfg.PeriodicJobs = append(cfg.PeriodicJobs, s.periodicJobs(d)...)
-		}
-		// River looks at jobs older than this, then asks each worker's Timeout.
-		if after := w.Timeout(nil); cfg.RescueStuckJobsAfter == 0 || after < cfg.RescueStuckJobsAfter {
-			cfg.RescueStuckJobsAfter = after
 		}
 	}
 	if s.cfg.Native != nil {

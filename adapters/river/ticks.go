@@ -261,9 +261,9 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) err
 // storedBetween counts the ticks between the two that have a row, and so a run, of their own.
 func (w *worker) storedBetween(ctx context.Context, after, before time.Time) (n int) {
 	err := w.s.pool.QueryRow(ctx, `SELECT count(*) FROM `+w.s.table+`
-		WHERE kind = $1 AND metadata ? $2
-			AND CASE WHEN metadata ? $2 THEN (args->>'tick')::timestamptz END BETWEEN $3 AND $4`,
-		w.job.Name, metaTick, after.Add(time.Microsecond), before.Add(-time.Microsecond)).Scan(&n)
+		WHERE kind = $1 AND `+isTick+`
+			AND CASE WHEN `+isTick+` THEN (args->>'tick')::timestamptz END BETWEEN $2 AND $3`,
+		w.job.Name, after.Add(time.Microsecond), before.Add(-time.Microsecond)).Scan(&n)
 	if err != nil {
 		return 0
 	}
@@ -323,16 +323,11 @@ func (s *Scheduler) reconcile(ctx context.Context, orphans bool) error {
 		return err
 	}
 	for try := 1; ; try++ {
-		var inserted int
-		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
-			inserted, err = s.reconcileTx(ctx, tx, orphans)
-			return err
-		})
+		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return s.reconcileTx(ctx, tx, orphans) })
 		var pgErr *pgconn.PgError
 		switch {
 		case err == nil:
-			s.analyzeAfter(ctx, inserted)
-			return nil
+			return s.analyzeGrown(ctx)
 		case try < 3 && errors.As(err, &pgErr) && pgErr.Code == "40P01":
 			// Deadlock: somebody else inserts the same keys.
 		default:
@@ -341,27 +336,12 @@ func (s *Scheduler) reconcile(ctx context.Context, orphans bool) error {
 	}
 }
 
-// manyTicks is how many new rows leave the planner's statistics useless.
-const manyTicks = 1000
-
-// analyzeAfter renews the planner's statistics when many rows were inserted: on a
-// new table River's maintenance would take half a minute to make ten thousand rows
-// available, with the plan for an empty one. Autovacuum would come a minute late.
-func (s *Scheduler) analyzeAfter(ctx context.Context, inserted int) {
-	if inserted < manyTicks {
-		return
-	}
-	if _, err := s.pool.Exec(ctx, "ANALYZE "+s.table); err != nil {
-		s.log.DebugContext(ctx, "the planner's statistics could not be renewed", "error", err)
-	}
-}
-
-func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) (inserted int, err error) {
+func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) error {
 	if err := s.lockTicks(ctx, tx); err != nil {
-		return 0, err
+		return err
 	}
 	if err := s.rehome(ctx, tx); err != nil {
-		return 0, err
+		return err
 	}
 	var names, specs []string
 	for _, d := range s.reg.Jobs() {
@@ -375,18 +355,18 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) (i
 	if _, err := tx.Exec(ctx, `DELETE FROM `+s.table+` AS row
 		USING unnest($1::text[], $2::text[]) AS current (kind, spec)
 		WHERE row.kind = current.kind AND row.state IN ('available', 'scheduled') AND row.scheduled_at > now()
-			AND row.metadata ? $3 AND row.args->>'spec' <> current.spec`, names, specs, metaTick); err != nil {
-		return 0, fmt.Errorf("removing ticks of changed schedules: %w", err)
+			AND `+isTick+` AND row.args->>'spec' <> current.spec`, names, specs); err != nil {
+		return fmt.Errorf("removing ticks of changed schedules: %w", err)
 	}
 	schedules := s.schedules()
 	stored, err := s.waitingTicks(ctx, tx, schedules)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if inserted, err = s.fill(ctx, tx, schedules, stored); err != nil || !orphans {
-		return inserted, err
+	if err := s.fill(ctx, tx, schedules, stored); err != nil || !orphans {
+		return err
 	}
-	return inserted, s.removeOrphans(ctx, tx, names)
+	return s.removeOrphans(ctx, tx, names)
 }
 
 // lockTicks makes processes that mend the same schedules do so one after the other.
@@ -407,30 +387,31 @@ func (s *Scheduler) schedules() []*jobs.Definition {
 }
 
 // fill stores the next tick of each schedule, and one that was missed.
-func (s *Scheduler) fill(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]string) (inserted int, err error) {
+func (s *Scheduler) fill(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]storedTick) error {
 	missed, err := s.missedTicks(ctx, tx, schedules, stored)
 	if err != nil {
-		return 0, fmt.Errorf("looking for missed ticks: %w", err)
+		return fmt.Errorf("looking for missed ticks: %w", err)
 	}
 	now := s.clock.estimate()
 	var rows []riverqueue.InsertManyParams
 	for _, d := range schedules {
 		for _, tick := range []time.Time{missed[d.Name], d.Schedule.Next(now)} {
-			if args, opts := tickRow(d, tick); !tick.IsZero() && !slices.Contains(stored[d.Name], args.Tick) {
+			if args, opts := tickRow(d, tick); !tick.IsZero() &&
+				!slices.ContainsFunc(stored[d.Name], func(t storedTick) bool { return t.tick == args.Tick }) {
 				rows = append(rows, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
 			}
 		}
 	}
 	if len(rows) > 0 {
 		if _, err := s.insertOnly.InsertManyTx(ctx, tx, rows); err != nil {
-			return 0, fmt.Errorf("storing the next ticks: %w", err)
+			return fmt.Errorf("storing the next ticks: %w", err)
 		}
 	}
-	return len(rows), nil
+	return nil
 }
 
 // keepInterval is how often a process looks after its own schedules.
-const keepInterval = 10 * time.Second
+const keepInterval = 2 * time.Second
 
 // keep looks after the schedules of this process until ctx ends, whoever leads: a
 // leader of another service knows nothing of them, and when such a chain has broken,
@@ -445,8 +426,9 @@ func (s *Scheduler) keep(ctx context.Context) {
 		case <-ticker.C:
 		}
 		bounded, cancel := context.WithTimeout(ctx, reconcileTimeout)
-		if err := s.mend(bounded); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "schedules could not be looked after", "error", err)
+		err := errors.Join(s.mend(bounded), s.rescue(bounded), s.refreshPauses(bounded), s.analyzeGrown(bounded))
+		if err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "jobs could not be looked after", "error", err)
 		}
 		cancel()
 	}
@@ -457,7 +439,9 @@ func (s *Scheduler) mend(ctx context.Context) error {
 	broken := func(db jobs.DB) ([]*jobs.Definition, error) {
 		schedules := s.schedules()
 		stored, err := s.waitingTicks(ctx, db, schedules)
-		return slices.DeleteFunc(schedules, func(d *jobs.Definition) bool { return len(stored[d.Name]) > 0 }), err
+		return slices.DeleteFunc(schedules, func(d *jobs.Definition) bool {
+			return slices.ContainsFunc(stored[d.Name], func(t storedTick) bool { return !t.running })
+		}), err
 	}
 	if found, err := broken(s.pool); err != nil || len(found) == 0 {
 		return err
@@ -468,29 +452,43 @@ func (s *Scheduler) mend(ctx context.Context) error {
 		}
 		found, err := broken(tx) // by now somebody else may have mended them
 		if err == nil && len(found) > 0 {
-			_, err = s.fill(ctx, tx, found, nil)
+			// Of a tick that is being started only the next one can be told; its own run says
+			// which of those in between are due a run.
+			stored, err := s.waitingTicks(ctx, tx, found)
+			if err != nil {
+				return err
+			}
+			return s.fill(ctx, tx, found, stored)
 		}
 		return err
 	})
 }
 
+type storedTick struct {
+	tick    string
+	running bool
+}
+
 // waitingTicks returns the stored ticks of each schedule that have not been started,
 // or so lately that their runs may be about to store the successor.
-func (s *Scheduler) waitingTicks(ctx context.Context, db jobs.DB, schedules []*jobs.Definition) (map[string][]string, error) {
+func (s *Scheduler) waitingTicks(ctx context.Context, db jobs.DB, schedules []*jobs.Definition) (map[string][]storedTick, error) {
 	names := make([]string, len(schedules))
 	for i, d := range schedules {
 		names[i] = d.Name
 	}
-	rows, err := db.Query(ctx, `SELECT kind, args->>'tick' FROM `+s.table+`
-		WHERE (state IN ('available', 'scheduled') OR state = 'running' AND attempted_at > now() - $3::float8 * interval '1 second')
-			AND kind = ANY ($1) AND metadata ? $2`, names, metaTick, (relayTries * relayTimeout).Seconds())
+	rows, err := db.Query(ctx, `SELECT kind, args->>'tick', state = 'running' FROM `+s.table+`
+		WHERE `+isTick+` AND kind = ANY ($1) AND state IN ('available', 'scheduled', 'running')
+			AND (state <> 'running' OR attempted_at > now() - $2::float8 * interval '1 second')`, names, (relayTries * relayTimeout).Seconds())
 	if err != nil {
 		return nil, fmt.Errorf("looking for stored ticks: %w", err)
 	}
-	stored := map[string][]string{}
-	var name, tick string
-	_, err = pgx.ForEachRow(rows, []any{&name, &tick}, func() error {
-		stored[name] = append(stored[name], tick)
+	stored := map[string][]storedTick{}
+	var (
+		name string
+		t    storedTick
+	)
+	_, err = pgx.ForEachRow(rows, []any{&name, &t.tick, &t.running}, func() error {
+		stored[name] = append(stored[name], t)
 		return nil
 	})
 	return stored, err
@@ -500,7 +498,7 @@ func (s *Scheduler) waitingTicks(ctx context.Context, db jobs.DB, schedules []*j
 // should have run since the last one that did. That happens when a process died
 // between taking a tick and storing its successor, or somebody deleted the row.
 // Ticks of another spec do not count: a changed schedule makes up nothing.
-func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]string) (map[string]time.Time, error) {
+func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]storedTick) (map[string]time.Time, error) {
 	var names, specs []string
 	idle := map[string]*jobs.Definition{}
 	for _, d := range schedules {
@@ -513,7 +511,7 @@ func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules []*job
 		SELECT row.kind, max((row.args->>'tick')::timestamptz)
 		FROM unnest($1::text[], $2::text[]) AS idle (kind, spec)
 			JOIN `+s.table+` AS row ON row.kind = idle.kind AND row.args->>'spec' = idle.spec
-		WHERE row.metadata ? $3 GROUP BY row.kind`, names, specs, metaTick)
+		WHERE `+isTick+` GROUP BY row.kind`, names, specs)
 	if err != nil {
 		return nil, err
 	}
@@ -544,9 +542,9 @@ func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules []*job
 // took: their job was removed or renamed.
 func (s *Scheduler) removeOrphans(ctx context.Context, tx pgx.Tx, registered []string) error {
 	rows, err := tx.Query(ctx, `DELETE FROM `+s.table+`
-		WHERE state IN ('available', 'scheduled') AND metadata ? $1 AND kind <> ALL ($2)
-			AND scheduled_at < now() - $3::float8 * interval '1 second'
-		RETURNING kind`, metaTick, registered, orphanAge.Seconds())
+		WHERE `+isTick+` AND state IN ('available', 'scheduled') AND kind <> ALL ($1)
+			AND scheduled_at < now() - $2::float8 * interval '1 second'
+		RETURNING kind`, registered, orphanAge.Seconds())
 	if err != nil {
 		return fmt.Errorf("removing orphaned ticks: %w", err)
 	}

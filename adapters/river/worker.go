@@ -53,8 +53,12 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 		}
 	}
 	log := w.s.log.With("job", w.job.Name, "job_id", formatID(row.ID))
-	if row.Queue != w.queue || meta.Open {
-		return w.adopt(ctx, row.JobRow, log)
+	paused := w.s.paused.is(w.job.Name)
+	switch skip := meta.Tick && row.Attempt == 1; {
+	case paused && !skip:
+		return w.adopt(ctx, row.JobRow, pausedQueue, log)
+	case row.Queue != w.queue || meta.Open:
+		return w.adopt(ctx, row.JobRow, w.queue, log)
 	}
 
 	job := &jobs.Job{
@@ -63,6 +67,7 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 		Data:        row.Args.raw,
 		Attempt:     row.Attempt,
 		MaxAttempts: row.MaxAttempts,
+		Metadata:    meta.Metadata,
 		StartedAt:   row.AttemptedAt.UTC(),
 		DB:          w.s.pool,
 	}
@@ -81,7 +86,11 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 		log.WarnContext(ctx, "tick is put off: cannot tell whether another run goes on", "error", err)
 		return riverqueue.JobSnooze(transientSnooze)
 	}
-	if reason := w.job.Skip(job, due, overlapping); reason != "" {
+	reason := w.job.Skip(job, due, overlapping)
+	if paused {
+		reason = jobs.SkippedPaused
+	}
+	if reason != "" {
 		log.WarnContext(ctx, "job "+reason, "tick", job.Tick)
 		if err := riverqueue.MetadataSet(ctx, metaSkipped, reason); err != nil {
 			return err
@@ -126,12 +135,6 @@ func (w *worker) prepareTick(ctx context.Context, job *jobs.Job, log *slog.Logge
 	return 0, nil
 }
 
-type rowMeta struct {
-	Tick    bool `json:"everytick_tick"`
-	Open    bool `json:"everytick_open"`
-	Started bool `json:"everytick_started"`
-}
-
 // outcome says in River's terms what follows from the handler's error.
 func (w *worker) outcome(ctx context.Context, row *riverqueue.Job[rowArgs], job *jobs.Job, err error) error {
 	if err == nil {
@@ -143,10 +146,15 @@ func (w *worker) outcome(ctx context.Context, row *riverqueue.Job[rowArgs], job 
 		log = log.With("stack", panicked.Stack)
 		err = fmt.Errorf("%w\n\n%s", err, panicked.Stack) // into the job's history
 	}
-	if ctx.Err() != nil && w.s.stopping.Load() && !errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely) {
+	cancelled := errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely)
+	if ctx.Err() != nil && w.s.stopping.Load() && !cancelled {
 		log.WarnContext(ctx, "job was interrupted by the shutdown and goes back to the queue")
 		// River gives the attempt back when it sees context.Canceled.
 		return fmt.Errorf("%w: %w", context.Canceled, err)
+	}
+	if cancelled {
+		log.WarnContext(ctx, "job was cancelled")
+		return err // River sees to it
 	}
 	if strings.ContainsRune(err.Error(), 0) {
 		err = storableError{err}
@@ -191,10 +199,10 @@ func (w *worker) mustWait(ctx context.Context, job *jobs.Job) (wait bool, err er
 		return false, nil
 	}
 	err = w.s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+w.s.table+`
-		WHERE kind = $1 AND metadata ? $2 AND (args->>'tick')::timestamptz < $3 AND errors IS NULL
-			AND (state IN ('available', 'scheduled')
-				OR state = 'running' AND attempted_at > now() - $4::float8 * interval '1 second'))`,
-		job.Name, metaTick, job.Tick, w.longestRun().Seconds()).Scan(&wait)
+		WHERE `+isTick+` AND kind = $1 AND state IN ('available', 'scheduled', 'running')
+			AND (args->>'tick')::timestamptz < $2 AND errors IS NULL
+			AND (state <> 'running' OR attempted_at > now() - $3::float8 * interval '1 second'))`,
+		job.Name, job.Tick, w.longestRun().Seconds()).Scan(&wait)
 	return wait, err
 }
 
@@ -204,12 +212,12 @@ func (w *worker) longestRun() time.Duration { return w.job.Timeout + hardStopGra
 // adopt gives a row that was enqueued without knowledge of the job's options, by a
 // process that is TriggerOnly or of another version, the queue and attempts it
 // should have, and puts it back.
-func (w *worker) adopt(ctx context.Context, row *rivertype.JobRow, log *slog.Logger) error {
+func (w *worker) adopt(ctx context.Context, row *rivertype.JobRow, queue string, log *slog.Logger) error {
 	_, err := w.s.pool.Exec(ctx, `UPDATE `+w.s.table+`
 		SET queue = $2, metadata = metadata - $3, max_attempts = CASE WHEN metadata ? $3 THEN $4 ELSE max_attempts END
-		WHERE id = $1`, row.ID, w.queue, metaOpen, w.job.MaxAttempts)
+		WHERE id = $1`, row.ID, queue, metaOpen, w.job.MaxAttempts)
 	if err != nil {
-		log.WarnContext(ctx, "job is put off: it could not be moved to its queue", "queue", w.queue, "error", err)
+		log.WarnContext(ctx, "job is put off: it could not be moved to its queue", "queue", queue, "error", err)
 		return riverqueue.JobSnooze(transientSnooze)
 	}
 	return riverqueue.JobSnooze(0)
@@ -237,18 +245,22 @@ func (s *Scheduler) rehomeEvery(ctx context.Context, every time.Duration) {
 	}
 }
 
-// rehome moves waiting rows of registered jobs to the queues they belong to now:
-// when Concurrency was added to or taken from a job, nobody else might work the old
-// queue.
+// rehome moves waiting rows of registered jobs out of queues that this process does not
+// work to those they belong to now: when Concurrency was added to or taken from a job,
+// nobody else might work the old queue. Where its own queue is taken from a job, the
+// workers of that one give it back.
 func (s *Scheduler) rehome(ctx context.Context, db jobs.DB) error {
+	worked := []string{riverqueue.QueueDefault, pausedQueue}
 	var names, queues []string
 	for _, d := range s.reg.Jobs() {
 		names, queues = append(names, d.Name), append(queues, queueOf(d))
 	}
-	_, err := db.Exec(ctx, `UPDATE `+s.table+` AS row SET queue = home.queue
-		FROM unnest($1::text[], $2::text[]) AS home (kind, queue)
-		WHERE row.kind = home.kind AND row.queue <> home.queue AND row.state IN ('available', 'scheduled', 'retryable')`,
-		names, queues)
+	worked = append(worked, queues...)
+	_, err := db.Exec(ctx, s.queuesSQL()+`
+		UPDATE `+s.table+` AS row SET queue = home.queue
+		FROM used, unnest($1::text[], $2::text[]) AS home (kind, queue)
+		WHERE used.queue <> ALL ($3) AND row.queue = used.queue AND row.kind = home.kind
+			AND row.state IN ('available', 'scheduled', 'retryable')`, names, queues, worked)
 	if err != nil {
 		return fmt.Errorf("moving jobs to their queues: %w", err)
 	}

@@ -1,0 +1,189 @@
+package river
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+var (
+	_ jobs.RunLister        = (*Scheduler)(nil)
+	_ jobs.ActivityReporter = (*Scheduler)(nil)
+	_ jobs.Canceller        = (*Scheduler)(nil)
+	_ jobs.Retrier          = (*Scheduler)(nil)
+	_ jobs.Pauser           = (*Scheduler)(nil)
+)
+
+// stateSQL says in our terms the state of a row.
+const stateSQL = `CASE
+	WHEN state = 'running' THEN 'running'
+	WHEN state = 'completed' THEN 'completed'
+	WHEN state = 'discarded' THEN 'failed'
+	WHEN state = 'cancelled' THEN CASE
+		WHEN metadata ? 'everytick_skipped' THEN 'skipped'
+		-- River calls a job cancelled, too, that gave up on retries.
+		WHEN metadata ? 'cancel_attempted_at' OR errors IS NULL THEN 'cancelled'
+		ELSE 'failed' END
+	WHEN state = 'retryable' OR errors IS NOT NULL THEN 'retrying'
+	WHEN state = 'available' AND scheduled_at <= now() THEN 'waiting'
+	ELSE 'scheduled' END`
+
+// Runs implements [jobs.RunLister].
+func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+	if _, err := s.definition(name); err != nil {
+		return nil, err
+	}
+	if err := jobs.CheckRunLimit(limit); err != nil {
+		return nil, err
+	}
+	rows, err := s.pool.Query(ctx, `
+		SELECT id, `+stateSQL+`, CASE WHEN `+isTick+` THEN (args->>'tick')::timestamptz END, attempt, max_attempts,
+			created_at, scheduled_at, attempted_at, finalized_at,
+			coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error', ''),
+			CASE WHEN `+isTick+` THEN '{}' ELSE args END
+		FROM `+s.table+`
+		WHERE kind = $1 AND NOT (`+isTick+` AND attempt = 0 AND scheduled_at > now() AND finalized_at IS NULL)
+		ORDER BY id DESC LIMIT $2`, name, limit)
+	if err != nil {
+		return nil, fmt.Errorf("river: runs of %q: %w", name, err)
+	}
+	runs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (jobs.Run, error) {
+		run := jobs.Run{Name: name}
+		var (
+			id                 int64
+			tick, begun, ended *time.Time
+		)
+		err := row.Scan(&id, &run.State, &tick, &run.Attempt, &run.MaxAttempts,
+			&run.CreatedAt, &run.DueAt, &begun, &ended, &run.Error, &run.Data)
+		run.ID, run.CreatedAt, run.DueAt = formatID(id), run.CreatedAt.UTC(), run.DueAt.UTC()
+		run.Tick, run.StartedAt, run.EndedAt = utc(tick), utc(begun), utc(ended)
+		return run, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("river: runs of %q: %w", name, err)
+	}
+	return runs, nil
+}
+
+func utc(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+// activityRows bounds what Activity counts of each of River's states.
+const activityRows = 50_000
+
+// Activity implements [jobs.ActivityReporter]. It counts the latest 50,000 jobs that
+// completed, as many that failed, and as many that were cancelled or skipped.
+func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
+	now, err := s.clock.now(ctx)
+	if err != nil {
+		return jobs.Activity{}, fmt.Errorf("river: activity: %w", err)
+	}
+	activity, err := jobs.NewActivity(now, step, n)
+	if err != nil {
+		return activity, err
+	}
+	rows, err := s.pool.Query(ctx, `
+		SELECT kind, floor(extract(epoch FROM finalized_at - $1::timestamptz) / $2::float8)::int, ours, count(*),
+			max(older) FILTER (WHERE older IS NOT NULL)
+		FROM unnest(ARRAY['completed', 'discarded', 'cancelled']::`+s.state+`[]) AS wanted (state),
+		LATERAL (
+			SELECT kind, finalized_at, `+stateSQL+` AS ours,
+				CASE WHEN row_number() OVER (ORDER BY finalized_at DESC) = $3 THEN finalized_at END AS older
+			FROM (
+				SELECT kind, state, finalized_at, metadata, errors, scheduled_at FROM `+s.table+`
+				WHERE state = wanted.state AND finalized_at >= $1 AND finalized_at IS NOT NULL
+				ORDER BY finalized_at DESC LIMIT $3
+			) AS latest
+		) AS ended
+		GROUP BY 1, 2, 3`, activity.Start, step.Seconds(), activityRows)
+	if err != nil {
+		return jobs.Activity{}, fmt.Errorf("river: activity: %w", err)
+	}
+	var (
+		name     string
+		i, count int
+		state    jobs.State
+		oldest   *time.Time
+	)
+	_, err = pgx.ForEachRow(rows, []any{&name, &i, &state, &count, &oldest}, func() error {
+		activity.Add(name, i, n, state, count)
+		if oldest != nil && oldest.After(activity.CompleteSince) {
+			activity.CompleteSince = oldest.UTC()
+		}
+		return nil
+	})
+	if err != nil {
+		return jobs.Activity{}, fmt.Errorf("river: activity: %w", err)
+	}
+	return activity, nil
+}
+
+// Cancel implements [jobs.Canceller].
+func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
+	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, _ jobs.State, _ int) error {
+		_, err := s.insertOnly.JobCancelTx(ctx, tx, id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("river: cancel job %q of %q: %w", id, name, err)
+	}
+	return nil
+}
+
+// Retry implements [jobs.Retrier].
+func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
+	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, state jobs.State, attempt int) error {
+		switch state {
+		case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped, jobs.StateRetrying:
+		default:
+			return fmt.Errorf("%w: it is %s", jobs.ErrNotRetryable, state)
+		}
+		// That it would start late is no reason to skip it again.
+		if _, err := tx.Exec(ctx, `UPDATE `+s.table+` SET metadata = metadata - $2 || jsonb_build_object($3::text, true) WHERE id = $1`,
+			id, metaSkipped, metaStarted); err != nil {
+			return err
+		}
+		_, err := s.insertOnly.JobRetryTx(ctx, tx, id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("river: retry job %q of %q: %w", id, name, err)
+	}
+	return nil
+}
+
+// withJob calls f in a transaction that has locked the job of that name and ID.
+func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.Tx, id int64, state jobs.State, attempt int) error) error {
+	if _, err := s.definition(name); err != nil {
+		return err
+	}
+	number, err := strconv.ParseInt(id, 10, 64)
+	if err != nil || formatID(number) != id {
+		return jobs.ErrUnknownID
+	}
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		var (
+			state   jobs.State
+			attempt int
+		)
+		err := tx.QueryRow(ctx, `SELECT `+stateSQL+`, attempt FROM `+s.table+` WHERE id = $1 AND kind = $2 FOR UPDATE`, number, name).
+			Scan(&state, &attempt)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return jobs.ErrUnknownID
+		}
+		if err != nil {
+			return err
+		}
+		return f(tx, number, state, attempt)
+	})
+}

@@ -1,0 +1,46 @@
+package river
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// riverNeverRescues puts River's rescuer out of work. It goes by the leader's clock,
+// so that one that is ahead takes what runs for dead; and where several services
+// share a schema it discards the jobs that the leader has not registered. So every
+// process rescues its own jobs, by the database's clock.
+const riverNeverRescues = 100 * 365 * 24 * time.Hour
+
+// rescue gives jobs whose process died another attempt.
+func (s *Scheduler) rescue(ctx context.Context) error {
+	var names []string
+	var after, delay []float64 // seconds
+	for _, d := range s.reg.Jobs() {
+		names = append(names, d.Name)
+		after = append(after, (d.Timeout + s.cfg.RescueAfter).Seconds())
+		delay = append(delay, d.RetryDelay.Seconds())
+	}
+	tag, err := s.pool.Exec(ctx, `
+		UPDATE `+s.table+` AS row SET
+			state = lost.state::`+s.state+`,
+			finalized_at = CASE WHEN lost.state <> 'available' THEN now() END,
+			scheduled_at = CASE WHEN lost.state = 'available'
+				THEN now() + least(lost.delay * 2 ^ (row.attempt - 1), 86400) * interval '1 second' ELSE row.scheduled_at END,
+			errors = array_append(row.errors, jsonb_build_object('at', now(), 'attempt', row.attempt,
+				'error', 'the process that ran the job is gone', 'trace', ''))
+		FROM (
+			SELECT id, delay, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
+				WHEN attempt < max_attempts THEN 'available' ELSE 'discarded' END AS state
+			FROM `+s.table+` AS job JOIN unnest($1::text[], $2::float8[], $3::float8[]) AS own (name, after, delay) ON kind = name
+			WHERE state = 'running' AND attempted_at < now() - after * interval '1 second'
+			FOR UPDATE OF job SKIP LOCKED
+		) AS lost WHERE row.id = lost.id`, names, after, delay)
+	if err != nil {
+		return fmt.Errorf("rescuing jobs: %w", err)
+	}
+	if n := tag.RowsAffected(); n > 0 {
+		s.log.WarnContext(ctx, "jobs of a process that is gone are given another attempt", "jobs", n)
+	}
+	return nil
+}

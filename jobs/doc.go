@@ -41,6 +41,10 @@
 // [Concurrency] gives a job a number of worker slots of its own. Among jobs that
 // are due, a lower [Priority] number starts first, then the one due longer.
 //
+// Middleware. What [Use] wraps around a handler, and [UseTrigger] around a trigger,
+// works in any provider: defaults stand outside of a job's own, the first outermost.
+// Metadata that trigger middleware sets comes with every attempt of the run.
+//
 // Time. Times are UTC. Delays and intervals are measured by the provider's clock,
 // which for a provider on a database is the database's.
 //
@@ -48,6 +52,10 @@
 // Start and Shutdown registering returns [ErrStarted]. Triggering works at any
 // time, before Start and from inside a handler too; what is triggered while
 // nothing runs waits.
+//
+// Operators. A provider may have more roles: [RunLister], [ActivityReporter],
+// [Canceller], [Retrier] and [Pauser]. What their methods say holds for every provider
+// that has them, and what they do to a tick never ends its schedule.
 //
 // All methods of a [Scheduler] may be called from several goroutines at once.
 package jobs

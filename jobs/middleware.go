@@ -68,9 +68,9 @@ func Redact(redact func(text string) string) Option {
 }
 
 // Enqueue runs store inside the job's [TriggerMiddleware]. Providers store triggered
-// jobs through it.
+// jobs through it. It is an error when middleware neither stores nor refuses.
 func (d *Definition) Enqueue(ctx context.Context, reqs []*Request, store Enqueue) error {
-	if len(d.triggerMiddleware) == 0 {
+	if len(d.triggerMiddleware) == 0 || len(reqs) == 0 {
 		return store(ctx, reqs)
 	}
 	next := func(ctx context.Context, reqs []*Request) error {
@@ -78,34 +78,43 @@ func (d *Definition) Enqueue(ctx context.Context, reqs []*Request, store Enqueue
 			if err := req.checkMetadata(); err != nil {
 				return err
 			}
+			if len(req.Metadata) == 0 {
+				req.Metadata = nil
+			}
 		}
 		return store(ctx, reqs)
 	}
 	for i := len(d.triggerMiddleware) - 1; i >= 0; i-- {
 		next = d.triggerMiddleware[i](next)
 	}
-	return next(ctx, reqs)
+	if err := next(ctx, reqs); err != nil {
+		return err
+	}
+	for _, req := range reqs {
+		if req.ID == "" {
+			return fmt.Errorf("jobs: the trigger middleware of %q has neither enqueued the job nor refused it", d.Name)
+		}
+	}
+	return nil
 }
 
 func (r *Request) checkMetadata() error {
 	for key, value := range r.Metadata {
-		if text := key + value; !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+		if !utf8.ValidString(key) || !utf8.ValidString(value) || strings.ContainsRune(key+value, 0) {
 			return fmt.Errorf("%w for %q: metadata %q is not UTF-8 without U+0000", ErrInvalidData, r.Job.Name, key)
 		}
 	}
 	return nil
 }
 
-// wrapped returns the handler inside its middleware.
+// wrapped returns the handler inside its middleware, each guarded, so that those
+// outside of it may rely on that.
 func (d *Definition) wrapped() Handler {
 	h := d.guard(d.Handler)
-	if len(d.middleware) == 0 {
-		return h
-	}
 	for i := len(d.middleware) - 1; i >= 0; i-- {
-		h = d.middleware[i](h)
+		h = d.guard(d.middleware[i](h))
 	}
-	return d.guard(h)
+	return h
 }
 
 // guard makes an error of a panic, and redacts.
@@ -121,10 +130,13 @@ func (d *Definition) guard(h Handler) Handler {
 }
 
 func (d *Definition) redactError(err error) error {
-	if err == nil || d.redact == nil {
+	if err == nil {
+		return nil
+	}
+	text := err.Error() // may panic, and had better do so here
+	if d.redact == nil {
 		return err
 	}
-	text := err.Error()
 	if clean := d.redactText(text); clean != text {
 		return &redactedError{err, clean}
 	}

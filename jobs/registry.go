@@ -164,6 +164,7 @@ func (r *Registry) register(name string, h Handler, opts []Option, schedule func
 	if err != nil {
 		return fmt.Errorf("job %q at %s: %w", name, site, err)
 	}
+	d.run = d.wrapped()
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -193,7 +194,6 @@ func (r *Registry) define(name, site string, h Handler, opts []Option) (*Definit
 			return nil, err
 		}
 	}
-	d.run = d.wrapped()
 	return d, nil
 }
 

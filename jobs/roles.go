@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"encoding/json"
+	"math"
 	"time"
 )
 
@@ -129,7 +130,7 @@ func (a Activity) MarshalJSON() ([]byte, error) {
 // NewActivity returns an answer without counts for [ActivityReporter] at now, or
 // [ErrInvalidOption]. Providers fill it by [Activity.Add].
 func NewActivity(now time.Time, step time.Duration, n int) (Activity, error) {
-	if step < time.Second || n < 1 || n > 1440 {
+	if step < time.Second || n < 1 || n > 1440 || step > math.MaxInt64/time.Duration(n) {
 		return Activity{}, invalidOption("Activity: %d steps of %s: allowed is 1 to 1,440 of 1s at least", n, step)
 	}
 	start := now.UTC().Truncate(step).Add(-time.Duration(n-1) * step)

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -32,10 +33,10 @@ type Config struct {
 	// DB is handed to handlers as [jobs.Job.DB]. Defaults to nil.
 	DB jobs.DB
 	// MaxWorkers is how many jobs without [jobs.Concurrency] run at once. Defaults to
-	// 100.
+	// 200.
 	MaxWorkers int
-	// Retention is how long finished jobs are kept, for [Scheduler.History] and
-	// [jobs.Health].Totals. Defaults to 24 hours.
+	// Retention is how long jobs are kept after their end, for [Scheduler.Runs],
+	// [Scheduler.Retry] and what counts them. Defaults to 24 hours.
 	Retention time.Duration
 	// Defaults are applied to every job before its own options. Defaults to none.
 	Defaults []jobs.Option
@@ -63,11 +64,18 @@ type Scheduler struct {
 	general  *slots
 	slots    []*slots
 	delayed  rowHeap // not yet due, the first due on top
-	finished []*row  // in the order in which they finished
+	finished []*row  // in the order in which they ended
 	totals   map[jobs.State]int
 }
 
-var _ jobs.Scheduler = (*Scheduler)(nil)
+var (
+	_ jobs.Scheduler        = (*Scheduler)(nil)
+	_ jobs.RunLister        = (*Scheduler)(nil)
+	_ jobs.ActivityReporter = (*Scheduler)(nil)
+	_ jobs.Canceller        = (*Scheduler)(nil)
+	_ jobs.Retrier          = (*Scheduler)(nil)
+	_ jobs.Pauser           = (*Scheduler)(nil)
+)
 
 // session is the time from one Start to the Shutdown that ends it.
 type session struct {
@@ -98,7 +106,7 @@ func New(cfg *Config) (*Scheduler, error) {
 		wake:      make(chan struct{}, 1),
 		rows:      make(map[string]*row),
 		queues:    make(map[string]*queue),
-		general:   newSlots(cmp.Or(c.MaxWorkers, 100)),
+		general:   newSlots(cmp.Or(c.MaxWorkers, 200)),
 		delayed:   rowHeap{less: dueFirst},
 		totals:    make(map[jobs.State]int),
 	}
@@ -134,7 +142,10 @@ func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...
 	if err != nil {
 		return "", err
 	}
-	return s.enqueue(req)[0], nil
+	if err := d.Enqueue(ctx, []*jobs.Request{req}, s.store); err != nil {
+		return "", err
+	}
+	return req.ID, nil
 }
 
 // TriggerMany implements [jobs.Triggerer].
@@ -150,28 +161,34 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 	if err != nil {
 		return nil, err
 	}
-	return s.enqueue(reqs...), nil
+	if err := d.Enqueue(ctx, reqs, s.store); err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(reqs))
+	for i, req := range reqs {
+		ids[i] = req.ID
+	}
+	return ids, nil
 }
 
-func (s *Scheduler) enqueue(reqs ...*jobs.Request) []string {
+// store is a [jobs.Enqueue].
+func (s *Scheduler) store(_ context.Context, reqs []*jobs.Request) error {
 	defer s.look()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := clock()
-	ids := make([]string, len(reqs))
-	for i, req := range reqs {
+	for _, req := range reqs {
 		q := s.queue(req.Job)
-		if live := q.unique[req.Unique]; live != nil {
-			ids[i] = live.id
-			continue
+		r := q.unique[req.Unique]
+		if r == nil {
+			r = s.insert(q, row{
+				data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: req.Due(now), unique: req.Unique,
+			}, now)
+			q.claim(r)
 		}
-		r := s.insert(q, row{data: req.Data, priority: req.Priority, due: req.Due(now), unique: req.Unique}, now)
-		if r.unique != "" {
-			q.unique[r.unique] = r
-		}
-		ids[i] = r.id
+		req.ID = r.id
 	}
-	return ids
+	return nil
 }
 
 // Start implements [jobs.Scheduler].
@@ -295,6 +312,9 @@ func (s *Scheduler) look() {
 // the mutex is released: start handlers, write to the log.
 func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
 	s.promote(now)
+	for _, q := range s.queues {
+		begin = append(begin, s.skipPaused(q, now)...)
+	}
 	for i := 0; i < len(s.slots); i++ {
 		for group := s.slots[i]; group.free > 0 && group.ready.Len() > 0; {
 			r := heap.Pop(&group.ready).(*row)
@@ -304,18 +324,7 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
 					r.queue.held = r
 					continue
 				}
-				// The successor is stored before the handler is called: a tick never ends
-				// with the schedule's chain broken.
-				next, skipped := d.Successor(r.tick, now)
-				r.queue.prev, r.queue.next = r, nil
-				r.missed = skipped
-				if s.insertTick(r.queue, next, now); skipped > 0 {
-					begin = append(begin, func() {
-						s.logger.Warn("memory: missed ticks are given up", "job", d.Name, "skipped", skipped, "next", next)
-					})
-				}
-				// A successor that is late as well is due now.
-				s.promote(now)
+				begin = append(begin, s.relay(r, now)...)
 			}
 			overlapping := r.queue.running > 0
 			s.move(r, jobs.StateRunning)
@@ -325,26 +334,60 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
 			if r.begun {
 				due = now // it did start in time, and was interrupted
 			}
-			r.begun = true
 			if reason := d.Skip(job, due, overlapping); reason != "" {
 				s.finish(r, jobs.StateSkipped, reason, now)
+				r.attempt-- // it never began
 				begin = append(begin, func() { s.logger.Warn("memory: job skipped", slog.Any("", job), slog.String("reason", reason)) })
 				continue
 			}
+			r.begun, r.started = true, now
+			rowCtx, cancel := context.WithCancel(ctx)
+			r.cancel = cancel
 			group.free--
 			s.running++
-			begin = append(begin, func() { go s.work(ctx, r, job) })
+			begin = append(begin, func() { go s.work(ctx, rowCtx, r, job) })
 		}
 	}
 	return begin
 }
 
-// promote makes what has come due ready to run, and forgets what finished long ago.
+// relay stores the successor of r, the stored tick of its schedule. That comes
+// before the handler is called: a tick never ends with the schedule's chain broken.
+func (s *Scheduler) relay(r *row, now time.Time) (begin []func()) {
+	q := r.queue
+	next, skipped := q.def.Successor(r.tick, now)
+	q.prev, q.next = r, nil
+	r.missed = skipped
+	if s.insertTick(q, next, now); skipped > 0 {
+		begin = append(begin, func() {
+			s.logger.Warn("memory: missed ticks are given up", "job", q.def.Name, "skipped", skipped, "next", next)
+		})
+	}
+	s.promote(now) // a successor that is late as well is due now
+	return begin
+}
+
+// skipPaused ends the ticks of a paused job that have come due.
+func (s *Scheduler) skipPaused(q *queue, now time.Time) (begin []func()) {
+	for !q.paused.IsZero() && q.next != nil && q.next.state == jobs.StateWaiting {
+		r := q.next
+		begin = append(begin, s.relay(r, now)...)
+		s.unpark(r)
+		s.finish(r, jobs.StateSkipped, jobs.SkippedPaused, now)
+		job := r.job(now, s.db)
+		begin = append(begin, func() {
+			s.logger.Debug("memory: job skipped", slog.Any("", job), slog.String("reason", jobs.SkippedPaused))
+		})
+	}
+	return begin
+}
+
+// promote makes what has come due ready to run, and forgets what ended long ago.
 func (s *Scheduler) promote(now time.Time) {
 	for r := s.delayed.top(); r != nil && !r.due.After(now); r = s.delayed.top() {
 		heap.Pop(&s.delayed)
 		s.move(r, jobs.StateWaiting)
-		heap.Push(&r.queue.slots.ready, r)
+		s.ready(r)
 	}
 	for len(s.finished) > 0 && now.Sub(s.finished[0].ended) >= s.retention {
 		r := s.finished[0]
@@ -357,13 +400,14 @@ func (s *Scheduler) promote(now time.Time) {
 	}
 }
 
-// work runs one attempt and does what follows from it.
-func (s *Scheduler) work(ctx context.Context, r *row, job *jobs.Job) {
-	s.settle(ctx, r, job, r.queue.def.Run(ctx, job, s.logger))
+// work runs one attempt, which ends with ctx or with rowCtx, its own, and does what
+// follows from it.
+func (s *Scheduler) work(ctx, rowCtx context.Context, r *row, job *jobs.Job) {
+	s.settle(ctx, r, job, r.queue.def.Run(rowCtx, job, s.logger))
 	s.release(r.queue.slots)
 }
 
-// settle stores and logs how an attempt ended.
+// settle stores and logs how an attempt ended. ctx ends with the session.
 func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error) {
 	level, msg, attrs := slog.LevelDebug, "memory: job completed", []any{slog.Any("", job)}
 	if err != nil {
@@ -376,27 +420,29 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	s.mu.Lock()
 	now := clock()
 	delay, again := r.queue.def.Retry(job, err)
+	r.cancel()
+	r.cancel = nil
 	switch {
 	case err == nil:
 		s.finish(r, jobs.StateCompleted, "", now)
+	case r.cancelled:
+		level, msg = slog.LevelInfo, "memory: job cancelled"
+		s.finish(r, jobs.StateCancelled, err.Error(), now)
 	case ctx.Err() != nil: // interrupted by a hard stop, so the attempt does not count
 		level, msg = slog.LevelWarn, "memory: job interrupted by shutdown, goes back to the queue"
-		r.note(now, jobs.StateWaiting, err.Error())
 		r.attempt--
 		s.park(r, jobs.StateWaiting)
 	case again:
 		level, msg = slog.LevelWarn, "memory: job failed, will be retried"
 		attrs = append(attrs, "retry_in", delay)
-		r.due = now.Add(delay)
-		r.note(now, jobs.StateRetrying, err.Error())
+		r.due, r.err = now.Add(delay), err.Error()
 		s.park(r, jobs.StateRetrying)
 	default:
 		level, msg = slog.LevelError, "memory: job failed for good"
 		s.finish(r, jobs.StateFailed, err.Error(), now)
 	}
-	if q := r.queue; q.held != nil && q.ticking == 0 {
-		heap.Push(&q.slots.ready, q.held)
-		q.held = nil
+	if r.queue.ticking == 0 {
+		s.unhold(r.queue)
 	}
 	s.mu.Unlock()
 	s.logger.Log(ctx, level, msg, attrs...)

@@ -113,7 +113,20 @@ func TestMaxWorkersLimitsJobsWithoutSlotsOfTheirOwn(t *testing.T) {
 	})
 }
 
-func TestHistoryTellsWhatBecameOfAJobUntilRetentionEnds(t *testing.T) {
+// run returns what is known of one job, nil if nothing.
+func run(t *testing.T, s *memory.Scheduler, name, id string) *jobs.Run {
+	t.Helper()
+	all, err := s.Runs(t.Context(), name, 1000)
+	require.NoError(t, err)
+	for i := range all {
+		if all[i].ID == id {
+			return &all[i]
+		}
+	}
+	return nil
+}
+
+func TestRunsTellWhatBecameOfAJobUntilRetentionEnds(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{Retention: time.Hour}, func(s *memory.Scheduler) error {
 		return s.RegisterDelayed("test.job", 0, func(_ context.Context, job *jobs.Job) error {
@@ -127,22 +140,26 @@ func TestHistoryTellsWhatBecameOfAJobUntilRetentionEnds(t *testing.T) {
 		id, err := s.Trigger(t.Context(), "test.job", nil)
 		require.NoError(t, err)
 		time.Sleep(time.Minute)
-		require.Equal(t, []memory.Event{
-			{At: start, State: jobs.StateScheduled},
-			{At: start, State: jobs.StateRetrying, Attempt: 1, Reason: "not this time"},
-			{At: start.Add(5 * time.Second), State: jobs.StateCompleted, Attempt: 2},
-		}, s.History(id))
+		second := start.Add(5 * time.Second)
+		require.Equal(t, &jobs.Run{
+			ID: id, Name: "test.job", State: jobs.StateCompleted, Attempt: 2, MaxAttempts: 3,
+			CreatedAt: start, DueAt: second, StartedAt: second, EndedAt: second, Error: "not this time", Data: []byte("{}"),
+		}, run(t, s, "test.job", id))
+		a, err := s.Activity(t.Context(), time.Minute, 70)
+		require.NoError(t, err)
+		require.Equal(t, time.Now().UTC().Add(-time.Hour), a.CompleteSince, "what ended before is forgotten")
 		time.Sleep(time.Hour - time.Minute + 5*time.Second - 1)
-		require.NotEmpty(t, s.History(id))
+		require.NotNil(t, run(t, s, "test.job", id))
 		time.Sleep(time.Nanosecond)
-		require.Empty(t, s.History(id))
+		require.Nil(t, run(t, s, "test.job", id))
+		require.ErrorIs(t, s.Retry(t.Context(), "test.job", id), jobs.ErrUnknownID)
 		h, err := s.Health(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, h.Totals)
 	})
 }
 
-func TestASkipIsInTheHistoryAndInTheLog(t *testing.T) {
+func TestASkipIsInTheRunsAndInTheLog(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error {
@@ -153,10 +170,19 @@ func TestASkipIsInTheHistoryAndInTheLog(t *testing.T) {
 		ids, err := s.TriggerMany(t.Context(), "test.job", []any{nil, nil})
 		require.NoError(t, err)
 		time.Sleep(2 * time.Minute)
-		history := s.History(ids[1])
-		require.Equal(t, jobs.StateSkipped, history[len(history)-1].State)
-		require.Equal(t, "skipped: 1m0s late, allowed is a start within 1s", history[len(history)-1].Reason)
-		require.Contains(t, log(), history[len(history)-1].Reason)
+		skipped := run(t, s, "test.job", ids[1])
+		require.Equal(t, jobs.StateSkipped, skipped.State)
+		require.Equal(t, "skipped: 1m0s late, allowed is a start within 1s", skipped.Error)
+		require.Zero(t, skipped.Attempt)
+		require.Zero(t, skipped.StartedAt)
+		require.Contains(t, log(), skipped.Error)
+
+		require.NoError(t, s.Retry(t.Context(), "test.job", ids[1]))
+		time.Sleep(2 * time.Minute)
+		again := run(t, s, "test.job", ids[1])
+		require.Equal(t, jobs.StateCompleted, again.State)
+		require.Equal(t, 1, again.Attempt)
+		require.Empty(t, again.Error)
 	})
 }
 
@@ -216,10 +242,10 @@ func TestAHandlerThatEndsItsGoroutineHasFailed(t *testing.T) {
 		id, err := s.Trigger(t.Context(), "test.job", nil)
 		require.NoError(t, err)
 		time.Sleep(time.Minute)
-		history := s.History(id)
-		require.Len(t, history, 4)
-		require.Equal(t, jobs.StateFailed, history[3].State)
-		require.Contains(t, history[3].Reason, "Goexit")
+		failed := run(t, s, "test.job", id)
+		require.Equal(t, jobs.StateFailed, failed.State)
+		require.Equal(t, 3, failed.Attempt)
+		require.Contains(t, failed.Error, "Goexit")
 	})
 }
 

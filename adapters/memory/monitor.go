@@ -1,41 +1,16 @@
 package memory
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/everytick/everytick/jobs"
 )
-
-// An Event is one line of a job's history.
-type Event struct {
-	// At is when it happened, in UTC.
-	At time.Time
-	// State is what the job came to be in.
-	State jobs.State
-	// Attempt is the attempt that led there, 0 before the first.
-	Attempt int
-	// Reason tells why, for what failed, was interrupted or was skipped.
-	Reason string
-}
-
-func (r *row) note(now time.Time, state jobs.State, reason string) {
-	r.history = append(r.history, Event{now, state, r.attempt, reason})
-}
-
-// History returns what became of the job with that ID, the oldest first: when it
-// was enqueued and how each attempt ended. It is empty for a job that is not kept.
-func (s *Scheduler) History(id string) []Event {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.promote(clock())
-	if r := s.rows[id]; r != nil {
-		return slices.Clone(r.history)
-	}
-	return nil
-}
 
 // QueueSize implements [jobs.Monitor].
 func (s *Scheduler) QueueSize(ctx context.Context, name string) (int, error) {
@@ -77,13 +52,16 @@ func (s *Scheduler) statuses(now time.Time) []jobs.Status {
 	all := make([]jobs.Status, len(defs))
 	for i, d := range defs {
 		q := s.queue(d)
-		st := jobs.Status{Name: d.Name, Waiting: q.waiting(), Running: q.running, Retrying: q.retrying}
+		st := jobs.Status{Name: d.Name, Waiting: q.waiting(), Running: q.running, Retrying: q.retrying, PausedSince: q.paused}
 		st.Schedule, st.Zone = d.Describe()
 		if d.Schedule != nil {
 			if st.NextTick = d.Schedule.Next(now); q.next != nil {
 				st.NextTick = q.next.tick
-				st.OverdueBy = max(0, now.Sub(q.next.tick))
+				if st.OverdueBy = max(0, now.Sub(q.next.tick)); st.OverdueBy > 0 {
+					st.OverdueReason = s.overdueReason(q)
+				}
 			}
+			st.Upcoming = d.Upcoming(st.NextTick)
 			if q.prev != nil {
 				st.PrevTick, st.PrevState, st.Missed = q.prev.tick, q.prev.state, q.prev.missed
 			}
@@ -91,6 +69,34 @@ func (s *Scheduler) statuses(now time.Time) []jobs.Status {
 		all[i] = st
 	}
 	return all
+}
+
+// overdueReason tells what keeps the tick of q that is due.
+func (s *Scheduler) overdueReason(q *queue) string {
+	switch reason := s.stopped(); {
+	case reason != "":
+		return reason
+	case q.next == q.held:
+		return "the run of the tick before it goes on"
+	case q.slots.free == 0 && q.def.Concurrency > 0:
+		return fmt.Sprintf("all %d worker slots of the job are taken", q.def.Concurrency)
+	case q.slots.free == 0:
+		return "all workers of the scheduler are taken"
+	default:
+		return "it is about to start"
+	}
+}
+
+// stopped tells why no job is started, or "".
+func (s *Scheduler) stopped() string {
+	switch {
+	case s.session == nil:
+		return "the scheduler is not started, so jobs wait"
+	case s.session.stopping:
+		return "the scheduler is being shut down, so no job is started"
+	default:
+		return ""
+	}
 }
 
 // Health implements [jobs.Monitor].
@@ -109,13 +115,78 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 			h.OldestWaiting = max(h.OldestWaiting, now.Sub(r.due))
 		}
 	}
-	switch {
-	case s.session == nil:
-		h.Reasons = append(h.Reasons, "the scheduler is not started, so jobs wait")
-	case s.session.stopping:
-		h.Reasons = append(h.Reasons, "the scheduler is being shut down, so no job is started")
+	for _, q := range s.queues {
+		for _, r := range q.back {
+			h.OldestWaiting = max(h.OldestWaiting, now.Sub(r.due))
+		}
+	}
+	if reason := s.stopped(); reason != "" {
+		h.Reasons = append(h.Reasons, reason)
 	}
 	h.Reasons = append(h.Reasons, jobs.OverdueReasons(s.statuses(now))...)
 	h.Healthy = len(h.Reasons) == 0
 	return h, nil
+}
+
+// Runs implements [jobs.RunLister], in the order in which the jobs were stored.
+func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+	if err := cmp.Or(ctx.Err(), jobs.CheckRunLimit(limit)); err != nil {
+		return nil, err
+	}
+	d, err := s.registry.Job(name)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.promote(clock())
+	q := s.queue(d)
+	var rows []*row
+	for _, r := range s.rows {
+		if r.queue == q && (r != q.next || r.state == jobs.StateWaiting) {
+			rows = append(rows, r)
+		}
+	}
+	slices.SortFunc(rows, func(a, b *row) int { return cmp.Compare(b.seq, a.seq) })
+	runs := make([]jobs.Run, min(limit, len(rows)))
+	for i := range runs {
+		runs[i] = rows[i].run()
+	}
+	return runs, nil
+}
+
+func (r *row) run() jobs.Run {
+	run := jobs.Run{
+		ID: r.id, Name: r.queue.def.Name, State: r.state, Tick: r.tick, Attempt: r.attempt, MaxAttempts: r.attempts,
+		CreatedAt: r.created, DueAt: r.due, EndedAt: r.ended, Error: r.err, Data: bytes.Clone(r.data),
+	}
+	if r.attempt > 0 { // else there was none, or it was given back
+		run.StartedAt = r.started
+	}
+	return run
+}
+
+// Activity implements [jobs.ActivityReporter]. What ended before [Config].Retention is
+// not known any more, and CompleteSince not before that.
+func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
+	if err := ctx.Err(); err != nil {
+		return jobs.Activity{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := clock()
+	s.promote(now)
+	a, err := jobs.NewActivity(now, step, n)
+	if err != nil {
+		return a, err
+	}
+	if kept := now.Add(-s.retention); kept.After(a.Start) {
+		a.CompleteSince = kept
+	}
+	for _, r := range s.finished {
+		if !r.ended.Before(a.Start) {
+			a.Add(r.queue.def.Name, int(r.ended.Sub(a.Start)/step), n, r.state, 1)
+		}
+	}
+	return a, nil
 }

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"container/heap"
+	"context"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -17,15 +20,21 @@ type row struct {
 	queue    *queue
 	state    jobs.State
 	data     []byte
+	metadata map[string]string
 	priority int
 	unique   string
 	tick     time.Time
 	missed   int       // later ticks this one stands for
-	begun    bool      // an attempt was started
+	begun    bool      // an attempt was started, or is to be however late
 	due      time.Time // of the next attempt
 	attempt  int       // attempts begun and counted
-	ended    time.Time
-	history  []Event
+	attempts int       // how many there are at most
+	err      string    // of the latest attempt, or why it was skipped
+
+	cancel    context.CancelFunc // ends the attempt that runs
+	cancelled bool               // by somebody, while it ran
+
+	created, started, ended time.Time
 }
 
 // queue is all that is known of one registered job.
@@ -36,6 +45,8 @@ type queue struct {
 	next                       *row            // the stored tick that has not been started
 	prev                       *row            // the latest tick that was
 	held                       *row            // next, due, when it waits for the run before it
+	paused                     time.Time       // zero when it is not
+	back                       []*row          // what is due and waits for the end of the pause
 	pending, retrying, running int
 	ticking                    int // the ticks among running
 }
@@ -65,8 +76,8 @@ func (s *Scheduler) queue(d *jobs.Definition) *queue {
 func (s *Scheduler) insert(q *queue, r row, now time.Time) *row {
 	s.lastSeq++
 	r.seq, r.id, r.queue = s.lastSeq, "memory-"+strconv.FormatUint(s.lastSeq, 10), q
+	r.created, r.attempts = now, q.def.MaxAttempts
 	s.rows[r.id] = &r
-	r.note(now, jobs.StateScheduled, "")
 	s.park(&r, jobs.StateScheduled)
 	return &r
 }
@@ -84,14 +95,49 @@ func (s *Scheduler) park(r *row, state jobs.State) {
 	heap.Push(&s.delayed, r)
 }
 
-// finish ends r for good.
+// ready lets r, which is due, run as soon as it can.
+func (s *Scheduler) ready(r *row) {
+	if q := r.queue; q.paused.IsZero() {
+		heap.Push(&q.slots.ready, r)
+	} else {
+		q.back = append(q.back, r)
+	}
+}
+
+// unhold lets the tick run that waited for the one before it, if there is one.
+func (s *Scheduler) unhold(q *queue) {
+	if r := q.held; r != nil {
+		q.held = nil
+		s.ready(r)
+	}
+}
+
+// unpark takes r out of wherever it waits.
+func (s *Scheduler) unpark(r *row) {
+	q := r.queue
+	s.delayed.remove(r)
+	q.slots.ready.remove(r)
+	q.back = slices.DeleteFunc(q.back, func(other *row) bool { return other == r })
+	if q.held == r {
+		q.held = nil
+	}
+}
+
+// finish ends r, with the error of its latest attempt or why it was skipped; "" keeps
+// the error of an attempt before.
 func (s *Scheduler) finish(r *row, state jobs.State, reason string, now time.Time) {
 	s.move(r, state)
-	r.note(now, state, reason)
-	r.ended, r.data = now, nil
+	r.ended, r.err = now, cmp.Or(reason, r.err)
 	s.finished = append(s.finished, r)
-	if r.unique != "" {
-		delete(r.queue.unique, r.unique)
+	if q := r.queue; q.unique[r.unique] == r {
+		delete(q.unique, r.unique)
+	}
+}
+
+// claim makes r the live row of its key, if that is free.
+func (q *queue) claim(r *row) {
+	if r.unique != "" && q.unique[r.unique] == nil {
+		q.unique[r.unique] = r
 	}
 }
 
@@ -123,8 +169,8 @@ func (s *Scheduler) move(r *row, to jobs.State) {
 func (r *row) job(now time.Time, db jobs.DB) *jobs.Job {
 	return &jobs.Job{
 		ID: r.id, Name: r.queue.def.Name, Data: bytes.Clone(r.data),
-		Attempt: r.attempt, MaxAttempts: r.queue.def.MaxAttempts,
-		Tick: r.tick, StartedAt: now, DB: db,
+		Attempt: r.attempt, MaxAttempts: r.attempts,
+		Tick: r.tick, Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
 	}
 }
 
@@ -150,6 +196,13 @@ func (h *rowHeap) Pop() any {
 	r := h.rows[last]
 	h.rows[last], h.rows = nil, h.rows[:last]
 	return r
+}
+
+// remove takes r out if it is in there.
+func (h *rowHeap) remove(r *row) {
+	if i := slices.Index(h.rows, r); i >= 0 {
+		heap.Remove(h, i)
+	}
 }
 
 func (h *rowHeap) top() *row {

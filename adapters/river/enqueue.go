@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -142,16 +141,19 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 const (
 	// copyAtLeast is how many rows make up for the round trips that COPY needs.
 	copyAtLeast = 500
-	// copyChunk bounds the memory of one COPY.
+	// copyChunk is how many rows are copied at a time.
 	copyChunk = 10_000
 )
 
 func (s *Scheduler) storeFew(ctx context.Context, reqs []*jobs.Request) error {
-	rows, err := s.rows(ctx, nil, reqs)
-	if err != nil {
-		return err
+	rows := make([]riverqueue.InsertManyParams, len(reqs))
+	for i, req := range reqs {
+		var err error
+		if rows[i], err = s.row(ctx, nil, req); err != nil {
+			return err
+		}
 	}
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		res, err := s.insertOnly.InsertManyTx(ctx, notifyingTx{tx, s.inserts.notifier}, rows)
 		for i, r := range res {
 			reqs[i].ID = formatID(r.Job.ID)
@@ -164,27 +166,43 @@ func (s *Scheduler) storeFew(ctx context.Context, reqs []*jobs.Request) error {
 	return nil
 }
 
-// storeMany stores by COPY, which returns no IDs, so they are drawn beforehand.
+// storeMany stores by COPY, the rows as River would. River's InsertManyFast returns no
+// IDs, and prepares all rows before it sends the first.
 func (s *Scheduler) storeMany(ctx context.Context, reqs []*jobs.Request) error {
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		for chunk := range slices.Chunk(reqs, copyChunk) {
-			rows, err := s.rows(ctx, tx, chunk)
+		first := reqs[0] // its options are those of all
+		columns := []string{"id", "kind", "queue", "priority", "max_attempts", "state", "args", "metadata"}
+		queue, state, due := queueOf(first.Job), rivertype.JobStateAvailable, time.Time{}
+		if first.Delay > 0 || !first.At.IsZero() {
+			now, err := s.clock.nowIn(ctx, tx)
 			if err != nil {
 				return err
 			}
+			// A job that is due now leaves the time to the database.
+			if due = first.Due(now); due.After(now) {
+				columns, state = append(columns, "scheduled_at"), initialState(due, now)
+			}
+		}
+		for chunk := range slices.Chunk(reqs, copyChunk) {
 			ids, err := s.drawIDs(ctx, tx, len(chunk))
 			if err != nil {
 				return err
 			}
-			copying := copyTx{notifyingTx{tx, s.inserts.notifier}, ids}
-			if _, err := s.insertOnly.InsertManyFastTx(ctx, copying, rows); err != nil {
+			rows := pgx.CopyFromSlice(len(chunk), func(i int) ([]any, error) {
+				req := chunk[i]
+				req.ID = formatID(ids[i])
+				metadata, err := s.metadata(req)
+				values := []any{ids[i], req.Job.Name, queue, req.Priority, req.Job.MaxAttempts, string(state), req.Data, metadata, due}
+				return values[:len(columns)], err
+			})
+			if _, err := tx.CopyFrom(ctx, pgx.Identifier{s.cfg.Schema, "river_job"}, columns, rows); err != nil {
 				return err
 			}
-			for i, req := range chunk {
-				req.ID = formatID(ids[i])
-			}
 		}
-		return nil
+		if state != rivertype.JobStateAvailable {
+			return nil
+		}
+		return s.inserts.notifier.notify(ctx, tx, s.cfg.Schema, queue)
 	})
 	if err != nil {
 		return fmt.Errorf("river: trigger %d of %q: %w", len(reqs), reqs[0].Job.Name, err)
@@ -192,42 +210,14 @@ func (s *Scheduler) storeMany(ctx context.Context, reqs []*jobs.Request) error {
 	return nil
 }
 
+// drawIDs takes n numbers of the sequence that the IDs are of: COPY returns none.
 func (s *Scheduler) drawIDs(ctx context.Context, tx pgx.Tx, n int) ([]int64, error) {
-	rows, err := tx.Query(ctx, `SELECT nextval(pg_get_serial_sequence($1, 'id')) FROM generate_series(1, $2)`, s.table, n)
+	rows, err := tx.Query(ctx, `WITH ids AS MATERIALIZED (SELECT pg_get_serial_sequence($1, 'id')::regclass AS seq)
+		SELECT nextval(seq) FROM ids, generate_series(1, $2)`, s.table, n)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[int64])
-}
-
-// copyTx adds the IDs to what River copies.
-type copyTx struct {
-	notifyingTx
-	ids []int64
-}
-
-// CopyFrom implements [pgx.Tx].
-func (t copyTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
-	return t.Tx.CopyFrom(ctx, table, append(columns, "id"), &withIDs{rows, t.ids})
-}
-
-type withIDs struct {
-	pgx.CopyFromSource
-	ids []int64
-}
-
-// Values implements [pgx.CopyFromSource].
-func (w *withIDs) Values() ([]any, error) {
-	values, err := w.CopyFromSource.Values()
-	if err != nil {
-		return nil, err
-	}
-	if len(w.ids) == 0 {
-		return nil, errors.New("more rows than were asked for")
-	}
-	values = append(values, w.ids[0])
-	w.ids = w.ids[1:]
-	return values, nil
 }
 
 func formatID(id int64) string { return strconv.FormatInt(id, 10) }
@@ -239,17 +229,6 @@ func (s *Scheduler) definition(name string) (*jobs.Definition, error) {
 		return s.reg.Undefined(name)
 	}
 	return s.reg.Job(name)
-}
-
-func (s *Scheduler) rows(ctx context.Context, tx pgx.Tx, reqs []*jobs.Request) ([]riverqueue.InsertManyParams, error) {
-	rows := make([]riverqueue.InsertManyParams, len(reqs))
-	for i, req := range reqs {
-		var err error
-		if rows[i], err = s.row(ctx, tx, req); err != nil {
-			return nil, err
-		}
-	}
-	return rows, nil
 }
 
 // row says in River's terms what req says in ours.
@@ -273,12 +252,19 @@ func (s *Scheduler) row(ctx context.Context, tx pgx.Tx, req *jobs.Request) (row 
 		// The hook replaces the key that River makes of the args.
 		opts.UniqueOpts = riverqueue.UniqueOpts{ByArgs: true, ByState: liveStates}
 	}
-	if s.cfg.TriggerOnly || len(req.Metadata) > 0 {
-		if opts.Metadata, err = json.Marshal(rowMeta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata}); err != nil {
-			return row, fmt.Errorf("river: trigger %q: %w", req.Job.Name, err)
-		}
+	if opts.Metadata, err = s.metadata(req); err != nil {
+		return row, fmt.Errorf("river: trigger %q: %w", req.Job.Name, err)
 	}
 	return riverqueue.InsertManyParams{Args: rowArgs{kind: req.Job.Name, raw: req.Data, unique: req.Unique}, InsertOpts: opts}, nil
+}
+
+var noMetadata = []byte(`{}`)
+
+func (s *Scheduler) metadata(req *jobs.Request) ([]byte, error) {
+	if !s.cfg.TriggerOnly && len(req.Metadata) == 0 {
+		return noMetadata, nil
+	}
+	return json.Marshal(rowMeta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata})
 }
 
 // The leader makes scheduled rows available when they are due, but does so only
@@ -287,6 +273,14 @@ func (s *Scheduler) row(ctx context.Context, tx pgx.Tx, req *jobs.Request) (row 
 // stored as available; River does the same for short snoozes and retries. Ticks are
 // always: they wait for no leader.
 const dueSoon = 5 * time.Second
+
+// initialState is that of a row that is due then.
+func initialState(due, now time.Time) rivertype.JobState {
+	if due.Sub(now) <= dueSoon {
+		return rivertype.JobStateAvailable
+	}
+	return rivertype.JobStateScheduled
+}
 
 // insertHook sees every row of ours before it is inserted.
 type insertHook struct {
@@ -297,8 +291,10 @@ type insertHook struct {
 // InsertBegin implements [rivertype.HookInsertBegin].
 func (h *insertHook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams) error {
 	_, tick := p.Args.(tickArgs)
-	if p.State == rivertype.JobStateScheduled && p.ScheduledAt != nil &&
-		(tick || p.ScheduledAt.Sub(h.s.clock.estimate()) <= dueSoon) {
+	if p.State == rivertype.JobStateScheduled && p.ScheduledAt != nil {
+		p.State = initialState(*p.ScheduledAt, h.s.clock.estimate())
+	}
+	if tick {
 		p.State = rivertype.JobStateAvailable
 	}
 	if a, ok := p.Args.(rowArgs); ok && a.unique != "" {

@@ -55,6 +55,13 @@ func (n *notifier) exec(ctx context.Context, conn execer, sql string, args []any
 	return conn.Exec(ctx, sql, args...)
 }
 
+// notify tells the workers of one queue, in River's words.
+func (n *notifier) notify(ctx context.Context, conn execer, schema, queue string) error {
+	_, err := n.exec(ctx, conn, `SELECT pg_notify($1 || '.river_insert', payload) FROM unnest($2::text[]) AS payload`,
+		[]any{schema, []string{`{"queue": "` + queue + `"}`}})
+	return err
+}
+
 func (n *notifier) putOff(sql string, args []any, payloads []string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

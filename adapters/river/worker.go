@@ -57,8 +57,14 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 	switch skip := meta.Tick && row.Attempt == 1; {
 	case paused && !skip:
 		return w.adopt(ctx, row.JobRow, pausedQueue, log)
-	case row.Queue != w.queue || meta.Open:
+	case row.Queue != w.queue:
 		return w.adopt(ctx, row.JobRow, w.queue, log)
+	case meta.Open && row.Attempt == 1 && row.MaxAttempts != w.job.MaxAttempts:
+		// Whoever enqueued it did not know how many it has.
+		if err := w.setMaxAttempts(ctx, row.JobRow); err != nil {
+			log.WarnContext(ctx, "job is put off: its number of attempts could not be stored", "error", err)
+			return riverqueue.JobSnooze(transientSnooze)
+		}
 	}
 
 	job := &jobs.Job{
@@ -209,14 +215,20 @@ func (w *worker) mustWait(ctx context.Context, job *jobs.Job) (wait bool, err er
 // longestRun is how long a run can take: one that is older has lost its process.
 func (w *worker) longestRun() time.Duration { return w.job.Timeout + hardStopGrace }
 
-// adopt gives a row that was enqueued without knowledge of the job's options, by a
-// process that is TriggerOnly or of another version, the queue and attempts it
-// should have, and puts it back.
+// setMaxAttempts gives the row, in the database and in River's hands, the attempts that
+// the job is registered with.
+func (w *worker) setMaxAttempts(ctx context.Context, row *rivertype.JobRow) error {
+	_, err := w.s.pool.Exec(ctx, `UPDATE `+w.s.table+` SET max_attempts = $2 WHERE id = $1`, row.ID, w.job.MaxAttempts)
+	if err == nil {
+		row.MaxAttempts = w.job.MaxAttempts
+	}
+	return err
+}
+
+// adopt moves a row to another queue of this job: the one it should have had, when it
+// was enqueued by a process that is TriggerOnly or of another version, or pausedQueue.
 func (w *worker) adopt(ctx context.Context, row *rivertype.JobRow, queue string, log *slog.Logger) error {
-	_, err := w.s.pool.Exec(ctx, `UPDATE `+w.s.table+`
-		SET queue = $2, metadata = metadata - $3, max_attempts = CASE WHEN metadata ? $3 THEN $4 ELSE max_attempts END
-		WHERE id = $1`, row.ID, queue, metaOpen, w.job.MaxAttempts)
-	if err != nil {
+	if _, err := w.s.pool.Exec(ctx, `UPDATE `+w.s.table+` SET queue = $2 WHERE id = $1`, row.ID, queue); err != nil {
 		log.WarnContext(ctx, "job is put off: it could not be moved to its queue", "queue", queue, "error", err)
 		return riverqueue.JobSnooze(transientSnooze)
 	}

@@ -32,10 +32,11 @@ func TestEveryRuleHasANameOfItsOwn(t *testing.T) {
 // faulty is a scheduler with one fault: a function that is set takes the place of
 // the method behind it, or of part of it.
 type faulty struct {
-	jobs.Scheduler
+	*memory.Scheduler
 
 	handler  func(jobs.Handler) jobs.Handler
 	options  []jobs.Option                        // come after those of the registration
+	own      func([]jobs.Option) []jobs.Option    // changes those of the registration
 	request  func(name string, req *jobs.Request) // changes what is asked with a trigger
 	register func(error) error
 	trigger  func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error)
@@ -45,6 +46,12 @@ type faulty struct {
 	size     func(ctx context.Context, name string) (int, error)
 	status   func([]jobs.Status)
 	health   func(*jobs.Health)
+	runs     func(ctx context.Context, name string, limit int) ([]jobs.Run, error)
+	activity func(ctx context.Context, step time.Duration, n int) (jobs.Activity, error)
+	cancel   func(ctx context.Context, name, id string) error
+	retry    func(ctx context.Context, name, id string) error
+	pause    func(ctx context.Context, name string) error
+	resume   func(ctx context.Context, name string) error
 
 	broken atomic.Bool // the database is gone
 }
@@ -58,6 +65,13 @@ func (f *faulty) handle(h jobs.Handler) jobs.Handler {
 	return f.handler(h)
 }
 
+func (f *faulty) with(opts []jobs.Option) []jobs.Option {
+	if f.own != nil {
+		opts = f.own(opts)
+	}
+	return slices.Concat(opts, f.options)
+}
+
 func (f *faulty) registered(err error) error {
 	if f.register == nil {
 		return err
@@ -66,15 +80,15 @@ func (f *faulty) registered(err error) error {
 }
 
 func (f *faulty) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
-	return f.registered(f.Scheduler.RegisterCron(name, pattern, f.handle(h), slices.Concat(opts, f.options)...))
+	return f.registered(f.Scheduler.RegisterCron(name, pattern, f.handle(h), f.with(opts)...))
 }
 
 func (f *faulty) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
-	return f.registered(f.Scheduler.RegisterInterval(name, every, f.handle(h), slices.Concat(opts, f.options)...))
+	return f.registered(f.Scheduler.RegisterInterval(name, every, f.handle(h), f.with(opts)...))
 }
 
 func (f *faulty) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
-	return f.registered(f.Scheduler.RegisterDelayed(name, delay, f.handle(h), slices.Concat(opts, f.options)...))
+	return f.registered(f.Scheduler.RegisterDelayed(name, delay, f.handle(h), f.with(opts)...))
 }
 
 func (f *faulty) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
@@ -156,6 +170,48 @@ func (f *faulty) Health(ctx context.Context) (jobs.Health, error) {
 		f.health(&h)
 	}
 	return h, err
+}
+
+func (f *faulty) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+	if f.runs != nil {
+		return f.runs(ctx, name, limit)
+	}
+	return f.Scheduler.Runs(ctx, name, limit)
+}
+
+func (f *faulty) Activity(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
+	if f.activity != nil {
+		return f.activity(ctx, step, n)
+	}
+	return f.Scheduler.Activity(ctx, step, n)
+}
+
+func (f *faulty) Cancel(ctx context.Context, name, id string) error {
+	if f.cancel != nil {
+		return f.cancel(ctx, name, id)
+	}
+	return f.Scheduler.Cancel(ctx, name, id)
+}
+
+func (f *faulty) Retry(ctx context.Context, name, id string) error {
+	if f.retry != nil {
+		return f.retry(ctx, name, id)
+	}
+	return f.Scheduler.Retry(ctx, name, id)
+}
+
+func (f *faulty) Pause(ctx context.Context, name string) error {
+	if f.pause != nil {
+		return f.pause(ctx, name)
+	}
+	return f.Scheduler.Pause(ctx, name)
+}
+
+func (f *faulty) Resume(ctx context.Context, name string) error {
+	if f.resume != nil {
+		return f.resume(ctx, name)
+	}
+	return f.Scheduler.Resume(ctx, name)
 }
 
 // before is a fault in what handlers are given, after one in what they return.
@@ -617,6 +673,484 @@ var faults = []struct {
 			return id, err
 		}
 	}},
+
+	// Middleware.
+	{"the last Use is outermost", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, _ jobstest.Config) {
+		f.own = func(opts []jobs.Option) []jobs.Option { slices.Reverse(opts); return opts }
+	}},
+	{"the defaults wrap a second time", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, cfg jobstest.Config) {
+		f.options = cfg.Defaults
+	}},
+	{"middleware cannot change the context", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, _ jobstest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(_ context.Context, job *jobs.Job) error { return h(context.Background(), job) }
+		}
+	}},
+	{"a panic is a plain error", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ jobstest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) (err error) {
+				defer func() {
+					if v := recover(); v != nil {
+						err = fmt.Errorf("panic: %v", v)
+					}
+				}()
+				return h(ctx, job)
+			}
+		}
+	}},
+	{"Redact comes too late for middleware", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.Redact(func(text string) string { return text })}
+	}},
+	{"a redacted error is text alone", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ jobstest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
+	}},
+	{"middleware is left out", "what middleware returns is what the attempt comes to", func(f *faulty, _ jobstest.Config) {
+		f.own = func([]jobs.Option) []jobs.Option { return []jobs.Option{jobs.RetryDelay(0)} }
+	}},
+	{"middleware does not know the number of attempts", "Retries tells middleware whether another attempt follows", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.MaxAttempts = 0 })
+	}},
+	{"the log has the error as it was", "Redact keeps secrets in errors and panics out of the log and of what is kept", func(f *faulty, cfg jobstest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) error {
+			cfg.Logger.Error("failed", "error", err)
+			return err
+		})
+	}},
+	{"Redact is ignored", "Redact keeps secrets in errors and panics out of the log and of what is kept", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.Redact(func(text string) string { return text })}
+	}},
+	{"the stored error is as it was", "Redact keeps secrets in errors and panics out of the log and of what is kept", listing(func(r *jobs.Run) { r.Error = "the password is hunter2" })},
+	{"the last UseTrigger is outermost", "trigger middleware wraps a trigger in the order given, that of the defaults outermost", func(f *faulty, _ jobstest.Config) {
+		f.own = func(opts []jobs.Option) []jobs.Option { slices.Reverse(opts); return opts }
+	}},
+	{"the defaults wrap a trigger twice", "trigger middleware wraps a trigger in the order given, that of the defaults outermost", func(f *faulty, cfg jobstest.Config) {
+		f.options = cfg.Defaults
+	}},
+	{"retries have no metadata", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if job.Attempt > 1 {
+				job.Metadata = nil
+			}
+		})
+	}},
+	{"attempts share their metadata", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ jobstest.Config) {
+		var shared sync.Map
+		f.handler = before(func(job *jobs.Job) {
+			metadata, _ := shared.LoadOrStore(job.ID, job.Metadata)
+			job.Metadata = metadata.(map[string]string)
+		})
+	}},
+	{"no metadata is an empty map", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if job.Metadata == nil {
+				job.Metadata = map[string]string{}
+			}
+		})
+	}},
+	{"trigger middleware is left out", "what trigger middleware refuses is not enqueued", func(f *faulty, _ jobstest.Config) {
+		f.own = func([]jobs.Option) []jobs.Option { return nil }
+	}},
+	{"a refusal is kept from the caller", "what trigger middleware refuses is not enqueued", func(f *faulty, _ jobstest.Config) {
+		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+			ids, _ := f.Scheduler.TriggerMany(ctx, name, data, opts...)
+			return ids, nil
+		}
+	}},
+	{"TriggerMany passes through middleware one by one", "what trigger middleware refuses is not enqueued", func(f *faulty, _ jobstest.Config) {
+		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
+			for _, v := range data {
+				id, err := f.Scheduler.Trigger(ctx, name, v, opts...)
+				if err != nil {
+					return nil, err
+				}
+				ids = append(ids, id)
+			}
+			return ids, nil
+		}
+	}},
+	{"Trigger returns another ID than middleware sees", "trigger middleware sees the IDs that the trigger returns", func(f *faulty, _ jobstest.Config) {
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
+			return "id-" + id, err
+		}
+	}},
+	{"TriggerMany returns other IDs than middleware sees", "trigger middleware sees the IDs that the trigger returns", func(f *faulty, _ jobstest.Config) {
+		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+			ids, err := f.Scheduler.TriggerMany(ctx, name, data, opts...)
+			slices.Reverse(ids)
+			return ids, err
+		}
+	}},
+
+	// What Jobs tells of schedules.
+	{"Upcoming leaves out the next tick", "Jobs tells the next three ticks of a schedule", telling(func(st *jobs.Status) {
+		if len(st.Upcoming) > 0 {
+			st.Upcoming = st.Upcoming[1:]
+		}
+	})},
+	{"Upcoming counts from NextTick in steps", "Jobs tells the next three ticks of a schedule", telling(func(st *jobs.Status) {
+		if len(st.Upcoming) == 3 {
+			st.Upcoming[2] = st.Upcoming[1].Add(st.Upcoming[1].Sub(st.Upcoming[0]))
+		}
+	})},
+	{"a job without a schedule has ticks to come", "Jobs tells the next three ticks of a schedule", telling(func(st *jobs.Status) {
+		if len(st.Upcoming) == 0 {
+			st.Upcoming = make([]time.Time, 3)
+		}
+	})},
+	{"a late tick has no reason", "a tick counts as waiting, and as overdue, once it is due", telling(func(st *jobs.Status) { st.OverdueReason = "" })},
+	{"a tick in time has a reason to be late", "a tick counts as waiting, and as overdue, once it is due", telling(func(st *jobs.Status) { st.OverdueReason = "who knows" })},
+
+	// Runs and Activity.
+	{"the oldest run is listed first", "Runs lists the latest jobs of a name, the newest first", func(f *faulty, _ jobstest.Config) {
+		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+			runs, err := f.Scheduler.Runs(ctx, name, limit)
+			slices.Reverse(runs)
+			return runs, err
+		}
+	}},
+	{"the limit takes the oldest runs", "Runs lists the latest jobs of a name, the newest first", func(f *faulty, _ jobstest.Config) {
+		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+			runs, err := f.Scheduler.Runs(ctx, name, 1000)
+			return runs[max(0, len(runs)-limit):], err
+		}
+	}},
+	{"runs have no data", "Runs lists the latest jobs of a name, the newest first", listing(func(r *jobs.Run) { r.Data = nil })},
+	{"runs are in local time", "Runs lists the latest jobs of a name, the newest first", listing(func(r *jobs.Run) { r.EndedAt = r.EndedAt.In(time.FixedZone("", 3600)) })},
+	{"a run has a tick when it was triggered", "Runs lists the latest jobs of a name, the newest first", listing(func(r *jobs.Run) { r.Tick = r.DueAt })},
+	{"a skipped run is cancelled", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) {
+		if r.State == jobs.StateSkipped {
+			r.State = jobs.StateCancelled
+		}
+	})},
+	{"a run has an end before it has ended", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) { r.EndedAt = r.DueAt })},
+	{"runs have no error", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) { r.Error = "" })},
+	{"a job that completed has never failed", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) {
+		if r.State == jobs.StateCompleted {
+			r.Error = ""
+		}
+	})},
+	{"the run of a tick has none", "Runs lists a tick once it is due, with its instant", listing(func(r *jobs.Run) { r.Tick = time.Time{} })},
+	{"a tick is listed before it is due", "Runs lists a tick once it is due, with its instant", func(f *faulty, _ jobstest.Config) {
+		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+			runs, err := f.Scheduler.Runs(ctx, name, limit)
+			if name == "test.hourly" {
+				runs = append(runs, jobs.Run{ID: "next", Name: name, State: jobs.StateScheduled, Tick: time.Now().Add(time.Hour).Truncate(time.Hour)})
+			}
+			return runs, err
+		}
+	}},
+	{"a tick that waits is not listed", "Runs lists a tick once it is due, with its instant", func(f *faulty, _ jobstest.Config) {
+		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+			runs, err := f.Scheduler.Runs(ctx, name, limit)
+			return slices.DeleteFunc(runs, func(r jobs.Run) bool { return r.Attempt == 0 }), err
+		}
+	}},
+	{"any limit will do", "Runs refuses a limit that is out of range, and a job that nobody registered", func(f *faulty, _ jobstest.Config) {
+		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+			return f.Scheduler.Runs(ctx, name, max(1, min(limit, 1000)))
+		}
+	}},
+	{"an unknown job has no runs", "Runs refuses a limit that is out of range, and a job that nobody registered", func(f *faulty, _ jobstest.Config) {
+		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+			runs, err := f.Scheduler.Runs(ctx, name, limit)
+			return runs, accepting(jobs.ErrUnknownJob)(err)
+		}
+	}},
+	{"what failed counts as completed", "Activity counts the jobs that ended, under their names", counting(func(a *jobs.Activity) {
+		for _, steps := range a.Jobs {
+			for i := range steps {
+				steps[i].Completed, steps[i].Failed = steps[i].Completed+steps[i].Failed, 0
+			}
+		}
+	})},
+	{"the last step is the first", "Activity counts the jobs that ended, under their names", counting(func(a *jobs.Activity) {
+		for _, steps := range a.Jobs {
+			slices.Reverse(steps)
+		}
+	})},
+	{"the steps end now", "Activity counts the jobs that ended, under their names", counting(func(a *jobs.Activity) {
+		a.Start = a.Start.Add(time.Minute)
+		a.CompleteSince = a.Start
+	})},
+	{"what is skipped is not counted", "Activity counts the jobs that ended, under their names", counting(func(a *jobs.Activity) { delete(a.Jobs, "test.late") })},
+	{"any step will do", "Activity refuses steps that are too short or too many", func(f *faulty, _ jobstest.Config) {
+		f.activity = func(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
+			return f.Scheduler.Activity(ctx, max(step, time.Second), n)
+		}
+	}},
+
+	// What an operator does.
+	{"Cancel does nothing to what waits", "a job that is cancelled while it waits never runs", func(f *faulty, _ jobstest.Config) {
+		f.cancel = func(context.Context, string, string) error { return nil }
+	}},
+	{"a cancelled job keeps its Unique key", "a job that is cancelled while it waits never runs", func(f *faulty, _ jobstest.Config) {
+		var kept string
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			req, err := (&jobs.Definition{Name: name}).Request(data, opts...)
+			if err == nil && req.Unique != "" && kept != "" {
+				return kept, nil
+			}
+			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
+			kept = id
+			return id, err
+		}
+	}},
+	{"a cancelled job is listed as failed", "a job that is cancelled while it waits never runs", listing(func(r *jobs.Run) {
+		if r.State == jobs.StateCancelled {
+			r.State = jobs.StateFailed
+		}
+	})},
+	{"Cancel does nothing to what runs", "a job that is cancelled while it runs has its context ended, and is not retried", func(f *faulty, _ jobstest.Config) {
+		f.cancel = func(context.Context, string, string) error { return nil }
+	}},
+	{"Cancel ends all runs of the job", "a job that is cancelled while it runs has its context ended, and is not retried", func(f *faulty, _ jobstest.Config) {
+		f.cancel = func(ctx context.Context, name, _ string) error {
+			runs, err := f.Scheduler.Runs(ctx, name, 1000)
+			for _, r := range runs {
+				err = errors.Join(err, f.Scheduler.Cancel(ctx, name, r.ID))
+			}
+			return err
+		}
+	}},
+	{"a job that ends well is cancelled nevertheless", "a job that ends well in spite of being cancelled is completed", func(f *faulty, _ jobstest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error { return errors.Join(h(ctx, job), ctx.Err()) }
+		}
+	}},
+	{"a cancelled tick ends its schedule", "a tick that is cancelled does not end its schedule", func(f *faulty, _ jobstest.Config) {
+		f.cancel = func(ctx context.Context, name, id string) error {
+			return errors.Join(f.Scheduler.Cancel(ctx, name, id), f.Scheduler.Pause(ctx, name))
+		}
+	}},
+	{"a tick that waits cannot be cancelled", "a tick that is cancelled does not end its schedule", func(f *faulty, _ jobstest.Config) {
+		f.cancel = func(ctx context.Context, name, id string) error {
+			if h, err := f.Scheduler.Health(ctx); err != nil || !h.Started {
+				return err
+			}
+			return f.Scheduler.Cancel(ctx, name, id)
+		}
+	}},
+	{"a job that has ended cannot be cancelled", "Cancel leaves a job that has ended as it is", func(f *faulty, _ jobstest.Config) {
+		f.cancel = func(ctx context.Context, name, id string) error {
+			runs, _ := f.Scheduler.Runs(ctx, name, 1000)
+			for _, r := range runs {
+				if r.ID == id && !r.EndedAt.IsZero() {
+					return errors.New("it has ended")
+				}
+			}
+			return f.Scheduler.Cancel(ctx, name, id)
+		}
+	}},
+	{"a job that failed for good cannot be retried", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ jobstest.Config) {
+		f.retry = func(context.Context, string, string) error { return jobs.ErrNotRetryable }
+	}},
+	{"Retry triggers another job", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ jobstest.Config) {
+		f.retry = func(ctx context.Context, name, _ string) error {
+			runs, err := f.Scheduler.Runs(ctx, name, 1)
+			if err == nil {
+				_, err = f.Scheduler.Trigger(ctx, name, runs[0].Data)
+			}
+			return err
+		}
+	}},
+	{"a retry counts from one again", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.Attempt = 1 + (job.Attempt-1)%2 })
+	}},
+	{"what was skipped cannot be retried", "a job that was cancelled or skipped runs when it is retried", func(f *faulty, _ jobstest.Config) {
+		f.retry = func(context.Context, string, string) error { return nil }
+	}},
+	{"what was cancelled cannot be retried", "a job that was cancelled or skipped runs when it is retried", func(f *faulty, _ jobstest.Config) {
+		f.retry = func(ctx context.Context, name, id string) error {
+			if name == "test.job" {
+				return nil
+			}
+			return f.Scheduler.Retry(ctx, name, id)
+		}
+	}},
+	{"a retry comes when it would have come", "a job that waits for its next attempt has it at once when it is retried", func(f *faulty, _ jobstest.Config) {
+		f.retry = func(context.Context, string, string) error { return nil }
+	}},
+	{"what is not retryable is no error", "a job that waits for its first attempt, runs or is completed cannot be retried", func(f *faulty, _ jobstest.Config) {
+		f.retry = func(ctx context.Context, name, id string) error {
+			return accepting(jobs.ErrNotRetryable)(f.Scheduler.Retry(ctx, name, id))
+		}
+	}},
+	{"a completed job can be retried", "a job that waits for its first attempt, runs or is completed cannot be retried", func(f *faulty, _ jobstest.Config) {
+		f.retry = func(ctx context.Context, name, id string) error {
+			err := f.Scheduler.Retry(ctx, name, id)
+			if runs, _ := f.Scheduler.Runs(ctx, name, 1000); len(runs) > 0 && runs[len(runs)-1].State == jobs.StateCompleted {
+				return nil
+			}
+			return err
+		}
+	}},
+	{"an ID of another name will do", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ jobstest.Config) {
+		f.retry = func(ctx context.Context, name, id string) error {
+			err := f.Scheduler.Retry(ctx, name, id)
+			if other := f.Scheduler.Retry(ctx, "test.other", id); !errors.Is(other, jobs.ErrUnknownID) {
+				return other
+			}
+			return err
+		}
+	}},
+	{"an unknown ID is cancelled already", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ jobstest.Config) {
+		f.cancel = func(ctx context.Context, name, id string) error {
+			return accepting(jobs.ErrUnknownID)(f.Scheduler.Cancel(ctx, name, id))
+		}
+	}},
+	{"an unknown job is not paused", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ jobstest.Config) {
+		f.resume = func(ctx context.Context, name string) error {
+			return accepting(jobs.ErrUnknownJob)(f.Scheduler.Resume(ctx, name))
+		}
+	}},
+	{"a pause ignores its context", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ jobstest.Config) {
+		f.pause = func(ctx context.Context, name string) error {
+			return f.Scheduler.Pause(context.WithoutCancel(ctx), name)
+		}
+	}},
+
+	// Pauses.
+	{"Pause does nothing", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+		f.pause = func(context.Context, string) error { return nil }
+	}},
+	{"a pause is told, and that is all", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+		since := map[string]time.Time{}
+		f.pause = func(_ context.Context, name string) error {
+			if since[name].IsZero() {
+				since[name] = time.Now().UTC()
+			}
+			return nil
+		}
+		f.status = func(all []jobs.Status) {
+			for i := range all {
+				all[i].PausedSince = since[all[i].Name]
+			}
+		}
+	}},
+	{"a second Pause begins anew", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+		f.pause = func(ctx context.Context, name string) error {
+			return errors.Join(f.Scheduler.Resume(ctx, name), f.Scheduler.Pause(ctx, name))
+		}
+	}},
+	{"a pause is that of all jobs", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+		f.pause = func(ctx context.Context, name string) error {
+			return errors.Join(f.Scheduler.Pause(ctx, name), f.Scheduler.Pause(ctx, "test.other"))
+		}
+	}},
+	{"Resume ends all pauses", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+		f.resume = func(ctx context.Context, _ string) error {
+			return errors.Join(f.Scheduler.Resume(ctx, "test.job"), f.Scheduler.Resume(ctx, "test.own"))
+		}
+	}},
+	{"a pause cancels what runs", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+		f.pause = func(ctx context.Context, name string) error {
+			runs, err := f.Scheduler.Runs(ctx, name, 1000)
+			for _, r := range runs {
+				err = errors.Join(err, f.Scheduler.Cancel(ctx, name, r.ID))
+			}
+			return errors.Join(err, f.Scheduler.Pause(ctx, name))
+		}
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				ended := make(chan error, 1)
+				go func() { ended <- h(ctx, job) }()
+				select {
+				case err := <-ended:
+					return err
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+		}
+	}},
+	{"ticks run while their job is paused", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ jobstest.Config) {
+		f.pause = func(context.Context, string) error { return nil }
+	}},
+	{"a paused tick gives another reason", "ticks that come due while their job is paused are skipped, and the schedule goes on", listing(func(r *jobs.Run) {
+		if r.State == jobs.StateSkipped {
+			r.Error = "skipped"
+		}
+	})},
+	{"Resume does nothing", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ jobstest.Config) {
+		f.resume = func(context.Context, string) error { return nil }
+	}},
+	{"a restart ends a pause", "a pause lasts over a restart", func(f *faulty, _ jobstest.Config) {
+		f.start = func(ctx context.Context) error {
+			return errors.Join(f.Scheduler.Resume(ctx, "test.job"), f.Scheduler.Start(ctx))
+		}
+	}},
+	{"a stop drops what is paused", "a pause lasts over a restart", func(f *faulty, _ jobstest.Config) {
+		f.shutdown = func(ctx context.Context) error {
+			runs, err := f.Scheduler.Runs(ctx, "test.job", 1000)
+			for _, r := range runs {
+				err = errors.Join(err, f.Scheduler.Cancel(ctx, "test.job", r.ID))
+			}
+			return errors.Join(err, f.Scheduler.Shutdown(ctx))
+		}
+	}},
+	{"a pause does not hold retries", "a retry waits while its job is paused, that of a tick too", func(f *faulty, _ jobstest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				if job.Attempt > 1 || h(ctx, job) == nil {
+					return nil
+				}
+				job.Attempt++
+				return h(ctx, job)
+			}
+		}
+	}},
+	{"Retry takes precedence over a pause", "a job that is retried by hand waits while it is paused", func(f *faulty, _ jobstest.Config) {
+		f.retry = func(ctx context.Context, name, id string) error {
+			defer func() { _ = f.Scheduler.Pause(ctx, name) }()
+			return errors.Join(f.Scheduler.Retry(ctx, name, id), f.Scheduler.Resume(ctx, name), pause(ctx))
+		}
+	}},
+}
+
+// pause lets others go on for a moment.
+func pause(ctx context.Context) error {
+	select {
+	case <-time.After(time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// listing is a fault in each run that Runs returns.
+func listing(change func(*jobs.Run)) func(*faulty, jobstest.Config) {
+	return func(f *faulty, _ jobstest.Config) {
+		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+			runs, err := f.Scheduler.Runs(ctx, name, limit)
+			for i := range runs {
+				change(&runs[i])
+			}
+			return runs, err
+		}
+	}
+}
+
+// telling is a fault in each status.
+func telling(change func(*jobs.Status)) func(*faulty, jobstest.Config) {
+	return func(f *faulty, _ jobstest.Config) {
+		f.status = func(all []jobs.Status) {
+			for i := range all {
+				change(&all[i])
+			}
+		}
+	}
+}
+
+// counting is a fault in what Activity returns.
+func counting(change func(*jobs.Activity)) func(*faulty, jobstest.Config) {
+	return func(f *faulty, _ jobstest.Config) {
+		f.activity = func(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
+			a, err := f.Scheduler.Activity(ctx, step, n)
+			change(&a)
+			return a, err
+		}
+	}
 }
 
 // losesFirstRun makes f lose what it runs first after each start but the first.

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +22,9 @@ import (
 // A Recorder is a [jobs.Scheduler] that passes everything on to another one, and
 // remembers what was triggered through it and what became of the jobs registered
 // on it. Make one with [Record].
+//
+// Of the optional roles it has [jobs.TxTriggerer] alone. Find the others, such as
+// [jobs.Pauser], at the scheduler behind it, the field Scheduler.
 type Recorder struct {
 	jobs.Scheduler
 
@@ -76,23 +81,24 @@ type Outcome struct {
 	Job jobs.Job
 	// Attempts is how many attempts were used.
 	Attempts int
-	// Err is what the last attempt failed with, nil when the job is done.
+	// Err is what the last attempt failed with, nil when the job is done; as the
+	// job's middleware leaves it, see [jobs.Use].
 	Err error
 }
 
 // RegisterCron implements [jobs.Registrar].
 func (r *Recorder) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
-	return r.Scheduler.RegisterCron(name, pattern, r.watch(h), opts...)
+	return r.Scheduler.RegisterCron(name, pattern, h, r.watching(opts)...)
 }
 
 // RegisterInterval implements [jobs.Registrar].
 func (r *Recorder) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
-	return r.Scheduler.RegisterInterval(name, every, r.watch(h), opts...)
+	return r.Scheduler.RegisterInterval(name, every, h, r.watching(opts)...)
 }
 
 // RegisterDelayed implements [jobs.Registrar].
 func (r *Recorder) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
-	return r.Scheduler.RegisterDelayed(name, delay, r.watch(h), opts...)
+	return r.Scheduler.RegisterDelayed(name, delay, h, r.watching(opts)...)
 }
 
 // Trigger implements [jobs.Triggerer].
@@ -144,37 +150,31 @@ func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, 
 // errLeft is the outcome of a handler that did not return.
 var errLeft = errors.New("jobstest: the handler ended its goroutine (runtime.Goexit, t.FailNow)")
 
-// watch returns h with its attempts observed.
+// watching returns the options with middleware before them that observes attempts.
+func (r *Recorder) watching(opts []jobs.Option) []jobs.Option {
+	return slices.Concat([]jobs.Option{jobs.Use(r.watch)}, opts)
+}
+
 func (r *Recorder) watch(h jobs.Handler) jobs.Handler {
-	if h == nil {
-		return nil // for the scheduler to refuse
-	}
-	return func(ctx context.Context, job *jobs.Job) (err error) {
+	return func(ctx context.Context, job *jobs.Job) error {
 		given := *job
-		given.Data = bytes.Clone(job.Data)
-		err = errLeft
-		defer func() {
-			if v := recover(); v != nil {
-				r.ended(ctx, given, fmt.Errorf("panic: %v", v))
-				panic(v)
-			}
-			r.ended(ctx, given, err)
-		}()
-		return h(ctx, job)
+		given.Data, given.Metadata = bytes.Clone(job.Data), maps.Clone(job.Metadata)
+		err := errLeft
+		defer func() { r.ended(ctx, given, err) }()
+		err = h(ctx, job)
+		return err
 	}
 }
 
 func (r *Recorder) ended(ctx context.Context, job jobs.Job, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	// The rules about retries are those of the package; its waits do not matter here.
-	_, again := new(jobs.Definition).Retry(&job, err)
 	switch {
 	case err == nil:
-	case errors.Is(ctx.Err(), context.Canceled): // by a hard stop: the job goes back to the queue
-		r.attempts[job.ID] = fmt.Sprintf("attempt %d was interrupted", job.Attempt)
+	case errors.Is(ctx.Err(), context.Canceled): // by a hard stop: the job goes back to the queue; or by somebody
+		r.attempts[job.ID] = fmt.Sprintf("attempt %d was interrupted or cancelled", job.Attempt)
 		return
-	case again:
+	case job.Retries(err):
 		r.attempts[job.ID] = fmt.Sprintf("attempt %d of %d failed: %s", job.Attempt, job.MaxAttempts, err)
 		return
 	}
@@ -204,7 +204,8 @@ func (r *Recorder) TriggerAndWait(t testing.TB, name string, data any, opts ...j
 
 // Await returns what became of the job with that ID, when it has come to an end. It
 // fails t when there is no outcome within [Recorder].Wait, as of a job that was
-// skipped or that was not registered on this recorder.
+// skipped or cancelled, or that was not registered on this recorder. Of a job that
+// was retried by [jobs.Retrier] it returns the first outcome; Outcomes has them all.
 func (r *Recorder) Await(t testing.TB, id string) Outcome {
 	t.Helper()
 	timer := time.NewTimer(r.wait())

@@ -124,6 +124,44 @@ func TestATimeoutIsAnOutcome(t *testing.T) {
 	})
 }
 
+func TestAnOutcomeIsWhatTheMiddlewareLeaves(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newRecorder(t)
+		require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { panic("the secret") },
+			jobs.Redact(func(string) string { return "redacted" }),
+			jobs.Use(func(next jobs.Handler) jobs.Handler {
+				return func(ctx context.Context, job *jobs.Job) error { return jobs.Permanent(next(ctx, job)) }
+			})))
+		require.NoError(t, rec.Start(t.Context()))
+		outcome := rec.TriggerAndWait(t, "test.job", nil)
+		require.ErrorAs(t, outcome.Err, new(*jobs.PanicError))
+		require.ErrorContains(t, outcome.Err, "redacted")
+		require.NotContains(t, outcome.Err.Error(), "secret")
+		require.Equal(t, 1, outcome.Attempts)
+	})
+}
+
+// The optional roles are those of the scheduler behind.
+func TestTheRolesOfAnOperatorAreBehindTheRecorder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newRecorder(t)
+		rec.Wait = time.Minute
+		require.NoError(t, rec.RegisterDelayed("test.job", 0, func(ctx context.Context, _ *jobs.Job) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}))
+		require.NoError(t, rec.Start(t.Context()))
+		id, err := rec.Trigger(t.Context(), "test.job", nil)
+		require.NoError(t, err)
+		synctest.Wait()
+		require.NoError(t, rec.Scheduler.(jobs.Canceller).Cancel(t.Context(), "test.job", id))
+		failures := failing(t, func(t testing.TB) { rec.Await(t, id) })
+		require.Contains(t, failures[0], "attempt 1 was interrupted or cancelled")
+	})
+}
+
 func TestTicksHaveOutcomes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

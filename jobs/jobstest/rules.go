@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -28,13 +29,17 @@ type rule struct {
 // rules are all there are. Those that wait longest in real time come first.
 var rules = slices.Concat(
 	tickRules,
+	pauseRules,
 	retryRules,
 	timeRules,
 	handlerRules,
 	concurrencyRules,
+	middlewareRules,
 	triggerRules,
 	lifecycleRules,
 	monitorRules,
+	runRules,
+	operatorRules,
 	inputRules,
 )
 
@@ -219,7 +224,7 @@ func (e *env) probe(result func(ctx context.Context, job *jobs.Job) error) *prob
 
 func (p *probe) handle(ctx context.Context, job *jobs.Job) error {
 	r := run{*job, time.Now()}
-	r.Data = bytes.Clone(job.Data) // the job is the handler's own only until it returns
+	r.Data, r.Metadata = bytes.Clone(job.Data), maps.Clone(job.Metadata) // the job is the handler's own only until it returns
 	p.runs <- r
 	if p.result == nil {
 		return nil

@@ -75,11 +75,12 @@ var monitorRules = []rule{
 		require.Equal(e, 1, st.Waiting, "Waiting")
 		require.True(e, st.NextTick.Before(time.Now()), "NextTick is %v, want the one that is late", st.NextTick)
 		require.GreaterOrEqual(e, st.OverdueBy, time.Second-slack, "OverdueBy")
+		require.NotEmpty(e, st.OverdueReason, "OverdueReason")
 		e.start()
 		p.next()
 		e.eventually("the schedule to be on time again", func() (any, bool) {
 			st := e.status("test.tick")
-			return st, st.OverdueBy == 0
+			return st, st.OverdueBy == 0 && st.OverdueReason == ""
 		})
 	}},
 	{name: "Jobs lists every registered job by name, before, during and after", check: func(e *env) {
@@ -118,12 +119,38 @@ var monitorRules = []rule{
 				require.Zero(e, st.PrevTick, "PrevTick of %s %s", st.Name, when)
 				require.Empty(e, st.PrevState, "PrevState of %s %s", st.Name, when)
 				require.Zero(e, st.OverdueBy, "OverdueBy of %s %s", st.Name, when)
+				require.Empty(e, st.OverdueReason, "OverdueReason of %s %s", st.Name, when)
+				require.Zero(e, st.PausedSince, "PausedSince of %s %s", st.Name, when)
 				if want[i].next == nil {
 					require.Zero(e, st.NextTick, "NextTick of %s %s", st.Name, when)
 				} else {
 					// The tick may pass between the two clock readings, hardly ever.
 					require.Contains(e, []time.Time{want[i].next(before), want[i].next(after)}, st.NextTick, "NextTick of %s %s", st.Name, when)
 				}
+			}
+		}
+		check("before Start")
+		e.start()
+		check("while started")
+		e.stop()
+		check("after Shutdown")
+	}},
+	{name: "Jobs tells the next three ticks of a schedule", check: func(e *env) {
+		berlin, err := time.LoadLocation("Europe/Berlin")
+		e.noError(err)
+		p := e.probe(nil)
+		e.noError(e.s.RegisterDelayed("test.on-demand", 0, p.handle))
+		e.noError(e.s.RegisterCron("test.cron", "30 2 1 * *", p.handle, jobs.TimeZone(berlin)))
+		e.noError(e.s.RegisterInterval("test.interval", 90*time.Minute, p.handle))
+		check := func(when string) {
+			e.Helper()
+			require.Empty(e, e.status("test.on-demand").Upcoming, "Upcoming of a job without a schedule %s", when)
+			for name, schedule := range map[string]jobs.Schedule{
+				"test.cron": e.cron("30 2 1 * *", berlin), "test.interval": e.every(90 * time.Minute),
+			} {
+				st := e.status(name)
+				second := schedule.Next(st.NextTick)
+				require.Equal(e, []time.Time{st.NextTick, second, schedule.Next(second)}, st.Upcoming, "Upcoming of %s %s", name, when)
 			}
 		}
 		check("before Start")

@@ -1,0 +1,124 @@
+package memory
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// Cancel implements [jobs.Canceller].
+func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
+	var begin []func()
+	err := s.operate(ctx, name, func(q *queue, now time.Time) error {
+		r, err := s.row(q, id)
+		switch {
+		case err != nil || !r.ended.IsZero():
+		case r.state == jobs.StateRunning:
+			r.cancelled = true
+			r.cancel()
+		default:
+			if r == q.next {
+				begin = s.relay(r, now)
+			}
+			s.unpark(r)
+			s.finish(r, jobs.StateCancelled, "", now)
+		}
+		return err
+	})
+	for _, f := range begin {
+		f()
+	}
+	return err
+}
+
+// Retry implements [jobs.Retrier]. The job runs however late it is, see
+// [jobs.StartWithin], and beside one that was triggered with its key since, see
+// [jobs.Unique].
+func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
+	return s.operate(ctx, name, func(q *queue, now time.Time) error {
+		r, err := s.row(q, id)
+		if err != nil {
+			return err
+		}
+		switch r.state {
+		case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped:
+			s.finished = slices.DeleteFunc(s.finished, func(other *row) bool { return other == r })
+			if r.state == jobs.StateSkipped {
+				r.err = ""
+			}
+			r.ended, r.begun, r.cancelled = time.Time{}, true, false
+			r.attempts = max(r.attempts, r.attempt+1)
+			q.claim(r)
+		case jobs.StateRetrying:
+			s.unpark(r)
+		case jobs.StateWaiting:
+			if r.attempt > 0 {
+				return nil // it runs as soon as it can already
+			}
+			fallthrough
+		default:
+			return fmt.Errorf("%w: %q of %q is %s", jobs.ErrNotRetryable, id, name, r.state)
+		}
+		r.due = now
+		s.park(r, jobs.StateWaiting)
+		return nil
+	})
+}
+
+// Pause implements [jobs.Pauser]. The pause lasts as long as the scheduler, and takes
+// effect at once.
+func (s *Scheduler) Pause(ctx context.Context, name string) error {
+	return s.operate(ctx, name, func(q *queue, now time.Time) error {
+		if !q.paused.IsZero() {
+			return nil
+		}
+		q.paused = now
+		ready := &q.slots.ready
+		waiting := ready.rows
+		ready.rows = nil
+		for _, r := range waiting {
+			s.ready(r)
+		}
+		s.unhold(q)
+		return nil
+	})
+}
+
+// Resume implements [jobs.Pauser].
+func (s *Scheduler) Resume(ctx context.Context, name string) error {
+	return s.operate(ctx, name, func(q *queue, _ time.Time) error {
+		waited := q.back
+		q.paused, q.back = time.Time{}, nil
+		for _, r := range waited {
+			s.ready(r)
+		}
+		return nil
+	})
+}
+
+// operate does what somebody asks for the jobs of one name.
+func (s *Scheduler) operate(ctx context.Context, name string, do func(q *queue, now time.Time) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d, err := s.registry.Job(name)
+	if err != nil {
+		return err
+	}
+	defer s.look()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := clock()
+	s.promote(now)
+	return do(s.queue(d), now)
+}
+
+func (s *Scheduler) row(q *queue, id string) (*row, error) {
+	if r := s.rows[id]; r != nil && r.queue == q {
+		return r, nil
+	}
+	return nil, fmt.Errorf("%w: %.100q of %q", jobs.ErrUnknownID, id, q.def.Name)
+}

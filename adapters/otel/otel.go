@@ -1,0 +1,342 @@
+// Package otel traces and measures jobs with OpenTelemetry, under any provider:
+//
+//	telemetry, err := otel.Options(nil)
+//	s, err := river.New(pool, &river.Config{Defaults: telemetry})
+//
+// It follows the semantic conventions for messaging, version 1.43.0 (in development,
+// as all of their versions are): a job's name is the destination, a trigger sends a
+// message, and each attempt processes it. messaging.system is "everytick" whatever
+// the provider, so that moving to another changes no dashboard.
+//
+// # Spans
+//
+// "send email.welcome", of kind producer, is a Trigger, TriggerTx or TriggerMany.
+// Its context travels with the job ([jobs.Request].Metadata), so that "process
+// email.welcome", of kind consumer, is its child in whatever process that runs: the
+// trigger and all attempts are one trace. A run of a schedule that nobody triggered
+// is the root of a trace of its own, as each of its retries is. Besides the attributes
+// of the conventions, a run's span has everytick.job.attempt, everytick.job.max_attempts,
+// everytick.job.tick (RFC 3339; absent for a job that was triggered) and
+// everytick.job.outcome, see below. The text of an error is the description of the
+// span's status; [jobs.Redact] has been applied to it. A job's data is nowhere.
+//
+// TriggerTx's span tells that the job was inserted, not that the transaction was
+// committed. A trigger that meets a live job of the same [jobs.Unique] key shows that
+// job's ID, while its run belongs to the trace of the trigger that stored it.
+//
+// # Metrics
+//
+//	messaging.client.sent.messages        {message}  jobs triggered, ticks not among them
+//	messaging.client.operation.duration   s          how long a trigger took
+//	messaging.client.consumed.messages    {message}  attempts
+//	messaging.process.duration            s          how long an attempt took
+//	everytick.tick.lateness               s          from a tick to the start of its first attempt
+//
+// All have messaging.system, messaging.destination.name, messaging.operation.name and
+// messaging.operation.type, and error.type when it failed; none has the job's ID.
+// messaging.process.duration has everytick.job.outcome too: "completed", "retried"
+// (failed, and is tried again), "failed" (for good) or "interrupted" (ended from
+// outside: by a shutdown, after which it goes back to the queue, or by Cancel).
+//
+// error.type is "panic", "timeout", "canceled", or the Go type of the error inside the
+// wrappers of packages fmt and jobs.
+//
+// The durations have the buckets of the conventions, which end at 10 s: for jobs that
+// take longer give the MeterProvider a View.
+package otel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/semconv/v1.43.0/messagingconv"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// scope is the name of the tracer and the meter.
+const scope = "github.com/everytick/everytick/adapters/otel"
+
+// system is messaging.system.
+const system messagingconv.SystemAttr = "everytick"
+
+// The attributes and the metric that the conventions have no name for.
+const (
+	attemptKey     = attribute.Key("everytick.job.attempt")
+	maxAttemptsKey = attribute.Key("everytick.job.max_attempts")
+	tickKey        = attribute.Key("everytick.job.tick")
+	outcomeKey     = attribute.Key("everytick.job.outcome")
+	latenessName   = "everytick.tick.lateness"
+)
+
+// buckets are those that the conventions advise for durations, in seconds.
+var buckets = metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+
+// latenessBuckets reach from a poll's interval to an outage, in seconds.
+var latenessBuckets = metric.WithExplicitBucketBoundaries(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
+
+// Config says where spans and metrics go. The zero value, and a nil *Config, mean
+// the defaults.
+type Config struct {
+	// TracerProvider makes the spans. Defaults to the global one.
+	TracerProvider trace.TracerProvider
+	// MeterProvider makes the metrics. Defaults to the global one.
+	MeterProvider metric.MeterProvider
+	// Propagator puts the context of a trigger into the job and takes it out again for
+	// the run. What it writes is stored with the job, baggage too. Defaults to the
+	// global one, which does nothing until [otel.SetTextMapPropagator] is called:
+	// triggers and runs are then separate traces.
+	Propagator propagation.TextMapPropagator
+}
+
+// Options returns what traces and measures jobs, for the Defaults of a provider's
+// Config or for a single registration. Placed first it stands outside of other
+// middleware. The error is one of the MeterProvider. cfg may be nil.
+func Options(cfg *Config) ([]jobs.Option, error) {
+	c := Config{}
+	if cfg != nil {
+		c = *cfg
+	}
+	if c.TracerProvider == nil {
+		c.TracerProvider = otel.GetTracerProvider()
+	}
+	if c.MeterProvider == nil {
+		c.MeterProvider = otel.GetMeterProvider()
+	}
+	if c.Propagator == nil {
+		c.Propagator = otel.GetTextMapPropagator()
+	}
+	meter := c.MeterProvider.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL))
+	i := &instruments{
+		tracer:     c.TracerProvider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL)),
+		propagator: c.Propagator,
+	}
+	var errs [5]error
+	i.sent, errs[0] = messagingconv.NewClientSentMessages(meter)
+	i.sending, errs[1] = messagingconv.NewClientOperationDuration(meter, buckets)
+	i.consumed, errs[2] = messagingconv.NewClientConsumedMessages(meter)
+	i.processing, errs[3] = messagingconv.NewProcessDuration(meter, buckets)
+	i.lateness, errs[4] = meter.Float64Histogram(latenessName, metric.WithUnit("s"), latenessBuckets,
+		metric.WithDescription("Time from a schedule's tick to the start of its first attempt."))
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, fmt.Errorf("otel: %w", err)
+	}
+	return []jobs.Option{jobs.Use(i.process), jobs.UseTrigger(i.send)}, nil
+}
+
+type instruments struct {
+	tracer     trace.Tracer
+	propagator propagation.TextMapPropagator
+
+	sent       messagingconv.ClientSentMessages
+	sending    messagingconv.ClientOperationDuration
+	consumed   messagingconv.ClientConsumedMessages
+	processing messagingconv.ProcessDuration
+	lateness   metric.Float64Histogram
+}
+
+// attributes are those that spans and metrics share. The conventions ask for them
+// when a span starts, since a sampler sees no others.
+func attributes(operation, name string) []attribute.KeyValue {
+	return []attribute.KeyValue{
+		semconv.MessagingSystemKey.String(string(system)),
+		semconv.MessagingOperationName(operation),
+		semconv.MessagingOperationTypeKey.String(operation),
+		semconv.MessagingDestinationName(name),
+	}
+}
+
+// errUnwound stands for what a function would have returned that did not return.
+// Panics of handlers and their middleware are errors already.
+var errUnwound = errors.New("a panic, or the end of the goroutine (runtime.Goexit)")
+
+// send is the middleware of triggers. The context of its span is the creation context
+// of all jobs of a batch; the conventions recommend a further span for each of them,
+// which at thousands in a TriggerMany costs more than it tells.
+func (i *instruments) send(next jobs.Enqueue) jobs.Enqueue {
+	return func(ctx context.Context, reqs []*jobs.Request) (err error) {
+		name := reqs[0].Job.Name
+		attrs := attributes("send", name)
+		start := time.Now()
+		ctx, span := i.tracer.Start(ctx, "send "+name, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(attrs...))
+		i.inject(ctx, reqs)
+
+		err = errUnwound
+		defer func() {
+			if span.IsRecording() {
+				switch {
+				case len(reqs) > 1:
+					span.SetAttributes(semconv.MessagingBatchMessageCount(len(reqs)))
+				case err == nil:
+					span.SetAttributes(semconv.MessagingMessageID(reqs[0].ID))
+				}
+			}
+			if err != nil {
+				attrs = append(attrs, fail(span, err))
+			}
+			if i.sent.Enabled(ctx) || i.sending.Enabled(ctx) {
+				set := metric.WithAttributes(attrs...)
+				i.sent.Int64Counter.Add(ctx, int64(len(reqs)), set)
+				i.sending.Float64Histogram.Record(ctx, time.Since(start).Seconds(), set)
+			}
+			span.End()
+		}()
+		err = next(ctx, reqs)
+		return err
+	}
+}
+
+// inject adds the context to the metadata of each request.
+func (i *instruments) inject(ctx context.Context, reqs []*jobs.Request) {
+	carrier := propagation.MapCarrier{}
+	i.propagator.Inject(ctx, carrier)
+	if len(carrier) == 0 {
+		return
+	}
+	for _, req := range reqs {
+		if req.Metadata == nil {
+			req.Metadata = make(map[string]string, len(carrier))
+		}
+		maps.Copy(req.Metadata, carrier)
+	}
+}
+
+// process is the middleware of runs.
+func (i *instruments) process(next jobs.Handler) jobs.Handler {
+	// The name is not known before the first run, and the same in all of them.
+	var (
+		once     sync.Once
+		attrs    []attribute.KeyValue
+		spanName string
+		starting []trace.SpanStartOption
+		counted  metric.MeasurementOption // for the metrics of an attempt that succeeded,
+		measured metric.MeasurementOption // the latter with its outcome
+	)
+	return func(ctx context.Context, job *jobs.Job) (err error) {
+		once.Do(func() {
+			attrs = attributes("process", job.Name)
+			attrs = attrs[:len(attrs):len(attrs)] // appending copies
+			spanName = "process " + job.Name
+			starting = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attrs...)}
+			starting = starting[:len(starting):len(starting)]
+			counted = metric.WithAttributeSet(attribute.NewSet(attrs...))
+			measured = metric.WithAttributeSet(attribute.NewSet(append(attrs, outcomeKey.String("completed"))...))
+		})
+		if job.Attempt == 1 && !job.Tick.IsZero() {
+			i.lateness.Record(ctx, job.Late().Seconds(), counted)
+		}
+		start := time.Now()
+		ctx, span := i.startProcess(ctx, job, spanName, starting)
+
+		err = errUnwound
+		defer func() {
+			outcome := outcomeOf(ctx, job, err)
+			if span.IsRecording() {
+				span.SetAttributes(outcomeKey.String(outcome))
+			}
+			counted, measured := counted, measured
+			if err != nil {
+				failed := append(attrs, fail(span, err))
+				counted = metric.WithAttributes(failed...)
+				measured = metric.WithAttributes(append(failed, outcomeKey.String(outcome))...)
+			}
+			i.consumed.Int64Counter.Add(ctx, 1, counted)
+			i.processing.Float64Histogram.Record(ctx, time.Since(start).Seconds(), measured)
+			span.End()
+		}()
+		err = next(ctx, job)
+		return err
+	}
+}
+
+// startProcess starts the span of an attempt, as the child of the span that triggered
+// the job, or else as a root.
+func (i *instruments) startProcess(ctx context.Context, job *jobs.Job, name string, opts []trace.SpanStartOption) (context.Context, trace.Span) {
+	ambient := trace.SpanFromContext(ctx)
+	// The context may come down from the one given to Start, and with it the span of
+	// the application's own start, to which no run belongs.
+	if ambient.SpanContext().IsValid() {
+		ctx = trace.ContextWithSpanContext(ctx, trace.SpanContext{})
+	}
+	ctx = i.propagator.Extract(ctx, propagation.MapCarrier(job.Metadata))
+	// Links, because that is how the conventions relate a run to what triggered it,
+	// parents being a choice.
+	if creation := trace.SpanContextFromContext(ctx); creation.IsValid() {
+		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: creation}))
+	}
+	if ambient.IsRecording() { // of some other middleware, or the provider's
+		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: ambient.SpanContext()}))
+	}
+	ctx, span := i.tracer.Start(ctx, name, opts...)
+	if span.IsRecording() {
+		span.SetAttributes(semconv.MessagingMessageID(job.ID), attemptKey.Int(job.Attempt), maxAttemptsKey.Int(job.MaxAttempts))
+		if !job.Tick.IsZero() {
+			span.SetAttributes(tickKey.String(job.Tick.Format(time.RFC3339Nano)))
+		}
+	}
+	return ctx, span
+}
+
+// outcomeOf names what follows from how an attempt ended. ctx is the attempt's.
+func outcomeOf(ctx context.Context, job *jobs.Job, err error) string {
+	switch {
+	case err == nil:
+		return "completed"
+	case errors.Is(ctx.Err(), context.Canceled): // at the timeout it is DeadlineExceeded
+		return "interrupted"
+	case job.Retries(err):
+		return "retried"
+	default:
+		return "failed"
+	}
+}
+
+// fail marks the span as failed and returns error.type.
+func fail(span trace.Span, err error) attribute.KeyValue {
+	kind := errorType(err)
+	if span.IsRecording() {
+		span.SetStatus(codes.Error, err.Error())
+		span.SetAttributes(kind)
+	}
+	return kind
+}
+
+func errorType(err error) attribute.KeyValue {
+	var panicked *jobs.PanicError
+	switch {
+	case errors.As(err, &panicked), errors.Is(err, errUnwound):
+		return semconv.ErrorTypeKey.String("panic")
+	case errors.Is(err, context.DeadlineExceeded):
+		return semconv.ErrorTypeKey.String("timeout")
+	case errors.Is(err, context.Canceled):
+		return semconv.ErrorTypeKey.String("canceled")
+	}
+	// Permanent, RetryAfter and redaction say nothing about the error inside.
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil || !isWrapper(err) {
+			return semconv.ErrorType(err)
+		}
+		err = inner
+	}
+}
+
+var jobsPath = reflect.TypeFor[jobs.Job]().PkgPath()
+
+// isWrapper tells whether the error is one of fmt's or of package jobs.
+func isWrapper(err error) bool {
+	t := reflect.TypeOf(err)
+	return t.Kind() == reflect.Pointer && (t.Elem().PkgPath() == "fmt" || t.Elem().PkgPath() == jobsPath)
+}

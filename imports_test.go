@@ -25,8 +25,10 @@ func TestImportRules(t *testing.T) {
 	}{
 		{"./jobs", []string{river, testify, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
 		{"./jobs/jobstest", []string{river, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
+		{"./jobs/jobshttp", []string{river, testify, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
 		{"./adapters/memory", []string{river, testify, tint, module + "adapters/river", module + "modules", module + "migrations", module + "internal"}},
 		{"./adapters/river", []string{testify, tint, module + "adapters/memory", module + "modules", module + "migrations", module + "internal"}},
+		{"./adapters/otel", []string{river, testify, tint, "go.opentelemetry.io/otel/sdk", module + "adapters/memory", module + "adapters/river", module + "modules", module + "migrations", module + "internal"}},
 		{"./modules/audit", []string{river, testify, tint, module + "adapters", module + "modules/email", module + "modules/notifs", module + "migrations", module + "internal"}},
 		{"./modules/email", []string{river, testify, tint, module + "adapters", module + "modules/audit", module + "modules/notifs", module + "migrations", module + "internal"}},
 		{"./modules/notifs", []string{river, testify, tint, module + "adapters", module + "modules/audit", module + "modules/email", module + "migrations", module + "internal"}},
@@ -40,6 +42,23 @@ func TestImportRules(t *testing.T) {
 				if dep == never || strings.HasPrefix(dep, never+"/") {
 					t.Errorf("%s depends on %s, which it must not", rule.packages, dep)
 				}
+			}
+		}
+	}
+}
+
+// Who does not ask for telemetry does not compile it: only the demo has both kinds.
+func TestTelemetryIsOptional(t *testing.T) {
+	t.Parallel()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Deps " "}}`, "./...").Output()
+	require.NoError(t, err)
+	for line := range strings.Lines(string(out)) {
+		name, deps, _ := strings.Cut(line, " ")
+		for dep := range strings.FieldsSeq(deps) {
+			otel := strings.HasPrefix(dep, "go.opentelemetry.io/") || dep == module+"adapters/otel"
+			prometheus := strings.HasPrefix(dep, "github.com/prometheus/")
+			if name != module+"cmd/demo" && (prometheus || otel && name != module+"adapters/otel") {
+				t.Errorf("%s depends on %s, which it must not", name, dep)
 			}
 		}
 	}

@@ -123,7 +123,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		smtpAddr = sink.addr
 	}
 
-	s, err := river.New(pool, &river.Config{Logger: log})
+	m := newMetrics()
+	s, err := river.New(pool, &river.Config{Logger: log, Defaults: m.options()})
 	if err != nil {
 		return err
 	}
@@ -142,7 +143,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 
 	sample := func() error { return seed(ctx, pool, s, mails, log) }
-	serveErr := serve(ctx, o, s, sample, log, stdout)
+	serveErr := serve(ctx, o, s, m, sample, log, stdout)
 	return errors.Join(serveErr, drain(s, log))
 }
 
@@ -200,7 +201,7 @@ func announce(ctx context.Context, s jobs.Monitor, log *slog.Logger) error {
 }
 
 // serve works until ctx ends or -for has passed.
-func serve(ctx context.Context, o options, s *river.Scheduler, sample func() error, log *slog.Logger, stdout io.Writer) error {
+func serve(ctx context.Context, o options, s *river.Scheduler, m *metrics, sample func() error, log *slog.Logger, stdout io.Writer) error {
 	if o.runFor > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, o.runFor)
@@ -216,7 +217,7 @@ func serve(ctx context.Context, o options, s *river.Scheduler, sample func() err
 	if err != nil {
 		return err
 	}
-	handler, ui, err := newHandler(s, log)
+	handler, ui, err := newHandler(s, m, log)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
@@ -289,6 +290,7 @@ func listOfURLs(base string) string {
 		{base + "/healthz", "health, 200 or 503"},
 		{base + "/jobs", "all jobs: schedule, next run, queue size"},
 		{base + "/jobs/email.send/size", "one job's queue size"},
+		{base + "/metrics", "metrics for Prometheus; docs/alerts.yml has alerts on them"},
 		{base + "/riverui/", "River UI"},
 	} {
 		fmt.Fprintf(&b, "  %-48s %s\n", line[0], line[1])

@@ -18,7 +18,7 @@ import (
 
 // newHandler returns the demo's HTTP interface over the scheduler, with River UI
 // at /riverui. The caller starts the River UI handler that is returned with it.
-func newHandler(s *river.Scheduler, log *slog.Logger) (http.Handler, *riverui.Handler, error) {
+func newHandler(s *river.Scheduler, m *metrics, log *slog.Logger) (http.Handler, *riverui.Handler, error) {
 	ui, err := riverui.NewHandler(&riverui.HandlerOpts{
 		Endpoints: riverui.NewEndpoints(s.Client(), nil),
 		Logger:    slog.New(slog.DiscardHandler), // it logs every request
@@ -31,6 +31,7 @@ func newHandler(s *river.Scheduler, log *slog.Logger) (http.Handler, *riverui.Ha
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.index)
 	mux.HandleFunc("GET /healthz", a.health)
+	mux.Handle("GET /metrics", m.handler(s, log))
 	mux.HandleFunc("GET /jobs", a.list)
 	mux.HandleFunc("GET /jobs/{name}/size", a.size)
 	mux.HandleFunc("POST /jobs/{name}/trigger", a.trigger)

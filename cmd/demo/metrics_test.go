@@ -1,0 +1,370 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/memory"
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/jobs"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+// measured runs a job of each outcome, and a schedule, in a bubble. The time is then
+// 2000-01-01 00:10:30.
+func measured(t *testing.T) (*queue, *memory.Scheduler) {
+	t.Helper()
+	m := newMetrics()
+	s, err := memory.New(&memory.Config{Defaults: m.options()})
+	require.NoError(t, err)
+	take := func(d time.Duration, err error) jobs.Handler {
+		return func(ctx context.Context, _ *jobs.Job) error {
+			select {
+			case <-time.After(d):
+				return err
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	require.NoError(t, s.RegisterInterval("audit.sync", 5*time.Minute, take(2*time.Second, nil)))
+	require.NoError(t, s.RegisterDelayed("email.fails", 0, take(time.Second, errors.New("no luck"))))
+	require.NoError(t, s.RegisterDelayed("email.later", time.Hour, take(0, nil)))
+	require.NoError(t, s.RegisterDelayed("email.flaky", 0, take(0, errors.New("not yet")), jobs.RetryDelay(time.Hour)))
+	require.NoError(t, s.RegisterDelayed("email.slow", 0, take(time.Hour, nil), jobs.Timeout(24*time.Hour)))
+	require.NoError(t, s.RegisterDelayed("email.stuck", 0, take(time.Hour, nil), jobs.Timeout(time.Second), jobs.MaxRetries(0)))
+	require.NoError(t, s.Start(t.Context()))
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = s.Shutdown(ctx)
+	})
+	for _, name := range []string{"email.fails", "email.later", "email.flaky", "email.slow", "email.stuck"} {
+		_, err := s.Trigger(t.Context(), name, nil)
+		require.NoError(t, err)
+	}
+	time.Sleep(10*time.Minute + 30*time.Second)
+	return m.queue(s, discard), s
+}
+
+func TestMetricsTellOfEveryJob(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q, s := measured(t)
+		problems, err := testutil.CollectAndLint(q)
+		require.NoError(t, err)
+		require.Empty(t, problems)
+		require.NoError(t, testutil.CollectAndCompare(q, strings.NewReader(`
+# HELP everytick_job_attempts_total Attempts at jobs in this process, by outcome: completed, retried (failed, another attempt follows), failed (for good), interrupted (by a shutdown or a cancellation).
+# TYPE everytick_job_attempts_total counter
+everytick_job_attempts_total{job_name="audit.sync",outcome="completed"} 2
+everytick_job_attempts_total{job_name="audit.sync",outcome="failed"} 0
+everytick_job_attempts_total{job_name="audit.sync",outcome="interrupted"} 0
+everytick_job_attempts_total{job_name="audit.sync",outcome="retried"} 0
+everytick_job_attempts_total{job_name="email.fails",outcome="completed"} 0
+everytick_job_attempts_total{job_name="email.fails",outcome="failed"} 1
+everytick_job_attempts_total{job_name="email.fails",outcome="interrupted"} 0
+everytick_job_attempts_total{job_name="email.fails",outcome="retried"} 2
+everytick_job_attempts_total{job_name="email.flaky",outcome="completed"} 0
+everytick_job_attempts_total{job_name="email.flaky",outcome="failed"} 0
+everytick_job_attempts_total{job_name="email.flaky",outcome="interrupted"} 0
+everytick_job_attempts_total{job_name="email.flaky",outcome="retried"} 1
+everytick_job_attempts_total{job_name="email.later",outcome="completed"} 0
+everytick_job_attempts_total{job_name="email.later",outcome="failed"} 0
+everytick_job_attempts_total{job_name="email.later",outcome="interrupted"} 0
+everytick_job_attempts_total{job_name="email.later",outcome="retried"} 0
+everytick_job_attempts_total{job_name="email.slow",outcome="completed"} 0
+everytick_job_attempts_total{job_name="email.slow",outcome="failed"} 0
+everytick_job_attempts_total{job_name="email.slow",outcome="interrupted"} 0
+everytick_job_attempts_total{job_name="email.slow",outcome="retried"} 0
+everytick_job_attempts_total{job_name="email.stuck",outcome="completed"} 0
+everytick_job_attempts_total{job_name="email.stuck",outcome="failed"} 1
+everytick_job_attempts_total{job_name="email.stuck",outcome="interrupted"} 0
+everytick_job_attempts_total{job_name="email.stuck",outcome="retried"} 0
+# HELP everytick_jobs Jobs in all processes together, by state: waiting (not tried yet, due or delayed), retrying (failed, waits for its next attempt), running.
+# TYPE everytick_jobs gauge
+everytick_jobs{job_name="audit.sync",state="retrying"} 0
+everytick_jobs{job_name="audit.sync",state="running"} 0
+everytick_jobs{job_name="audit.sync",state="waiting"} 0
+everytick_jobs{job_name="email.fails",state="retrying"} 0
+everytick_jobs{job_name="email.fails",state="running"} 0
+everytick_jobs{job_name="email.fails",state="waiting"} 0
+everytick_jobs{job_name="email.flaky",state="retrying"} 1
+everytick_jobs{job_name="email.flaky",state="running"} 0
+everytick_jobs{job_name="email.flaky",state="waiting"} 0
+everytick_jobs{job_name="email.later",state="retrying"} 0
+everytick_jobs{job_name="email.later",state="running"} 0
+everytick_jobs{job_name="email.later",state="waiting"} 1
+everytick_jobs{job_name="email.slow",state="retrying"} 0
+everytick_jobs{job_name="email.slow",state="running"} 1
+everytick_jobs{job_name="email.slow",state="waiting"} 0
+everytick_jobs{job_name="email.stuck",state="retrying"} 0
+everytick_jobs{job_name="email.stuck",state="running"} 0
+everytick_jobs{job_name="email.stuck",state="waiting"} 0
+# HELP everytick_up 1 if the scheduler answered about its jobs in time, 0 if not, as when the database is down; what is asked of it is then absent.
+# TYPE everytick_up gauge
+everytick_up 1
+# HELP everytick_healthy 1 if jobs can run and no schedule is overdue, 0 if not; /healthz says why.
+# TYPE everytick_healthy gauge
+everytick_healthy 1
+# HELP everytick_oldest_waiting_seconds How long the job that waits longest has been due, in all processes together.
+# TYPE everytick_oldest_waiting_seconds gauge
+everytick_oldest_waiting_seconds 0
+# HELP everytick_schedule_overdue_seconds How late a schedule's next tick is, 0 when all is well.
+# TYPE everytick_schedule_overdue_seconds gauge
+everytick_schedule_overdue_seconds{job_name="audit.sync"} 0
+# HELP everytick_job_last_success_timestamp_seconds When a job last succeeded, as far as this process knows: the end of a run of its own, or the previous tick if that is completed.
+# TYPE everytick_job_last_success_timestamp_seconds gauge
+everytick_job_last_success_timestamp_seconds{job_name="audit.sync"} 9.46685402e+08
+`), "everytick_job_attempts_total", "everytick_jobs", "everytick_up", "everytick_healthy", "everytick_oldest_waiting_seconds",
+			"everytick_schedule_overdue_seconds", "everytick_job_last_success_timestamp_seconds"))
+
+		text := exposition(t, q.handler(s, discard))
+		require.Contains(t, text, `everytick_job_duration_seconds_sum{job_name="audit.sync"} 4`)
+		require.Contains(t, text, `everytick_job_duration_seconds_bucket{job_name="email.stuck",le="1"} 1`)
+		require.Contains(t, text, `everytick_tick_lateness_seconds_count{job_name="audit.sync"} 2`)
+		require.NotContains(t, text, `everytick_tick_lateness_seconds_count{job_name="email`, "what was triggered has no tick")
+		require.Contains(t, text, "go_goroutines ")
+	})
+}
+
+// exposition is what Prometheus reads.
+func exposition(t *testing.T, page http.Handler) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	page.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
+	return w.Body.String()
+}
+
+// monitor answers as a test wants.
+type monitor struct {
+	jobs.Monitor
+	asked    int
+	statuses []jobs.Status
+	health   jobs.Health
+	err      error
+	hangs    bool
+}
+
+func (m *monitor) Jobs(ctx context.Context) ([]jobs.Status, error) {
+	m.asked++
+	if m.hangs {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return m.statuses, m.err
+}
+
+func (m *monitor) Health(context.Context) (jobs.Health, error) { return m.health, nil }
+
+// value is that of a series, and whether there is one.
+func value(t *testing.T, page http.Handler, line string) (string, bool) {
+	t.Helper()
+	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(line) + ` (\S+)$`).FindStringSubmatch(exposition(t, page))
+	if found == nil {
+		return "", false
+	}
+	return found[1], true
+}
+
+func TestMetricsTellOfTrouble(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tick := time.Date(2000, 1, 1, 3, 0, 0, 0, time.UTC)
+		mon := &monitor{
+			health: jobs.Health{OldestWaiting: 90 * time.Second},
+			statuses: []jobs.Status{
+				{Name: "audit.retention", NextTick: tick, OverdueBy: 2 * time.Minute, PrevTick: tick.Add(-24 * time.Hour), PrevState: jobs.StateCompleted},
+				{Name: "audit.sync", NextTick: tick, PrevTick: tick, PrevState: jobs.StateFailed},
+				{Name: "email.send", PausedSince: tick, Waiting: 5, Retrying: 2},
+			},
+		}
+		page := newMetrics().handler(mon, discard)
+		for line, want := range map[string]string{
+			"everytick_up":                     "1",
+			"everytick_healthy":                "0",
+			"everytick_oldest_waiting_seconds": "90",
+			`everytick_schedule_overdue_seconds{job_name="audit.retention"}`:           "120",
+			`everytick_schedule_overdue_seconds{job_name="audit.sync"}`:                "0",
+			`everytick_job_last_success_timestamp_seconds{job_name="audit.retention"}`: "9.466092e+08",
+			`everytick_job_paused{job_name="email.send"}`:                              "1",
+			`everytick_job_paused{job_name="audit.sync"}`:                              "0",
+			`everytick_jobs{job_name="email.send",state="waiting"}`:                    "3",
+			`everytick_jobs{job_name="email.send",state="retrying"}`:                   "2",
+		} {
+			got, _ := value(t, page, line)
+			require.Equal(t, want, got, line)
+		}
+		for _, absent := range []string{
+			`everytick_schedule_overdue_seconds{job_name="email.send"}`,           // no schedule
+			`everytick_job_last_success_timestamp_seconds{job_name="audit.sync"}`, // no success
+		} {
+			_, found := value(t, page, absent)
+			require.False(t, found, absent)
+		}
+
+		// A tick that is running hides the success before it; it is still known.
+		mon.statuses[0].PrevTick, mon.statuses[0].PrevState = tick, jobs.StateRunning
+		time.Sleep(answerAge)
+		got, _ := value(t, page, `everytick_job_last_success_timestamp_seconds{job_name="audit.retention"}`)
+		require.Equal(t, "9.466092e+08", got)
+	})
+}
+
+func TestAScrapeIsBoundedAndShared(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		mon := &monitor{health: jobs.Health{Healthy: true}, statuses: []jobs.Status{{Name: "email.send"}}}
+		m := newMetrics()
+		page := m.handler(mon, discard)
+		for range 10 {
+			exposition(t, page)
+		}
+		require.Equal(t, 1, mon.asked)
+
+		// The database goes away, and hangs: the page is there in time and says so.
+		mon.hangs = true
+		time.Sleep(answerAge)
+		before := time.Now()
+		var texts [3]string
+		done := make(chan struct{}, len(texts))
+		for i := range texts {
+			go func() {
+				texts[i] = exposition(t, page)
+				done <- struct{}{}
+			}()
+		}
+		// Handlers do not wait for it.
+		ran := m.count(func(context.Context, *jobs.Job) error { return nil })
+		require.NoError(t, ran(t.Context(), &jobs.Job{Name: "email.send"}))
+		require.Zero(t, time.Since(before))
+		for range texts {
+			<-done
+		}
+		require.Equal(t, monitorTimeout, time.Since(before))
+		require.Equal(t, 2, mon.asked)
+		for _, text := range texts {
+			require.Contains(t, text, "\neverytick_up 0\n")
+			require.NotContains(t, text, "everytick_healthy")
+			require.NotContains(t, text, "everytick_jobs{")
+			require.Contains(t, text, `everytick_job_attempts_total{job_name="email.send",outcome="completed"} 1`)
+		}
+
+		mon.hangs = false
+		time.Sleep(answerAge)
+		got, _ := value(t, page, "everytick_up")
+		require.Equal(t, "1", got)
+		require.Equal(t, 3, mon.asked)
+	})
+}
+
+func TestAShutdownIsNoFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q, s := measured(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, s.Shutdown(ctx), context.Canceled)
+		require.Equal(t, 1.0, testutil.ToFloat64(q.attempts.WithLabelValues("email.slow", "interrupted"))) //nolint:testifylint // a count is exact
+		got, _ := value(t, q.handler(s, discard), "everytick_healthy")
+		require.Equal(t, "0", got)
+	})
+}
+
+func TestADeadDatabaseIsSeen(t *testing.T) {
+	t.Parallel()
+	pool, err := newPool(t.Context(), "postgres://ann:hunter2secret@127.0.0.1:1/db")
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	m := newMetrics()
+	s, err := river.New(pool, &river.Config{Logger: discard, Defaults: m.options()})
+	require.NoError(t, err)
+	require.NoError(t, registerDemoJobs(s))
+	text := exposition(t, m.handler(s, discard))
+	require.Contains(t, text, "\neverytick_up 0\n")
+	require.NotContains(t, text, "hunter2secret")
+}
+
+func TestTheDemoServesMetrics(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
+	d.awaitURL(t)
+	d.out.await(t, `succeeded after failing job=demo\.flaky`)
+	var text string
+	require.Eventually(t, func() bool {
+		status, answer := d.do(t, "GET", "/metrics", "")
+		require.Equal(t, http.StatusOK, status, answer)
+		text = answer
+		return strings.Contains(text, `everytick_job_attempts_total{job_name="demo.flaky",outcome="completed"} 1`)
+	}, time.Minute, 100*time.Millisecond)
+	for _, line := range []string{
+		"everytick_up 1",
+		"everytick_healthy 1",
+		`everytick_job_attempts_total{job_name="demo.flaky",outcome="retried"} 2`,
+		`everytick_schedule_overdue_seconds{job_name="audit.retention"} 0`,
+		`everytick_jobs{job_name="email.send",state="running"} 0`,
+	} {
+		require.Contains(t, text, "\n"+line+"\n")
+	}
+}
+
+// alertLines are all that the file of alerts may consist of: enough of YAML for it.
+var alertLines = regexp.MustCompile(`^(#.*|groups:|  - name: \w+|    rules:|      #.*` +
+	`|      - alert: Everytick[A-Za-z]+|        expr: .*[^:#\s].*|        for: \d+[mh]|        labels: \{ severity: (critical|warning) \}` +
+	`|        annotations:|          (summary|description): '[^']*')?$`)
+
+func TestAlertsReferToMetricsThatExist(t *testing.T) {
+	t.Parallel()
+	file, err := os.ReadFile("../../docs/alerts.yml")
+	require.NoError(t, err)
+	alerts := 0
+	for line := range strings.Lines(string(file)) {
+		require.Regexp(t, alertLines, strings.TrimSuffix(line, "\n"))
+	}
+	synctest.Test(t, func(t *testing.T) {
+		q, _ := measured(t)
+		reg := prometheus.NewPedanticRegistry()
+		reg.MustRegister(q)
+		families, err := reg.Gather()
+		require.NoError(t, err)
+		exists := map[string]bool{}
+		for _, family := range families {
+			exists[family.GetName()] = true
+		}
+		require.Len(t, exists, 10)
+		for rule := range strings.SplitSeq(string(file), "- alert: ") {
+			expr, rest, found := strings.Cut(rule, "\n        labels:")
+			_, expr, ok := strings.Cut(expr, "expr: ")
+			if !found {
+				continue // what stands before the first
+			}
+			alerts++
+			require.True(t, ok, "an alert has an expression: %s", rule)
+			require.Contains(t, rest, "summary: ", rule)
+			names := regexp.MustCompile(`everytick_\w+`).FindAllString(expr, -1)
+			require.NotEmpty(t, names, expr)
+			for _, name := range names {
+				require.True(t, exists[strings.TrimSuffix(name, "_bucket")], "%s in %s", name, expr)
+			}
+			for _, outcome := range regexp.MustCompile(`outcome[!=~]+"([^"]*)"`).FindAllStringSubmatch(expr, -1) {
+				require.Subset(t, outcomes, strings.Split(outcome[1], "|"))
+			}
+			require.Equal(t, strings.Count(expr, "("), strings.Count(expr, ")"), expr)
+		}
+	})
+	require.Equal(t, 10, alerts)
+}

@@ -42,8 +42,12 @@ fuzz: ## Fuzz the cron parser and the check of data, a minute each
 	go test -run='^$$' -fuzz='^FuzzDataText$$' -fuzztime=1m ./jobs
 
 .PHONY: bench
-bench: ## Run the benchmarks
-	go test -run='^$$' -bench=. -benchmem ./...
+bench: ## Measure everytick beside River's own client, and print a table (SCALE=0.1 for a tenth)
+	go test -run='^$$' -bench=. -skip=Scaling -benchtime=1x -count=1 -timeout=30m ./bench -scale=$(or $(SCALE),1)
+
+.PHONY: bench-scaling
+bench-scaling: ## Measure how it scales, and draw docs/scaling.svg (SCALE=0.1 for a tenth)
+	go test -run='^$$' -bench=Scaling -benchtime=1x -count=1 -timeout=30m ./bench -scale=$(or $(SCALE),1) -svg='$(CURDIR)/docs/scaling.svg'
 
 .PHONY: ci
 ci: ## Run what CI runs

@@ -219,20 +219,34 @@ func newMigrator(pool *pgxpool.Pool, schema string) (*rivermigrate.Migrator[pgx.
 	return rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: schema, Logger: slog.New(slog.DiscardHandler)})
 }
 
-// checkMigrated says in words what Migrate would have to do, or "".
+// checkMigrated says in words what Migrate would have to do, or "". River's check asks
+// for the columns it knows, which takes some milliseconds, so a schema that has passed
+// is only looked at again when a query says that a table is gone.
 func (s *Scheduler) checkMigrated(ctx context.Context) (reason string, err error) {
+	if s.migrated.Load() {
+		return "", nil
+	}
 	migrator, err := newMigrator(s.pool, s.cfg.Schema)
 	if err != nil {
 		return "", err
 	}
 	res, err := migrator.Validate(ctx, nil)
-	var pgErr *pgconn.PgError
 	switch {
-	case errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000"),
-		err == nil && !res.OK:
-		return fmt.Sprintf("schema %q lacks River's tables or their latest version: call river.Migrate", s.cfg.Schema), nil
+	case isMissing(err), err == nil && !res.OK:
+		return s.notMigrated(), nil
 	case err != nil:
 		return "", fmt.Errorf("asking for River's migrations: %w", err)
 	}
+	s.migrated.Store(true)
 	return "", nil
+}
+
+func (s *Scheduler) notMigrated() string {
+	return fmt.Sprintf("schema %q lacks River's tables or their latest version: call river.Migrate", s.cfg.Schema)
+}
+
+// isMissing tells whether PostgreSQL says that a table or schema does not exist.
+func isMissing(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000")
 }

@@ -128,7 +128,7 @@ func (s *Scheduler) judge(d *jobs.Definition, st *jobs.Status, now, cancelled ti
 func (s *Scheduler) findNext(ctx context.Context, names []string, byName map[string]*jobs.Status) error {
 	rows, err := s.pool.Query(ctx, `SELECT kind, min((args->>'tick')::timestamptz) FROM `+s.table+`
 		WHERE `+isTick+` AND kind = ANY ($1) AND state IN ('available', 'scheduled') AND attempt = 0 GROUP BY kind`, names)
-	return eachTick(rows, err, func(name string, tick time.Time) { byName[name].NextTick = tick })
+	return eachTime(rows, err, func(name string, tick time.Time) { byName[name].NextTick = tick })
 }
 
 // findPrevious fills in the latest tick that was started.
@@ -165,19 +165,20 @@ func (s *Scheduler) cancelledTicks(ctx context.Context, names []string) (map[str
 	rows, err := s.pool.Query(ctx, `SELECT kind, max((args->>'tick')::timestamptz) FROM `+s.table+`
 		WHERE `+isTick+` AND kind = ANY ($1) AND state = 'cancelled' AND attempt = 0 GROUP BY kind`, names)
 	ticks := map[string]time.Time{}
-	return ticks, eachTick(rows, err, func(name string, tick time.Time) { ticks[name] = tick })
+	return ticks, eachTime(rows, err, func(name string, tick time.Time) { ticks[name] = tick })
 }
 
-func eachTick(rows pgx.Rows, err error, f func(name string, tick time.Time)) error {
+// eachTime reads rows of a name and a time.
+func eachTime(rows pgx.Rows, err error, f func(name string, at time.Time)) error {
 	if err != nil {
 		return err
 	}
 	var (
 		name string
-		tick time.Time
+		at   time.Time
 	)
-	_, err = pgx.ForEachRow(rows, []any{&name, &tick}, func() error {
-		f(name, tick.UTC())
+	_, err = pgx.ForEachRow(rows, []any{&name, &at}, func() error {
+		f(name, at.UTC())
 		return nil
 	})
 	return err
@@ -221,12 +222,15 @@ const healthTimeout = 5 * time.Second
 const leaderGrace = 30 * time.Second
 
 // Health implements [jobs.Monitor]. It waits 5 seconds at most for the database, and
-// counts up to 10,000 jobs of each of River's states.
+// counts up to 1,000 jobs of each of River's states.
 func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	h := jobs.Health{Started: s.started.Load()}
 	bounded, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	if err := s.examine(bounded, &h); err != nil {
+	if err := s.examine(bounded, &h); isMissing(err) {
+		s.migrated.Store(false)
+		h.Reasons = append(h.Reasons, s.notMigrated())
+	} else if err != nil {
 		if ctx.Err() != nil {
 			return jobs.Health{}, ctx.Err()
 		}
@@ -296,7 +300,7 @@ func (s *Scheduler) oldestWaiting(ctx context.Context) (time.Duration, error) {
 }
 
 // countedRows bounds what Health counts of each of River's states.
-const countedRows = 10_000
+const countedRows = 1_000
 
 func (s *Scheduler) countTotals(ctx context.Context, h *jobs.Health) error {
 	// The order makes PostgreSQL take the index, which has the state first: it cannot know

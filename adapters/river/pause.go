@@ -2,7 +2,6 @@ package river
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/everytick/everytick/jobs"
 )
@@ -26,8 +24,7 @@ const lingering = 3 * keepInterval
 
 // errNoPauses is the answer of a schema that river.Migrate of this version has not seen.
 func (s *Scheduler) errNoPauses(err error) error {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "42P01" {
+	if isMissing(err) {
 		return fmt.Errorf("schema %q has no table %s: call river.Migrate: %w", s.cfg.Schema, pauseTable, err)
 	}
 	return err
@@ -120,21 +117,10 @@ func (p *pauseSet) replace(now map[string]time.Time) (ended map[string]time.Time
 
 // readPauses returns what is paused and since when; nothing where the table is missing.
 func (s *Scheduler) readPauses(ctx context.Context) (map[string]time.Time, error) {
-	rows, err := s.pool.Query(ctx, `SELECT name, since FROM `+s.pauses)
-	if err != nil {
-		return nil, err
-	}
-	var (
-		name  string
-		since time.Time
-	)
 	paused := map[string]time.Time{}
-	_, err = pgx.ForEachRow(rows, []any{&name, &since}, func() error {
-		paused[name] = since.UTC()
-		return nil
-	})
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "42P01" {
+	rows, err := s.pool.Query(ctx, `SELECT name, since FROM `+s.pauses)
+	err = eachTime(rows, err, func(name string, since time.Time) { paused[name] = since })
+	if isMissing(err) {
 		return nil, nil
 	}
 	return paused, err

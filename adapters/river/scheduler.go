@@ -135,6 +135,7 @@ type Scheduler struct {
 	// stopKeeping is set by Start and called by Shutdown.
 	stopKeeping context.CancelFunc
 
+	migrated  atomic.Bool // the schema has been found complete
 	working   atomic.Pointer[riverqueue.Client[pgx.Tx]]
 	started   atomic.Bool
 	startedAt atomic.Int64 // Unix nanoseconds
@@ -298,6 +299,7 @@ func (s *Scheduler) Start(ctx context.Context) (err error) {
 			err = fmt.Errorf("river: start: %w", err)
 		}
 	}()
+	s.migrated.Store(false)
 	if reason, err := s.checkMigrated(ctx); err != nil || reason != "" {
 		return cmp.Or(err, errors.New(reason))
 	}

@@ -1,0 +1,116 @@
+//go:build unix
+
+package bench
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// BenchmarkTrigger has so many callers, each of whom triggers jobs one after the
+// other: River's Insert beside Trigger.
+func BenchmarkTrigger(b *testing.B) {
+	srv := newServer(b)
+	for _, bench := range []struct {
+		callers   int
+		rate, p99 target
+	}{
+		{1, ratioAtLeast(1.3), noTarget},
+		{16, ratioAtLeast(3), noTarget},
+		{50, ratioAtLeast(7), ratioAtMost(0.25)},
+	} {
+		b.Run(fmt.Sprintf("callers=%d", bench.callers), func(b *testing.B) {
+			river, everytick := alternate(b, srv, 3, func(db *database, c contender) metrics {
+				return insertion(b, db, c, bench.callers, scaled(1500*time.Millisecond))
+			})
+			report(b, "jobs/s", river["jobs/s"], everytick["jobs/s"], bench.rate)
+			report(b, "p50-ms", river["p50-ms"], everytick["p50-ms"], noTarget)
+			report(b, "p99-ms", river["p99-ms"], everytick["p99-ms"], bench.p99)
+		})
+	}
+}
+
+// insertion measures so many callers for a while.
+func insertion(b *testing.B, db *database, c contender, callers int, during time.Duration) metrics {
+	b.Helper()
+	db.reset(b)
+	pool := db.pool(b, 50)
+	defer pool.Close()
+	q := c.open(b, pool, settings{}, func(int) {})
+
+	latencies := make([][]time.Duration, callers)
+	call := func(during time.Duration) time.Duration {
+		var number atomic.Int64
+		var wg sync.WaitGroup
+		start := time.Now()
+		for i := range callers {
+			latencies[i] = nil
+			wg.Go(func() {
+				for time.Since(start) < during {
+					before := time.Now()
+					if err := q.insert(b.Context(), int(number.Add(1)), time.Time{}); err != nil {
+						b.Error(err)
+						return
+					}
+					latencies[i] = append(latencies[i], time.Since(before))
+				}
+			})
+		}
+		wg.Wait()
+		return time.Since(start)
+	}
+	call(100 * time.Millisecond) // connects
+	before := db.count(b, "true")
+	took := call(during)
+
+	var all []time.Duration
+	for _, l := range latencies {
+		all = append(all, l...)
+	}
+	require.Equal(b, len(all), db.count(b, "true")-before, "jobs are lost")
+	return metrics{
+		"jobs/s": float64(len(all)) / took.Seconds(),
+		"p50-ms": milliseconds(quantile(all, 0.5)),
+		"p99-ms": milliseconds(quantile(all, 0.99)),
+	}
+}
+
+// BenchmarkTriggerMany stores 100,000 jobs: with River's client by InsertMany or by
+// InsertManyFast, which is COPY, in batches of 10,000, of which the better counts; with
+// everytick by one TriggerMany, all or none.
+func BenchmarkTriggerMany(b *testing.B) {
+	srv := newServer(b)
+	n := scaled(100_000)
+	river, everytick := alternate(b, srv, 3, func(db *database, c contender) metrics {
+		rate := insertionMany(b, db, n, c.open)
+		if c.name != native.name {
+			return metrics{"jobs/s": rate}
+		}
+		fast := insertionMany(b, db, n, openFast)
+		return metrics{"jobs/s": max(rate, fast), "InsertMany-jobs/s": rate, "InsertManyFast-jobs/s": fast}
+	})
+	report(b, "jobs/s", river["jobs/s"], everytick["jobs/s"], ratioAtLeast(1))
+	for _, unit := range []string{"InsertMany-jobs/s", "InsertManyFast-jobs/s"} {
+		b.ReportMetric(river[unit], "river-"+unit)
+	}
+}
+
+// insertionMany returns how many jobs a second were stored of n.
+func insertionMany(b *testing.B, db *database, n int, open opener) float64 {
+	b.Helper()
+	pool := db.pool(b, poolConns)
+	defer pool.Close()
+	q := open(b, pool, settings{}, func(int) {})
+	require.NoError(b, q.insertMany(b.Context(), 0, 10, time.Time{})) // connects
+	db.reset(b)
+	start := time.Now()
+	require.NoError(b, q.insertMany(b.Context(), 0, n, time.Time{}))
+	took := time.Since(start)
+	require.Equal(b, n, db.count(b, "true"), "jobs are lost")
+	return float64(n) / took.Seconds()
+}

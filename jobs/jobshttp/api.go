@@ -1,0 +1,259 @@
+package jobshttp
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// bounded returns a context for what a request waits for.
+func bounded(r *http.Request) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(r.Context(), callTimeout)
+}
+
+func byName(all []jobs.Status, name string) (jobs.Status, bool) {
+	for _, st := range all {
+		if st.Name == name {
+			return st, true
+		}
+	}
+	return jobs.Status{}, false
+}
+
+// readable returns those of the jobs that r may read, and the names of the others.
+func (h *handler) readable(r *http.Request, all []jobs.Status) (visible []jobs.Status, hidden []string) {
+	visible = []jobs.Status{} // in JSON a list, even if empty
+	for _, st := range all {
+		if h.allowed(r, ActionRead, st.Name) {
+			visible = append(visible, st)
+		} else {
+			hidden = append(hidden, st.Name)
+		}
+	}
+	return visible, hidden
+}
+
+func (h *handler) apiList(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := bounded(r)
+	defer cancel()
+	snap := h.statuses.get(ctx)
+	if snap.err != nil {
+		h.fail(w, r, snap.err)
+		return
+	}
+	visible, _ := h.readable(r, snap.value)
+	writeJSON(w, http.StatusOK, visible)
+}
+
+func (h *handler) apiJob(w http.ResponseWriter, r *http.Request) {
+	limit, err := runLimit(r, 20)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	ctx, cancel := bounded(r)
+	defer cancel()
+	snap := h.statuses.get(ctx)
+	if snap.err != nil {
+		h.fail(w, r, snap.err)
+		return
+	}
+	var out struct {
+		Job  jobs.Status `json:"job"`
+		Runs []jobs.Run  `json:"runs,omitempty"`
+	}
+	var ok bool
+	if out.Job, ok = byName(snap.value, r.PathValue("name")); !ok {
+		h.refuse(w, r, ActionRead)
+		return
+	}
+	out.Runs, err = h.runs(ctx, out.Job.Name, limit)
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		h.fail(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, out)
+}
+
+// runLimit reads the parameter runs.
+func runLimit(r *http.Request, usual int) (int, error) {
+	text := r.URL.Query().Get("runs")
+	if text == "" {
+		return usual, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || jobs.CheckRunLimit(n) != nil {
+		return usual, fmt.Errorf("%w: runs: want a number from 1 to 1000", errBody)
+	}
+	return n, nil
+}
+
+// runs returns the latest runs, without their data unless that may be shown.
+func (h *handler) runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+	lister, ok := h.s.(jobs.RunLister)
+	if !ok {
+		return nil, fmt.Errorf("the scheduler cannot list runs: %w", errors.ErrUnsupported)
+	}
+	runs, err := lister.Runs(ctx, name, limit)
+	if !h.ShowData {
+		runs = slices.Clone(runs)
+		for i := range runs {
+			runs[i].Data = nil
+		}
+	}
+	return runs, err
+}
+
+func (h *handler) apiSize(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := bounded(r)
+	defer cancel()
+	n, err := h.s.QueueSize(ctx, r.PathValue("name"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"name": r.PathValue("name"), "queue_size": n})
+}
+
+// api returns what serves a POST of a program.
+func api(verb string) func(*handler, http.ResponseWriter, *http.Request) {
+	return func(h *handler, w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			h.fail(w, r, fmt.Errorf("%w: body: %w", errBody, err))
+			return
+		}
+		id, err := h.act(r, verb, string(body))
+		switch {
+		case err != nil:
+			h.fail(w, r, err)
+		case verb == "pause" || verb == "resume":
+			writeJSON(w, http.StatusOK, map[string]any{"name": r.PathValue("name"), "paused": verb == "pause"})
+		default:
+			writeJSON(w, http.StatusAccepted, map[string]string{"id": id})
+		}
+	}
+}
+
+// payload returns the data for Trigger: nil for nothing, else the JSON as it is.
+func payload(text string) (any, error) {
+	if strings.TrimSpace(text) == "" {
+		return nil, nil
+	}
+	var data json.RawMessage
+	if err := json.Unmarshal([]byte(text), &data); err != nil { // Trigger would say so in the words of Go
+		return nil, fmt.Errorf("%w: no JSON: %w", jobs.ErrInvalidData, err)
+	}
+	return data, nil
+}
+
+func (h *handler) apiActivity(w http.ResponseWriter, r *http.Request) {
+	which := h.hour
+	switch r.URL.Query().Get("span") {
+	case "", "hour":
+	case "day":
+		which = h.day
+	default:
+		h.fail(w, r, fmt.Errorf("%w: span: want hour or day", errBody))
+		return
+	}
+	ctx, cancel := bounded(r)
+	defer cancel()
+	snap := which.get(ctx)
+	if snap.err != nil {
+		h.fail(w, r, snap.err)
+		return
+	}
+	a := snap.value
+	a.Jobs = map[string][]jobs.Outcomes{}
+	for name, steps := range snap.value.Jobs {
+		if h.allowed(r, ActionRead, name) {
+			a.Jobs[name] = steps
+		}
+	}
+	writeJSON(w, http.StatusOK, a)
+}
+
+// loadActivity returns the question of a cache.
+func (h *handler) loadActivity(step time.Duration, n int) func(context.Context) (jobs.Activity, error) {
+	return func(ctx context.Context) (jobs.Activity, error) {
+		reporter, ok := h.s.(jobs.ActivityReporter)
+		if !ok {
+			return jobs.Activity{}, fmt.Errorf("the scheduler does not report activity: %w", errors.ErrUnsupported)
+		}
+		return reporter.Activity(ctx, step, n)
+	}
+}
+
+func (h *handler) live(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]bool{"live": true})
+}
+
+func (h *handler) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := bounded(r)
+	defer cancel()
+	_, _ = h.health.begin() // both at once
+	all, health := h.statuses.get(ctx), h.health.get(ctx)
+	// A scheduler that is overdue or failing still takes work, and one that only triggers
+	// is never started.
+	if all.err != nil || health.err != nil || !health.value.Started && !health.value.Healthy {
+		writeJSON(w, http.StatusServiceUnavailable, map[string]bool{"ready": false})
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]bool{"ready": true})
+}
+
+func (h *handler) healthy(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := bounded(r)
+	defer cancel()
+	_, _ = h.statuses.begin()
+	snap := h.health.get(ctx)
+	if snap.err != nil {
+		h.fail(w, r, snap.err)
+		return
+	}
+	status := http.StatusOK
+	if !snap.value.Healthy {
+		status = http.StatusServiceUnavailable
+	}
+	all := h.statuses.get(ctx)
+	_, hidden := h.readable(r, all.value)
+	writeJSON(w, status, h.censor(r, snap.value, all.at.IsZero(), hidden))
+}
+
+// censor leaves out of a health what r may not read: reasons name jobs, totals count them.
+func (h *handler) censor(r *http.Request, health jobs.Health, unknown bool, hidden []string) jobs.Health {
+	if !h.allowed(r, ActionRead, "") {
+		return jobs.Health{Healthy: health.Healthy, Started: health.Started}
+	}
+	if len(hidden) > 0 {
+		health.Totals, health.AtLeast, health.OldestWaiting = nil, nil, 0
+	}
+	if unknown && !health.Healthy { // which names there are
+		health.Reasons = []string{"the state of the jobs is not known"}
+		return health
+	}
+	health.Reasons = slices.DeleteFunc(slices.Clone(health.Reasons), func(reason string) bool {
+		return slices.ContainsFunc(hidden, func(name string) bool { return strings.Contains(reason, name) })
+	})
+	return health
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	body, err := json.MarshalIndent(v, "", "  ")
+	if err != nil { // only by a provider whose data is no JSON
+		status, body = http.StatusServiceUnavailable, []byte(`{"error": "the scheduler gave an answer that is no JSON"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n')) // the client may have gone
+}

@@ -1,0 +1,140 @@
+"use strict";
+// Keeps the page fresh without reloading it, and its countdowns going. Everything works
+// without it too.
+(() => {
+  const every = 5000; // milliseconds between two refreshes
+  const main = document.getElementById("main");
+  const offline = document.getElementById("offline");
+  const live = document.querySelector("#live input");
+  let skew = 0; // how far the server's clock is ahead of ours, in milliseconds
+  let failures = 0;
+  let since = ""; // when the server was last reached
+  let timer = 0;
+
+  const plain = new URL(location.href); // without the notice that a form left
+  for (const key of ["done", "job", "run"]) plain.searchParams.delete(key);
+  if (plain.href !== location.href) history.replaceState(null, "", plain);
+
+  function readClock() {
+    if (main.dataset.now) skew = Date.parse(main.dataset.now) - Date.now();
+    since = document.getElementById("asof").textContent;
+  }
+
+  // The same words as relative in words.go.
+  function short(s) {
+    if (s < 60) return `${s} s`;
+    if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+    if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor(s / 60) % 60} min`;
+    return `${Math.floor(s / 86400)} d ${Math.floor(s / 3600) % 24} h`;
+  }
+
+  function relative(ms, was) {
+    if (ms >= 0) return `in ${short(Math.floor(ms / 1000))}`;
+    const s = Math.floor(-ms / 1000);
+    const due = was.startsWith("in ") || was.startsWith("due ") ? "due " : "";
+    return due + (s >= 60 && s < 3600 ? `${Math.floor(s / 60)} min` : short(s)) + " ago";
+  }
+
+  function tick() {
+    const now = Date.now() + skew;
+    for (const el of document.querySelectorAll("[data-at]")) {
+      const text = relative(Date.parse(el.dataset.at) - now, el.textContent);
+      if (el.textContent !== text) el.textContent = text;
+    }
+  }
+
+  // morph makes one element like another by changing only what differs, so that focus,
+  // selection, open details and typed text stay. What has an id is recognized by it,
+  // the rest by its kind and order.
+  function morph(from, to) {
+    const own = (name) => name === "open" && from.localName === "details";
+    for (const { name } of [...from.attributes]) {
+      if (!to.hasAttribute(name) && !own(name)) from.removeAttribute(name);
+    }
+    for (const { name, value } of to.attributes) {
+      if (from.getAttribute(name) !== value && !own(name)) from.setAttribute(name, value);
+    }
+    if (from.localName === "textarea") return;
+    const wanted = new Set([...to.children].map((el) => el.id));
+    const keyed = new Map();
+    for (const el of [...from.children]) {
+      if (el.id && !wanted.has(el.id)) el.remove();
+      else if (el.id) keyed.set(el.id, el);
+    }
+    let at = from.firstChild;
+    for (const want of to.childNodes) {
+      let have = keyed.get(want.id);
+      if (!want.id) for (have = at; have && (have.id || have.nodeName !== want.nodeName);) have = have.id ? null : have.nextSibling;
+      if (!have || have.nodeName !== want.nodeName) {
+        from.insertBefore(document.importNode(want, true), at);
+        continue;
+      }
+      for (; at !== have && at && !at.id; ) at = drop(at);
+      if (have === at) at = at.nextSibling;
+      else from.insertBefore(have, at);
+      if (have.nodeType === Node.ELEMENT_NODE) morph(have, want);
+      else if (have.data !== want.data) have.data = want.data;
+    }
+    while (at) at = drop(at);
+  }
+
+  function drop(node) {
+    const next = node.nextSibling;
+    node.remove();
+    return next;
+  }
+
+  function say(text) {
+    if (offline.textContent !== text) offline.textContent = text;
+    offline.hidden = text === "";
+  }
+
+  async function refresh() {
+    clearTimeout(timer);
+    if (document.hidden || !live.checked) return;
+    try {
+      const answer = await fetch(plain, { headers: { Accept: "text/html" }, cache: "no-store", signal: AbortSignal.timeout(10000) });
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const next = fresh.getElementById("main");
+      if (!next || !next.dataset.now) {
+        failures++;
+        say(`✗ The page cannot be refreshed: the server answers ${answer.status}. Reload it to see why. What you see is from ${since}.`);
+      } else {
+        failures = 0;
+        say("");
+        const focused = document.activeElement;
+        for (const el of document.querySelectorAll("[data-live]")) {
+          const like = fresh.getElementById(el.id);
+          if (like) morph(el, like);
+        }
+        if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
+        document.title = fresh.title;
+        readClock();
+        tick();
+      }
+    } catch {
+      failures++;
+      say(`✗ The server cannot be reached. This page goes on trying; what you see is from ${since}.`);
+    }
+    clearTimeout(timer);
+    timer = setTimeout(refresh, Math.min(every * 2 ** Math.min(failures, 3), 30000));
+  }
+
+  readClock();
+  tick();
+  setInterval(() => document.hidden || tick(), 1000);
+  if (!live) return; // the page of an error, with what was typed
+  document.getElementById("live").hidden = false;
+  try {
+    live.checked = sessionStorage.getItem("jobs-refresh") !== "off";
+  } catch {} // storage may be forbidden; then it is on for each page
+  live.addEventListener("change", () => {
+    refresh();
+    try {
+      sessionStorage.setItem("jobs-refresh", live.checked ? "on" : "off");
+    } catch {}
+  });
+  document.addEventListener("visibilitychange", refresh);
+  addEventListener("online", refresh);
+  timer = setTimeout(refresh, every);
+})();

@@ -1,0 +1,603 @@
+package jobshttp
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"html/template"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+var templates = template.Must(template.New("").Funcs(template.FuncMap{"count": count}).ParseFS(assets, "assets/*.html"))
+
+// view is what the templates show.
+type view struct {
+	Title   string // of the window
+	Brand   string // Options.Title
+	Base    string // leads to where the handler is mounted
+	Live    bool   // the page may be fetched again to refresh it
+	Now     moment
+	Heading string
+	Text    string // of an error
+	Notice  *notice
+	Stale   string // says that the database does not answer, and how old the page is
+	Health  string // healthy, unhealthy or unknown
+	Reasons []reason
+	Facts   []fact
+	Soonest *row
+	Hour    *chart
+	HasDay  bool
+	Query   string
+	Modules []module
+	Found   int // of how many, if a query filters them
+	Total   int
+
+	Job       *row // of the page of one job
+	Runs      []run
+	RunsError string
+	Limit     int
+	ShowData  bool
+	Typed     string // data that was refused
+}
+
+// notice tells what came of a form.
+type notice struct {
+	Failed        bool
+	Text          string
+	Job, Link, ID string
+}
+
+// reason is why an operator should look.
+type reason struct{ Job, Link, Text string }
+
+// fact is a number of the summary line.
+type fact struct {
+	N          int
+	Text       string
+	Class      string // of what is not well
+	Everything bool   // show it even if it is 0
+}
+
+type module struct {
+	Name string
+	Rows []*row
+}
+
+// moment is an instant as people read it.
+type moment struct {
+	ISO, Relative string
+	Short         string // without the zone, where that is said already
+}
+
+// Text is the whole of it.
+func (m moment) Text() string { return m.Short + " UTC" }
+
+func newMoment(t, now time.Time) *moment {
+	if t.IsZero() {
+		return nil
+	}
+	t, now = t.UTC(), now.UTC()
+	layout := "2 Jan 2006, 15:04"
+	switch {
+	case t.Format(time.DateOnly) == now.Format(time.DateOnly):
+		if layout = "15:04:05"; t.Second() == 0 && t.After(now) { // a tick
+			layout = "15:04"
+		}
+	case t.Sub(now).Abs() < 300*24*time.Hour:
+		layout = "2 Jan, 15:04"
+	}
+	return &moment{ISO: t.Format(time.RFC3339Nano), Relative: relative(t, now), Short: t.Format(layout)}
+}
+
+// row is a job.
+type row struct {
+	Name, Module, Link            string
+	Words, Pattern, Zone          string
+	Overdue, OverdueReason        string // by how much, and why
+	Paused                        *moment
+	Failing                       bool
+	Why                           string // it fails
+	Prev                          outcome
+	PrevAt                        *moment
+	Missed                        int
+	Next                          *moment
+	Late                          bool
+	Then                          []moment // the ticks after Next
+	Local                         string   // Next in the job's own zone, if that is not UTC
+	Waiting, Running, Retrying    int
+	Day                           *chart
+	CanTrigger, CanPause, CanStop bool
+	CanRetry                      bool
+
+	next time.Time
+}
+
+// run is a run of a job.
+type run struct {
+	jobs.Run
+	Outcome              outcome
+	Link                 string // of its actions
+	ForTick              *moment
+	Created, Due, Start  *moment
+	Took                 string
+	ErrorHead, DataShown string
+	More                 int // bytes of data that are not shown
+	CanCancel, CanRetry  bool
+}
+
+// outcome is a state with a sign and a word, so that neither needs the colour.
+type outcome struct{ Class, Sign, Word string }
+
+func outcomeOf(s jobs.State) outcome {
+	switch s {
+	case jobs.StateCompleted:
+		return outcome{"good", "✓", "done"}
+	case jobs.StateFailed:
+		return outcome{"bad", "✗", "failed"}
+	case jobs.StateRetrying:
+		return outcome{"warn", "↻", "retrying"}
+	case jobs.StateRunning:
+		return outcome{"info", "●", "running"}
+	case jobs.StateWaiting:
+		return outcome{"", "○", "waiting"}
+	case jobs.StateScheduled:
+		return outcome{"", "○", "scheduled"}
+	case jobs.StateCancelled:
+		return outcome{"mute", "–", "cancelled"}
+	case jobs.StateSkipped:
+		return outcome{"warn", "»", "skipped"}
+	}
+	return outcome{"mute", "", string(s)}
+}
+
+// overdueAfter is how late a tick is called overdue: the moment between being due and
+// being started is no reason for red.
+const overdueAfter = 10 * time.Second
+
+// render writes a page.
+func (h *handler) render(w http.ResponseWriter, r *http.Request, status int, name string, v *view) {
+	v.Brand, v.Base = h.Title, base(r)
+	if v.Now.ISO == "" {
+		now := time.Now()
+		v.Now = *newMoment(now, now)
+	}
+	v.Title = cmp.Or(v.Title, v.Heading+" · "+v.Brand)
+	var body bytes.Buffer
+	if err := templates.ExecuteTemplate(&body, name+".html", v); err != nil {
+		h.Logger.ErrorContext(r.Context(), "page failed", "page", name, "error", err)
+		writeJSON(w, http.StatusInternalServerError, map[string]string{"error": "the page could not be made; see the log"})
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = body.WriteTo(w) // the client may have gone
+}
+
+// overview is what both pages are made from.
+type overview struct {
+	now  time.Time
+	jobs snapshot[[]jobs.Status]
+	rows []*row // those that r may read
+	view *view
+}
+
+// look asks for everything a page shows, all at once, and waits for it 3 seconds.
+func (h *handler) look(ctx context.Context, r *http.Request) *overview {
+	_, reports := h.s.(jobs.ActivityReporter)
+	_, lists := h.s.(jobs.RunLister)
+	_, _ = h.health.begin()
+	if reports {
+		_, _ = h.hour.begin()
+		_, _ = h.day.begin()
+	}
+	o := &overview{jobs: h.statuses.get(ctx)}
+	var latest map[string][]jobs.Run
+	if lists {
+		if o.jobs.err == nil {
+			latest = h.latest.get(ctx).value
+		} else { // one question is enough to learn that nobody answers
+			latest = h.latest.peek().value
+		}
+	}
+	health := h.health.get(ctx)
+	o.now = time.Now()
+	visible, hidden := h.readable(r, o.jobs.value)
+	for _, st := range visible {
+		o.rows = append(o.rows, h.newRow(r, st, latest[st.Name], o.now))
+	}
+	v := &view{Now: *newMoment(o.now, o.now), Live: true, HasDay: reports}
+	o.view = v
+	if reports {
+		hour, day := h.hour.get(ctx), h.day.get(ctx)
+		names := make([]string, len(o.rows))
+		for i, row := range o.rows {
+			names[i] = row.Name
+			if !day.at.IsZero() {
+				row.Day = newChart(day.value, 24, names[i:i+1], "last 24 hours", 120, 30, o.now)
+			}
+		}
+		if !hour.at.IsZero() {
+			v.Hour = newChart(hour.value, 60, names, "last hour", 600, 72, o.now)
+		}
+	}
+	switch {
+	case o.jobs.err != nil && o.jobs.at.IsZero():
+		v.Stale = "The database does not answer, and nothing is known from before."
+	case o.jobs.err != nil:
+		at := newMoment(o.jobs.at, o.now)
+		v.Stale = fmt.Sprintf("The database does not answer. What you see is from %s, %s.", at.Text(), at.Relative)
+	}
+	v.Health = "unknown"
+	var texts []string
+	if health.err == nil {
+		shown := h.censor(r, health.value, o.jobs.at.IsZero(), hidden)
+		v.Health = "healthy"
+		if !shown.Healthy {
+			v.Health = "unhealthy"
+		}
+		texts = shown.Reasons
+	}
+	v.Reasons = o.reasons(texts)
+	return o
+}
+
+// reasons joins those of the health with what else needs an eye, each job once.
+func (o *overview) reasons(texts []string) (all []reason) {
+	for _, text := range texts {
+		one := reason{Text: text}
+		for _, row := range o.rows {
+			if rest, ok := strings.CutPrefix(text, row.Name+" "); ok {
+				one = reason{row.Name, row.Link, rest}
+			}
+		}
+		all = append(all, one)
+	}
+	for _, row := range o.rows {
+		text := ""
+		switch named := slices.ContainsFunc(all, func(r reason) bool { return r.Job == row.Name }); {
+		case named:
+		case row.Overdue != "":
+			text = "is overdue by " + row.Overdue + colon(row.OverdueReason)
+		case row.Failing:
+			text = "is failing" + colon(head(row.Why))
+		case row.Paused != nil:
+			text = "is paused since " + row.Paused.Text()
+		}
+		if text != "" {
+			all = append(all, reason{row.Name, row.Link, text})
+		}
+	}
+	return all
+}
+
+func colon(text string) string {
+	if text == "" {
+		return ""
+	}
+	return ": " + text
+}
+
+// maxHead is how much of an error is shown without being asked for.
+const maxHead = 160
+
+// head returns the first line of a text, cut to what fits.
+func head(text string) string {
+	line, _, more := strings.Cut(text, "\n")
+	if runes := []rune(line[:min(len(line), 4*maxHead)]); len(runes) > maxHead {
+		line, more = string(runes[:maxHead]), true
+	}
+	if more {
+		line += " …"
+	}
+	return strings.ToValidUTF8(line, "")
+}
+
+func (h *handler) newRow(r *http.Request, st jobs.Status, latest []jobs.Run, now time.Time) *row {
+	can := func(action Action) bool { return h.allowed(r, action, st.Name) }
+	_, pauses := h.s.(jobs.Pauser)
+	_, cancels := h.s.(jobs.Canceller)
+	_, retries := h.s.(jobs.Retrier)
+	x := &row{
+		Name: st.Name, Link: base(r) + "job/" + url.PathEscape(st.Name),
+		Words: words(st.Schedule), Zone: st.Zone,
+		Paused: newMoment(st.PausedSince, now), Missed: st.Missed,
+		Next: newMoment(st.NextTick, now), next: st.NextTick,
+		Waiting: st.Waiting, Running: st.Running, Retrying: st.Retrying,
+		CanTrigger: can(ActionTrigger), CanPause: pauses && can(ActionPause),
+		CanStop: cancels && can(ActionCancel), CanRetry: retries && can(ActionRetry),
+	}
+	x.Module, _, _ = strings.Cut(st.Name, ".")
+	if x.Words != st.Schedule && (st.Zone != "" || len(strings.Fields(st.Schedule)) == 5) {
+		x.Pattern = st.Schedule
+	}
+	if st.OverdueBy >= overdueAfter {
+		x.Overdue, x.OverdueReason = short(st.OverdueBy), st.OverdueReason
+	}
+	if x.Next != nil && st.NextTick.Before(now) {
+		x.Late, x.Next.Relative = true, "due "+x.Next.Relative
+	}
+	for _, t := range st.Upcoming {
+		if !t.Equal(st.NextTick) {
+			x.Then = append(x.Then, *newMoment(t, now))
+		}
+	}
+	prev, prevAt := st.PrevState, st.PrevTick
+	if prev == "" && prevAt.IsZero() && len(latest) > 0 { // without a schedule
+		last := latest[0]
+		prev = last.State
+		for _, t := range []time.Time{last.CreatedAt, last.StartedAt, last.EndedAt} {
+			if !t.IsZero() {
+				prevAt = t
+			}
+		}
+	}
+	x.Prev, x.PrevAt = outcomeOf(prev), newMoment(prevAt, now)
+	x.Failing = prev == jobs.StateFailed || st.Retrying > 0
+	if x.Failing || prev == jobs.StateSkipped {
+		if i := slices.IndexFunc(latest, func(run jobs.Run) bool { return run.Error != "" }); i >= 0 {
+			x.Why = latest[i].Error
+		}
+	}
+	return x
+}
+
+// puzzling tells of which jobs the pages show more than their status says: those
+// without a schedule have no previous tick, and those that fail have a reason.
+func puzzling(st jobs.Status) bool {
+	switch st.PrevState {
+	case jobs.StateFailed, jobs.StateSkipped, jobs.StateRetrying:
+		return true
+	}
+	return st.NextTick.IsZero() || st.Retrying > 0
+}
+
+// loadLatest asks for the latest runs of the puzzling jobs, as far as time permits.
+func (h *handler) loadLatest(ctx context.Context) (map[string][]jobs.Run, error) {
+	before, latest := h.latest.peek().value, map[string][]jobs.Run{}
+	var failed error
+	answered := false
+	for _, st := range h.statuses.peek().value {
+		if !puzzling(st) {
+			continue
+		}
+		runs, err := h.s.(jobs.RunLister).Runs(ctx, st.Name, 5)
+		if err != nil {
+			failed, runs = err, before[st.Name]
+		} else {
+			answered = true
+		}
+		runs = slices.Clone(runs)
+		for i := range runs {
+			runs[i].Data = nil // it may be large and is not shown
+		}
+		latest[st.Name] = runs
+	}
+	if answered { // some is better than none
+		failed = nil
+	}
+	return latest, failed
+}
+
+func (h *handler) listPage(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := bounded(r)
+	defer cancel()
+	o := h.look(ctx, r)
+	v := o.view
+	v.Query, v.Total = strings.TrimSpace(r.URL.Query().Get("q")), len(o.rows)
+	v.Notice = done(r, o.rows)
+	var overdue, failing, paused, waiting, running, retrying int
+	for _, row := range o.rows {
+		overdue += one(row.Overdue != "")
+		failing += one(row.Failing)
+		paused += one(row.Paused != nil)
+		waiting += row.Waiting
+		running += row.Running
+		retrying += row.Retrying
+		if !row.next.IsZero() && !row.Late && row.Paused == nil && (v.Soonest == nil || row.next.Before(v.Soonest.next)) {
+			v.Soonest = row
+		}
+		if !strings.Contains(row.Name, strings.ToLower(v.Query)) {
+			continue
+		}
+		if v.Found++; len(v.Modules) == 0 || v.Modules[len(v.Modules)-1].Name != row.Module {
+			v.Modules = append(v.Modules, module{Name: row.Module})
+		}
+		last := &v.Modules[len(v.Modules)-1]
+		last.Rows = append(last.Rows, row)
+	}
+	v.Facts = []fact{
+		{len(o.rows), plural(len(o.rows), "job", "jobs"), "", true},
+		{overdue, "overdue", "bad", true},
+		{failing, "failing", "bad", true},
+		{paused, "paused", "warn", false},
+		{running, "running", "", true},
+		{waiting, "waiting", "", true},
+		{retrying, "retrying", "warn", false},
+	}
+	v.Heading = "Status of all jobs"
+	status := http.StatusOK
+	switch {
+	case v.Stale != "":
+		v.Title, status = "no answer · "+h.Title, http.StatusServiceUnavailable
+	case overdue > 0:
+		v.Title = fmt.Sprintf("%d overdue · %s", overdue, h.Title)
+	case failing > 0:
+		v.Title = fmt.Sprintf("%d failing · %s", failing, h.Title)
+	case v.Health != "healthy":
+		v.Title = "not healthy · " + h.Title
+	default:
+		v.Title = h.Title
+	}
+	h.render(w, r, status, "list", v)
+}
+
+func one(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
+func (h *handler) jobPage(w http.ResponseWriter, r *http.Request) { h.showJob(w, r, nil, "", 0) }
+
+// showJob is the page of a job. After a form that failed it comes with a notice, what
+// was typed, and the status of the failure.
+func (h *handler) showJob(w http.ResponseWriter, r *http.Request, failure *notice, typed string, status int) {
+	ctx, cancel := bounded(r)
+	defer cancel()
+	limit, err := runLimit(r, 50)
+	if err != nil && failure == nil {
+		h.fail(w, r, err)
+		return
+	}
+	o := h.look(ctx, r)
+	v := o.view
+	i := slices.IndexFunc(o.rows, func(row *row) bool { return row.Name == r.PathValue("name") })
+	switch {
+	case i < 0 && failure != nil:
+		h.problem(w, r, status, failure.Text)
+		return
+	case i < 0 && o.jobs.err != nil:
+		h.problem(w, r, http.StatusServiceUnavailable, v.Stale)
+		return
+	case i < 0:
+		h.refuse(w, r, ActionRead)
+		return
+	}
+	v.Job, v.Heading = o.rows[i], o.rows[i].Name
+	if zone, err := time.LoadLocation(v.Job.Zone); err == nil && zone != time.UTC && v.Job.Next != nil {
+		v.Job.Local = v.Job.next.In(zone).Format("2 Jan, 15:04 MST")
+	}
+	v.Notice, v.Typed, v.Live = failure, typed, failure == nil
+	v.ShowData, v.Limit = h.ShowData, limit
+	if failure == nil {
+		v.Notice, status = done(r, o.rows), http.StatusOK
+	}
+	var runs []jobs.Run
+	if err = o.jobs.err; err == nil {
+		runs, err = h.runs(ctx, v.Job.Name, limit)
+	}
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		v.RunsError = "This scheduler does not list runs."
+	case err != nil:
+		v.RunsError = "The runs are not known while the database does not answer."
+		if status == http.StatusOK {
+			status = http.StatusServiceUnavailable
+		}
+	}
+	for _, x := range runs {
+		v.Runs = append(v.Runs, newRun(x, v.Job, o.now))
+	}
+	h.render(w, r, status, "job", v)
+}
+
+// maxShown is how many bytes of an error or of data a page shows.
+const maxShown = 4 << 10
+
+func cut(text string) (shown string, more int) {
+	shown = strings.ToValidUTF8(text[:min(len(text), maxShown)], "")
+	return shown, max(0, len(text)-maxShown)
+}
+
+func newRun(x jobs.Run, of *row, now time.Time) run {
+	v := run{
+		Run: x, Outcome: outcomeOf(x.State), Link: of.Link + "/runs/" + url.PathEscape(x.ID),
+		ForTick: newMoment(x.Tick, now), Created: newMoment(x.CreatedAt, now), Start: newMoment(x.StartedAt, now),
+	}
+	switch x.State {
+	case jobs.StateScheduled, jobs.StateRetrying:
+		if v.Due = newMoment(x.DueAt, now); v.Due != nil && x.DueAt.Before(now) {
+			v.Due.Relative = "due " + v.Due.Relative
+		}
+		v.CanCancel = of.CanStop
+		v.CanRetry = of.CanRetry && x.State == jobs.StateRetrying
+	case jobs.StateWaiting, jobs.StateRunning:
+		v.CanCancel = of.CanStop
+	case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped:
+		v.CanRetry = of.CanRetry
+	}
+	switch {
+	case x.StartedAt.IsZero():
+	case x.State == jobs.StateRunning:
+		v.Took = took(now.Sub(x.StartedAt)) + " so far"
+	case !x.EndedAt.IsZero():
+		v.Took = took(x.EndedAt.Sub(x.StartedAt))
+	}
+	v.ErrorHead = head(x.Error)
+	v.Error, _ = cut(x.Error)
+	v.DataShown, v.More = cut(string(x.Data))
+	return v
+}
+
+// form returns what serves a form: it acts and leads back to where it was.
+func form(verb string) func(*handler, http.ResponseWriter, *http.Request) {
+	return func(h *handler, w http.ResponseWriter, r *http.Request) {
+		err := r.ParseForm()
+		typed := r.PostForm.Get("data")
+		id := ""
+		if err != nil {
+			err = fmt.Errorf("%w: %w", errBody, err)
+		} else {
+			id, err = h.act(r, verb, typed)
+		}
+		if errors.Is(err, jobs.ErrUnknownJob) || errors.Is(err, jobs.ErrInvalidName) {
+			h.refuse(w, r, ActionRead)
+			return
+		}
+		if err != nil {
+			status, text := h.explain(r, err)
+			h.showJob(w, r, &notice{Failed: true, Text: text}, typed, status)
+			return
+		}
+		name := r.PathValue("name")
+		back := base(r)
+		query := url.Values{"done": {verb}, "job": {name}}
+		if id != "" {
+			query.Set("run", id)
+		}
+		if r.PostForm.Get("back") != "list" {
+			back += "job/" + url.PathEscape(name)
+		}
+		// Relative, for http.Redirect would make it absolute without the prefix.
+		w.Header().Set("Location", back+"?"+query.Encode())
+		w.WriteHeader(http.StatusSeeOther)
+	}
+}
+
+// done reads from the address what a form has done. Anybody can write such a link, so it
+// only chooses among our words.
+func done(r *http.Request, rows []*row) *notice {
+	query := r.URL.Query()
+	text, ok := map[string]string{
+		"trigger": "Triggered.",
+		"pause":   "Paused: runs are held back within a few seconds; what runs goes on.",
+		"resume":  "Resumed.",
+		"cancel":  "Cancelled. If the run had started, it ends when its handler notices.",
+		"retry":   "It runs again.",
+	}[query.Get("done")]
+	i := slices.IndexFunc(rows, func(row *row) bool { return row.Name == query.Get("job") })
+	if !ok || i < 0 {
+		return nil
+	}
+	n := &notice{Text: text, Job: rows[i].Name, Link: rows[i].Link}
+	if id := query.Get("run"); len(id) <= 64 {
+		n.ID = id
+	}
+	return n
+}

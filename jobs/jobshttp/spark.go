@@ -1,0 +1,96 @@
+package jobshttp
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// chart is a bar chart for the template to draw as SVG. What was done stands on the
+// line and what failed hangs below it, so that colour is not needed to tell them apart.
+type chart struct {
+	Width, Height, Line float64
+	Bars                []bar
+	Done, Failed, Other int
+	Label               string // says it in words
+	From                moment // when the first bar begins
+	Since               *moment
+	Most                int // in one bar
+}
+
+// bar is one step of time.
+type bar struct {
+	Text  string // on hovering
+	Rects []rect
+}
+
+type rect struct {
+	Class               string // done, failed or other
+	X, Y, Width, Height float64
+}
+
+// newChart draws the given names' jobs. span says which time that is: "last 24 hours".
+func newChart(a jobs.Activity, n int, names []string, span string, width, height float64, now time.Time) *chart {
+	c := &chart{Width: width, Height: height, Line: height - 1, From: *newMoment(a.Start, now)}
+	sums := make([]jobs.Outcomes, n)
+	for _, name := range names {
+		for i, o := range a.Jobs[name] {
+			if i < n {
+				sums[i].Completed += o.Completed
+				sums[i].Failed += o.Failed
+				sums[i].Other += o.Other
+			}
+		}
+	}
+	up, down := 1, 1
+	for _, o := range sums {
+		c.Done += o.Completed
+		c.Failed += o.Failed
+		c.Other += o.Other
+		up, down = max(up, o.Completed+o.Other), max(down, o.Failed)
+		c.Most = max(c.Most, o.Completed+o.Other, o.Failed)
+	}
+	scale := c.Line / float64(up)
+	if c.Failed > 0 {
+		c.Line = height * 0.7
+		scale = min(c.Line/float64(up), (height-c.Line)/float64(down))
+	}
+	pitch := width / float64(n)
+	for i, o := range sums {
+		if o == (jobs.Outcomes{}) {
+			continue
+		}
+		b := bar{Text: a.Start.Add(time.Duration(i)*a.Step).UTC().Format("15:04 UTC: ") + outcomeWords(o)}
+		add := func(class string, n int, top float64) float64 {
+			if n <= 0 {
+				return 0
+			}
+			tall := max(2, float64(n)*scale) // one among thousands is seen too
+			y := top
+			if class != "failed" {
+				y = max(0, top-tall)
+			}
+			b.Rects = append(b.Rects, rect{class, round(float64(i)*pitch + pitch*0.1), round(y), round(pitch * 0.8), round(tall)})
+			return tall
+		}
+		add("other", o.Other, c.Line-add("done", o.Completed, c.Line))
+		add("failed", o.Failed, c.Line)
+		c.Bars = append(c.Bars, b)
+	}
+	c.Label = span + ": " + outcomeWords(jobs.Outcomes{Completed: c.Done, Failed: c.Failed, Other: c.Other})
+	if a.CompleteSince.After(a.Start) {
+		c.Since = newMoment(a.CompleteSince, now)
+	}
+	return c
+}
+
+func round(f float64) float64 { return float64(int(f*100)) / 100 }
+
+func outcomeWords(o jobs.Outcomes) string {
+	text := fmt.Sprintf("%s done, %s failed", count(o.Completed), count(o.Failed))
+	if o.Other > 0 {
+		text += fmt.Sprintf(", %s skipped or cancelled", count(o.Other))
+	}
+	return text
+}

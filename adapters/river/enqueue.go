@@ -1,6 +1,7 @@
 package river
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
@@ -87,24 +89,24 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 		return "", err
 	}
 	err = d.Enqueue(ctx, []*jobs.Request{req}, func(ctx context.Context, _ []*jobs.Request) error {
-		row, err := s.row(ctx, tx, req)
+		r, err := s.record(ctx, tx, req)
 		if err != nil {
 			return err
 		}
-		var res *rivertype.JobInsertResult
 		switch {
+		case req.Unique != "":
+			err = s.storeUnique(ctx, tx, r)
 		case tx != nil:
-			res, err = s.insertOnly.InsertTx(ctx, notifyingTx{tx, s.inserts.notifier}, row.Args, row.InsertOpts)
-		case req.Unique == "":
-			res, err = s.inserts.insert(ctx, row, "")
+			if err = s.storeRecords(ctx, tx, r); err == nil {
+				err = s.notifier.notifyTx(ctx, tx, queuesOf(r))
+			}
 		default:
-			// It may have to wait for somebody's transaction that has the key, so alone.
-			res, err = s.inserts.insertAlone(ctx, row)
+			err = s.inserts.insert(ctx, r)
 		}
 		if err != nil {
 			return fmt.Errorf("river: trigger %q: %w", name, err)
 		}
-		req.ID = formatID(res.Job.ID)
+		req.ID = formatID(r.id)
 		return nil
 	})
 	if err != nil {
@@ -124,11 +126,13 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 	if err != nil || len(reqs) == 0 {
 		return nil, err
 	}
-	store := s.storeFew
-	if len(reqs) >= copyAtLeast {
-		store = s.storeMany
-	}
-	if err := d.Enqueue(ctx, reqs, store); err != nil {
+	err = d.Enqueue(ctx, reqs, func(ctx context.Context, reqs []*jobs.Request) error {
+		if err := s.storeMany(ctx, reqs); err != nil {
+			return fmt.Errorf("river: trigger %d of %q: %w", len(reqs), name, err)
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	ids := make([]string, len(reqs))
@@ -145,79 +149,192 @@ const (
 	copyChunk = 10_000
 )
 
-func (s *Scheduler) storeFew(ctx context.Context, reqs []*jobs.Request) error {
-	rows := make([]riverqueue.InsertManyParams, len(reqs))
+// storeMany stores in one statement, or by COPY in one transaction.
+func (s *Scheduler) storeMany(ctx context.Context, reqs []*jobs.Request) error {
+	records := make([]*record, len(reqs))
 	for i, req := range reqs {
 		var err error
-		if rows[i], err = s.row(ctx, nil, req); err != nil {
+		if records[i], err = s.record(ctx, nil, req); err != nil {
 			return err
 		}
 	}
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		res, err := s.insertOnly.InsertManyTx(ctx, notifyingTx{tx, s.inserts.notifier}, rows)
-		for i, r := range res {
-			reqs[i].ID = formatID(r.Job.ID)
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("river: trigger %d of %q: %w", len(reqs), reqs[0].Job.Name, err)
-	}
-	return nil
-}
-
-// storeMany stores by COPY, the rows as River would. River's InsertManyFast returns no
-// IDs, and prepares all rows before it sends the first.
-func (s *Scheduler) storeMany(ctx context.Context, reqs []*jobs.Request) error {
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		first := reqs[0] // its options are those of all
-		columns := []string{"id", "kind", "queue", "priority", "max_attempts", "state", "args", "metadata"}
-		queue, state, due := queueOf(first.Job), rivertype.JobStateAvailable, time.Time{}
-		if first.Delay > 0 || !first.At.IsZero() {
-			now, err := s.clock.nowIn(ctx, tx)
-			if err != nil {
-				return err
+	var err error
+	if len(records) < copyAtLeast {
+		err = s.storeRecords(ctx, s.pool, records...)
+	} else {
+		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			for chunk := range slices.Chunk(records, copyChunk) {
+				if err := s.copyRecords(ctx, tx, chunk); err != nil {
+					return err
+				}
 			}
-			// A job that is due now leaves the time to the database.
-			if due = first.Due(now); due.After(now) {
-				columns, state = append(columns, "scheduled_at"), initialState(due, now)
-			}
-		}
-		for chunk := range slices.Chunk(reqs, copyChunk) {
-			ids, err := s.drawIDs(ctx, tx, len(chunk))
-			if err != nil {
-				return err
-			}
-			rows := pgx.CopyFromSlice(len(chunk), func(i int) ([]any, error) {
-				req := chunk[i]
-				req.ID = formatID(ids[i])
-				metadata, err := s.metadata(req)
-				values := []any{ids[i], req.Job.Name, queue, req.Priority, req.Job.MaxAttempts, string(state), req.Data, metadata, due}
-				return values[:len(columns)], err
-			})
-			if _, err := tx.CopyFrom(ctx, pgx.Identifier{s.cfg.Schema, "river_job"}, columns, rows); err != nil {
-				return err
-			}
-		}
-		if state != rivertype.JobStateAvailable {
 			return nil
-		}
-		return s.inserts.notifier.notify(ctx, tx, s.cfg.Schema, queue)
-	})
+		})
+	}
 	if err != nil {
-		return fmt.Errorf("river: trigger %d of %q: %w", len(reqs), reqs[0].Job.Name, err)
+		return err
+	}
+	for i, r := range records {
+		reqs[i].ID = formatID(r.id)
+	}
+	s.notifier.notify(ctx, s.pool, queuesOf(records...))
+	return nil
+}
+
+// A record is a triggered job as it is stored. River's own client inserts those that are
+// unique. The others are inserted here, as River would: its statement looks for conflicts
+// and returns whole rows, which takes half as much time again, and its COPY returns no
+// IDs and prepares all rows before it sends the first.
+type record struct {
+	kind, queue           string
+	priority, maxAttempts int
+	state                 rivertype.JobState
+	at                    *time.Time // nil: now, by the database's clock
+	args, metadata        []byte
+	unique                string
+	id                    int64 // set when it is stored
+}
+
+// record says in River's terms what req says in ours. It asks for the time in tx unless
+// that is nil.
+func (s *Scheduler) record(ctx context.Context, tx pgx.Tx, req *jobs.Request) (*record, error) {
+	r := &record{
+		kind: req.Job.Name, queue: queueOf(req.Job), priority: req.Priority, maxAttempts: req.Job.MaxAttempts,
+		state: rivertype.JobStateAvailable, args: req.Data, metadata: noMetadata, unique: req.Unique,
+	}
+	if req.Delay > 0 || !req.At.IsZero() {
+		now, err := s.clock.nowIn(ctx, tx)
+		if err != nil {
+			return nil, err
+		}
+		// A job that is due now leaves the time to the database.
+		if due := req.Due(now); due.After(now) {
+			r.at, r.state = &due, initialState(due, now)
+		}
+	}
+	if s.cfg.TriggerOnly || len(req.Metadata) > 0 {
+		var err error
+		if r.metadata, err = json.Marshal(rowMeta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata}); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+var noMetadata = []byte(`{}`)
+
+// storeRecords stores all or none, in one statement. The IDs come back in the order of
+// the rows.
+func (s *Scheduler) storeRecords(ctx context.Context, db jobs.DB, records ...*record) error {
+	const columns = ` (kind, queue, priority, max_attempts, state, scheduled_at, args, metadata)
+		SELECT kind, queue, priority, max_attempts, state::`
+	if len(records) == 1 { // as most are
+		r := records[0]
+		return db.QueryRow(ctx, `INSERT INTO `+s.table+` (kind, queue, priority, max_attempts, state, scheduled_at, args, metadata)
+			VALUES ($1::text, $2::text, $3::int, $4::int, $5::text::`+s.state+`, coalesce($6::timestamptz, now()), $7::text::jsonb, $8::text::jsonb)
+			RETURNING id`, r.kind, r.queue, r.priority, r.maxAttempts, string(r.state), r.at, string(r.args), string(r.metadata)).Scan(&r.id)
+	}
+	n := len(records)
+	kinds, queues, states := make([]string, n), make([]string, n), make([]string, n)
+	priorities, attempts := make([]int32, n), make([]int32, n)
+	at, args, metadata := make([]*time.Time, n), make([]string, n), make([]string, n)
+	for i, r := range records {
+		kinds[i], queues[i], states[i] = r.kind, r.queue, string(r.state)
+		priorities[i], attempts[i] = int32(r.priority), int32(r.maxAttempts) //nolint:gosec // both are checked
+		at[i], args[i], metadata[i] = r.at, string(r.args), string(r.metadata)
+	}
+	rows, err := db.Query(ctx, `INSERT INTO `+s.table+columns+s.state+`, coalesce(at, now()), args::jsonb, metadata::jsonb
+		FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::text[], $6::timestamptz[], $7::text[], $8::text[])
+			AS row (kind, queue, priority, max_attempts, state, at, args, metadata)
+		RETURNING id`, kinds, queues, priorities, attempts, states, at, args, metadata)
+	if err != nil {
+		return err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return err
+	}
+	for i, id := range ids {
+		records[i].id = id
 	}
 	return nil
 }
 
-// drawIDs takes n numbers of the sequence that the IDs are of: COPY returns none.
-func (s *Scheduler) drawIDs(ctx context.Context, tx pgx.Tx, n int) ([]int64, error) {
-	rows, err := tx.Query(ctx, `WITH ids AS MATERIALIZED (SELECT pg_get_serial_sequence($1, 'id')::regclass AS seq)
-		SELECT nextval(seq) FROM ids, generate_series(1, $2)`, s.table, n)
+// copyRecords stores by COPY, for which the IDs are drawn beforehand: it returns none.
+func (s *Scheduler) copyRecords(ctx context.Context, tx pgx.Tx, records []*record) error {
+	var ids []int64
+	// OFFSET 0 keeps it from asking for the sequence again with each number.
+	err := tx.QueryRow(ctx, `SELECT ARRAY (SELECT nextval(seq)
+		FROM (SELECT pg_get_serial_sequence($1, 'id')::regclass AS seq OFFSET 0) AS ids, generate_series(1, $2))`,
+		s.table, len(records)).Scan(&ids)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return pgx.CollectRows(rows, pgx.RowTo[int64])
+	// What all of them have by default is not sent: it is the most that can be saved.
+	columns := []string{"id", "kind", "max_attempts", "args"}
+	var more []func(*record) any
+	for _, c := range []struct {
+		name      string
+		isDefault func(*record) bool
+		value     func(*record) any
+	}{
+		{"queue", func(r *record) bool { return r.queue == riverqueue.QueueDefault }, func(r *record) any { return r.queue }},
+		{"priority", func(r *record) bool { return r.priority == riverqueue.PriorityDefault }, func(r *record) any { return r.priority }},
+		{"state", func(r *record) bool { return r.state == rivertype.JobStateAvailable }, func(r *record) any { return string(r.state) }},
+		{"scheduled_at", func(r *record) bool { return r.at == nil }, func(r *record) any { return r.at }},
+		{"metadata", func(r *record) bool { return bytes.Equal(r.metadata, noMetadata) }, func(r *record) any { return r.metadata }},
+	} {
+		if slices.ContainsFunc(records, func(r *record) bool { return !c.isDefault(r) }) {
+			columns, more = append(columns, c.name), append(more, c.value)
+		}
+	}
+	_, err = tx.CopyFrom(ctx, pgx.Identifier{s.cfg.Schema, "river_job"}, columns, pgx.CopyFromSlice(len(records), func(i int) ([]any, error) {
+		r := records[i]
+		r.id = ids[i]
+		values := append(make([]any, 0, len(columns)), r.id, r.kind, r.maxAttempts, r.args)
+		for _, value := range more {
+			values = append(values, value(r))
+		}
+		return values, nil
+	}))
+	return err
+}
+
+// storeUnique has River insert a job that is unique, in tx unless that is nil. It may
+// have to wait for somebody's transaction that has the key, so it joins no others.
+func (s *Scheduler) storeUnique(ctx context.Context, tx pgx.Tx, r *record) error {
+	opts := &riverqueue.InsertOpts{
+		MaxAttempts: r.maxAttempts, Priority: r.priority, Queue: r.queue, Metadata: r.metadata,
+		// The hook replaces the key that River makes of the args.
+		UniqueOpts: riverqueue.UniqueOpts{ByArgs: true, ByState: liveStates},
+	}
+	if r.at != nil {
+		opts.ScheduledAt = *r.at
+	}
+	args := rowArgs{kind: r.kind, raw: r.args, unique: r.unique}
+	var (
+		res *rivertype.JobInsertResult
+		err error
+	)
+	if tx != nil {
+		res, err = s.insertOnly.InsertTx(ctx, quietTx{tx}, args, opts)
+	} else {
+		err = s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+			res, err = s.insertOnly.InsertTx(ctx, autocommit{conn: conn}, args, opts)
+			return err
+		})
+	}
+	if err != nil {
+		return err
+	}
+	if r.id = res.Job.ID; res.UniqueSkippedAsDuplicate {
+		return nil
+	}
+	if tx != nil {
+		return s.notifier.notifyTx(ctx, tx, queuesOf(r))
+	}
+	s.notifier.notify(ctx, s.pool, queuesOf(r))
+	return nil
 }
 
 func formatID(id int64) string { return strconv.FormatInt(id, 10) }
@@ -229,42 +346,6 @@ func (s *Scheduler) definition(name string) (*jobs.Definition, error) {
 		return s.reg.Undefined(name)
 	}
 	return s.reg.Job(name)
-}
-
-// row says in River's terms what req says in ours.
-func (s *Scheduler) row(ctx context.Context, tx pgx.Tx, req *jobs.Request) (row riverqueue.InsertManyParams, err error) {
-	opts := &riverqueue.InsertOpts{
-		MaxAttempts: req.Job.MaxAttempts,
-		Priority:    req.Priority,
-		Queue:       queueOf(req.Job),
-	}
-	if req.Delay > 0 || !req.At.IsZero() {
-		now, err := s.clock.nowIn(ctx, tx)
-		if err != nil {
-			return row, fmt.Errorf("river: trigger %q: %w", req.Job.Name, err)
-		}
-		// A job that is due now leaves the time to the database.
-		if due := req.Due(now); due.After(now) {
-			opts.ScheduledAt = due
-		}
-	}
-	if req.Unique != "" {
-		// The hook replaces the key that River makes of the args.
-		opts.UniqueOpts = riverqueue.UniqueOpts{ByArgs: true, ByState: liveStates}
-	}
-	if opts.Metadata, err = s.metadata(req); err != nil {
-		return row, fmt.Errorf("river: trigger %q: %w", req.Job.Name, err)
-	}
-	return riverqueue.InsertManyParams{Args: rowArgs{kind: req.Job.Name, raw: req.Data, unique: req.Unique}, InsertOpts: opts}, nil
-}
-
-var noMetadata = []byte(`{}`)
-
-func (s *Scheduler) metadata(req *jobs.Request) ([]byte, error) {
-	if !s.cfg.TriggerOnly && len(req.Metadata) == 0 {
-		return noMetadata, nil
-	}
-	return json.Marshal(rowMeta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata})
 }
 
 // The leader makes scheduled rows available when they are due, but does so only

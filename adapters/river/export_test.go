@@ -1,6 +1,7 @@
 package river
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 
@@ -33,3 +34,19 @@ func (s *Scheduler) Gathered() int {
 	defer s.inserts.mu.Unlock()
 	return len(s.inserts.waiting)
 }
+
+// NotifyLate sends what the notifier has put off.
+func (s *Scheduler) NotifyLate() { s.notifier.sendLate() }
+
+// AnalyzeGrown does what the keeper does.
+func (s *Scheduler) AnalyzeGrown(ctx context.Context) error { return s.analyzeGrown(ctx) }
+
+// The names of what Migrate adds.
+const (
+	PausedQueue  = pausedQueue
+	WaitingIndex = waitingIndex
+	TicksIndex   = ticksIndex
+)
+
+// KnowsPaused tells whether this process has noticed a pause.
+func (s *Scheduler) KnowsPaused(name string) bool { return s.paused.is(name) }

@@ -1,7 +1,6 @@
 package river
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -11,33 +10,27 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	riverqueue "github.com/riverqueue/river"
-	"github.com/riverqueue/river/rivertype"
 )
 
 // inserter stores rows, joining those that are asked for at the same time into one
 // statement: while one is on its way, those that come gather for the next. There is
 // no timer: a caller on its own is served at once. A commit costs the same for one
 // row as for a hundred, so many callers share it.
-type inserter struct {
-	client *riverqueue.Client[pgx.Tx]
-	pool   *pgxpool.Pool
-	// notifier tells workers of the rows, nobody does if it is nil.
-	notifier *notifier
+type inserter[Row any] struct {
+	// store stores all rows or none, in one statement, and sets what it knows of them.
+	store func(ctx context.Context, rows []Row) error
+	// size is roughly how many bytes a row has.
+	size func(Row) int
 
 	mu      sync.Mutex
-	waiting []*insertion
+	waiting []*insertion[Row]
 	busy    bool // a statement is on its way
 }
 
 // insertion is one row on its way.
-type insertion struct {
-	row riverqueue.InsertManyParams
-	// key is the same for rows that are one row by their unique key, and "" for rows
-	// without one.
-	key  string
-	done chan struct{} // closed when res and err are set
-	res  *rivertype.JobInsertResult
+type insertion[Row any] struct {
+	row  Row
+	done chan struct{} // closed when err is set
 	err  error
 }
 
@@ -50,10 +43,10 @@ const (
 // batchTimeout bounds a statement for several callers, who may leave earlier.
 const batchTimeout = 10 * time.Second
 
-// insert returns when the row is stored, or the one that has its key already. When
-// ctx ends it returns at once, and the row may be stored or not.
-func (in *inserter) insert(ctx context.Context, row riverqueue.InsertManyParams, key string) (*rivertype.JobInsertResult, error) {
-	p := &insertion{row: row, key: key, done: make(chan struct{})}
+// insert returns when the row is stored. When ctx ends it returns at once, and the row
+// may be stored or not.
+func (in *inserter[Row]) insert(ctx context.Context, row Row) error {
+	p := &insertion[Row]{row: row, done: make(chan struct{})}
 	in.mu.Lock()
 	alone := !in.busy
 	if alone {
@@ -64,32 +57,25 @@ func (in *inserter) insert(ctx context.Context, row riverqueue.InsertManyParams,
 	in.mu.Unlock()
 	if alone {
 		// On the caller's own goroutine and context: nobody else depends on it.
-		in.store(ctx, []*insertion{p})
+		err := in.store(ctx, []Row{row})
 		if !in.idle() {
 			go in.storeWaiting()
 		}
-		return p.res, p.err
+		return err
 	}
 	select {
 	case <-p.done:
-		return p.res, p.err
+		return p.err
 	case <-ctx.Done():
 		in.mu.Lock() // what is not on its way yet is not stored
-		in.waiting = slices.DeleteFunc(in.waiting, func(o *insertion) bool { return o == p })
+		in.waiting = slices.DeleteFunc(in.waiting, func(o *insertion[Row]) bool { return o == p })
 		in.mu.Unlock()
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
 
-// insertAlone is like insert, joins nobody and holds nobody up.
-func (in *inserter) insertAlone(ctx context.Context, row riverqueue.InsertManyParams) (*rivertype.JobInsertResult, error) {
-	p := &insertion{row: row, done: make(chan struct{})}
-	in.store(ctx, []*insertion{p})
-	return p.res, p.err
-}
-
 // idle gives the turn back if nobody waits.
-func (in *inserter) idle() bool {
+func (in *inserter[Row]) idle() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.busy = len(in.waiting) > 0
@@ -97,24 +83,22 @@ func (in *inserter) idle() bool {
 }
 
 // storeWaiting works until nobody waits.
-func (in *inserter) storeWaiting() {
+func (in *inserter[Row]) storeWaiting() {
 	for !in.idle() {
 		ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
-		in.store(ctx, in.next())
+		in.storeBatch(ctx, in.next())
 		cancel()
 	}
 }
 
 // next takes as many of the waiting as go into one statement.
-func (in *inserter) next() (batch []*insertion) {
+func (in *inserter[Row]) next() (batch []*insertion[Row]) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	n, size := 0, 0
 	for n < len(in.waiting) && n < maxBatchRows {
-		if args, ok := in.waiting[n].row.Args.(rowArgs); ok {
-			if size += len(args.raw); n > 0 && size > maxBatchBytes {
-				break
-			}
+		if size += in.size(in.waiting[n].row); n > 0 && size > maxBatchBytes {
+			break
 		}
 		n++
 	}
@@ -122,19 +106,21 @@ func (in *inserter) next() (batch []*insertion) {
 	return batch
 }
 
-// store inserts a batch and tells each of its callers.
-func (in *inserter) store(ctx context.Context, batch []*insertion) {
-	err := in.storeAll(ctx, batch)
+// storeBatch stores a batch and tells each of its callers.
+func (in *inserter[Row]) storeBatch(ctx context.Context, batch []*insertion[Row]) {
+	rows := make([]Row, len(batch))
+	for i, p := range batch {
+		rows[i] = p.row
+	}
+	err := in.store(ctx, rows)
 	var refused *pgconn.PgError
-	if len(batch) > 1 && errors.As(err, &refused) {
-		// PostgreSQL refused the statement, so nothing of it is stored: one row may be
-		// the reason, and must not take the others with it.
-		for _, p := range batch {
-			p.err = in.storeAll(ctx, []*insertion{p})
-		}
-	} else if err != nil {
-		for _, p := range batch {
-			p.err = err
+	oneByOne := len(batch) > 1 && errors.As(err, &refused)
+	for i, p := range batch {
+		p.err = err
+		if oneByOne {
+			// PostgreSQL refused the statement, so nothing of it is stored: one row may be
+			// the reason, and must not take the others with it.
+			p.err = in.store(ctx, rows[i:i+1])
 		}
 	}
 	for _, p := range batch {
@@ -142,47 +128,12 @@ func (in *inserter) store(ctx context.Context, batch []*insertion) {
 	}
 }
 
-func (in *inserter) storeAll(ctx context.Context, batch []*insertion) error {
-	// In one order, so that two statements cannot deadlock over unique keys.
-	ordered := slices.Clone(batch)
-	slices.SortStableFunc(ordered, func(a, b *insertion) int { return cmp.Compare(a.key, b.key) })
-	rows := make([]riverqueue.InsertManyParams, 0, len(ordered))
-	for i, p := range ordered {
-		if !repeats(ordered, i) {
-			rows = append(rows, p.row)
-		}
-	}
-	var res []*rivertype.JobInsertResult
-	err := in.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
-		res, err = in.client.InsertManyTx(ctx, autocommit{conn: conn, notifier: in.notifier}, rows)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	n := -1
-	for i, p := range ordered {
-		if !repeats(ordered, i) {
-			n++
-		}
-		p.res = res[n]
-	}
-	return nil
-}
-
-// repeats tells whether the row is the one before it: PostgreSQL refuses a statement
-// that names a unique key twice.
-func repeats(ordered []*insertion, i int) bool {
-	return i > 0 && ordered[i].key != "" && ordered[i].key == ordered[i-1].key
-}
-
 // autocommit is a transaction to River, which sends an INSERT and a notification,
 // and none to PostgreSQL: the INSERT is one statement and commits by itself. That
-// spares the round trips of BEGIN and COMMIT.
+// spares the round trips of BEGIN and COMMIT. The notification is the notifier's.
 type autocommit struct {
-	pgx.Tx   // nil: River calls nothing else
-	conn     *pgxpool.Conn
-	notifier *notifier
+	pgx.Tx // nil: River calls nothing else
+	conn   *pgxpool.Conn
 }
 
 // Conn is asked for its mode of sending queries.
@@ -198,14 +149,7 @@ func (a autocommit) QueryRow(ctx context.Context, sql string, args ...any) pgx.R
 	return a.conn.QueryRow(ctx, sql, args...)
 }
 
-// Exec sends the notification. The job is stored already.
-func (a autocommit) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if a.notifier == nil {
-		return pgconn.CommandTag{}, nil
-	}
-	tag, err := a.notifier.exec(ctx, a.conn, sql, args)
-	if err != nil {
-		a.notifier.failed(ctx, err)
-	}
-	return tag, nil
+// Exec is for the notification.
+func (autocommit) Exec(context.Context, string, ...any) (pgconn.CommandTag, error) {
+	return pgconn.CommandTag{}, nil
 }

@@ -120,10 +120,15 @@ func (m *migration) try(ctx context.Context) (done bool, err error) {
 // addOurs is on a second connection: indexes are made CONCURRENTLY, outside of a
 // transaction.
 func (m *migration) addOurs(ctx context.Context) error {
-	table := pgx.Identifier{m.schema, "river_job"}.Sanitize()
-	if _, err := m.pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+pgx.Identifier{m.schema, pauseTable}.Sanitize()+`
-		(name text PRIMARY KEY, since timestamptz NOT NULL DEFAULT now())`); err != nil {
+	table, pauses := pgx.Identifier{m.schema, "river_job"}.Sanitize(), pgx.Identifier{m.schema, pauseTable}.Sanitize()
+	var missing bool
+	if err := m.pool.QueryRow(ctx, `SELECT to_regclass($1) IS NULL`, pauses).Scan(&missing); err != nil {
 		return err
+	}
+	if missing { // IF NOT EXISTS would need the right to create it all the same
+		if _, err := m.pool.Exec(ctx, `CREATE TABLE `+pauses+` (name text PRIMARY KEY, since timestamptz NOT NULL DEFAULT now())`); err != nil {
+			return err
+		}
 	}
 	if err := m.index(ctx, waitingIndex, table+` (kind, attempt) WHERE `+isWaiting); err != nil {
 		return err
@@ -156,8 +161,10 @@ func (m *migration) index(ctx context.Context, name, definition string) error {
 	if err != nil || valid != nil && *valid {
 		return err
 	}
-	if _, err := m.pool.Exec(ctx, `DROP INDEX CONCURRENTLY IF EXISTS `+qualified); err != nil {
-		return err
+	if valid != nil {
+		if _, err := m.pool.Exec(ctx, `DROP INDEX CONCURRENTLY IF EXISTS `+qualified); err != nil {
+			return err
+		}
 	}
 	if _, err := m.pool.Exec(ctx, `CREATE INDEX CONCURRENTLY `+pgx.Identifier{name}.Sanitize()+` ON `+definition); err != nil {
 		return fmt.Errorf("index %s: %w", name, err)
@@ -187,10 +194,16 @@ func (s *Scheduler) inspectIndexes(ctx context.Context) ([]string, error) {
 // analyzeGrown renews the planner's statistics when the table has grown to many times
 // its size since they were made. On a new table River's queries keep the plans they got
 // while it was empty, and read all of it at each fetch; autovacuum comes a minute late.
+// Where that fails, of a statement_timeout perhaps, it pauses.
 func (s *Scheduler) analyzeGrown(ctx context.Context) error {
-	const grown = `SELECT pg_has_role(relowner, 'USAGE') AND pg_relation_size(oid) / 8192 > 4 * greatest(relpages, 0) + 32
+	// What was stored by a transaction that had not ended then was not seen, but had its size.
+	const grown = `SELECT coalesce(pg_has_role(relowner, 'USAGE') AND (pg_relation_size(oid) / 8192 > 4 * greatest(relpages, 0) + 32
+			OR pg_stat_get_mod_since_analyze(oid) > 4 * greatest(reltuples, 0) + 1000), false)
 		FROM pg_class WHERE oid = $1::regclass`
 	var outdated bool
+	if time.Now().UnixNano() < s.analyzeAgain.Load() {
+		return nil
+	}
 	if err := s.pool.QueryRow(ctx, grown, s.table).Scan(&outdated); err != nil || !outdated {
 		return err
 	}
@@ -211,8 +224,15 @@ func (s *Scheduler) analyzeGrown(ctx context.Context) error {
 	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // somebody has the lock: the next time
 		return nil
 	}
-	return err
+	if err != nil {
+		s.analyzeAgain.Store(time.Now().Add(analyzePause).UnixNano())
+		return fmt.Errorf("renewing the statistics of the table of jobs: %w", err)
+	}
+	return nil
 }
+
+// analyzePause is how long an ANALYZE that failed is not repeated.
+const analyzePause = time.Minute
 
 func newMigrator(pool *pgxpool.Pool, schema string) (*rivermigrate.Migrator[pgx.Tx], error) {
 	// It logs at info what Migrate and Health say in their own words.

@@ -3,6 +3,8 @@ package river
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -10,104 +12,163 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river/rivertype"
 )
 
-// notifier tells workers of new jobs. River sends one notification at most in each
-// fetch cooldown and drops the others, so that a job stored just after another waits
-// for a poll. Here what came too early is told when the cooldown has passed.
+// notifier tells workers of new jobs, in River's place. River sends one notification at
+// most in each fetch cooldown, 1 ms at least, and drops the others, so that a job stored
+// just after another waits for a poll. Here what came too early is told when the
+// cooldown has passed.
 type notifier struct {
-	pool *pgxpool.Pool
-	log  *slog.Logger
+	pool   *pgxpool.Pool
+	log    *slog.Logger
+	schema string
+	// pollOnly is set where nobody may be able to listen.
+	pollOnly bool
 
-	mu     sync.Mutex
-	last   time.Time
-	late   *notification // to be sent when the cooldown has passed, or nil
-	queues map[string]struct{}
-}
-
-// notification is River's statement, the last argument of which is its payloads.
-type notification struct {
-	sql  string
-	args []any
+	mu      sync.Mutex
+	last    time.Time           // a notification was sent
+	lastTx  time.Time           // a transaction was told to
+	untold  map[string]struct{} // the queues of jobs that are to be told of
+	waiting bool                // sendLate is to run, or runs
 }
 
 // notifyTimeout bounds a late notification.
 const notifyTimeout = 5 * time.Second
 
-// execer is a connection or a transaction.
+// execer is a connection, a transaction or a pool.
 type execer interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// exec runs what River sends after an INSERT: a notification at once if it is the
-// first in a while, else later.
-func (n *notifier) exec(ctx context.Context, conn execer, sql string, args []any) (pgconn.CommandTag, error) {
-	payloads, ok := []string(nil), false
-	if len(args) > 0 {
-		payloads, ok = args[len(args)-1].([]string)
+// queuesOf returns the queues whose workers may take one of the rows now.
+func queuesOf(stored ...*record) (queues []string) {
+	for _, r := range stored {
+		if r.state == rivertype.JobStateAvailable && r.at == nil && !slices.Contains(queues, r.queue) {
+			queues = append(queues, r.queue)
+		}
 	}
-	if !ok || !strings.Contains(sql, "pg_notify") {
-		return conn.Exec(ctx, sql, args...)
-	}
-	if n.putOff(sql, args[:len(args)-1], payloads) {
-		return pgconn.CommandTag{}, nil
-	}
-	return conn.Exec(ctx, sql, args...)
+	return queues
 }
 
-// notify tells the workers of one queue, in River's words.
-func (n *notifier) notify(ctx context.Context, conn execer, schema, queue string) error {
-	_, err := n.exec(ctx, conn, `SELECT pg_notify($1 || '.river_insert', payload) FROM unnest($2::text[]) AS payload`,
-		[]any{schema, []string{`{"queue": "` + queue + `"}`}})
-	return err
-}
-
-func (n *notifier) putOff(sql string, args []any, payloads []string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	wait := fetchCooldown - time.Since(n.last)
-	if wait <= 0 && n.late == nil {
-		n.last = time.Now()
-		return false
+// notify tells the workers of those queues of jobs that are stored, committed: at once if
+// it is the first time in a while, else later. That it cannot is no reason to tell a
+// caller that the job failed.
+func (n *notifier) notify(ctx context.Context, conn execer, queues []string) {
+	if n.pollOnly || len(queues) == 0 {
+		return
 	}
-	if n.late == nil {
-		n.late, n.queues = &notification{sql, args}, map[string]struct{}{}
-		time.AfterFunc(wait, n.sendLate)
+	if queues = n.dueWith(queues); len(queues) == 0 {
+		return
 	}
-	for _, p := range payloads {
-		n.queues[p] = struct{}{}
-	}
-	return true
-}
-
-func (n *notifier) sendLate() {
-	n.mu.Lock()
-	late, payloads := n.late, make([]string, 0, len(n.queues))
-	for p := range n.queues {
-		payloads = append(payloads, p)
-	}
-	n.late, n.queues, n.last = nil, nil, time.Now()
-	n.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), notifyTimeout)
-	defer cancel()
-	if _, err := n.pool.Exec(ctx, late.sql, append(late.args, payloads)...); err != nil {
+	if err := n.send(ctx, conn, queues); err != nil {
 		n.failed(ctx, err)
 	}
 }
 
-// failed is no reason to tell a caller that the job failed: it is stored, and waits
-// for the next poll.
+// notifyTx has PostgreSQL tell the workers when tx commits, unless another transaction
+// was told to just before: those that notify commit one after the other. It is then told
+// when the cooldown has passed, by which time tx may have been committed; if not, the
+// job waits for a poll, or for the next one that is told of. With PollOnly nobody
+// listens, and a server that knows no notifications would fail tx.
+func (n *notifier) notifyTx(ctx context.Context, tx pgx.Tx, queues []string) error {
+	if n.pollOnly || len(queues) == 0 {
+		return nil
+	}
+	n.mu.Lock()
+	again := time.Since(n.lastTx) < fetchCooldown
+	if !again {
+		n.lastTx = time.Now()
+	}
+	n.mu.Unlock()
+	if again {
+		n.tellLate(queues)
+		return nil
+	}
+	return n.send(ctx, tx, queues)
+}
+
+// send says it in River's words.
+func (n *notifier) send(ctx context.Context, conn execer, queues []string) error {
+	_, err := conn.Exec(ctx, `SELECT pg_notify($1::text || '.river_insert', '{"queue": "' || queue || '"}')
+		FROM unnest($2::text[]) AS queue`, n.schema, queues)
+	return err
+}
+
+// dueWith returns these queues and those that wait to be told, or none when it is too early.
+func (n *notifier) dueWith(queues []string) []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.add(queues)
+	if wait := fetchCooldown - time.Since(n.last); wait > 0 {
+		n.wait(wait)
+		return nil
+	}
+	return n.take()
+}
+
+// tellLate has these queues told when a cooldown has passed.
+func (n *notifier) tellLate(queues []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.add(queues)
+	n.wait(fetchCooldown)
+}
+
+func (n *notifier) add(queues []string) {
+	if n.untold == nil {
+		n.untold = map[string]struct{}{}
+	}
+	for _, q := range queues {
+		n.untold[q] = struct{}{}
+	}
+}
+
+func (n *notifier) wait(d time.Duration) {
+	if !n.waiting {
+		n.waiting = true
+		time.AfterFunc(d, n.sendLate)
+	}
+}
+
+func (n *notifier) take() []string {
+	queues := slices.Collect(maps.Keys(n.untold))
+	clear(n.untold)
+	n.last = time.Now()
+	return queues
+}
+
+func (n *notifier) sendLate() {
+	n.mu.Lock()
+	queues := n.take()
+	n.mu.Unlock()
+	if len(queues) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), notifyTimeout)
+		defer cancel()
+		if err := n.send(ctx, n.pool, queues); err != nil {
+			n.failed(ctx, err)
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.waiting = false
+	if len(n.untold) > 0 { // came while we waited for a connection
+		n.wait(fetchCooldown)
+	}
+}
+
+// failed says what follows: the job is stored, and waits for the next poll.
 func (n *notifier) failed(ctx context.Context, err error) {
 	n.log.DebugContext(ctx, "workers were not notified of a new job and find it at their next poll", "error", err)
 }
 
-// notifyingTx is a transaction whose notifications pass through a notifier.
-type notifyingTx struct {
-	pgx.Tx
-	n *notifier
-}
+// quietTx is a transaction in which River does not notify.
+type quietTx struct{ pgx.Tx }
 
 // Exec implements [pgx.Tx].
-func (t notifyingTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	return t.n.exec(ctx, t.Tx, sql, args)
+func (t quietTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	if strings.Contains(sql, "pg_notify") {
+		return pgconn.CommandTag{}, nil
+	}
+	return t.Tx.Exec(ctx, sql, args...)
 }

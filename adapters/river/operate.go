@@ -148,9 +148,13 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 		default:
 			return fmt.Errorf("%w: it is %s", jobs.ErrNotRetryable, state)
 		}
-		// That it would start late is no reason to skip it again.
-		if _, err := tx.Exec(ctx, `UPDATE `+s.table+` SET metadata = metadata - $2 || jsonb_build_object($3::text, true) WHERE id = $1`,
-			id, metaSkipped, metaStarted); err != nil {
+		// That it would start late is no reason to skip it again. If another has its unique
+		// key by now, it runs without.
+		if _, err := tx.Exec(ctx, `UPDATE `+s.table+` AS row SET metadata = metadata - $2::text || jsonb_build_object($3::text, true),
+				unique_key = CASE WHEN NOT EXISTS (SELECT FROM `+s.table+` AS other WHERE other.unique_key = row.unique_key
+					AND other.unique_key IS NOT NULL AND other.unique_states IS NOT NULL
+					AND `+s.inBitmask+`(other.unique_states, other.state) AND other.id <> row.id) THEN unique_key END
+			WHERE id = $1`, id, metaSkipped, metaStarted); err != nil {
 			return err
 		}
 		_, err := s.insertOnly.JobRetryTx(ctx, tx, id)

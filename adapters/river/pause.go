@@ -127,7 +127,8 @@ func (s *Scheduler) readPauses(ctx context.Context) (map[string]time.Time, error
 }
 
 // unpark moves the rows of jobs that are not paused out of pausedQueue. Those that run
-// are among them: a worker may have sent one there and not given it back yet.
+// are among them: a worker may have sent one there and not given it back yet. So are
+// those that were cancelled there: somebody may retry them.
 func (s *Scheduler) unpark(ctx context.Context, defs []*jobs.Definition) error {
 	if len(defs) == 0 {
 		return nil
@@ -138,7 +139,7 @@ func (s *Scheduler) unpark(ctx context.Context, defs []*jobs.Definition) error {
 	}
 	_, err := s.pool.Exec(ctx, `UPDATE `+s.table+` AS row SET queue = home.queue
 		FROM unnest($1::text[], $2::text[]) AS home (kind, queue)
-		WHERE row.kind = home.kind AND row.queue = $3 AND row.state IN ('available', 'scheduled', 'retryable', 'running')`,
+		WHERE row.kind = home.kind AND row.queue = $3 AND row.state = ANY (enum_range(NULL::`+s.state+`))`,
 		names, queues, pausedQueue)
 	if err != nil {
 		return fmt.Errorf("freeing the jobs of ended pauses: %w", err)

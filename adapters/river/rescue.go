@@ -12,11 +12,14 @@ import (
 // process rescues its own jobs, by the database's clock.
 const riverNeverRescues = 100 * 365 * 24 * time.Hour
 
-// rescue gives jobs whose process died another attempt.
+// rescue gives jobs whose process died another attempt. One that was being put aside for
+// a pause goes to its own queue: the pause may be over.
 func (s *Scheduler) rescue(ctx context.Context) error {
 	var names []string
 	var after, delay []float64 // seconds
+	var queues []string
 	for _, d := range s.reg.Jobs() {
+		queues = append(queues, queueOf(d))
 		names = append(names, d.Name)
 		after = append(after, (d.Timeout + s.cfg.RescueAfter).Seconds())
 		delay = append(delay, d.RetryDelay.Seconds())
@@ -26,16 +29,18 @@ func (s *Scheduler) rescue(ctx context.Context) error {
 			state = lost.state::`+s.state+`,
 			finalized_at = CASE WHEN lost.state <> 'available' THEN now() END,
 			scheduled_at = CASE WHEN lost.state = 'available'
-				THEN now() + least(lost.delay * 2 ^ (row.attempt - 1), 86400) * interval '1 second' ELSE row.scheduled_at END,
+				THEN now() + least(lost.delay * 2 ^ least(row.attempt - 1, 100), 86400) * interval '1 second' ELSE row.scheduled_at END,
+			queue = CASE WHEN row.queue = $5 THEN lost.home ELSE row.queue END,
 			errors = array_append(row.errors, jsonb_build_object('at', now(), 'attempt', row.attempt,
 				'error', 'the process that ran the job is gone', 'trace', ''))
 		FROM (
-			SELECT id, delay, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
+			SELECT id, home, delay, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
 				WHEN attempt < max_attempts THEN 'available' ELSE 'discarded' END AS state
-			FROM `+s.table+` AS job JOIN unnest($1::text[], $2::float8[], $3::float8[]) AS own (name, after, delay) ON kind = name
+			FROM `+s.table+` AS job JOIN unnest($1::text[], $2::float8[], $3::float8[], $4::text[])
+				AS own (name, after, delay, home) ON kind = name
 			WHERE state = 'running' AND attempted_at < now() - after * interval '1 second'
 			FOR UPDATE OF job SKIP LOCKED
-		) AS lost WHERE row.id = lost.id`, names, after, delay)
+		) AS lost WHERE row.id = lost.id`, names, after, delay, queues, pausedQueue)
 	if err != nil {
 		return fmt.Errorf("rescuing jobs: %w", err)
 	}

@@ -74,7 +74,7 @@ type Config struct {
 	Retention time.Duration
 
 	// PollOnly does without LISTEN and NOTIFY, for PgBouncer in transaction mode or
-	// YugabyteDB: a job then starts within the poll interval of 150 ms instead of
+	// YugabyteDB, in workers and in processes that only trigger: a job then starts within the poll interval of 150 ms instead of
 	// at once.
 	PollOnly bool
 
@@ -126,10 +126,15 @@ type Scheduler struct {
 
 	insertOnly *riverqueue.Client[pgx.Tx]
 	// Ticks do not wait behind triggers.
-	inserts, ticks inserter
-	background     sync.WaitGroup // the seeder's insertions, and what runs while this process leads
+	inserts    inserter[*record]
+	ticks      inserter[riverqueue.InsertManyParams]
+	notifier   *notifier
+	background sync.WaitGroup // the seeder's insertions, and what runs while this process leads
 
 	paused pauseSet
+	// analyzeAgain is the time before which a failed ANALYZE is not repeated, in Unix
+	// nanoseconds.
+	analyzeAgain atomic.Int64
 
 	busy chan struct{} // holds a token through Start and Shutdown
 	// stopKeeping is set by Start and called by Shutdown.
@@ -177,7 +182,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	}
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	c.MaxWorkers = cmp.Or(c.MaxWorkers, defaultMaxWorkers)
-	c.RescueAfter = cmp.Or(c.RescueAfter, 5*time.Minute)
+	c.RescueAfter = min(cmp.Or(c.RescueAfter, 5*time.Minute), 1<<61) // a timeout is added to it
 	c.Retention = cmp.Or(c.Retention, 24*time.Hour)
 	switch {
 	case c.MaxWorkers < 1 || c.MaxWorkers > riverqueue.QueueNumWorkersMax:
@@ -205,17 +210,25 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		Logger: riverLogger(c.Logger),
 		Schema: c.Schema,
 		Hooks:  []rivertype.Hook{&insertHook{s: s}},
-		// River sends at most one notification in this time: the pace is the notifier's.
-		FetchCooldown: riverqueue.FetchCooldownMin,
+		// Of what somebody inserts by the client itself; of ours the notifier tells.
+		FetchCooldown: fetchCooldown,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("river: %w", err)
 	}
-	for _, in := range []*inserter{&s.inserts, &s.ticks} {
-		in.client, in.pool = s.insertOnly, pool
+	s.notifier = &notifier{pool: pool, log: c.Logger, schema: c.Schema, pollOnly: c.PollOnly}
+	s.inserts.size = func(r *record) int { return len(r.args) }
+	s.inserts.store = func(ctx context.Context, records []*record) error {
+		return pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+			if err := s.storeRecords(ctx, conn.Conn(), records...); err != nil {
+				return err
+			}
+			s.notifier.notify(ctx, conn, queuesOf(records...))
+			return nil
+		})
 	}
-	// Ticks lie in the future: there is nobody to tell.
-	s.inserts.notifier = &notifier{pool: pool, log: c.Logger}
+	s.ticks.size = func(riverqueue.InsertManyParams) int { return 0 }
+	s.ticks.store = s.storeTicks
 	return s, nil
 }
 

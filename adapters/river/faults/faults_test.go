@@ -40,7 +40,6 @@ type promise int
 const (
 	nothingLost promise = iota
 	oneLateRun          // stands for all that were missed; then on time
-	notPromised         // the report shows what happens
 )
 
 // every returns a service of one job for each interval.
@@ -52,15 +51,6 @@ func jobsOf(service string, intervals ...time.Duration) []job {
 		all[i] = job{Name: fmt.Sprintf("%s.every-%s", service, d), Every: d}
 	}
 	return all
-}
-
-// unrescued gives the jobs more time than clocks are wrong by. River rescues by the
-// leader's clock, and would take what runs for dead.
-func unrescued(services [][]job) [][]job {
-	for i := range services[0] {
-		services[0][i].Timeout = 5 * time.Minute
-	}
-	return services
 }
 
 // held returns a service whose handler takes most of the interval.
@@ -137,7 +127,6 @@ func (sc scenario) run(t *testing.T) []outcome {
 			}
 			require.Zero(t, o.doubled, "doubled: %s", o)
 			switch sc.promise {
-			case notPromised:
 			case nothingLost:
 				require.Zero(t, o.lost, "lost: %s", o)
 			case oneLateRun:
@@ -183,7 +172,7 @@ func TestShortFaults(t *testing.T) {
 			fault: "process killed amid a run", services: [][]job{held("tick")},
 			inject: func(c *cluster) {
 				leader := c.leader()
-				killAmidRun(c, "tick.held", func(n *node) bool { return n != leader }, true)
+				killAmidRun(c, "tick.held", func(n *node) bool { return n != leader })
 			},
 		},
 	} {
@@ -257,9 +246,8 @@ func TestFaults(t *testing.T) {
 			inject: func(c *cluster) { loseCommitOfStart(c, every(s5)[0]) },
 		},
 		{
-			// The tick it had taken has no successor until another process notices. Where that
-			// takes longer than the interval, one late run stands for what was missed.
-			fault: "leader SIGKILL as it stores a successor", services: every(s5, s20), proxied: true, promise: notPromised,
+			// The tick it had taken has no successor until another process's keeper notices.
+			fault: "leader SIGKILL as it stores a successor", services: every(s5, s20), proxied: true,
 			inject: func(c *cluster) { killAsItStores(c, s5) },
 		},
 		{
@@ -272,11 +260,11 @@ func TestFaults(t *testing.T) {
 			},
 		},
 		{
-			fault: "clocks 90 s ahead of the database's", services: unrescued(every(s2, s20)), clockAhead: -90 * time.Second,
+			fault: "clocks 90 s ahead of the database's", services: every(s2, s20), clockAhead: -90 * time.Second,
 			inject: func(c *cluster) { pass(c.t, 2*s20) },
 		},
 		{
-			fault: "clocks 90 s behind the database's", services: unrescued(every(s2, s20)), clockAhead: 90 * time.Second,
+			fault: "clocks 90 s behind the database's", services: every(s2, s20), clockAhead: 90 * time.Second,
 			inject: func(c *cluster) { pass(c.t, 2*s20) },
 		},
 		{
@@ -291,7 +279,7 @@ func TestFaults(t *testing.T) {
 			fault: "process killed amid a run", services: [][]job{held("tick")},
 			inject: func(c *cluster) {
 				for range 2 {
-					killAmidRun(c, "tick.held", anyNode, false)
+					killAmidRun(c, "tick.held", anyNode)
 				}
 			},
 		},
@@ -306,8 +294,8 @@ func TestFaults(t *testing.T) {
 		},
 		{
 			// The seeder and the guard run in the leader, which knows its own jobs alone; the
-			// others look after theirs at a slower pace.
-			fault: "live row deleted as another service leads", services: [][]job{jobsOf("leads", s5), jobsOf("follows", s5)}, notNative: true, promise: notPromised,
+			// others are left to the keeper, which looks every 2 s.
+			fault: "live row deleted as another service leads", services: [][]job{jobsOf("leads", s5), jobsOf("follows", s5)}, notNative: true,
 			inject: func(c *cluster) {
 				c.awaitPhase(s5, 1500*time.Millisecond)
 				execSQL(c.t, c.pool, `DELETE FROM river.river_job WHERE state IN ('available', 'scheduled') AND kind LIKE 'follows.%'`)
@@ -315,15 +303,9 @@ func TestFaults(t *testing.T) {
 			},
 		},
 		{
-			// River's leader discards the jobs of dead processes that it does not know.
-			fault: "process killed amid a run as another service leads", services: [][]job{jobsOf("leads", s2), held("follows")}, promise: notPromised, notNative: true,
-			inject: func(c *cluster) {
-				id, tick, victim := c.awaitRun("follows.held", anyNode)
-				victim.kill()
-				c.launch(victim.jobs)
-				c.settle(tick.Add(time.Second))
-				c.t.Logf("the run that was killed had %d attempts", scalar[int](c.t, c.pool, `SELECT max(attempt) FROM runs WHERE job = $1`, id))
-			},
+			// The leader does not know the job: processes of the other service rescue it.
+			fault: "process killed amid a run as another service leads", services: [][]job{jobsOf("leads", s2), held("follows")}, notNative: true,
+			inject: func(c *cluster) { killAmidRun(c, "follows.held", anyNode) },
 		},
 		{
 			fault: "two services, leader SIGKILL, twice", services: [][]job{jobsOf("one", s5), jobsOf("two", s5)},
@@ -523,19 +505,13 @@ func failCommits(c *cluster, length time.Duration) {
 
 func anyNode(*node) bool { return true }
 
-// killAmidRun ends a process while its handler runs, and waits until another one
-// has run the tick again. With hasten the leader changes every now and then, as a
-// new one looks at once for what is to be rescued, and then only twice a minute.
-func killAmidRun(c *cluster, name string, of func(*node) bool, hasten bool) {
+// killAmidRun ends a process while its handler runs, and waits until another one has
+// run the tick again: each looks for what is to be rescued at the keeper's pace.
+func killAmidRun(c *cluster, name string, of func(*node) bool) {
 	id, _, victim := c.awaitRun(name, of)
 	victim.kill()
 	c.launch(victim.jobs)
-	resigned := time.Now()
-	until(c.t, 2*failOver+time.Minute, "run again", func() bool {
-		if hasten && time.Since(resigned) > 2*time.Second {
-			c.requestResign()
-			resigned = time.Now()
-		}
+	until(c.t, 2*failOver+time.Minute, "run again", func() bool { // the limit is for River's own
 		return scalar[int](c.t, c.pool, `SELECT max(attempt) FROM runs WHERE job = $1`, id) == 2
 	})
 }

@@ -1,0 +1,277 @@
+package river_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivermigrate"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/internal/devdb/dbtest"
+	"github.com/everytick/everytick/jobs"
+)
+
+// indexes returns the valid indexes of the table of jobs, with their definitions.
+func indexes(t testing.TB, pool *pgxpool.Pool) map[string]string {
+	t.Helper()
+	rows, err := pool.Query(t.Context(), `SELECT relname, pg_get_indexdef(indexrelid) FROM pg_index JOIN pg_class ON oid = indexrelid
+		WHERE indrelid = 'river.river_job'::regclass AND indisvalid`)
+	require.NoError(t, err)
+	all := map[string]string{}
+	var name, definition string
+	_, err = pgx.ForEachRow(rows, []any{&name, &definition}, func() error {
+		all[name] = definition
+		return nil
+	})
+	require.NoError(t, err)
+	return all
+}
+
+const argsIndex, metadataIndex = "river_job_args_index", "river_job_metadata_index"
+
+func TestMigrateKeepsDropsAndRemakesTheSearchIndexes(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	before := indexes(t, pool)
+	require.Contains(t, before, argsIndex)
+	require.Contains(t, before, metadataIndex)
+	for _, step := range []struct {
+		opts []river.MigrateOption
+		kept bool
+	}{
+		{nil, true},
+		{[]river.MigrateOption{river.SearchIndexes(true)}, true},
+		{[]river.MigrateOption{river.SearchIndexes(false)}, false},
+		{nil, false},
+		{[]river.MigrateOption{river.SearchIndexes(false)}, false},
+		{[]river.MigrateOption{river.SearchIndexes(true)}, true},
+		{nil, true},
+	} {
+		require.NoError(t, river.Migrate(t.Context(), pool, "", step.opts...))
+		now := indexes(t, pool)
+		if !step.kept {
+			require.NotContains(t, now, argsIndex)
+			require.NotContains(t, now, metadataIndex)
+			now[argsIndex], now[metadataIndex] = before[argsIndex], before[metadataIndex]
+		}
+		require.Equal(t, before, now)
+	}
+}
+
+func TestMigrateRemakesAnIndexThatIsInvalid(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	before := indexes(t, pool)
+	require.Positive(t, execSQL(t, pool, `UPDATE pg_index SET indisvalid = false
+		WHERE indexrelid IN (SELECT oid FROM pg_class WHERE relname IN ($1, $2, $3))`, river.WaitingIndex, river.TicksIndex, argsIndex))
+	require.NotContains(t, indexes(t, pool), river.WaitingIndex)
+	require.NoError(t, river.Migrate(t.Context(), pool, "", river.SearchIndexes(true)))
+	require.Equal(t, before, indexes(t, pool))
+}
+
+func TestASchemaThatRiverAloneMigratedIsGoodEnoughToStart(t *testing.T) {
+	t.Parallel()
+	pool := empty.Pool(t)
+	execSQL(t, pool, `CREATE SCHEMA river`)
+	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: "river", Logger: quiet()})
+	require.NoError(t, err)
+	_, err = migrator.Migrate(t.Context(), rivermigrate.DirectionUp, nil)
+	require.NoError(t, err)
+
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{Logger: log})
+	ran, ticks := make(chan jobs.Job, 1000), make(chan jobs.Job, 1000)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ticks)))
+	require.NoError(t, s.Start(t.Context()))
+	require.Contains(t, logged.String(), "call river.Migrate")
+	for _, n := range []int{1, 600} {
+		_, err := s.TriggerMany(t.Context(), "a.job", numbered(n))
+		require.NoError(t, err)
+		for range n {
+			receive(t, ran)
+		}
+	}
+	for range 4 { // longer than the keeper takes to look
+		receive(t, ticks)
+	}
+	_, err = s.Jobs(t.Context())
+	require.NoError(t, err)
+	health, err := s.Health(t.Context())
+	require.NoError(t, err)
+	require.True(t, health.Healthy, "%v", health.Reasons)
+	require.ErrorContains(t, s.Pause(t.Context(), "a.job"), "call river.Migrate")
+	require.ErrorContains(t, s.Resume(t.Context(), "a.job"), "call river.Migrate")
+	require.NotContains(t, logged.String(), "could not be looked after")
+
+	require.NoError(t, river.Migrate(t.Context(), pool, ""))
+	require.NoError(t, s.Pause(t.Context(), "a.job"), "while it runs")
+}
+
+func TestTheReindexerIsAskedForNoIndexThatIsGone(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	require.NoError(t, river.Migrate(t.Context(), pool, "", river.SearchIndexes(false)))
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{Logger: log, Native: func(cfg *riverqueue.Config) { cfg.ReindexerSchedule = riverqueue.PeriodicInterval(time.Second) }})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.Start(t.Context()))
+	require.NotContains(t, logged.String(), "call river.Migrate")
+	eventually(t, "the leader has remade our index", func() bool {
+		return strings.Contains(logged.String(), `Initiated reindex" index_name=`+river.WaitingIndex)
+	})
+	require.NotContains(t, logged.String(), "do not exist")
+	require.NotContains(t, logged.String(), "Error reindexing")
+	require.NoError(t, shutdown(s))
+}
+
+func TestATableThatGrewIsAnalysedWithinSeconds(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.Start(t.Context()))
+	analysed := func() (n int) {
+		return scalar[int](t, pool, `SELECT analyze_count FROM pg_stat_user_tables WHERE relid = 'river.river_job'::regclass`)
+	}
+	require.Zero(t, analysed())
+	// Many rows that are not committed yet when their pages are seen.
+	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, finalized_at)
+			SELECT 'filler.job', '{}', 'completed', now() FROM generate_series(1, 20000)`)
+		require.NoError(t, err)
+		eventually(t, "it is analysed", func() bool { return analysed() == 1 })
+		return nil
+	}))
+	eventually(t, "its rows are counted", func() bool {
+		n := scalar[float64](t, pool, `SELECT reltuples::float8 FROM pg_class WHERE oid = 'river.river_job'::regclass`)
+		return n > 19_000 && n < 21_000
+	})
+	known := analysed()
+	fillTable(t, pool, 1000)
+	require.NoError(t, s.AnalyzeGrown(t.Context()))
+	require.Equal(t, known, analysed(), "it has not grown by much")
+}
+
+// A broken table, which an ANALYZE of cannot succeed, is not a reason not to start.
+func TestAnAnalysisThatFailsHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	execSQL(t, pool, `CREATE FUNCTION refuse(bigint) RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+		IF current_query() ILIKE 'ANALYZE%' THEN RAISE 'refused'; END IF; RETURN $1; END $$`)
+	execSQL(t, pool, `CREATE INDEX refuse ON river.river_job (refuse(id))`)
+	fillTable(t, pool, 20_000)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.ErrorContains(t, s.AnalyzeGrown(t.Context()), "refused")
+	require.NoError(t, s.AnalyzeGrown(t.Context()), "it is not tried again at once")
+	other := newScheduler(t, pool, river.Config{})
+	require.NoError(t, other.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, other.Start(t.Context()))
+}
+
+// asRole returns a pool of a role that may read and write the tables, and owns nothing.
+func asRole(t testing.TB, db *dbtest.Template) (owner, limited *pgxpool.Pool) {
+	t.Helper()
+	url := db.URL(t)
+	owner, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(owner.Close)
+	role := fmt.Sprintf("limited_%x", rand.Uint64())
+	execSQL(t, owner, `CREATE ROLE `+role)
+	t.Cleanup(func() {
+		_, err := owner.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role)
+		require.NoError(t, err)
+	})
+	for _, grant := range []string{
+		`USAGE ON SCHEMA river`, `SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA river`, `USAGE ON ALL SEQUENCES IN SCHEMA river`,
+	} {
+		execSQL(t, owner, `GRANT `+grant+` TO `+role)
+	}
+	cfg, err := pgxpool.ParseConfig(url)
+	require.NoError(t, err)
+	cfg.ConnConfig.RuntimeParams["role"] = role
+	limited, err = pgxpool.NewWithConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(limited.Close)
+	return owner, limited
+}
+
+func TestARoleThatOwnsNothingIsEnoughToRunJobs(t *testing.T) {
+	t.Parallel()
+	owner, pool := asRole(t, migrated)
+	require.NoError(t, river.Migrate(t.Context(), pool, ""), "there is nothing to do")
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{Logger: log})
+	ran, ticks := make(chan jobs.Job, 1000), make(chan jobs.Job, 1000)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ticks)))
+	require.NoError(t, s.Start(t.Context()))
+	fillTable(t, owner, 20_000)
+	require.NoError(t, s.Pause(t.Context(), "a.job"))
+	_, err := s.TriggerMany(t.Context(), "a.job", numbered(600))
+	require.NoError(t, err)
+	require.NoError(t, s.Resume(t.Context(), "a.job"))
+	for range 600 {
+		receive(t, ran)
+	}
+	id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Delay(time.Hour))
+	require.NoError(t, err)
+	require.NoError(t, s.Cancel(t.Context(), "a.job", id))
+	require.NoError(t, s.Retry(t.Context(), "a.job", id))
+	require.Equal(t, id, receive(t, ran).ID)
+	for range 4 { // longer than the keeper takes to look
+		receive(t, ticks)
+	}
+	require.NoError(t, s.AnalyzeGrown(t.Context()))
+	require.Zero(t, scalar[int](t, owner, `SELECT analyze_count FROM pg_stat_user_tables WHERE relid = 'river.river_job'::regclass`), "that is its owner's business")
+	require.NotContains(t, logged.String(), "permission denied")
+	require.NotContains(t, logged.String(), "could not be looked after")
+}
+
+func TestASchemaWithCapitals(t *testing.T) {
+	t.Parallel()
+	const schema = "MyJobs"
+	pool := empty.Pool(t)
+	require.NoError(t, river.Migrate(t.Context(), pool, schema))
+	require.NoError(t, river.Migrate(t.Context(), pool, schema, river.SearchIndexes(false)))
+	next := listening(t, pool.Config().ConnString(), schema)
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{Schema: schema, Logger: log, Native: unpolled})
+	ran := make(chan jobs.Job, 1000)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	require.NoError(t, s.Start(t.Context()))
+	require.NotContains(t, logged.String(), "call river.Migrate")
+	for _, n := range []int{1, 600} {
+		_, err := s.TriggerMany(t.Context(), "a.job", numbered(n))
+		require.NoError(t, err)
+		next()
+		for range n {
+			receive(t, ran)
+		}
+	}
+	_, err := s.Jobs(t.Context())
+	require.NoError(t, err)
+	_, err = s.Activity(t.Context(), time.Minute, 1)
+	require.NoError(t, err)
+	health, err := s.Health(t.Context())
+	require.NoError(t, err)
+	require.True(t, health.Healthy, "%v", health.Reasons)
+	require.NoError(t, s.Pause(t.Context(), "a.job"))
+	require.NoError(t, s.Resume(t.Context(), "a.job"))
+	id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Delay(time.Hour))
+	require.NoError(t, err)
+	require.NoError(t, s.Cancel(t.Context(), "a.job", id))
+	require.NoError(t, s.Retry(t.Context(), "a.job", id))
+	require.NoError(t, s.AnalyzeGrown(t.Context()))
+}

@@ -1,0 +1,169 @@
+package river_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/jobs"
+)
+
+// fillTable stores n completed rows of a job that nobody registers.
+func fillTable(t testing.TB, pool *pgxpool.Pool, n int) {
+	t.Helper()
+	execSQL(t, pool, `INSERT INTO river.river_job (kind, args, state, finalized_at, attempt, attempted_at)
+		SELECT 'filler.job', '{}', 'completed', now(), 1, now() FROM generate_series(1, $1)`, n)
+}
+
+// insertRows stores n rows with the values given for these columns.
+func insertRows(t testing.TB, pool *pgxpool.Pool, n int, columns, values string) {
+	t.Helper()
+	if !strings.Contains(columns, "args") {
+		columns, values = columns+", args", values+", '{}'"
+	}
+	execSQL(t, pool, fmt.Sprintf(`INSERT INTO river.river_job (%s) SELECT %s FROM generate_series(1, %d)`, columns, values, n))
+}
+
+func TestHealthCountsSoManyOfALargeTable(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	const most = 1000
+	fillTable(t, pool, most-1)
+	insertRows(t, pool, 3, `kind, state, finalized_at`, `'filler.job', 'discarded', now()`)
+	insertRows(t, pool, 5, `kind, state, scheduled_at`, `'filler.job', 'retryable', now() + interval '1 hour'`)
+	health, err := s.Health(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, most-1, health.Totals[jobs.StateCompleted])
+	require.Empty(t, health.AtLeast)
+	fillTable(t, pool, 2)
+	health, err = s.Health(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, most, health.Totals[jobs.StateCompleted])
+	require.Equal(t, []jobs.State{jobs.StateCompleted}, health.AtLeast)
+	require.Equal(t, 3, health.Totals[jobs.StateFailed])
+	require.Equal(t, 5, health.Totals[jobs.StateRetrying])
+}
+
+func TestOldestWaitingIsTheOldestOfAllQueuesThatAreWorked(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	oldest := func() time.Duration {
+		health, err := s.Health(t.Context())
+		require.NoError(t, err)
+		return health.OldestWaiting
+	}
+	const columns = `kind, state, queue, priority, scheduled_at`
+	for _, values := range []string{
+		`'a.job', 'available', 'aaa', 1, now() + interval '1 hour'`, // not yet due
+		`'a.job', 'scheduled', 'default', 1, now() - interval '2 hours'`,
+		`'a.job', 'available', '` + river.PausedQueue + `', 1, now() - interval '2 hours'`,
+	} {
+		insertRows(t, pool, 2, columns, values)
+	}
+	require.Zero(t, oldest())
+	for _, row := range []struct {
+		queue    string
+		priority int
+		minutes  int
+		want     time.Duration
+	}{
+		{"default", 1, 2, 2 * time.Minute},
+		{"zzz", 2, 1, 2 * time.Minute},
+		{"zzz", 4, 10, 10 * time.Minute},
+		{"aaa", 3, 7, 10 * time.Minute},
+		{"default", 4, 20, 20 * time.Minute},
+	} {
+		insertRows(t, pool, 3, columns, fmt.Sprintf(`'a.job', 'available', '%s', %d, now() - %d * interval '1 minute'`, row.queue, row.priority, row.minutes))
+		require.InDelta(t, row.want.Seconds(), oldest().Seconds(), 50, "with %v", row)
+	}
+}
+
+// scans tells how often an index was used. Sessions tell of it a second later or so.
+func scans(t testing.TB, pool *pgxpool.Pool, index string) int {
+	t.Helper()
+	return scalar[int](t, pool, `SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = $1`, index)
+}
+
+func TestCountsOfALargeTableAreExactAndFoundByIndex(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	require.NoError(t, s.RegisterDelayed("a.none", 0, noop))
+	fillTable(t, pool, 20_000)
+	insertRows(t, pool, 500, `kind, state, finalized_at, attempt`, `'a.job', 'completed', now(), 1`)
+	insertRows(t, pool, 400, `kind, state, scheduled_at`, `'filler.job', 'available', now() + interval '1 hour'`)
+	// Of each state one more than of the one before, so that none can be taken for another.
+	const columns = `kind, state, scheduled_at, attempt, queue`
+	for i, values := range []string{
+		`'a.job', 'available', now(), 0, 'default'`,
+		`'a.job', 'available', now() + interval '4 seconds', 0, 'default'`,
+		`'a.job', 'scheduled', now() + interval '1 hour', 0, 'default'`,
+		`'a.job', 'pending', now() + interval '1 hour', 0, 'default'`,
+		`'a.job', 'available', now(), 0, '` + river.PausedQueue + `'`,
+		`'a.job', 'retryable', now() + interval '1 hour', 1, 'default'`,
+		`'a.job', 'available', now(), 2, '` + river.PausedQueue + `'`,
+		`'a.job', 'running', now(), 1, 'default'`,
+	} {
+		insertRows(t, pool, 1<<i, columns, values)
+	}
+	const tickColumns, tick = columns + `, metadata, args, unique_key`, `, '{"everytick_tick": true}', '{"tick": "2026-01-01T00:00:00Z"}', sha256(random()::text::bytea)`
+	for i, values := range []string{
+		`'a.tick', 'available', now() - interval '1 minute', 0, 'default'`,
+		`'a.tick', 'retryable', now() + interval '1 hour', 1, 'default'`,
+		`'a.tick', 'available', now() + interval '1 hour', 2, '` + river.PausedQueue + `'`,
+		`'a.tick', 'running', now(), 1, 'default'`,
+		`'a.tick', 'available', now() + interval '1 hour', 0, 'default'`, // is to come
+	} {
+		insertRows(t, pool, 1<<i, tickColumns, values+tick)
+	}
+	insertRows(t, pool, 32, columns, `'a.tick', 'scheduled', now() + interval '1 hour', 0, 'default'`) // triggered
+	execSQL(t, pool, `ANALYZE river.river_job`)
+
+	count := func() {
+		for name, want := range map[string]int{"a.job": 1<<7 - 1, "a.tick": 1 + 2 + 4 + 32, "a.none": 0} {
+			n, err := s.QueueSize(t.Context(), name)
+			require.NoError(t, err)
+			require.Equal(t, want, n, name)
+		}
+		all, err := s.Jobs(t.Context())
+		require.NoError(t, err)
+		for i, want := range [][3]int{{1<<7 - 1, 1<<5 + 1<<6, 1 << 7}, {}, {1 + 2 + 4 + 32, 2 + 4, 8}} {
+			require.Equal(t, want, [3]int{all[i].Waiting, all[i].Retrying, all[i].Running}, all[i].Name)
+		}
+	}
+	waiting, ticks := scans(t, pool, river.WaitingIndex), scans(t, pool, river.TicksIndex)
+	count()
+	eventually(t, "the indexes are used", func() bool {
+		_, err := s.QueueSize(t.Context(), "a.job")
+		require.NoError(t, err)
+		return scans(t, pool, river.WaitingIndex) > waiting && scans(t, pool, river.TicksIndex) > ticks
+	})
+	require.NotContains(t, explain(t, pool), "Seq Scan")
+}
+
+// explain returns the plan of a count of all that waits.
+func explain(t testing.TB, pool *pgxpool.Pool) (plan string) {
+	t.Helper()
+	rows, err := pool.Query(t.Context(), `EXPLAIN SELECT count(*) FROM river.river_job WHERE kind = 'a.job'
+		AND state IN ('available', 'scheduled', 'retryable', 'pending') AND NOT (metadata ? 'everytick_tick')`)
+	require.NoError(t, err)
+	defer rows.Close()
+	for rows.Next() {
+		var line string
+		require.NoError(t, rows.Scan(&line))
+		plan += line + "\n"
+	}
+	require.NoError(t, rows.Err())
+	return plan
+}

@@ -1,0 +1,184 @@
+package river_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/jobs"
+)
+
+// twoProcesses are two schedulers, each with a pool of its own, on one database.
+func twoProcesses(t testing.TB, register func(*river.Scheduler)) (one, two *river.Scheduler) {
+	t.Helper()
+	url := migrated.URL(t)
+	var both [2]*river.Scheduler
+	for i := range both {
+		pool, err := pgxpool.New(t.Context(), url)
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		both[i] = newScheduler(t, pool, river.Config{})
+		register(both[i])
+	}
+	return both[0], both[1]
+}
+
+// parked tells how many jobs of that name lie in the queue that nobody works.
+func parked(t testing.TB, pool *pgxpool.Pool, name string) int {
+	t.Helper()
+	return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE queue = $1 AND kind = $2 AND state = 'available'`, river.PausedQueue, name)
+}
+
+func TestAPauseHoldsInEveryProcessAndAnyOfThemEndsIt(t *testing.T) {
+	t.Parallel()
+	ran := make(chan jobs.Job, 1000)
+	ticks := make(chan jobs.Job, 1000)
+	one, two := twoProcesses(t, func(s *river.Scheduler) {
+		require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+		require.NoError(t, s.RegisterDelayed("a.own", 0, forward(ran), jobs.Concurrency(3)))
+		require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ticks)))
+		require.NoError(t, s.Start(t.Context()))
+	})
+	pool := one.Pool()
+	names := []string{"a.job", "a.own", "a.tick"}
+	for round, by := range [][2]*river.Scheduler{{one, two}, {two, one}} {
+		last := receive(t, ticks)
+		for _, name := range names {
+			require.NoError(t, by[0].Pause(t.Context(), name))
+		}
+		eventually(t, "both have noticed", func() bool {
+			for _, name := range names {
+				if !one.KnowsPaused(name) || !two.KnowsPaused(name) {
+					return false
+				}
+			}
+			return true
+		})
+		var skipped time.Time
+		eventually(t, "ticks are skipped, three times", func() bool {
+			all, err := by[1].Jobs(t.Context())
+			require.NoError(t, err)
+			st := all[2]
+			if st.PrevState == jobs.StateSkipped && skipped.IsZero() {
+				skipped = st.PrevTick
+			}
+			return st.PrevState == jobs.StateSkipped && st.PrevTick.Sub(skipped) >= 2*time.Second
+		})
+		for len(ticks) > 0 {
+			last = receive(t, ticks) // of before the pause, or of a process that had not noticed
+		}
+		require.Equal(t, jobs.SkippedPaused, runAt(t, one, "a.tick", last.Tick.Add(time.Second)).Error)
+		ids := map[string]bool{}
+		for _, name := range names[:2] {
+			for range 10 {
+				id, err := by[1].Trigger(t.Context(), name, nil)
+				require.NoError(t, err)
+				ids[id] = true
+			}
+		}
+		eventually(t, "what was triggered is put aside", func() bool { return parked(t, pool, "a.job") == 10 && parked(t, pool, "a.own") == 10 })
+		require.Empty(t, ran)
+		for _, name := range names {
+			require.NoError(t, by[1].Resume(t.Context(), name))
+		}
+		// Some of what comes now is put aside by the process that has not noticed.
+		for range 20 {
+			id, err := by[0].Trigger(t.Context(), "a.job", nil)
+			require.NoError(t, err)
+			ids[id] = true
+		}
+		for range ids {
+			job := receive(t, ran)
+			require.Contains(t, ids, job.ID)
+			require.Equal(t, 1, job.Attempt)
+		}
+		next := receive(t, ticks)
+		require.True(t, next.Tick.After(last.Tick), "round %d", round)
+		require.Equal(t, next.Tick.Add(time.Second), receive(t, ticks).Tick)
+		require.Empty(t, ran)
+	}
+}
+
+func runAt(t testing.TB, s *river.Scheduler, name string, tick time.Time) jobs.Run {
+	t.Helper()
+	runs, err := s.Runs(t.Context(), name, 1000)
+	require.NoError(t, err)
+	for _, r := range runs {
+		if r.Tick.Equal(tick) {
+			return r
+		}
+	}
+	require.FailNow(t, "no such tick", "%s of %s", tick, name)
+	panic("unreachable")
+}
+
+func TestAJobThatIsPutAsideAsThePauseEndsIsFreed(t *testing.T) {
+	t.Parallel()
+	ran := make(chan jobs.Job, 10)
+	one, two := twoProcesses(t, func(s *river.Scheduler) {
+		require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	})
+	pool := one.Pool()
+	putAside := func() string {
+		id, err := one.Trigger(t.Context(), "a.job", nil, jobs.Delay(time.Hour))
+		require.NoError(t, err)
+		execSQL(t, pool, `UPDATE river.river_job SET state = 'available', scheduled_at = now(), queue = $2 WHERE id = $1::text::bigint`, id, river.PausedQueue)
+		return id
+	}
+	require.NoError(t, one.Start(t.Context()))
+	require.NoError(t, one.Pause(t.Context(), "a.job"))
+	require.NoError(t, two.Resume(t.Context(), "a.job"), "by a process that does not run")
+	eventually(t, "the other one has noticed", func() bool {
+		id, err := one.Trigger(t.Context(), "a.job", nil)
+		require.NoError(t, err)
+		return receive(t, ran).ID == id && parked(t, pool, "a.job") == 0
+	})
+	late := putAside()
+	require.Equal(t, late, receive(t, ran).ID, "within seconds after the pause")
+
+	require.NoError(t, shutdown(one))
+	late = putAside()
+	require.NoError(t, one.Start(t.Context()))
+	require.Equal(t, late, receive(t, ran).ID, "at a start, whenever the pause ended")
+}
+
+func TestAJobThatWasCancelledAsideCanBeRetriedAfterThePause(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.RegisterDelayed("a.other", 0, forward(ran)))
+	require.NoError(t, s.Start(t.Context()))
+	require.NoError(t, s.Pause(t.Context(), "a.job"))
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	eventually(t, "it is put aside", func() bool { return parked(t, s.Pool(), "a.job") == 1 })
+	require.NoError(t, s.Cancel(t.Context(), "a.job", id))
+	require.NoError(t, s.Resume(t.Context(), "a.job"))
+	require.Equal(t, "default", scalar[string](t, s.Pool(), `SELECT queue FROM river.river_job WHERE id = $1::text::bigint`, id),
+		"nobody looks into the queue of paused jobs when the pause is over")
+	require.NoError(t, s.Retry(t.Context(), "a.job", id))
+	require.Equal(t, id, receive(t, ran).ID)
+}
+
+func TestATriggerOnlyProcessPausesAndResumes(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	remote := newScheduler(t, pool, river.Config{TriggerOnly: true})
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.own", 0, noop, jobs.Concurrency(1)))
+	require.NoError(t, s.Start(t.Context()))
+	require.NoError(t, remote.Pause(t.Context(), "a.own"))
+	eventually(t, "the workers have noticed", func() bool {
+		_, err := remote.Trigger(t.Context(), "a.own", nil)
+		require.NoError(t, err)
+		return parked(t, pool, "a.own") > 0
+	})
+	require.NoError(t, remote.Resume(t.Context(), "a.own"))
+	eventually(t, "all have run", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE finalized_at IS NULL`) == 0
+	})
+}

@@ -1,0 +1,90 @@
+package river_test
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/jobs"
+)
+
+// abandoned makes the row of a job that of a process that died long ago amid an attempt.
+func abandoned(t testing.TB, s *river.Scheduler, name string, attempt int, set string) (id string) {
+	t.Helper()
+	id, err := s.Trigger(t.Context(), name, nil)
+	require.NoError(t, err)
+	execSQL(t, s.Pool(), `UPDATE river.river_job SET state = 'running', attempt = $2, attempted_at = now() - interval '7 minutes'`+set+`
+		WHERE id = $1::text::bigint`, id, attempt)
+	return id
+}
+
+func TestWhatBecomesOfAJobWhoseProcessDied(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	other := newScheduler(t, pool, river.Config{}) // of another service, which never starts
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.Timeout(time.Minute), jobs.RetryDelay(0)))
+	require.NoError(t, s.RegisterDelayed("a.tough", 0, noop, jobs.Timeout(time.Minute), jobs.MaxRetries(30_000)))
+	require.NoError(t, s.RegisterDelayed("a.patient", 0, noop, jobs.Timeout(3*time.Minute)))
+	require.NoError(t, other.RegisterDelayed("b.job", 0, noop, jobs.Timeout(time.Second)))
+	again := abandoned(t, s, "a.job", 1, "")
+	last := abandoned(t, s, "a.job", 3, "")
+	cancelled := abandoned(t, s, "a.job", 1, `, metadata = metadata || '{"cancel_attempted_at": "2026-01-01T00:00:00Z"}'`)
+	// Its next wait, doubled so often, is beyond every number.
+	tough := abandoned(t, s, "a.tough", 20_000, "")
+	patient := abandoned(t, s, "a.patient", 1, "")
+	unknown := abandoned(t, other, "b.job", 1, "")
+	require.NoError(t, s.Start(t.Context()))
+
+	job := receive(t, ran)
+	require.Equal(t, again, job.ID)
+	require.Equal(t, 2, job.Attempt)
+	eventually(t, "it is completed", func() bool { return stateOf(t, s, "a.job", again) == jobs.StateCompleted })
+	row, err := s.Client().JobGet(t.Context(), idOf(t, again))
+	require.NoError(t, err)
+	require.Len(t, row.Errors, 1)
+	require.Equal(t, 1, row.Errors[0].Attempt)
+	require.WithinDuration(t, time.Now(), row.Errors[0].At, time.Minute)
+	require.Equal(t, "the process that ran the job is gone", row.Errors[0].Error)
+
+	require.Equal(t, jobs.StateFailed, stateOf(t, s, "a.job", last))
+	require.Equal(t, jobs.StateCancelled, stateOf(t, s, "a.job", cancelled))
+	require.Equal(t, jobs.StateRetrying, stateOf(t, s, "a.tough", tough))
+	require.WithinDuration(t, time.Now().Add(24*time.Hour),
+		scalar[time.Time](t, pool, `SELECT scheduled_at FROM river.river_job WHERE id = $1::text::bigint`, tough), time.Minute)
+	require.Equal(t, jobs.StateRunning, stateOf(t, s, "a.patient", patient), "it may still run")
+	require.Equal(t, jobs.StateRunning, stateOf(t, other, "b.job", unknown), "its own service sees to it")
+	require.Empty(t, ran)
+}
+
+func TestARescueAfterThatMeansNever(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{RescueAfter: math.MaxInt64})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.Timeout(math.MaxInt64)))
+	id := abandoned(t, s, "a.job", 1, "")
+	ticks := make(chan jobs.Job, 100)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ticks)))
+	require.NoError(t, s.Start(t.Context()))
+	for range 5 { // longer than the keeper takes to look
+		receive(t, ticks)
+	}
+	require.Equal(t, jobs.StateRunning, stateOf(t, s, "a.job", id))
+	require.Empty(t, ran)
+}
+
+// A process died as it put a job aside for a pause that has ended since.
+func TestAJobThatWasBeingPutAsideIsRescuedToItsOwnQueue(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.Timeout(time.Minute), jobs.RetryDelay(0)))
+	require.NoError(t, s.Start(t.Context()))
+	id := abandoned(t, s, "a.job", 1, `, queue = '`+river.PausedQueue+`'`)
+	require.Equal(t, id, receive(t, ran).ID)
+}

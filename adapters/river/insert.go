@@ -3,6 +3,7 @@ package river
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -84,10 +85,25 @@ func (in *inserter[Row]) idle() bool {
 
 // storeWaiting works until nobody waits.
 func (in *inserter[Row]) storeWaiting() {
-	for !in.idle() {
+	for in.gather(); !in.idle(); in.gather() {
 		ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
 		in.storeBatch(ctx, in.next())
 		cancel()
+	}
+}
+
+// gather lets those who are about to ask do so. Callers whose rows have just been stored
+// often have the next one ready: without this the first of them would go alone, and the
+// others wait for it.
+func (in *inserter[Row]) gather() {
+	for before := -1; ; runtime.Gosched() {
+		in.mu.Lock()
+		n := len(in.waiting)
+		in.mu.Unlock()
+		if n == before || n >= maxBatchRows {
+			return
+		}
+		before = n
 	}
 }
 

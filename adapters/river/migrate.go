@@ -172,23 +172,31 @@ func (m *migration) index(ctx context.Context, name, definition string) error {
 	return nil
 }
 
-// inspectIndexes returns those of River's indexes that are there, for its reindexer:
-// it complains of the others. It logs if ours are missing.
+// inspectIndexes returns those indexes that River's reindexer can rebuild, which are
+// there and ours: it complains of others. It logs if those that Migrate adds are missing.
 func (s *Scheduler) inspectIndexes(ctx context.Context) ([]string, error) {
-	rows, err := s.pool.Query(ctx, `SELECT indexname FROM pg_indexes WHERE schemaname = $1`, s.cfg.Schema)
+	rows, err := s.pool.Query(ctx, `SELECT relname, pg_has_role(relowner, 'USAGE') FROM pg_class
+		WHERE relkind = 'i' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)`, s.cfg.Schema)
 	if err != nil {
 		return nil, err
 	}
-	there, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
+	owned := map[string]bool{}
+	var (
+		name string
+		own  bool
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&name, &own}, func() error {
+		owned[name] = own
+		return nil
+	}); err != nil {
 		return nil, err
 	}
-	if !slices.Contains(there, waitingIndex) || !slices.Contains(there, ticksIndex) {
-		s.log.WarnContext(ctx, "indexes are missing, so large tables are counted slowly: call river.Migrate", "schema", s.cfg.Schema)
+	for _, name := range []string{waitingIndex, ticksIndex} {
+		if _, there := owned[name]; !there {
+			s.log.WarnContext(ctx, "an index is missing, so large tables are counted slowly: call river.Migrate", "schema", s.cfg.Schema, "index", name)
+		}
 	}
-	return slices.DeleteFunc(append(riverqueue.ReindexerIndexNamesDefault(), waitingIndex), func(name string) bool {
-		return !slices.Contains(there, name)
-	}), nil
+	return slices.DeleteFunc(append(riverqueue.ReindexerIndexNamesDefault(), waitingIndex), func(name string) bool { return !owned[name] }), nil
 }
 
 // analyzeGrown renews the planner's statistics when the table has grown to many times

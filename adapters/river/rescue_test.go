@@ -14,7 +14,7 @@ import (
 // abandoned makes the row of a job that of a process that died long ago amid an attempt.
 func abandoned(t testing.TB, s *river.Scheduler, name string, attempt int, set string) (id string) {
 	t.Helper()
-	id, err := s.Trigger(t.Context(), name, nil)
+	id, err := s.Trigger(t.Context(), name, nil, jobs.Delay(time.Hour)) // so that nobody takes it before
 	require.NoError(t, err)
 	execSQL(t, s.Pool(), `UPDATE river.river_job SET state = 'running', attempt = $2, attempted_at = now() - interval '7 minutes'`+set+`
 		WHERE id = $1::text::bigint`, id, attempt)

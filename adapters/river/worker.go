@@ -27,7 +27,7 @@ type worker struct {
 }
 
 // Timeout implements [riverqueue.Worker]. The job's own timeout is kept by
-// [jobs.Definition.Run]; River's is when the rescuer may take the job for dead.
+// [jobs.Definition.Run]; River's ends what outlives the time of its rescue.
 func (w *worker) Timeout(*riverqueue.Job[rowArgs]) time.Duration {
 	return w.job.Timeout + w.s.cfg.RescueAfter
 }
@@ -37,7 +37,7 @@ func (w *worker) NextRetry(job *riverqueue.Job[rowArgs]) time.Time {
 	if after := job.Args.retryAfter; after != nil {
 		return time.Now().Add(*after)
 	}
-	return time.Now().Add(w.job.Backoff(job.Attempt)) // the rescuer asks
+	return time.Now().Add(w.job.Backoff(job.Attempt)) // the handler was not called
 }
 
 // transientSnooze is the wait when something other than the handler failed. The

@@ -65,6 +65,11 @@ func TestWithTheMemoryProvider(t *testing.T) {
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/resume", "").Code)
 		require.NotContains(t, page("/job/email.send"), "paused")
 
+		// A schedule that has had no tick yet, but was run by hand.
+		require.Contains(t, page("/"), "0 3 * * * UTC no run is known in ")
+		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/audit.retention/trigger", "").Code)
+		require.Contains(t, page("/"), "0 3 * * * UTC ✓ done 11 s ago")
+
 		time.Sleep(4 * time.Hour) // past three o'clock
 		require.Contains(t, page("/job/audit.retention"), "tick 03:00:00 UTC")
 	})

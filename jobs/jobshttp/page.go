@@ -330,12 +330,17 @@ func (h *handler) newRow(r *http.Request, st jobs.Status, latest []jobs.Run, now
 		}
 	}
 	prev, prevAt := st.PrevState, st.PrevTick
-	if prev == "" && prevAt.IsZero() && len(latest) > 0 { // without a schedule
-		last := latest[0]
-		prev = last.State
-		for _, t := range []time.Time{last.CreatedAt, last.StartedAt, last.EndedAt} {
-			if !t.IsZero() {
-				prevAt = t
+	if prev == "" && prevAt.IsZero() { // no tick has run, but it may have been triggered
+		if !st.NextTick.IsZero() { // what has not run is next, not previous
+			latest = slices.DeleteFunc(slices.Clone(latest), func(run jobs.Run) bool { return run.StartedAt.IsZero() && run.EndedAt.IsZero() })
+		}
+		if len(latest) > 0 {
+			last := latest[0]
+			prev = last.State
+			for _, t := range []time.Time{last.CreatedAt, last.StartedAt, last.EndedAt} {
+				if !t.IsZero() {
+					prevAt = t
+				}
 			}
 		}
 	}
@@ -350,13 +355,13 @@ func (h *handler) newRow(r *http.Request, st jobs.Status, latest []jobs.Run, now
 }
 
 // puzzling tells of which jobs the pages show more than their status says: those
-// without a schedule have no previous tick, and those that fail have a reason.
+// without a previous tick may have been triggered, and those that fail have a reason.
 func puzzling(st jobs.Status) bool {
 	switch st.PrevState {
-	case jobs.StateFailed, jobs.StateSkipped, jobs.StateRetrying:
+	case "", jobs.StateFailed, jobs.StateSkipped, jobs.StateRetrying:
 		return true
 	}
-	return st.NextTick.IsZero() || st.Retrying > 0
+	return st.Retrying > 0
 }
 
 // loadLatest asks for the latest runs of the puzzling jobs, as far as time permits.

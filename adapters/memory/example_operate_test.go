@@ -1,0 +1,156 @@
+package memory_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/everytick/everytick/adapters/memory"
+	"github.com/everytick/everytick/jobs"
+)
+
+// While a job is paused, what is triggered waits.
+func ExampleScheduler_Pause() {
+	ctx := context.Background()
+	scheduler, err := memory.New(nil)
+	check(err)
+	ran := make(chan string)
+	check(scheduler.RegisterDelayed("email.send", 0, func(_ context.Context, job *jobs.Job) error {
+		ran <- job.Name
+		return nil
+	}))
+	check(scheduler.Start(ctx))
+
+	check(scheduler.Pause(ctx, "email.send"))
+	_, err = scheduler.Trigger(ctx, "email.send", nil)
+	check(err)
+	all, err := scheduler.Jobs(ctx)
+	check(err)
+	fmt.Println("paused:", !all[0].PausedSince.IsZero(), "waiting:", all[0].Waiting)
+
+	check(scheduler.Resume(ctx, "email.send"))
+	fmt.Println(<-ran, "runs")
+	check(scheduler.Shutdown(ctx))
+	// Output:
+	// paused: true waiting: 1
+	// email.send runs
+}
+
+// The history of a job tells what became of each run, and of what it died.
+func ExampleScheduler_Runs() {
+	ctx := context.Background()
+	scheduler, err := memory.New(nil)
+	check(err)
+	ended := make(chan struct{}, 2)
+	check(scheduler.RegisterDelayed("email.send", 0, func(_ context.Context, job *jobs.Job) error {
+		defer func() { ended <- struct{}{} }()
+		var args struct{ To string }
+		if err := job.Decode(&args); err != nil {
+			return err
+		}
+		if args.To == "" {
+			return jobs.Permanent(errors.New("nobody to send it to")) // no retry can help
+		}
+		return nil
+	}, jobs.Concurrency(1)))
+	_, err = scheduler.TriggerMany(ctx, "email.send", []any{map[string]string{"to": "ann@example.com"}, nil})
+	check(err)
+	check(scheduler.Start(ctx))
+	<-ended
+	<-ended
+	check(scheduler.Shutdown(ctx))
+
+	runs, err := scheduler.Runs(ctx, "email.send", 10)
+	check(err)
+	for _, run := range runs {
+		fmt.Printf("%s, attempt %d of %d, %s %s\n", run.State, run.Attempt, run.MaxAttempts, run.Data, run.Error)
+	}
+	// Output:
+	// failed, attempt 1 of 3, {} nobody to send it to
+	// completed, attempt 1 of 3, {"to":"ann@example.com"}
+}
+
+// A job that failed for good, or waits for its next attempt, is run again by hand once
+// the reason is gone.
+func ExampleScheduler_Retry() {
+	ctx := context.Background()
+	scheduler, err := memory.New(nil)
+	check(err)
+	up := make(chan bool, 2)
+	ended := make(chan struct{})
+	check(scheduler.RegisterDelayed("email.send", 0, func(context.Context, *jobs.Job) error {
+		defer func() { ended <- struct{}{} }()
+		if !<-up {
+			return errors.New("mail server is down")
+		}
+		return nil
+	}, jobs.RetryDelay(time.Hour)))
+	id, err := scheduler.Trigger(ctx, "email.send", nil)
+	check(err)
+	up <- false
+	check(scheduler.Start(ctx))
+	<-ended
+	check(scheduler.Shutdown(ctx)) // so that the end of the attempt is known
+
+	up <- true
+	check(scheduler.Retry(ctx, "email.send", id)) // instead of in an hour
+	check(scheduler.Start(ctx))
+	<-ended
+	check(scheduler.Shutdown(ctx))
+	runs, err := scheduler.Runs(ctx, "email.send", 1)
+	check(err)
+	fmt.Println(runs[0].State, "at attempt", runs[0].Attempt)
+	fmt.Println(errors.Is(scheduler.Retry(ctx, "email.send", id), jobs.ErrNotRetryable))
+	// Output:
+	// completed at attempt 2
+	// true
+}
+
+// Cancel ends the context of a job that runs, and it is not retried.
+func ExampleScheduler_Cancel() {
+	ctx := context.Background()
+	scheduler, err := memory.New(nil)
+	check(err)
+	started := make(chan struct{})
+	check(scheduler.RegisterDelayed("users.export", 0, func(ctx context.Context, _ *jobs.Job) error {
+		close(started)
+		<-ctx.Done() // what a query or an HTTP request does
+		return ctx.Err()
+	}))
+	check(scheduler.Start(ctx))
+	id, err := scheduler.Trigger(ctx, "users.export", nil)
+	check(err)
+	<-started
+
+	check(scheduler.Cancel(ctx, "users.export", id))
+	check(scheduler.Shutdown(ctx))
+	runs, err := scheduler.Runs(ctx, "users.export", 1)
+	check(err)
+	fmt.Println(runs[0].State)
+	// Output:
+	// cancelled
+}
+
+// Health says in words what is wrong.
+func ExampleScheduler_Health() {
+	ctx := context.Background()
+	scheduler, err := memory.New(nil)
+	check(err)
+	check(scheduler.RegisterDelayed("email.send", 0, done))
+	_, err = scheduler.Trigger(ctx, "email.send", nil, jobs.Delay(time.Hour))
+	check(err)
+
+	health, err := scheduler.Health(ctx)
+	check(err)
+	fmt.Println(health.Healthy, health.Reasons, health.Totals)
+
+	check(scheduler.Start(ctx))
+	health, err = scheduler.Health(ctx)
+	check(err)
+	fmt.Println(health.Healthy, health.Reasons, health.Totals)
+	check(scheduler.Shutdown(ctx))
+	// Output:
+	// false [the scheduler is not started, so jobs wait] map[scheduled:1]
+	// true [] map[scheduled:1]
+}

@@ -1,0 +1,131 @@
+package jobstest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/memory"
+	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/jobstest"
+)
+
+// What docs/testing.md shows: a module, and the tests of its jobs.
+
+// WelcomeArgs are the data of a welcome.
+type WelcomeArgs struct {
+	User int `json:"user"`
+}
+
+// Welcome sends a mail to a new user.
+const Welcome jobs.Kind[WelcomeArgs] = "users.welcome"
+
+// Users is the module. Its mails go out by jobs of another one.
+type Users struct{ Jobs jobs.Triggerer }
+
+// RegisterUserJobs registers the module's jobs.
+func RegisterUserJobs(s jobs.Scheduler) error {
+	users := &Users{Jobs: s}
+	return errors.Join(
+		Welcome.Register(s, users.welcome),
+		s.RegisterCron("users.cleanup", "0 3 * * *", users.cleanUp),
+		s.RegisterDelayed("email.send", 0, func(context.Context, *jobs.Job) error { return nil }),
+	)
+}
+
+func (u *Users) welcome(ctx context.Context, job *jobs.Job, args WelcomeArgs) error {
+	switch {
+	case args.User == 0:
+		return jobs.Permanent(errors.New("no user"))
+	case job.Attempt == 1:
+		return errors.New("mail server is busy")
+	}
+	_, err := u.Jobs.Trigger(ctx, "email.send", map[string]string{"to": fmt.Sprintf("user%d@example.com", args.User)})
+	return err
+}
+
+func (u *Users) cleanUp(_ context.Context, job *jobs.Job) error {
+	job.Logger.Info("cleaned up", "tick", job.Tick)
+	return nil
+}
+
+func TestWelcomeNeedsAUser(t *testing.T) {
+	t.Parallel()
+	users := &Users{}
+	job := &jobs.Job{Attempt: 1, MaxAttempts: 3, Logger: slog.New(slog.DiscardHandler)}
+	err := users.welcome(t.Context(), job, WelcomeArgs{User: 0})
+	require.EqualError(t, err, "no user")
+	require.False(t, job.Retries(err), "nothing gets better by waiting")
+}
+
+func TestWelcomeIsRetried(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		scheduler, err := memory.New(nil)
+		require.NoError(t, err)
+		rec := jobstest.Record(scheduler)
+		require.NoError(t, RegisterUserJobs(rec))
+		require.NoError(t, rec.Start(t.Context()))
+		outcome := rec.TriggerAndWait(t, "users.welcome", WelcomeArgs{User: 7})
+		require.NoError(t, outcome.Err)
+		require.Equal(t, 2, outcome.Attempts)
+		rec.RequireEnqueued(t, "email.send", jobstest.DataWith("to", "user7@example.com"))
+		require.NoError(t, rec.Shutdown(t.Context()))
+	})
+}
+
+// newUsers starts the module's jobs. It is called in a bubble, and stops them at its end.
+func newUsers(t *testing.T) *jobstest.Recorder {
+	t.Helper()
+	scheduler, err := memory.New(nil)
+	require.NoError(t, err)
+	rec := jobstest.Record(scheduler)
+	rec.Wait = 24 * time.Hour // of the bubble's time
+	require.NoError(t, RegisterUserJobs(rec))
+	require.NoError(t, rec.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, rec.Shutdown(context.Background())) })
+	return rec
+}
+
+func TestTheSecondAttemptComesAfterFiveSeconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newUsers(t)
+		start := time.Now()
+		outcome := rec.TriggerAndWait(t, "users.welcome", WelcomeArgs{User: 7}, jobs.Delay(time.Hour))
+		require.NoError(t, outcome.Err)
+		require.Equal(t, time.Hour+5*time.Second, time.Since(start)) // exactly
+	})
+}
+
+func TestCleanUpRunsAtThreeEachDay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newUsers(t) // at midnight: a bubble begins on 1 January 2000
+		time.Sleep(48 * time.Hour)
+		synctest.Wait()
+		ran := rec.Outcomes("users.cleanup")
+		require.Len(t, ran, 2)
+		require.Equal(t, time.Date(2000, 1, 2, 3, 0, 0, 0, time.UTC), ran[1].Job.Tick)
+		require.Zero(t, ran[1].Job.Late())
+	})
+}
+
+func TestARefusedWelcomeSendsNoMail(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newUsers(t)
+		id, err := Welcome.Trigger(t.Context(), rec, WelcomeArgs{User: 0})
+		require.NoError(t, err)
+		outcome := rec.Await(t, id)
+		require.EqualError(t, outcome.Err, "no user")
+		require.Equal(t, 1, outcome.Attempts)
+		rec.RequireNotEnqueued(t, "email.send")
+	})
+}

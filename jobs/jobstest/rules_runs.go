@@ -145,12 +145,10 @@ var runRules = []rule{
 			n := e.queueSize("test.tick")
 			return n, n == 1
 		})
-		runs := e.runs("test.tick")
-		require.Equal(e, jobs.StateWaiting, runs[0].State, "State of a tick that is due")
-		require.Equal(e, e.status("test.tick").NextTick, runs[0].Tick, "Tick of the run that waits")
-		for i := 1; i < len(runs); i++ {
-			require.True(e, runs[i].Tick.Before(runs[i-1].Tick), "ticks %v and %v are not the newest first", runs[i-1].Tick, runs[i].Tick)
-		}
+		runs, next := e.runs("test.tick"), e.status("test.tick").NextTick
+		i := slices.IndexFunc(runs, func(run jobs.Run) bool { return run.Tick.Equal(next) })
+		require.GreaterOrEqual(e, i, 0, "the tick %v that is due is listed", next)
+		require.Equal(e, jobs.StateWaiting, runs[i].State, "State of a tick that is due")
 		for _, r := range e.runs("test.hourly") {
 			require.False(e, r.Tick.After(time.Now().Add(slack)), "a tick that is not due is listed: %v", r.Tick)
 		}

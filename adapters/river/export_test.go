@@ -50,3 +50,6 @@ const (
 
 // KnowsPaused tells whether this process has noticed a pause.
 func (s *Scheduler) KnowsPaused(name string) bool { return s.paused.is(name) }
+
+// Rescue does what the keeper does.
+func (s *Scheduler) Rescue(ctx context.Context) error { return s.rescue(ctx) }

@@ -142,7 +142,7 @@ func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 
 // Retry implements [jobs.Retrier].
 func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
-	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, state jobs.State, attempt int) error {
+	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, state jobs.State, _ int) error {
 		switch state {
 		case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped, jobs.StateRetrying:
 		default:

@@ -24,7 +24,16 @@ func (s *Scheduler) rescue(ctx context.Context) error {
 		after = append(after, (d.Timeout + s.cfg.RescueAfter).Seconds())
 		delay = append(delay, d.RetryDelay.Seconds())
 	}
+	// In a WITH, since with poor statistics a subquery would be repeated for every row.
 	tag, err := s.pool.Exec(ctx, `
+		WITH lost AS (
+			SELECT id, home, delay, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
+				WHEN attempt < max_attempts THEN 'available' ELSE 'discarded' END AS state
+			FROM `+s.table+` AS job JOIN unnest($1::text[], $2::float8[], $3::float8[], $4::text[])
+				AS own (name, after, delay, home) ON kind = name
+			WHERE state = 'running' AND attempted_at < now() - after * interval '1 second'
+			FOR UPDATE OF job SKIP LOCKED
+		)
 		UPDATE `+s.table+` AS row SET
 			state = lost.state::`+s.state+`,
 			finalized_at = CASE WHEN lost.state <> 'available' THEN now() END,
@@ -33,14 +42,7 @@ func (s *Scheduler) rescue(ctx context.Context) error {
 			queue = CASE WHEN row.queue = $5 THEN lost.home ELSE row.queue END,
 			errors = array_append(row.errors, jsonb_build_object('at', now(), 'attempt', row.attempt,
 				'error', 'the process that ran the job is gone', 'trace', ''))
-		FROM (
-			SELECT id, home, delay, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
-				WHEN attempt < max_attempts THEN 'available' ELSE 'discarded' END AS state
-			FROM `+s.table+` AS job JOIN unnest($1::text[], $2::float8[], $3::float8[], $4::text[])
-				AS own (name, after, delay, home) ON kind = name
-			WHERE state = 'running' AND attempted_at < now() - after * interval '1 second'
-			FOR UPDATE OF job SKIP LOCKED
-		) AS lost WHERE row.id = lost.id`, names, after, delay, queues, pausedQueue)
+		FROM lost WHERE row.id = lost.id`, names, after, delay, queues, pausedQueue)
 	if err != nil {
 		return fmt.Errorf("rescuing jobs: %w", err)
 	}

@@ -1,10 +1,12 @@
 package river_test
 
 import (
+	"context"
 	"math"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/river"
@@ -87,4 +89,24 @@ func TestAJobThatWasBeingPutAsideIsRescuedToItsOwnQueue(t *testing.T) {
 	require.NoError(t, s.Start(t.Context()))
 	id := abandoned(t, s, "a.job", 1, `, queue = '`+river.PausedQueue+`'`)
 	require.Equal(t, id, receive(t, ran).ID)
+}
+
+// As a table has them that was analysed while a transaction stored its first jobs.
+func TestRescueIsQuickWithPoorStatistics(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop, jobs.Timeout(time.Minute)))
+	id := abandoned(t, s, "a.job", 1, "")
+	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, finalized_at)
+			SELECT 'filler.job', '{}', 'completed', now() FROM generate_series(1, 20000)`)
+		require.NoError(t, err)
+		execSQL(t, pool, `ANALYZE river.river_job`)
+		return nil
+	}))
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	require.NoError(t, s.Rescue(ctx))
+	require.Equal(t, jobs.StateRetrying, stateOf(t, s, "a.job", id))
 }

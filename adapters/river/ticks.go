@@ -444,12 +444,15 @@ func (s *Scheduler) keep(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		bounded, cancel := context.WithTimeout(ctx, reconcileTimeout)
-		err := errors.Join(s.mend(bounded), s.rescue(bounded), s.refreshPauses(bounded), s.analyzeGrown(bounded))
-		if err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "jobs could not be looked after", "error", err)
+		// Each has its own time, and the statistics come first: with poor ones the others may
+		// take long.
+		for _, step := range []func(context.Context) error{s.analyzeGrown, s.mend, s.refreshPauses, s.rescue} {
+			bounded, cancel := context.WithTimeout(ctx, reconcileTimeout)
+			if err := step(bounded); err != nil && ctx.Err() == nil {
+				s.log.WarnContext(ctx, "jobs could not be looked after", "error", err)
+			}
+			cancel()
 		}
-		cancel()
 	}
 }
 

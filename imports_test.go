@@ -18,6 +18,8 @@ func TestImportRules(t *testing.T) {
 		river   = "github.com/riverqueue"
 		testify = "github.com/stretchr/testify"
 		tint    = "github.com/lmittmann/tint"
+
+		chromedp = "github.com/chromedp"
 	)
 	for _, rule := range []struct {
 		packages string
@@ -33,7 +35,7 @@ func TestImportRules(t *testing.T) {
 		{"./modules/email", []string{river, testify, tint, module + "adapters", module + "modules/audit", module + "modules/notifs", module + "migrations", module + "internal"}},
 		{"./modules/notifs", []string{river, testify, tint, module + "adapters", module + "modules/audit", module + "modules/email", module + "migrations", module + "internal"}},
 		{"./migrations", []string{testify, tint, module + "jobs", module + "adapters", module + "modules", module + "internal"}},
-		{"./cmd/demo", []string{testify}},
+		{"./cmd/demo", []string{testify, chromedp}},
 	} {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", rule.packages).Output()
 		require.NoError(t, err, "go list %s", rule.packages)
@@ -64,12 +66,16 @@ func TestTelemetryIsOptional(t *testing.T) {
 	}
 }
 
+// Nor do they share the browser that its test drives.
 func TestNobodyImportsTheDemo(t *testing.T) {
 	t.Parallel()
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}`, "./...").Output()
 	require.NoError(t, err)
 	for line := range strings.Lines(string(out)) {
-		_, imports, _ := strings.Cut(line, ":")
+		name, imports, _ := strings.Cut(line, ":")
 		require.NotContains(t, imports, module+"cmd/", "in %s", line)
+		if name != module+"cmd/demo" {
+			require.NotContains(t, imports, "github.com/chromedp/", "in %s", line)
+		}
 	}
 }

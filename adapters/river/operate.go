@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -63,6 +64,7 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 			&run.CreatedAt, &run.DueAt, &begun, &ended, &run.Error, &run.Data)
 		run.ID, run.CreatedAt, run.DueAt = formatID(id), run.CreatedAt.UTC(), run.DueAt.UTC()
 		run.Tick, run.StartedAt, run.EndedAt = utc(tick), utc(begun), utc(ended)
+		run.Error = strings.TrimPrefix(run.Error, "JobCancelError: ") // River's, of what gave up on retries
 		return run, err
 	})
 	if err != nil {

@@ -112,6 +112,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err := migrations.Up(ctx, pool); err != nil {
 		return err
 	}
+	if err := river.Migrate(ctx, pool, ""); err != nil { // what the adapter needs beside River's own tables
+		return err
+	}
 
 	smtpAddr := getenv("SMTP_ADDR")
 	if smtpAddr == "" {
@@ -124,7 +127,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 
 	m := newMetrics()
-	s, err := river.New(pool, &river.Config{Logger: log, Defaults: m.options()})
+	s, err := river.New(pool, &river.Config{Logger: log, Defaults: append(m.options(), jobs.Redact(hideMailboxes))})
 	if err != nil {
 		return err
 	}
@@ -287,14 +290,22 @@ func drain(s *river.Scheduler, log *slog.Logger) error {
 func listOfURLs(base string) string {
 	var b strings.Builder
 	for _, line := range [][2]string{
-		{base + "/healthz", "health, 200 or 503"},
-		{base + "/jobs", "all jobs: schedule, next run, queue size"},
-		{base + "/jobs/email.send/size", "one job's queue size"},
-		{base + "/metrics", "metrics for Prometheus; docs/alerts.yml has alerts on them"},
+		{base + "/", "status page: what ran, what comes next, and buttons to act"},
 		{base + "/riverui/", "River UI"},
+		{base + "/metrics", "metrics for Prometheus; docs/alerts.yml has alerts on them"},
+		{base + "/healthz", "health, 200 or 503; probes are at /livez and /readyz"},
 	} {
-		fmt.Fprintf(&b, "  %-48s %s\n", line[0], line[1])
+		fmt.Fprintf(&b, "  %-34s %s\n", line[0], line[1])
 	}
-	fmt.Fprintf(&b, "  Run a job by hand:\n    curl -X POST -H 'Content-Type: application/json' -d '{}' %s/jobs/notifs.cleanup/trigger\n", base)
+	fmt.Fprintln(&b, "  From a shell: list the jobs; run one that fails twice; one that takes a minute, so that its ticks are overdue; pause one:")
+	const post = "curl -X POST -H 'Content-Type: application/json' "
+	for _, line := range []string{
+		"curl " + base + "/jobs",
+		post + `-d '{"fail_times": 2}' ` + base + "/jobs/demo.flaky/trigger",
+		post + `-d '{"seconds": 60}' ` + base + "/jobs/demo.import/trigger",
+		post + base + "/jobs/notifs.cleanup/pause",
+	} {
+		fmt.Fprintf(&b, "    %s\n", line)
+	}
 	return b.String()
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/everytick/everytick/internal/devdb"
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 )
 
@@ -98,7 +99,7 @@ func startDemo(t *testing.T, env map[string]string, args ...string) *demo {
 
 func (d *demo) awaitURL(t *testing.T) {
 	t.Helper()
-	d.base = d.out.await(t, `(http://127\.0\.0\.1:\d+)/healthz`)[1]
+	d.base = d.out.await(t, `(?s)(http://127\.0\.0\.1:\d+)/ .*curl`)[1]
 }
 
 func (d *demo) do(t *testing.T, method, path, body string, header ...string) (status int, answer string) {
@@ -107,6 +108,9 @@ func (d *demo) do(t *testing.T, method, path, body string, header ...string) (st
 	require.NoError(t, err)
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
+	}
+	if host := req.Header.Get("Host"); host != "" {
+		req.Host = host
 	}
 	res, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
@@ -141,26 +145,7 @@ func TestTheHTTPInterface(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
 	d.awaitURL(t)
-	const jsonType = "application/json"
-
-	status, answer := d.do(t, "GET", "/healthz", "")
-	require.Equal(t, http.StatusOK, status, answer)
-	require.Contains(t, answer, `"healthy": true`)
-
-	status, answer = d.do(t, "GET", "/jobs", "")
-	require.Equal(t, http.StatusOK, status)
-	var list []map[string]any
-	require.NoError(t, json.Unmarshal([]byte(answer), &list))
-	require.Equal(t, "audit.retention", list[0]["name"])
-	require.Equal(t, "0 3 * * *", list[0]["schedule"])
-	require.Contains(t, list[0]["next_run"], "T03:00:00Z")
-	require.Contains(t, list[0], "queue_size")
-
-	status, answer = d.do(t, "POST", "/jobs/demo.flaky/trigger", `{"fail_times": 0}`, "Content-Type", jsonType)
-	require.Equal(t, http.StatusAccepted, status, answer)
-	var accepted struct{ ID string }
-	require.NoError(t, json.Unmarshal([]byte(answer), &accepted))
-	d.out.await(t, `succeeded after failing job=demo\.flaky job_id=`+accepted.ID+` attempt=1`)
+	jsonType := []string{"Content-Type", "application/json"}
 
 	for name, row := range map[string]struct {
 		method, path, body string
@@ -168,28 +153,138 @@ func TestTheHTTPInterface(t *testing.T) {
 		want               int
 		says               string
 	}{
+		"the status page":        {"GET", "/", "", nil, 200, "audit.retention"},
+		"the page of a job":      {"GET", "/job/demo.flaky", "", nil, 200, "Run now"},
+		"its style sheet":        {"GET", "/assets/style.css", "", nil, 200, "body"},
+		"the jobs":               {"GET", "/jobs", "", nil, 200, `"schedule": "0 3 * * *"`},
 		"size":                   {"GET", "/jobs/email.send/size", "", nil, 200, `"queue_size"`},
-		"size of an unknown job": {"GET", "/jobs/no.such/size", "", nil, 404, "unknown job"},
-		"trigger without a body": {"POST", "/jobs/notifs.cleanup/trigger", "", nil, 202, `"id"`},
-		"trigger an unknown job": {"POST", "/jobs/no.such/trigger", "{}", []string{"Content-Type", jsonType}, 404, "unknown job"},
-		"data that is no object": {"POST", "/jobs/demo.flaky/trigger", "[1]", []string{"Content-Type", jsonType}, 400, "want a JSON object"},
-		"data that is no JSON":   {"POST", "/jobs/demo.flaky/trigger", "{", []string{"Content-Type", jsonType}, 400, "invalid data"},
+		"size of an unknown job": {"GET", "/jobs/no.such/size", "", nil, 404, "no such job"},
+		"alive":                  {"GET", "/livez", "", nil, 200, "true"},
+		"ready":                  {"GET", "/readyz", "", nil, 200, "true"},
+		"healthy":                {"GET", "/healthz", "", nil, 200, `"healthy": true`},
+		"trigger without a body": {"POST", "/jobs/notifs.cleanup/trigger", "", jsonType, 202, `"id"`},
+		"trigger an unknown job": {"POST", "/jobs/no.such/trigger", "{}", jsonType, 404, "no such job"},
+		"data that is no object": {"POST", "/jobs/demo.flaky/trigger", "[1]", jsonType, 400, "want a JSON object"},
 		"another content type":   {"POST", "/jobs/demo.flaky/trigger", "a=b", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
-		"a body too large":       {"POST", "/jobs/demo.flaky/trigger", strings.Repeat("x", maxBody+1), []string{"Content-Type", jsonType}, 413, "at most"},
-		"from another origin":    {"POST", "/jobs/demo.flaky/trigger", "{}", []string{"Content-Type", jsonType, "Origin", "https://evil.example"}, 403, "cross-origin"},
-		"another site's form":    {"POST", "/jobs/demo.flaky/trigger", "", []string{"Sec-Fetch-Site", "cross-site"}, 403, "cross-origin"},
-		"no such page":           {"GET", "/nowhere", "", nil, 404, "no such resource"},
+		"from another origin":    {"POST", "/jobs/demo.flaky/trigger", "{}", append(jsonType, "Origin", "https://evil.example"), 403, "other origins"},
+		"another site's form":    {"POST", "/job/demo.flaky/trigger", "", []string{"Content-Type", "application/x-www-form-urlencoded", "Sec-Fetch-Site", "cross-site"}, 403, "other origins"},
+		"no such page":           {"GET", "/nowhere", "", nil, 404, "no such page"},
 		"River UI":               {"GET", "/riverui/", "", nil, 200, "<html"},
 		"River UI's API":         {"GET", "/riverui/api/states", "", nil, 200, "available"},
-		"the index":              {"GET", "/", "", nil, 200, "/healthz"},
+		"River UI, other origin": {"POST", "/riverui/api/jobs/cancel", `{"ids":["1"]}`, append(jsonType, "Sec-Fetch-Site", "cross-site"), 403, "cross-origin"},
+		"rebound name":           {"GET", "/", "", []string{"Host", "evil.example"}, 403, "not allowed"},
+		"rebound name, River UI": {"GET", "/riverui/api/states", "", []string{"Host", "evil.example"}, 403, "only localhost"},
 	} {
 		status, answer := d.do(t, row.method, row.path, row.body, row.header...)
 		require.Equal(t, row.want, status, "%s: %s", name, answer)
 		require.Contains(t, answer, row.says, name)
-		if status >= 400 {
-			require.True(t, json.Valid([]byte(answer)), "%s: errors are JSON: %s", name, answer)
+	}
+
+	// A job that failed for good, with its error redacted.
+	require.Eventually(t, func() bool {
+		_, answer := d.do(t, "GET", "/jobs/demo.import", "")
+		return strings.Contains(answer, `"state": "failed"`) && strings.Contains(answer, "no account for …@example.com")
+	}, time.Minute, 100*time.Millisecond)
+}
+
+func TestOnlyThisMachineIsServed(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		from, host string
+		ok         bool
+	}{
+		{"127.0.0.1:4711", "127.0.0.1:8080", true},
+		{"127.0.0.1:4711", "localhost:8080", true},
+		{"127.0.0.1:4711", "localhost", true},
+		{"[::1]:4711", "[::1]:8080", true},
+		{"[::1]:4711", "[::1]", true},
+		{"[::ffff:127.0.0.1]:4711", "127.0.0.1", true},
+		{"192.0.2.7:4711", "127.0.0.1:8080", false},
+		{"127.0.0.1:4711", "192.0.2.7:8080", false},
+		{"127.0.0.1:4711", "evil.example:8080", false},
+		{"127.0.0.1:4711", "", false},
+		{"", "localhost", false},
+	} {
+		err := atThisMachine(&http.Request{RemoteAddr: row.from, Host: row.host})
+		require.Equal(t, row.ok, err == nil, "%+v: %v", row, err)
+	}
+}
+
+// What the demo prints can be pasted into a shell.
+func TestThePrintedCommandsWork(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
+	d.awaitURL(t)
+	require.Contains(t, d.out.String(), "  "+d.base+"/ ")
+	curl := regexp.MustCompile(`(?m)^ +curl( -X POST -H '([^:]+): ([^']+)'( -d '([^']+)')?)? ` + regexp.QuoteMeta(d.base) + `(\S+)$`)
+	lines := curl.FindAllStringSubmatch(d.out.String(), -1)
+	require.Len(t, lines, strings.Count(d.out.String(), " curl "))
+	for _, line := range lines {
+		method, header := "GET", []string(nil)
+		if line[1] != "" {
+			method, header = "POST", line[2:4]
+		}
+		status, answer := d.do(t, method, line[6], line[5], header...)
+		require.Less(t, status, 300, "%s: %s", line[0], answer)
+		if strings.Contains(line[5], "seconds") { // else the demo's end would wait for it
+			var accepted struct{ ID string }
+			require.NoError(t, json.Unmarshal([]byte(answer), &accepted))
+			status, answer = d.do(t, "POST", "/jobs/demo.import/runs/"+accepted.ID+"/cancel", "", header...)
+			require.Equal(t, http.StatusAccepted, status, answer)
 		}
 	}
+	d.out.await(t, `asked for by hand action=trigger job=demo\.flaky job_id=\d+ who=Go-http-client`)
+	d.out.await(t, `succeeded after failing job=demo\.flaky .*failures=2`)
+	_, answer := d.do(t, "GET", "/jobs/notifs.cleanup", "")
+	require.Contains(t, answer, "paused_since")
+}
+
+// The page outlives its database: it says what it knows and from when.
+func TestTheDatabaseGoesAwayAndComesBack(t *testing.T) {
+	t.Parallel()
+	db := dbtest.Server(t, devdb.Options{})
+	d := startDemo(t, map[string]string{"DATABASE_URL": db.URL})
+	d.awaitURL(t)
+	d.out.await(t, `tick job=demo\.heartbeat`)
+	// becomes waits until all of them answer so, as they do one after the other: what one
+	// of them knows is up to a second old.
+	becomes := func(wanted map[string]int) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			for path, want := range wanted {
+				if status, _ := d.do(t, "GET", path, ""); status != want {
+					return false
+				}
+			}
+			return true
+		}, time.Minute, 100*time.Millisecond, "%v", wanted)
+	}
+	up := map[string]int{"/": 200, "/job/demo.heartbeat": 200, "/jobs": 200, "/livez": 200, "/readyz": 200, "/healthz": 200}
+	becomes(up)
+
+	require.NoError(t, db.Kill())
+	becomes(map[string]int{"/": 503, "/job/demo.heartbeat": 503, "/jobs": 503, "/livez": 200, "/readyz": 503, "/healthz": 503})
+	for _, path := range []string{"/", "/job/demo.heartbeat"} {
+		before := time.Now()
+		_, answer := d.do(t, "GET", path, "")
+		require.Less(t, time.Since(before), 10*time.Second, path)
+		require.Contains(t, answer, "The database does not answer. What you see is from", path)
+		require.Contains(t, answer, "every 5 seconds", "%s still shows what is known", path)
+	}
+	status, answer := d.do(t, "POST", "/jobs/demo.flaky/trigger", "", "Content-Type", "application/json")
+	require.Equal(t, http.StatusServiceUnavailable, status, answer)
+	status, answer = d.do(t, "GET", "/metrics", "")
+	require.Equal(t, http.StatusOK, status)
+	require.Contains(t, answer, "\neverytick_up 0\n")
+
+	require.NoError(t, db.Restart(t.Context()))
+	becomes(up)
+	_, answer = d.do(t, "GET", "/", "")
+	require.NotContains(t, answer, "does not answer")
+	_, answer = d.do(t, "POST", "/jobs/demo.flaky/trigger", `{"fail_times": 0}`, "Content-Type", "application/json")
+	var accepted struct{ ID string }
+	require.NoError(t, json.Unmarshal([]byte(answer), &accepted))
+	d.out.await(t, `succeeded after failing job=demo\.flaky job_id=`+accepted.ID+` attempt=1`)
 }
 
 func TestTwoDemosOnOneDatabaseShareTheWork(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"regexp"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -24,6 +25,35 @@ type flakyArgs struct {
 	FailTimes int `json:"fail_times"`
 }
 
+// importArgs are the data of demo.import, which shows what can go wrong: it has a single
+// worker, so that a run that takes long makes its ticks overdue, and fails for good when
+// asked to, and by itself every other minute.
+type importArgs struct {
+	Seconds float64 `json:"seconds"` // how long it takes
+	Fail    bool    `json:"fail"`
+}
+
+func runImport(ctx context.Context, job *jobs.Job) error {
+	args := importArgs{Seconds: 0.2}
+	if err := job.Decode(&args); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(time.Duration(args.Seconds * float64(time.Second))):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if args.Fail || !job.Tick.IsZero() && job.Tick.Truncate(2*time.Minute).Equal(job.Tick) {
+		return jobs.Permanent(errors.New("line 17: no account for eve@example.com"))
+	}
+	return nil
+}
+
+var mailbox = regexp.MustCompile(`[\w.+-]+@`)
+
+// hideMailboxes keeps who somebody is out of stored and logged errors, see [jobs.Redact].
+func hideMailboxes(text string) string { return mailbox.ReplaceAllString(text, "…@") }
+
 func registerDemoJobs(r jobs.Registrar) error {
 	return errors.Join(
 		flaky.Register(r, func(ctx context.Context, job *jobs.Job, args flakyArgs) error {
@@ -38,6 +68,7 @@ func registerDemoJobs(r jobs.Registrar) error {
 			job.Logger.InfoContext(ctx, "tick", "tick", job.Tick.Format(time.TimeOnly), "late", job.Late().Round(time.Millisecond))
 			return nil
 		}),
+		r.RegisterInterval("demo.import", 10*time.Second, runImport, jobs.Concurrency(1)),
 	)
 }
 
@@ -77,6 +108,9 @@ func seed(ctx context.Context, pool *pgxpool.Pool, s jobs.Scheduler, mails *emai
 		return err
 	}
 	if _, err := flaky.Trigger(ctx, s, flakyArgs{FailTimes: 2}); err != nil {
+		return err
+	}
+	if _, err := s.Trigger(ctx, "demo.import", importArgs{Seconds: 0.5, Fail: true}); err != nil {
 		return err
 	}
 	for _, name := range []string{"audit.retention", "notifs.cleanup"} {

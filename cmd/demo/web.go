@@ -1,23 +1,23 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"mime"
+	"net"
 	"net/http"
-	"time"
+	"net/netip"
+	"strings"
 
 	"riverqueue.com/riverui"
 
 	"github.com/everytick/everytick/adapters/river"
-	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/jobshttp"
 )
 
-// newHandler returns the demo's HTTP interface over the scheduler, with River UI
-// at /riverui. The caller starts the River UI handler that is returned with it.
+// newHandler returns the demo's HTTP interface: the status page and admin API at /,
+// River UI at /riverui and the metrics. The caller starts the River UI handler that is
+// returned with it.
 func newHandler(s *river.Scheduler, m *metrics, log *slog.Logger) (http.Handler, *riverui.Handler, error) {
 	ui, err := riverui.NewHandler(&riverui.HandlerOpts{
 		Endpoints: riverui.NewEndpoints(s.Client(), nil),
@@ -27,133 +27,44 @@ func newHandler(s *river.Scheduler, m *metrics, log *slog.Logger) (http.Handler,
 	if err != nil {
 		return nil, nil, fmt.Errorf("river ui: %w", err)
 	}
-	a := api{s, log}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", a.index)
-	mux.HandleFunc("GET /healthz", a.health)
-	mux.Handle("GET /metrics", m.handler(s, log))
-	mux.HandleFunc("GET /jobs", a.list)
-	mux.HandleFunc("GET /jobs/{name}/size", a.size)
-	mux.HandleFunc("POST /jobs/{name}/trigger", a.trigger)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, http.StatusNotFound, fmt.Errorf("no such resource: %s %s", r.Method, r.URL.Path))
-	})
-	mux.Handle("/riverui/", ui)
-	protection := http.NewCrossOriginProtection()
-	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		writeError(w, http.StatusForbidden, errors.New("cross-origin requests are refused"))
+	mux.Handle("/", jobshttp.New(s, &jobshttp.Options{
+		// The demo listens on loopback, and its users and mails are made up: whoever is at
+		// this machine may see and do everything. An application asks who is logged in.
+		Authorize: func(r *http.Request, _ jobshttp.Action, _ string) error { return atThisMachine(r) },
+		// Nobody logs in here, but the log can tell a browser from curl.
+		Who:      func(r *http.Request) string { return r.UserAgent() },
+		Logger:   log,
+		ShowData: true,
+		Title:    "everytick demo",
 	}))
-	return protection.Handler(mux), ui, nil
-}
-
-type api struct {
-	s   *river.Scheduler
-	log *slog.Logger
-}
-
-// maxBody is the largest request body: a job's data and white space.
-const maxBody = 2 * jobs.MaxDataBytes
-
-func (a api) index(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = io.WriteString(w, listOfURLs("http://"+r.Host))
-}
-
-func (a api) health(w http.ResponseWriter, r *http.Request) {
-	h, err := a.s.Health(r.Context())
-	if err != nil {
-		writeError(w, http.StatusServiceUnavailable, err)
-		return
-	}
-	status := http.StatusOK
-	if !h.Healthy {
-		status = http.StatusServiceUnavailable
-	}
-	writeJSON(w, status, h)
-}
-
-func (a api) list(w http.ResponseWriter, r *http.Request) {
-	all, err := a.s.Jobs(r.Context())
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	type job struct {
-		Name      string    `json:"name"`
-		Schedule  string    `json:"schedule"`
-		Zone      string    `json:"zone,omitempty"`
-		NextRun   time.Time `json:"next_run,omitzero"`
-		QueueSize int       `json:"queue_size"`
-		Running   int       `json:"running"`
-	}
-	out := make([]job, len(all))
-	for i, st := range all {
-		out[i] = job{st.Name, st.Schedule, st.Zone, st.NextTick, st.Waiting, st.Running}
-	}
-	writeJSON(w, http.StatusOK, out)
-}
-
-func (a api) size(w http.ResponseWriter, r *http.Request) {
-	n, err := a.s.QueueSize(r.Context(), r.PathValue("name"))
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, map[string]any{"name": r.PathValue("name"), "queue_size": n})
-}
-
-func (a api) trigger(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		writeError(w, http.StatusRequestEntityTooLarge, fmt.Errorf("body: at most %d bytes are allowed", maxBody))
-		return
-	case err != nil:
-		writeError(w, http.StatusBadRequest, fmt.Errorf("body: %w", err))
-		return
-	}
-	var data any
-	if len(body) > 0 {
-		if mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); mediaType != "application/json" {
-			writeError(w, http.StatusUnsupportedMediaType, errors.New("Content-Type: want application/json"))
+	mux.Handle("GET /metrics", m.handler(s, log))
+	// River UI has neither of the two checks that jobshttp makes.
+	mux.Handle("/riverui/", http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := atThisMachine(r); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
-		data = json.RawMessage(body)
-	}
-	id, err := a.s.Trigger(r.Context(), r.PathValue("name"), data)
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	a.log.InfoContext(r.Context(), "triggered by hand", "job", r.PathValue("name"), "job_id", id)
-	writeJSON(w, http.StatusAccepted, map[string]string{"id": id})
+		ui.ServeHTTP(w, r)
+	})))
+	return mux, ui, nil
 }
 
-// fail answers with the status that the error deserves.
-func (a api) fail(w http.ResponseWriter, r *http.Request, err error) {
-	switch {
-	case errors.Is(err, jobs.ErrUnknownJob):
-		writeError(w, http.StatusNotFound, err)
-	case errors.Is(err, jobs.ErrInvalidData):
-		writeError(w, http.StatusBadRequest, err)
-	case r.Context().Err() != nil: // nobody is there to read an answer
-	default:
-		a.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-		writeError(w, http.StatusServiceUnavailable, errors.New("the database does not answer; see the log"))
+// atThisMachine refuses requests from elsewhere, which -addr may let in, and those that
+// a page from elsewhere makes this machine's browser send: one whose name has been made
+// to lead to 127.0.0.1 passes for the same origin, but the Host tells.
+func atThisMachine(r *http.Request) error {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || !peer.Addr().Unmap().IsLoopback() {
+		return errors.New("only this machine may ask")
 	}
-}
-
-func writeError(w http.ResponseWriter, status int, err error) {
-	writeJSON(w, status, map[string]string{"error": err.Error()})
-}
-
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	_ = enc.Encode(v) // the client may have gone
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	if host != "localhost" && (err != nil || !addr.IsLoopback()) {
+		return errors.New("only localhost may be asked for")
+	}
+	return nil
 }

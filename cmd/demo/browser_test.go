@@ -1,0 +1,408 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/internal/devdb"
+	"github.com/everytick/everytick/internal/devdb/dbtest"
+)
+
+var update = flag.Bool("update", false, "draw docs/status.png, the README's picture, anew")
+
+// screenshots is where the test leaves what the page looked like, for people.
+const screenshots = "screenshots"
+
+// findBrowser returns a Chrome or Chromium. Who tries everytick need not have one, but
+// where it would go unnoticed the test fails without: in CI, or with EVERYTICK_BROWSER=required.
+func findBrowser(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{
+		"chromium-headless-shell", "chrome-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+		"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium",
+	} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	const missing = "no Chrome or Chromium was found: apt-get install chromium-headless-shell"
+	if os.Getenv("CI") != "" || os.Getenv("EVERYTICK_BROWSER") == "required" {
+		require.FailNow(t, missing)
+	}
+	t.Skip(missing)
+	return ""
+}
+
+// tab is a page in a browser. It notes what the page asks for and complains of.
+type tab struct {
+	t    *testing.T
+	ctx  context.Context
+	base string
+
+	mu         sync.Mutex
+	requests   []string
+	complaints []string
+}
+
+// newBrowser starts a browser that has a tab on nothing yet.
+func newBrowser(t *testing.T, base string) *tab {
+	t.Helper()
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(findBrowser(t)),
+		chromedp.NoSandbox, // containers seldom allow one, and only the demo's page is opened
+		chromedp.DisableGPU, chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
+	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...)
+	t.Cleanup(cancel)
+	return newTab(ctx, t, base)
+}
+
+// another opens a tab in the same browser.
+func (p *tab) another() *tab { return newTab(p.ctx, p.t, p.base) }
+
+func newTab(ctx context.Context, t *testing.T, base string) *tab {
+	t.Helper()
+	ctx, cancel := chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	p := &tab{t: t, ctx: ctx, base: base}
+	require.NoError(t, chromedp.Do(ctx)) // its context is that of the browser, so it has no deadline
+	require.NoError(t, chromedp.Listen(ctx, p.note))
+	p.size(1280, 900)
+	return p
+}
+
+func (p *tab) note(event any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch e := event.(type) {
+	case *network.EventRequestWillBeSent:
+		p.requests = append(p.requests, e.Request.URL)
+	case *runtime.EventExceptionThrown:
+		p.complaints = append(p.complaints, "exception: "+e.ExceptionDetails.Text)
+	case *runtime.EventConsoleAPICalled:
+		p.complaints = append(p.complaints, fmt.Sprintf("console.%s", e.Type))
+	case *log.EventEntryAdded:
+		p.complaints = append(p.complaints, fmt.Sprintf("%s: %s %s", e.Entry.Level, e.Entry.Text, e.Entry.URL))
+	}
+}
+
+// quiet requires that the page asked nobody else for anything and had no complaints but
+// those that contain one of the given texts.
+func (p *tab) quiet(but ...string) {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	require.NotEmpty(p.t, p.requests)
+	for _, request := range p.requests {
+		u, err := url.Parse(request)
+		require.NoError(p.t, err)
+		require.Equal(p.t, p.base, u.Scheme+"://"+u.Host, "requested %s", request)
+	}
+	for _, complaint := range p.complaints {
+		expected := false
+		for _, text := range but {
+			expected = expected || strings.Contains(complaint, text)
+		}
+		require.True(p.t, expected, "the browser's console: %s", complaint)
+	}
+}
+
+func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
+	defer cancel()
+	require.NoError(p.t, chromedp.Do(ctx, steps...))
+}
+
+func (p *tab) open(path string) {
+	p.t.Helper()
+	p.do(chromedp.Navigate(p.base + path))
+}
+
+// click clicks what the selector finds first, once its middle can be seen and nothing
+// covers it. Looking and clicking are one step, between which a refresh of the page
+// cannot move it.
+func (p *tab) click(selector string) {
+	p.t.Helper()
+	p.eventually(func() bool {
+		return evaluate[bool](p, selector, `el => {
+			if (document.readyState !== "complete" || !el?.checkVisibility()) return false;
+			el.scrollIntoView({ block: "center", behavior: "instant" });
+			const box = el.getBoundingClientRect();
+			if (!el.contains(document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2))) return false;
+			el.focus();
+			el.click();
+			return true;
+		}`)
+	}, "%s cannot be clicked", selector)
+}
+
+// write replaces the text of a field, key by key.
+func (p *tab) write(selector, text string) {
+	p.t.Helper()
+	p.click(selector)
+	evaluate[any](p, selector, `el => el.select()`)
+	p.do(chromedp.KeyEvent(text))
+	require.Equal(p.t, text, evaluate[string](p, selector, `el => el.value`))
+}
+
+// evaluate returns what a function in JavaScript makes of the first element that the
+// selector finds, nothing while the page is being left.
+func evaluate[T any](p *tab, selector, function string) (value T) {
+	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
+	defer cancel()
+	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](fmt.Sprintf("(%s)(document.querySelector(%q))", function, selector)))
+	if err != nil {
+		var zero T
+		return zero
+	}
+	return value
+}
+
+// text returns what can be read of an element, "" if it is not there.
+func (p *tab) text(selector string) string {
+	return strings.Join(strings.Fields(evaluate[string](p, selector, `el => el?.innerText ?? ""`)), " ")
+}
+
+// reads waits until an element can be read to say all of the texts.
+func (p *tab) reads(selector string, texts ...string) {
+	p.t.Helper()
+	p.eventually(func() bool {
+		text := p.text(selector)
+		for _, want := range texts {
+			if !strings.Contains(text, want) {
+				return false
+			}
+		}
+		return text != ""
+	}, "%s does not say %q", selector, texts)
+}
+
+// gone waits until there is no such element.
+func (p *tab) gone(selector string) {
+	p.t.Helper()
+	p.eventually(func() bool { return p.text("body") != "" && p.text(selector) == "" }, "%s is still there", selector)
+}
+
+func (p *tab) eventually(holds func() bool, format string, args ...any) {
+	p.t.Helper()
+	for deadline := time.Now().Add(time.Minute); !holds(); {
+		if time.Now().After(deadline) {
+			p.shoot("failed")
+			require.FailNow(p.t, "not in a minute", "%s\n\n%s", fmt.Sprintf(format, args...), p.text("body"))
+		}
+		p.do(chromedp.Sleep(50 * time.Millisecond))
+	}
+}
+
+func (p *tab) size(width, height int64) {
+	p.t.Helper()
+	p.do(chromedp.EmulateViewport(width, height))
+}
+
+func (p *tab) theme(name string) {
+	p.t.Helper()
+	_, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}},
+	})
+	require.NoError(p.t, err)
+}
+
+// shoot keeps a picture of the whole page.
+func (p *tab) shoot(name string) []byte {
+	p.t.Helper()
+	png, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(100))
+	require.NoError(p.t, err)
+	require.NoError(p.t, os.MkdirAll(screenshots, 0o755))
+	require.NoError(p.t, os.WriteFile(filepath.Join(screenshots, name+".png"), png, 0o644))
+	return png
+}
+
+// fits requires that nothing sticks out to the side.
+func (p *tab) fits() {
+	p.t.Helper()
+	widths, err := chromedp.Run(p.ctx, chromedp.Evaluate[[]int](`[document.documentElement.scrollWidth, innerWidth]`))
+	require.NoError(p.t, err)
+	require.LessOrEqual(p.t, widths[0], widths[1], "the page is wider than the screen")
+}
+
+// An operator's hour at the status page, in a real browser on a real database.
+func TestInABrowser(t *testing.T) {
+	t.Parallel()
+	findBrowser(t) // before a server is started for nothing
+	db := dbtest.Server(t, devdb.Options{})
+	d := startDemo(t, map[string]string{"DATABASE_URL": db.URL})
+	d.awaitURL(t)
+	p := newBrowser(t, d.base)
+
+	// Schedules are there to read, and the page follows what happens without being reloaded.
+	p.open("/")
+	p.reads(`#job-audit\.retention`, "every day at 03:00", "0 3 * * *", "in ", "Run now")
+	p.reads(`#job-demo\.heartbeat`, "every 5 seconds", "✓ done")
+	p.reads(`.health`, "Healthy")
+
+	// A job is run with data typed in, and succeeds.
+	p.click(`#now-demo\.flaky summary`)
+	p.write(`#now-demo\.flaky textarea`, `{"fail_times": 1}`)
+	p.click(`#now-demo\.flaky button`)
+	p.reads("#notice", "✓ Triggered.", "demo.flaky, run ")
+	_, id, _ := strings.Cut(p.text("#notice a"), "run ")
+	p.click("#notice a")
+	p.reads("#run-"+id, "✓ done", "2 of 3", "attempt 1 of a job that fails 1 times")
+	p.click("#shown-" + id + " summary")
+	p.reads("#shown-"+id, `{"fail_times": 1}`)
+
+	// A job is paused, and resumed.
+	p.open("/job/notifs.cleanup")
+	p.click(".pause button")
+	p.reads("#paused", "Paused since")
+	p.open("/")
+	p.reads(`#job-notifs\.cleanup`, "paused")
+	p.click(`#job-notifs\.cleanup a`)
+	p.click(".pause button")
+	p.reads("#notice", "Resumed.")
+	p.gone("#paused")
+
+	// A run takes the only worker of its job, so the job's ticks are late: red, with the reason.
+	p.open("/job/demo.import")
+	p.write("#data", `{"seconds": 200}`)
+	p.click("#actions .main")
+	p.reads("#notice", "Triggered.")
+	_, slow, _ := strings.Cut(p.text("#notice a"), "run ")
+	p.reads("#run-"+slow, "● running")
+	p.open("/")
+	p.reads(`#job-demo\.import.bad`, "overdue by", "it is due and waits for a worker: all are busy", "running")
+	p.reads(".reasons", "demo.import is overdue by")
+	p.pictures()
+
+	// Cancelled, it makes way.
+	p.open("/job/demo.import")
+	p.reads("#overdue", "The next run is overdue by")
+	p.click("#run-" + slow + " .do button")
+	p.reads("#run-"+slow, "cancelled")
+	p.gone("#overdue")
+
+	withoutScript(p.another())
+
+	// The database goes away under the page, which says so, and comes back.
+	p.open("/")
+	p.quiet()
+	require.NoError(t, db.Kill())
+	p.reads("#stale", "The database does not answer. What you see is from")
+	p.reads(`#job-audit\.retention`, "every day at 03:00")
+	p.reads("#glance", "Not healthy", "the database does not answer")
+	p.shoot("no-database")
+	require.NoError(t, db.Restart(t.Context()))
+	p.gone("#stale")
+	p.reads(".health", "Healthy")
+	p.reads(`#job-demo\.heartbeat`, "✓ done")
+	p.quiet("status of 503") // the answers meanwhile
+	if *update {
+		drawStatus(p, db.URL)
+	}
+}
+
+// pictures takes the page in both themes, and makes sure that a narrow screen is enough.
+func (p *tab) pictures() {
+	p.t.Helper()
+	for _, theme := range []string{"light", "dark"} {
+		p.theme(theme)
+		for name, path := range map[string]string{"list": "/", "job": "/job/demo.import"} {
+			p.size(1280, 900)
+			p.open(path)
+			p.shoot(name + "-" + theme)
+			p.fits()
+			p.size(360, 740)
+			p.open(path)
+			p.fits()
+			p.shoot(name + "-narrow-" + theme)
+		}
+	}
+	p.size(360, 740)
+	p.open("/")
+	p.click(`#now-demo\.flaky summary`)
+	p.fits()
+	p.theme("light")
+	p.size(1280, 900)
+}
+
+// withoutScript uses the forms with JavaScript turned off.
+func withoutScript(p *tab) {
+	p.t.Helper()
+	_, err := chromedp.Call(p.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	require.NoError(p.t, err)
+	p.open("/")
+	p.click(`#now-demo\.flaky summary`)
+	p.write(`#now-demo\.flaky textarea`, `{"fail_times": 0}`)
+	p.click(`#now-demo\.flaky button`)
+	p.reads("#notice", "✓ Triggered.", "demo.flaky, run ")
+	_, id, _ := strings.Cut(p.text("#notice a"), "run ")
+	p.eventually(func() bool {
+		p.open("/job/demo.flaky")
+		return strings.Contains(p.text("#run-"+id), "✓ done")
+	}, "run %s is not done", id)
+	p.quiet()
+}
+
+// drawStatus draws the README's picture. The demo has only just been started, so rows
+// stand for what it would have done in a day.
+func drawStatus(p *tab, databaseURL string) {
+	p.t.Helper()
+	conn, err := pgx.Connect(p.ctx, databaseURL)
+	require.NoError(p.t, err)
+	defer func() { _ = conn.Close(context.Background()) }()
+	_, err = conn.Exec(p.ctx, `DELETE FROM river.river_job WHERE finalized_at IS NOT NULL AND kind <> 'demo.heartbeat'`)
+	require.NoError(p.t, err)
+	for _, job := range []struct {
+		name  string
+		every time.Duration
+		fails int // one of so many
+		tick  bool
+	}{
+		{"demo.heartbeat", 5 * time.Second, 0, true},
+		{"demo.import", 10 * time.Second, 360, true},
+		{"email.process-queue", 30 * time.Second, 0, true},
+		{"email.send", 37 * time.Second, 500, false},
+		{"notifs.cleanup", time.Hour, 0, true},
+		{"audit.retention", 24 * time.Hour, 0, true},
+		{"demo.flaky", 11 * time.Minute, 0, false},
+	} {
+		_, err := conn.Exec(p.ctx, `
+			INSERT INTO river.river_job (kind, state, args, metadata, attempt, max_attempts, created_at, scheduled_at, attempted_at, finalized_at)
+			SELECT $1, CASE WHEN $3 > 0 AND n % greatest($3, 1) = $3 / 2 THEN 'discarded' ELSE 'completed' END::river.river_job_state,
+				CASE WHEN $4 THEN jsonb_build_object('tick', to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) ELSE '{}' END,
+				CASE WHEN $4 THEN '{"everytick_tick": true}' ELSE '{}' END::jsonb, 1, 3, at, at, at, at + interval '40 ms'
+			FROM (SELECT row_number() OVER (ORDER BY at DESC) AS n, at
+				FROM generate_series(date_trunc('day', now()) - interval '21 hours', now() - interval '1 minute', make_interval(secs => $2)) AS at) AS runs
+			ORDER BY at`, job.name, job.every.Seconds(), job.fails, job.tick)
+		require.NoError(p.t, err)
+	}
+	p.size(1280, 800)
+	p.open("/job/notifs.cleanup")
+	p.click(".pause button")
+	p.reads("#paused", "Paused since")
+	p.open("/job/demo.import")
+	p.write("#data", `{"seconds": 200}`)
+	p.click("#actions .main")
+	p.reads("#notice", "Triggered.")
+	p.open("/")
+	p.reads(`#job-demo\.import.bad`, "overdue by")
+	p.open("/")
+	require.NoError(p.t, os.WriteFile("../../docs/status.png", p.shoot("status"), 0o644))
+}

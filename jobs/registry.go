@@ -316,10 +316,31 @@ func (d *Definition) Requests(data []any, opts ...TriggerOption) ([]*Request, er
 	return reqs, nil
 }
 
-// Logger returns the logger a handler is given: base with job, job_id and attempt.
+// logger returns the logger a handler is given: base with job, job_id and attempt. Most
+// handlers of short jobs log nothing, so the attributes wait until one does.
 func (j *Job) logger(base *slog.Logger) *slog.Logger {
-	return base.With("job", j.Name, "job_id", j.ID, "attempt", j.Attempt)
+	return slog.New(&jobHandler{Handler: base.Handler(), name: j.Name, id: j.ID, attempt: j.Attempt})
 }
+
+// jobHandler adds a job's attributes to what is logged.
+type jobHandler struct {
+	slog.Handler
+	name, id string
+	attempt  int
+}
+
+func (h *jobHandler) full() slog.Handler {
+	return h.Handler.WithAttrs([]slog.Attr{slog.String("job", h.name), slog.String("job_id", h.id), slog.Int("attempt", h.attempt)})
+}
+
+// Handle implements [slog.Handler].
+func (h *jobHandler) Handle(ctx context.Context, r slog.Record) error { return h.full().Handle(ctx, r) }
+
+// WithAttrs implements [slog.Handler].
+func (h *jobHandler) WithAttrs(attrs []slog.Attr) slog.Handler { return h.full().WithAttrs(attrs) }
+
+// WithGroup implements [slog.Handler].
+func (h *jobHandler) WithGroup(name string) slog.Handler { return h.full().WithGroup(name) }
 
 // errGoexit is the error of an attempt whose handler did not return.
 var errGoexit = errors.New("jobs: the handler ended its goroutine (runtime.Goexit, or t.FailNow in a test)")

@@ -52,17 +52,18 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 			return fmt.Errorf("river: metadata does not decode: %w", err)
 		}
 	}
-	log := w.s.log.With("job", w.job.Name, "job_id", formatID(row.ID))
+	// Only when it is needed: it costs more than all else here.
+	log := func() *slog.Logger { return w.s.log.With("job", w.job.Name, "job_id", formatID(row.ID)) }
 	paused := w.s.paused.is(w.job.Name)
 	switch skip := meta.Tick && row.Attempt == 1; {
 	case paused && !skip:
-		return w.adopt(ctx, row.JobRow, pausedQueue, log)
+		return w.adopt(ctx, row.JobRow, pausedQueue, log())
 	case row.Queue != w.queue:
-		return w.adopt(ctx, row.JobRow, w.queue, log)
+		return w.adopt(ctx, row.JobRow, w.queue, log())
 	case meta.Open && row.Attempt == 1 && row.MaxAttempts != w.job.MaxAttempts:
 		// Whoever enqueued it did not know how many it has.
 		if err := w.setMaxAttempts(ctx, row.JobRow); err != nil {
-			log.WarnContext(ctx, "job is put off: its number of attempts could not be stored", "error", err)
+			log().WarnContext(ctx, "job is put off: its number of attempts could not be stored", "error", err)
 			return riverqueue.JobSnooze(transientSnooze)
 		}
 	}
@@ -79,7 +80,7 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 	}
 	due := row.ScheduledAt
 	if meta.Tick {
-		if wait, err := w.prepareTick(ctx, job, log); wait > 0 || err != nil {
+		if wait, err := w.prepareTick(ctx, job, log()); wait > 0 || err != nil {
 			return cmp.Or(err, riverqueue.JobSnooze(wait))
 		}
 		due = job.Tick
@@ -89,7 +90,7 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 	}
 	overlapping, err := w.overlapping(ctx, job, row.JobRow)
 	if err != nil {
-		log.WarnContext(ctx, "tick is put off: cannot tell whether another run goes on", "error", err)
+		log().WarnContext(ctx, "tick is put off: cannot tell whether another run goes on", "error", err)
 		return riverqueue.JobSnooze(transientSnooze)
 	}
 	reason := w.job.Skip(job, due, overlapping)
@@ -97,7 +98,7 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 		reason = jobs.SkippedPaused
 	}
 	if reason != "" {
-		log.WarnContext(ctx, "job "+reason, "tick", job.Tick)
+		log().WarnContext(ctx, "job "+reason, "tick", job.Tick)
 		if err := riverqueue.MetadataSet(ctx, metaSkipped, reason); err != nil {
 			return err
 		}

@@ -352,8 +352,7 @@ var errGoexit = errors.New("jobs: the handler ended its goroutine (runtime.Goexi
 func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) error {
 	job.Logger = job.logger(base)
 	own := *job
-	timeout := func(err error) error { return fmt.Errorf("jobs: %q timed out after %s: %w", d.Name, d.Timeout, err) }
-	timedOut := timeout(context.DeadlineExceeded)
+	timedOut := &timeoutError{d, context.DeadlineExceeded}
 	runCtx, cancel := context.WithTimeoutCause(ctx, d.Timeout, timedOut)
 	defer cancel()
 	run := d.run
@@ -368,10 +367,22 @@ func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) error
 	}()
 	err := <-ended
 	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && errors.Is(context.Cause(runCtx), timedOut) {
-		return timeout(err) // keeps what the handler says, and its Permanent or RetryAfter
+		return &timeoutError{d, err} // keeps what the handler says, and its Permanent or RetryAfter
 	}
 	return err
 }
+
+// timeoutError is the error of an attempt that took too long: err is what its handler
+// returned, or the cause of its context's end.
+type timeoutError struct {
+	job *Definition
+	err error
+}
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("jobs: %q timed out after %s: %s", e.job.Name, e.job.Timeout, e.err)
+}
+func (e *timeoutError) Unwrap() error { return e.err }
 
 // PanicError is the error of an attempt whose handler panicked.
 type PanicError struct {

@@ -37,11 +37,8 @@ func (a rowArgs) Kind() string { return a.kind }
 // MarshalJSON returns the data as it was given.
 func (a rowArgs) MarshalJSON() ([]byte, error) { return a.raw, nil }
 
-// UnmarshalJSON keeps the data; the handler decodes it.
-func (a *rowArgs) UnmarshalJSON(data []byte) error {
-	a.raw = append(a.raw[:0], data...)
-	return nil
-}
+// UnmarshalJSON does nothing: the handler decodes the data, which the row has as well.
+func (a *rowArgs) UnmarshalJSON([]byte) error { return nil }
 
 // Metadata keys of ours in River's rows. The queries write metaTick out, since an
 // index has it in its condition.

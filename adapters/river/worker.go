@@ -71,7 +71,7 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 	job := &jobs.Job{
 		ID:          formatID(row.ID),
 		Name:        w.job.Name,
-		Data:        row.Args.raw,
+		Data:        row.EncodedArgs,
 		Attempt:     row.Attempt,
 		MaxAttempts: row.MaxAttempts,
 		Metadata:    meta.Metadata,

@@ -49,6 +49,10 @@ bench: ## Measure everytick beside River's own client, and print a table (SCALE=
 bench-scaling: ## Measure how it scales, and draw docs/scaling.svg (SCALE=0.1 for a tenth)
 	go test -run='^$$' -bench=Scaling -benchtime=1x -count=1 -timeout=30m ./bench -scale=$(or $(SCALE),1) -svg='$(CURDIR)/docs/scaling.svg'
 
+.PHONY: peers
+peers: ## Run other job queues on the same work, in a quarter of an hour (bench/peers)
+	cd bench/peers && go run .
+
 .PHONY: screenshot
 screenshot: ## Draw docs/status.png, the README's picture of the status page, in a real browser
 	EVERYTICK_BROWSER=required go test ./cmd/demo -run='^TestInABrowser$$' -count=1 -update

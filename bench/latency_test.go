@@ -75,6 +75,22 @@ func BenchmarkLatency(b *testing.B) {
 	}
 }
 
+// BenchmarkSustained tells how long after the call to trigger a job its handler starts
+// while jobs are stored and worked at once at a high rate, by one process with the
+// defaults. A rate is sustained where the slowest do not wait as long as it lasts.
+func BenchmarkSustained(b *testing.B) {
+	srv := newServer(b)
+	for _, perSecond := range []int{2000, 4000, 6000, 8000} {
+		b.Run(fmt.Sprintf("rate=%d", perSecond), func(b *testing.B) {
+			figures := inTurns(b, srv, 1, []contender{typed}, func(db *database, c contender) metrics {
+				return arrivals(b, db, c, perSecond, scaled(10*time.Second), false)
+			})
+			report(b, "p50-ms", none, figures[0]["p50-ms"], noTarget)
+			report(b, "p99-ms", none, figures[0]["p99-ms"], noTarget)
+		})
+	}
+}
+
 // process is one whose handlers tell when they start.
 type process struct {
 	*stopwatch

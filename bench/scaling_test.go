@@ -41,7 +41,7 @@ func BenchmarkScaling(b *testing.B) {
 		load        func(n int) workload
 	}{
 		{"workers", "workers of the process", []int{10, 50, 100, 200, 500, 2000}, func(n int) workload { return workload{workers: n} }},
-		{"processes", "processes of 100 workers", []int{1, 2, 4}, func(n int) workload { return workload{processes: n} }},
+		{"processes", "processes", []int{1, 2, 4}, func(n int) workload { return workload{processes: n} }},
 		{"waiting", "jobs waiting", []int{1000, 10_000, 100_000, 1_000_000}, func(n int) workload { return workload{waiting: scaled(n)} }},
 		{"completed", "completed jobs kept", []int{0, 10_000, 100_000, 1_000_000}, func(n int) workload { return workload{completed: n} }},
 		{"names", "job names", []int{1, 10, 100, 1000}, func(n int) workload { return workload{names: n} }},

@@ -36,10 +36,11 @@ soak: ## Ten minutes of random faults, then ask the database (SEED=n to repeat o
 	go test ./adapters/river/faults -run='^TestSoak$$' -count=1 -soak=10m -seed=$(or $(SEED),0) -timeout=30m -v
 
 .PHONY: fuzz
-fuzz: ## Fuzz the cron parser and the check of data, a minute each
+fuzz: ## Fuzz the cron parser, the check of data and the admin API, a minute each
 	go test -run='^$$' -fuzz='^FuzzParseCron$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzData$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzDataText$$' -fuzztime=1m ./jobs
+	go test -run='^$$' -fuzz='^FuzzTrigger$$' -fuzztime=1m ./jobs/jobshttp
 
 .PHONY: bench
 bench: ## Measure everytick beside River's own client, and print a table (SCALE=0.1 for a tenth)

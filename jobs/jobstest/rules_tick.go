@@ -64,9 +64,13 @@ var tickRules = []rule{
 		e.drain(p)
 		e.until(time.Now().Add(2500 * time.Millisecond))
 		e.start()
-		r = p.next()
-		require.Equal(e, r.StartedAt.Sub(r.Tick), r.Late(), "Late")
-		require.GreaterOrEqual(e, r.Late(), 1500*time.Millisecond-slack, "Late after a stop of 2.5 s")
+		var latest time.Duration
+		for range 3 { // ticks that are due together start in any order
+			r = p.next()
+			require.Equal(e, max(0, r.StartedAt.Sub(r.Tick)), r.Late(), "Late")
+			latest = max(latest, r.Late())
+		}
+		require.GreaterOrEqual(e, latest, 1500*time.Millisecond-slack, "Late after a stop of 2.5 s")
 	}},
 	{name: "a triggered run of a scheduled job is beside its ticks", check: func(e *env) {
 		p := e.probe(nil)

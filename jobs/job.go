@@ -66,6 +66,22 @@ func (j *Job) Retries(err error) bool {
 	return err != nil && j.Attempt < j.MaxAttempts && !errors.As(err, &permanent)
 }
 
+// Outcome names what follows from an attempt that ended with err, for metrics and
+// traces: "completed", "retried" (another attempt follows), "failed" (for good), or
+// "interrupted" (by a shutdown or a cancellation). ctx is the attempt's.
+func (j *Job) Outcome(ctx context.Context, err error) string {
+	switch {
+	case err == nil:
+		return "completed"
+	case errors.Is(ctx.Err(), context.Canceled): // at the timeout it is DeadlineExceeded
+		return "interrupted"
+	case j.Retries(err):
+		return "retried"
+	default:
+		return "failed"
+	}
+}
+
 // LogValue groups what identifies the job. It never contains the data.
 func (j *Job) LogValue() slog.Value {
 	attrs := []slog.Attr{

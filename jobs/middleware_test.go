@@ -418,3 +418,26 @@ func TestEnqueue_ChecksMetadata(t *testing.T) {
 		require.NotContains(t, err.Error(), "\x00")
 	}
 }
+
+func TestOutcome_NamesWhatFollowsFromAnAttempt(t *testing.T) {
+	t.Parallel()
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	late, stop := context.WithTimeout(t.Context(), 0)
+	defer stop()
+	failure := errors.New("no")
+	for want, test := range map[string]struct {
+		ctx     context.Context
+		attempt int
+		err     error
+	}{
+		"completed":   {t.Context(), 1, nil},
+		"retried":     {late, 1, failure},
+		"failed":      {t.Context(), 3, failure},
+		"interrupted": {cancelled, 1, failure},
+	} {
+		job := &jobs.Job{Attempt: test.attempt, MaxAttempts: 3}
+		require.Equal(t, want, job.Outcome(test.ctx, test.err))
+	}
+	require.Equal(t, "failed", (&jobs.Job{Attempt: 1, MaxAttempts: 3}).Outcome(t.Context(), jobs.Permanent(failure)))
+}

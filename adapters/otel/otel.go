@@ -242,7 +242,7 @@ func (i *instruments) process(next jobs.Handler) jobs.Handler {
 
 		err = errUnwound
 		defer func() {
-			outcome := outcomeOf(ctx, job, err)
+			outcome := job.Outcome(ctx, err)
 			if span.IsRecording() {
 				span.SetAttributes(outcomeKey.String(outcome))
 			}
@@ -287,20 +287,6 @@ func (i *instruments) startProcess(ctx context.Context, job *jobs.Job, name stri
 		}
 	}
 	return ctx, span
-}
-
-// outcomeOf names what follows from how an attempt ended. ctx is the attempt's.
-func outcomeOf(ctx context.Context, job *jobs.Job, err error) string {
-	switch {
-	case err == nil:
-		return "completed"
-	case errors.Is(ctx.Err(), context.Canceled): // at the timeout it is DeadlineExceeded
-		return "interrupted"
-	case job.Retries(err):
-		return "retried"
-	default:
-		return "failed"
-	}
 }
 
 // fail marks the span as failed and returns error.type.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -64,24 +63,11 @@ func (m *metrics) count(next jobs.Handler) jobs.Handler {
 		start := time.Now()
 		err := next(ctx, job)
 		m.duration.WithLabelValues(job.Name).Observe(time.Since(start).Seconds())
-		m.attempts.WithLabelValues(job.Name, outcomeOf(ctx, job, err)).Inc()
+		m.attempts.WithLabelValues(job.Name, job.Outcome(ctx, err)).Inc()
 		if err == nil {
 			m.noteSuccess(job.Name, time.Now())
 		}
 		return err
-	}
-}
-
-func outcomeOf(ctx context.Context, job *jobs.Job, err error) string {
-	switch {
-	case err == nil:
-		return "completed"
-	case errors.Is(ctx.Err(), context.Canceled): // at the timeout it is DeadlineExceeded
-		return "interrupted"
-	case job.Retries(err):
-		return "retried"
-	default:
-		return "failed"
 	}
 }
 

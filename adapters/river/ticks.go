@@ -468,6 +468,10 @@ func (s *Scheduler) mend(ctx context.Context) error {
 	if found, err := broken(s.pool); err != nil || len(found) == 0 {
 		return err
 	}
+	// Our clock may have been set since it was measured, and name ticks long past.
+	if err := s.clock.measure(ctx); err != nil {
+		return err
+	}
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if err := s.lockTicks(ctx, tx); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -45,7 +46,8 @@ type Definition struct {
 	middleware        []Middleware
 	triggerMiddleware []TriggerMiddleware
 	redact            func(string) string
-	run               Handler // the handler inside its middleware
+	run               Handler                  // the handler inside its middleware
+	runners           *atomic.Pointer[runners] // the registry's
 }
 
 // A Request is a validated trigger: what to enqueue, with the options folded in.
@@ -97,9 +99,9 @@ const CatchUpWindow = 12 * time.Hour
 type Registry struct {
 	defaults []Option
 
-	mu     sync.RWMutex
-	frozen bool
-	jobs   map[string]*Definition
+	mu      sync.RWMutex
+	jobs    map[string]*Definition
+	runners atomic.Pointer[runners] // nil unless registrations are frozen
 }
 
 var _ Registrar = (*Registry)(nil)
@@ -171,7 +173,7 @@ func (r *Registry) register(name string, h Handler, opts []Option, schedule func
 	if other, ok := r.jobs[name]; ok {
 		return fmt.Errorf("%w: %q, at %s and at %s", ErrDuplicate, name, other.site, site)
 	}
-	if r.frozen {
+	if r.runners.Load() != nil {
 		return fmt.Errorf("%w: %q cannot be registered at %s: register before Start", ErrStarted, name, site)
 	}
 	r.jobs[name] = d
@@ -185,6 +187,7 @@ func (r *Registry) define(name, site string, h Handler, opts []Option) (*Definit
 	d := &Definition{
 		Name: name, Handler: h, site: site,
 		MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1,
+		runners: &r.runners,
 	}
 	for _, opt := range slices.Concat(r.defaults, opts) {
 		if opt == nil {
@@ -238,10 +241,10 @@ func callSite() string {
 func (r *Registry) Freeze() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.frozen {
+	if r.runners.Load() != nil {
 		return ErrStarted
 	}
-	r.frozen = true
+	r.runners.Store(&runners{next: make(chan *attempt), ended: make(chan struct{})})
 	return nil
 }
 
@@ -249,7 +252,9 @@ func (r *Registry) Freeze() error {
 func (r *Registry) Thaw() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.frozen = false
+	if old := r.runners.Swap(nil); old != nil {
+		close(old.ended)
+	}
 }
 
 // Jobs returns all definitions, ordered by name.
@@ -347,26 +352,21 @@ var errGoexit = errors.New("jobs: the handler ended its goroutine (runtime.Goexi
 
 // Run calls the handler for one attempt, under the job's [Timeout], with
 // job.Logger set from base. A panic becomes an error that carries the stack. The
-// handler gets a copy of job and a goroutine of its own, so that whatever it does to
-// either, the provider goes on.
+// handler gets a copy of job and another goroutine than the caller's, so that whatever it
+// does to either, the provider goes on.
 func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) error {
 	job.Logger = job.logger(base)
-	own := *job
-	timedOut := &timeoutError{d, context.DeadlineExceeded}
-	runCtx, cancel := context.WithTimeoutCause(ctx, d.Timeout, timedOut)
+	a := &attempt{job: *job, handler: d.run, timedOut: timeoutError{d, context.DeadlineExceeded}, ended: make(chan error, 1)}
+	timedOut := &a.timedOut
+	var cancel context.CancelFunc
+	a.ctx, cancel = context.WithTimeoutCause(ctx, d.Timeout, timedOut)
 	defer cancel()
-	run := d.run
-	if run == nil { // not of a registry
-		run = d.wrapped()
+	if a.handler == nil { // not of a registry
+		a.handler = d.wrapped()
 	}
-	ended := make(chan error, 1)
-	go func() {
-		err := errGoexit
-		defer func() { ended <- err }()
-		err = run(runCtx, &own)
-	}()
-	err := <-ended
-	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && errors.Is(context.Cause(runCtx), timedOut) {
+	d.start(a)
+	err := <-a.ended
+	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && errors.Is(context.Cause(a.ctx), timedOut) {
 		return &timeoutError{d, err} // keeps what the handler says, and its Permanent or RetryAfter
 	}
 	return err

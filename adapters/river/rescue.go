@@ -12,6 +12,12 @@ import (
 // process rescues its own jobs, by the database's clock.
 const riverNeverRescues = 100 * 365 * 24 * time.Hour
 
+// rescueInterval is how often a process looks for them: late by a tenth of the time that
+// they have waited, but not more than 10 s.
+func (s *Scheduler) rescueInterval() time.Duration {
+	return max(keepInterval, min(s.cfg.RescueAfter/10, 10*time.Second))
+}
+
 // rescue gives jobs whose process died another attempt. One that was being put aside for
 // a pause goes to its own queue: the pause may be over.
 func (s *Scheduler) rescue(ctx context.Context) error {

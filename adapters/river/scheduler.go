@@ -74,8 +74,8 @@ type Config struct {
 	Retention time.Duration
 
 	// PollOnly does without LISTEN and NOTIFY, for PgBouncer in transaction mode or
-	// YugabyteDB, in workers and in processes that only trigger: a job then starts within the poll interval of 150 ms instead of
-	// at once.
+	// YugabyteDB, in workers and in processes that only trigger: a job then starts
+	// within the poll interval of 200 ms instead of at once.
 	PollOnly bool
 
 	// TriggerOnly makes a scheduler that enqueues jobs which other processes have
@@ -99,7 +99,7 @@ type Config struct {
 // idle.
 const (
 	fetchCooldown     = 5 * time.Millisecond
-	fetchPollInterval = 150 * time.Millisecond
+	fetchPollInterval = 200 * time.Millisecond
 )
 
 // defaultMaxWorkers doubles what a fetch brings, compared with River's usual 100: a
@@ -394,10 +394,9 @@ func (s *Scheduler) clientConfig(indexes []string) *riverqueue.Config {
 		CancelledJobRetentionPeriod: s.cfg.Retention,
 		CompletedJobRetentionPeriod: s.cfg.Retention,
 		DiscardedJobRetentionPeriod: s.cfg.Retention,
-		// Each worker tells its own timeout.
-		JobTimeout:           -1,
-		RescueStuckJobsAfter: riverNeverRescues,
-		ReindexerIndexNames:  indexes,
+		JobTimeout:                  -1,
+		RescueStuckJobsAfter:        riverNeverRescues,
+		ReindexerIndexNames:         indexes,
 	}
 	for _, d := range s.reg.Jobs() {
 		w := &worker{s: s, job: d, queue: queueOf(d)}

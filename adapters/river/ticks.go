@@ -429,24 +429,29 @@ func (s *Scheduler) fill(ctx context.Context, tx pgx.Tx, schedules []*jobs.Defin
 	return nil
 }
 
-// keepInterval is how often a process looks after its own schedules.
+// keepInterval is how often a process looks after its own jobs.
 const keepInterval = 2 * time.Second
 
-// keep looks after the schedules of this process until ctx ends, whoever leads: a
-// leader of another service knows nothing of them, and when such a chain has broken,
-// by a deleted row or a process that died, nobody else would mend it.
+// keep looks after the jobs of this process until ctx ends, whoever leads: a leader of
+// another service knows nothing of them, and when the chain of a schedule has broken, by
+// a deleted row or a process that died, nobody else would mend it.
 func (s *Scheduler) keep(ctx context.Context) {
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
+	var rescued time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		// Each has its own time, and the statistics come first: with poor ones the others may
-		// take long.
-		for _, step := range []func(context.Context) error{s.analyzeGrown, s.mend, s.refreshPauses, s.rescue} {
+		// The statistics come first: with poor ones the others may take long.
+		steps := []func(context.Context) error{s.analyzeGrown, s.mend, s.refreshPauses}
+		if time.Since(rescued) >= s.rescueInterval() {
+			steps = append(steps, s.rescue)
+			rescued = time.Now()
+		}
+		for _, step := range steps { // each has its own time
 			bounded, cancel := context.WithTimeout(ctx, reconcileTimeout)
 			if err := step(bounded); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "jobs could not be looked after", "error", err)
@@ -458,14 +463,7 @@ func (s *Scheduler) keep(ctx context.Context) {
 
 // mend fills the schedules that have no tick waiting.
 func (s *Scheduler) mend(ctx context.Context) error {
-	broken := func(db jobs.DB) ([]*jobs.Definition, error) {
-		schedules := s.schedules()
-		stored, err := s.waitingTicks(ctx, db, schedules)
-		return slices.DeleteFunc(schedules, func(d *jobs.Definition) bool {
-			return slices.ContainsFunc(stored[d.Name], func(t storedTick) bool { return !t.running })
-		}), err
-	}
-	if found, err := broken(s.pool); err != nil || len(found) == 0 {
+	if found, err := s.broken(ctx, s.pool); err != nil || len(found) == 0 {
 		return err
 	}
 	// Our clock may have been set since it was measured, and name ticks long past.
@@ -476,18 +474,51 @@ func (s *Scheduler) mend(ctx context.Context) error {
 		if err := s.lockTicks(ctx, tx); err != nil {
 			return err
 		}
-		found, err := broken(tx) // by now somebody else may have mended them
-		if err == nil && len(found) > 0 {
-			// Of a tick that is being started only the next one can be told; its own run says
-			// which of those in between are due a run.
-			stored, err := s.waitingTicks(ctx, tx, found)
-			if err != nil {
-				return err
-			}
-			return s.fill(ctx, tx, found, stored)
+		found, err := s.broken(ctx, tx) // by now somebody else may have mended them
+		if err != nil || len(found) == 0 {
+			return err
 		}
-		return err
+		// Of a tick that is being started only the next one can be told; its own run says
+		// which of those in between are due a run.
+		stored, err := s.waitingTicks(ctx, tx, found)
+		if err != nil {
+			return err
+		}
+		return s.fill(ctx, tx, found, stored)
 	})
+}
+
+// broken returns the schedules that have no tick waiting.
+func (s *Scheduler) broken(ctx context.Context, db jobs.DB) ([]*jobs.Definition, error) {
+	schedules := s.schedules()
+	if len(schedules) == 0 {
+		return nil, nil
+	}
+	rows, err := db.Query(ctx, `SELECT name FROM unnest($1::text[]) AS own (name)
+		WHERE NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND state IN ('available', 'scheduled'))`,
+		namesOf(schedules))
+	if err != nil {
+		return nil, fmt.Errorf("looking for schedules without a tick: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*jobs.Definition, error) {
+		var name string
+		if err := row.Scan(&name); err != nil {
+			return nil, err
+		}
+		return s.reg.Job(name)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("looking for schedules without a tick: %w", err)
+	}
+	return found, nil
+}
+
+func namesOf(defs []*jobs.Definition) []string {
+	names := make([]string, len(defs))
+	for i, d := range defs {
+		names[i] = d.Name
+	}
+	return names
 }
 
 type storedTick struct {
@@ -498,13 +529,9 @@ type storedTick struct {
 // waitingTicks returns the stored ticks of each schedule that have not been started,
 // or so lately that their runs may be about to store the successor.
 func (s *Scheduler) waitingTicks(ctx context.Context, db jobs.DB, schedules []*jobs.Definition) (map[string][]storedTick, error) {
-	names := make([]string, len(schedules))
-	for i, d := range schedules {
-		names[i] = d.Name
-	}
 	rows, err := db.Query(ctx, `SELECT kind, args->>'tick', state = 'running' FROM `+s.table+`
 		WHERE `+isTick+` AND kind = ANY ($1) AND state IN ('available', 'scheduled', 'running')
-			AND (state <> 'running' OR attempted_at > now() - $2::float8 * interval '1 second')`, names, (relayTries * relayTimeout).Seconds())
+			AND (state <> 'running' OR attempted_at > now() - $2::float8 * interval '1 second')`, namesOf(schedules), (relayTries * relayTimeout).Seconds())
 	if err != nil {
 		return nil, fmt.Errorf("looking for stored ticks: %w", err)
 	}

@@ -26,11 +26,9 @@ type worker struct {
 	spec  string // of the schedule, "" if there is none
 }
 
-// Timeout implements [riverqueue.Worker]. The job's own timeout is kept by
-// [jobs.Definition.Run]; River's ends what outlives the time of its rescue.
-func (w *worker) Timeout(*riverqueue.Job[rowArgs]) time.Duration {
-	return w.job.Timeout + w.s.cfg.RescueAfter
-}
+// Timeout implements [riverqueue.Worker]: River has none. The job's own is kept by
+// [jobs.Definition.Run], and River's would cost each job a goroutine.
+func (w *worker) Timeout(*riverqueue.Job[rowArgs]) time.Duration { return -1 }
 
 // NextRetry implements [riverqueue.Worker].
 func (w *worker) NextRetry(job *riverqueue.Job[rowArgs]) time.Time {
@@ -52,22 +50,6 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 			return fmt.Errorf("river: metadata does not decode: %w", err)
 		}
 	}
-	// Only when it is needed: it costs more than all else here.
-	log := func() *slog.Logger { return w.s.log.With("job", w.job.Name, "job_id", formatID(row.ID)) }
-	paused := w.s.paused.is(w.job.Name)
-	switch skip := meta.Tick && row.Attempt == 1; {
-	case paused && !skip:
-		return w.adopt(ctx, row.JobRow, pausedQueue, log())
-	case row.Queue != w.queue:
-		return w.adopt(ctx, row.JobRow, w.queue, log())
-	case meta.Open && row.Attempt == 1 && row.MaxAttempts != w.job.MaxAttempts:
-		// Whoever enqueued it did not know how many it has.
-		if err := w.setMaxAttempts(ctx, row.JobRow); err != nil {
-			log().WarnContext(ctx, "job is put off: its number of attempts could not be stored", "error", err)
-			return riverqueue.JobSnooze(transientSnooze)
-		}
-	}
-
 	job := &jobs.Job{
 		ID:          formatID(row.ID),
 		Name:        w.job.Name,
@@ -78,27 +60,30 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 		StartedAt:   row.AttemptedAt.UTC(),
 		DB:          w.s.pool,
 	}
+	paused := w.s.paused.is(w.job.Name)
+	overlapping := false
+	if meta.Tick || meta.Open || paused || row.Queue != w.queue {
+		var err error
+		bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
+		overlapping, err = w.prepare(bounded, row.JobRow, meta, job, paused)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
 	due := row.ScheduledAt
 	if meta.Tick {
-		if wait, err := w.prepareTick(ctx, job, log()); wait > 0 || err != nil {
-			return cmp.Or(err, riverqueue.JobSnooze(wait))
-		}
 		due = job.Tick
 	}
 	if meta.Started {
 		due = job.StartedAt // it did start in time, and was interrupted
-	}
-	overlapping, err := w.overlapping(ctx, job, row.JobRow)
-	if err != nil {
-		log().WarnContext(ctx, "tick is put off: cannot tell whether another run goes on", "error", err)
-		return riverqueue.JobSnooze(transientSnooze)
 	}
 	reason := w.job.Skip(job, due, overlapping)
 	if paused {
 		reason = jobs.SkippedPaused
 	}
 	if reason != "" {
-		log().WarnContext(ctx, "job "+reason, "tick", job.Tick)
+		w.log(job).WarnContext(ctx, "job "+reason, "tick", job.Tick)
 		if err := riverqueue.MetadataSet(ctx, metaSkipped, reason); err != nil {
 			return err
 		}
@@ -110,6 +95,44 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 		}
 	}
 	return w.outcome(ctx, row, job, w.job.Run(ctx, job, w.s.log))
+}
+
+// log is made when it is needed: it costs more than all else of a short run.
+func (w *worker) log(job *jobs.Job) *slog.Logger {
+	return w.s.log.With("job", w.job.Name, "job_id", job.ID)
+}
+
+// prepareTimeout bounds what a run asks the database before its handler is called.
+const prepareTimeout = 15 * time.Second
+
+// prepare does what only some runs need before their handler is called, and needs the
+// database. Where it fails the run is put off.
+func (w *worker) prepare(ctx context.Context, row *rivertype.JobRow, meta rowMeta, job *jobs.Job, paused bool) (overlapping bool, err error) {
+	log := w.log(job)
+	switch {
+	case paused && (!meta.Tick || row.Attempt > 1): // the ticks of a paused job are skipped
+		return false, w.adopt(ctx, row, pausedQueue, log)
+	case row.Queue != w.queue:
+		return false, w.adopt(ctx, row, w.queue, log)
+	case meta.Open && row.Attempt == 1 && row.MaxAttempts != w.job.MaxAttempts:
+		// Whoever enqueued it did not know how many it has.
+		if err := w.setMaxAttempts(ctx, row); err != nil {
+			log.WarnContext(ctx, "job is put off: its number of attempts could not be stored", "error", err)
+			return false, riverqueue.JobSnooze(transientSnooze)
+		}
+		job.MaxAttempts = row.MaxAttempts
+	}
+	if !meta.Tick {
+		return false, nil
+	}
+	if wait, err := w.prepareTick(ctx, job, log); wait > 0 || err != nil {
+		return false, cmp.Or(err, riverqueue.JobSnooze(wait))
+	}
+	if overlapping, err = w.overlapping(ctx, row); err != nil {
+		log.WarnContext(ctx, "tick is put off: cannot tell whether another run goes on", "error", err)
+		return false, riverqueue.JobSnooze(transientSnooze)
+	}
+	return overlapping, nil
 }
 
 // prepareTick makes job the run of the tick that its data names and stores the
@@ -186,10 +209,10 @@ type storableError struct{ error }
 func (e storableError) Error() string { return strings.ReplaceAll(e.error.Error(), "\x00", `\x00`) }
 func (e storableError) Unwrap() error { return e.error }
 
-// overlapping tells whether another run of the job goes on, begun before this one,
+// overlapping tells whether another run of the tick's job goes on, begun before this one,
 // so that of two that begin together one runs.
-func (w *worker) overlapping(ctx context.Context, job *jobs.Job, row *rivertype.JobRow) (overlapping bool, err error) {
-	if w.job.Overlap != jobs.Skip || job.Tick.IsZero() {
+func (w *worker) overlapping(ctx context.Context, row *rivertype.JobRow) (overlapping bool, err error) {
+	if w.job.Overlap != jobs.Skip {
 		return false, nil
 	}
 	err = w.s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+w.s.table+`

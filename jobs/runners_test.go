@@ -1,0 +1,126 @@
+package jobs_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// frozen returns a job of a registry that is frozen.
+func frozen(t *testing.T, h jobs.Handler) (d *jobs.Definition, thaw func()) {
+	t.Helper()
+	r, err := jobs.NewRegistry()
+	require.NoError(t, err)
+	require.NoError(t, r.RegisterDelayed("test.job", 0, h))
+	require.NoError(t, r.Freeze())
+	d, err = r.Job("test.job")
+	require.NoError(t, err)
+	return d, r.Thaw
+}
+
+// A bubble fails its test when a goroutine is left.
+func TestRun_GoroutinesThatWaitForHandlersAreFewAndEndWithThaw(t *testing.T) { //nolint:paralleltest // it counts goroutines
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		d, thaw := frozen(t, func(context.Context, *jobs.Job) error { <-release; return nil })
+		before := runtime.NumGoroutine()
+		var runs sync.WaitGroup
+		for range 1000 {
+			runs.Go(func() { _ = d.Run(t.Context(), &jobs.Job{}, quiet) })
+		}
+		synctest.Wait()
+		require.GreaterOrEqual(t, runtime.NumGoroutine()-before, 2000, "all run at once")
+		close(release)
+		runs.Wait()
+		synctest.Wait()
+		require.LessOrEqual(t, runtime.NumGoroutine()-before, 100)
+		thaw()
+	})
+}
+
+func TestRun_AHandlerThatOutlivesThawEndsItsGoroutine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		d, thaw := frozen(t, func(context.Context, *jobs.Job) error { <-release; return nil })
+		var run sync.WaitGroup
+		run.Go(func() { _ = d.Run(t.Context(), &jobs.Job{}, quiet) })
+		synctest.Wait()
+		thaw()
+		close(release)
+		run.Wait()
+	})
+}
+
+func TestRun_EachAttemptGetsItsOwnOutcomeHoweverHandlersLeave(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int64
+	failure := errors.New("of this attempt")
+	d, thaw := frozen(t, func(_ context.Context, job *jobs.Job) error {
+		calls.Add(1)
+		switch job.Attempt % 4 {
+		case 0:
+			runtime.Goexit()
+		case 1:
+			panic(job.ID)
+		case 2:
+			return failure
+		}
+		return nil
+	})
+	var runs sync.WaitGroup
+	for range 8 {
+		runs.Go(func() {
+			for n := range 500 {
+				err := d.Run(t.Context(), &jobs.Job{Attempt: n, ID: "the job"}, quiet)
+				switch n % 4 {
+				case 0:
+					require.ErrorContains(t, err, "runtime.Goexit")
+				case 1:
+					require.EqualError(t, err, "panic: the job")
+				case 2:
+					require.Equal(t, failure, err)
+				case 3:
+					require.NoError(t, err)
+				}
+			}
+		})
+	}
+	runs.Wait()
+	thaw()
+	require.EqualValues(t, 8*500, calls.Load())
+}
+
+func TestRun_AHandlersProfilerLabelsAreNotThoseOfTheNext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var profile strings.Builder
+		d, thaw := frozen(t, func(ctx context.Context, job *jobs.Job) error {
+			if job.Attempt == 1 {
+				pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels("attempt", "the-first")))
+				require.NoError(t, pprof.Lookup("goroutine").WriteTo(&profile, 1))
+				require.Contains(t, profile.String(), "the-first")
+				profile.Reset()
+				return nil
+			}
+			return pprof.Lookup("goroutine").WriteTo(&profile, 1)
+		})
+		for attempt := range 2 {
+			require.NoError(t, d.Run(t.Context(), &jobs.Job{Attempt: attempt + 1}, quiet))
+			synctest.Wait() // until the goroutine waits for another
+		}
+		thaw()
+		require.NotEmpty(t, profile.String())
+		require.NotContains(t, profile.String(), "the-first")
+	})
+}

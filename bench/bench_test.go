@@ -178,7 +178,9 @@ func alternate(b *testing.B, srv *server, rounds int, measure func(db *database,
 }
 
 // inTurns measures contenders in turns, rounds times in each iteration of the
-// benchmark, each in a database of its own, and returns the medians.
+// benchmark, each in a database of its own, and returns the medians. The order changes with
+// each round: what one leaves behind, to autovacuum for instance, does not always burden
+// the same one.
 func inTurns(b *testing.B, srv *server, rounds int, contenders []contender, measure func(db *database, c contender) metrics) []metrics {
 	b.Helper()
 	dbs := make([]*database, len(contenders))
@@ -187,9 +189,10 @@ func inTurns(b *testing.B, srv *server, rounds int, contenders []contender, meas
 	}
 	all := make([][]metrics, len(contenders))
 	for b.Loop() {
-		for range rounds {
-			for i, c := range contenders {
-				all[i] = append(all[i], measure(dbs[i], c))
+		for round := range rounds {
+			for turn := range contenders {
+				i := (round + turn) % len(contenders)
+				all[i] = append(all[i], measure(dbs[i], contenders[i]))
 			}
 		}
 	}

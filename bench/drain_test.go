@@ -28,7 +28,7 @@ func BenchmarkDrain(b *testing.B) {
 		report(b, "jobs/s", river["jobs/s"], everytick["jobs/s"], ratioAtLeast(10))
 	})
 	b.Run("equal", func(b *testing.B) { // 2,000 workers, 5 ms between fetches
-		river, everytick := alternate(b, srv, 5, func(db *database, c contender) metrics {
+		river, everytick := alternate(b, srv, 7, func(db *database, c contender) metrics {
 			return drained(b, db, c, equal, scaled(100_000))
 		})
 		report(b, "jobs/s", river["jobs/s"], everytick["jobs/s"], ratioAtLeast(0.97))
@@ -103,8 +103,8 @@ func BenchmarkKinds(b *testing.B) {
 		})
 	})
 	b.Run("drain", func(b *testing.B) { // with equal settings
-		kinds(b, srv, 3, func(db *database, c contender) metrics {
-			return drained(b, db, c, equal, scaled(50_000))
+		kinds(b, srv, 7, func(db *database, c contender) metrics {
+			return drained(b, db, c, equal, scaled(100_000))
 		})
 	})
 }

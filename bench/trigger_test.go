@@ -86,7 +86,7 @@ func insertion(b *testing.B, db *database, c contender, callers int, during time
 func BenchmarkTriggerMany(b *testing.B) {
 	srv := newServer(b)
 	n := scaled(100_000)
-	river, everytick := alternate(b, srv, 3, func(db *database, c contender) metrics {
+	river, everytick := alternate(b, srv, 5, func(db *database, c contender) metrics {
 		rate := insertionMany(b, db, n, c.open)
 		if c.name != native.name {
 			return metrics{"jobs/s": rate}

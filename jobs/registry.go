@@ -365,7 +365,7 @@ func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) error
 		a.handler = d.wrapped()
 	}
 	d.start(a)
-	err := <-a.ended
+	err := a.wait(job.Logger)
 	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && errors.Is(context.Cause(a.ctx), timedOut) {
 		return &timeoutError{d, err} // keeps what the handler says, and its Permanent or RetryAfter
 	}

@@ -2,8 +2,10 @@ package jobs
 
 import (
 	"context"
+	"log/slog"
 	"runtime/pprof"
 	"sync/atomic"
+	"time"
 )
 
 // attempt is one call of a handler.
@@ -21,6 +23,28 @@ func (a *attempt) run() {
 	// What an attempt before it may have set is not this one's.
 	pprof.SetGoroutineLabels(a.ctx)
 	err = a.handler(a.ctx, &a.job)
+}
+
+// ignoringTime is how long a handler may run on after its context has ended until that is
+// logged.
+const ignoringTime = 10 * time.Second
+
+// wait returns the handler's error.
+func (a *attempt) wait(log *slog.Logger) error {
+	select {
+	case err := <-a.ended:
+		return err
+	case <-a.ctx.Done():
+	}
+	patience := time.NewTimer(ignoringTime)
+	defer patience.Stop()
+	select {
+	case err := <-a.ended:
+		return err
+	case <-patience.C:
+	}
+	log.WarnContext(a.ctx, "job runs on after its context has ended: its handler ignores that, and holds a worker", "error", context.Cause(a.ctx))
+	return <-a.ended
 }
 
 // maxIdleRunners is how many goroutines wait for another attempt. Handlers that are done

@@ -3,6 +3,7 @@ package jobs_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"runtime"
 	"runtime/pprof"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -123,4 +125,38 @@ func TestRun_AHandlersProfilerLabelsAreNotThoseOfTheNext(t *testing.T) {
 		require.NotEmpty(t, profile.String())
 		require.NotContains(t, profile.String(), "the-first")
 	})
+}
+
+func TestRun_SaysThatAHandlerIgnoresTheEndOfItsContext(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		longer time.Duration // than the timeout
+		logged bool
+	}{
+		"for long":          {11 * time.Second, true},
+		"for a short while": {9 * time.Second, false},
+		"not at all":        {-time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var log strings.Builder
+				failure := errors.New("of the handler")
+				d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error {
+					time.Sleep(time.Minute + test.longer)
+					return failure
+				}}
+				err := d.Run(t.Context(), &jobs.Job{ID: "17"}, slog.New(slog.NewTextHandler(&log, nil)))
+				require.Equal(t, failure, err)
+				if !test.logged {
+					require.Empty(t, log.String())
+					return
+				}
+				require.Equal(t, 1, strings.Count(log.String(), "level=WARN"), log.String())
+				require.Contains(t, log.String(), "its handler ignores that")
+				require.Contains(t, log.String(), "timed out after 1m0s")
+				require.Contains(t, log.String(), "job_id=17")
+			})
+		})
+	}
 }

@@ -438,7 +438,7 @@ const keepInterval = 2 * time.Second
 func (s *Scheduler) keep(ctx context.Context) {
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
-	var rescued time.Time
+	rescued := time.Now()
 	for {
 		select {
 		case <-ctx.Done():

@@ -156,6 +156,9 @@ func TestATableThatGrewIsAnalysedWithinSeconds(t *testing.T) {
 		n := scalar[float64](t, pool, `SELECT reltuples::float8 FROM pg_class WHERE oid = 'river.river_job'::regclass`)
 		return n > 19_000 && n < 21_000
 	})
+	eventually(t, "the analysis has ended, and counts: the rows are known before", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_progress_analyze WHERE relid = 'river.river_job'::regclass`) == 0
+	})
 	known := analysed()
 	fillTable(t, pool, 1000)
 	require.NoError(t, s.AnalyzeGrown(t.Context()))

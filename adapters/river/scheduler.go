@@ -394,9 +394,10 @@ func (s *Scheduler) clientConfig(indexes []string) *riverqueue.Config {
 		CancelledJobRetentionPeriod: s.cfg.Retention,
 		CompletedJobRetentionPeriod: s.cfg.Retention,
 		DiscardedJobRetentionPeriod: s.cfg.Retention,
-		JobTimeout:                  -1,
-		RescueStuckJobsAfter:        riverNeverRescues,
-		ReindexerIndexNames:         indexes,
+		// jobs.Definition.Run keeps the job's own; River's would cost each run a goroutine.
+		JobTimeout:           -1,
+		RescueStuckJobsAfter: riverNeverRescues,
+		ReindexerIndexNames:  indexes,
 	}
 	for _, d := range s.reg.Jobs() {
 		w := &worker{s: s, job: d, queue: queueOf(d)}

@@ -26,10 +26,6 @@ type worker struct {
 	spec  string // of the schedule, "" if there is none
 }
 
-// Timeout implements [riverqueue.Worker]: River has none. The job's own is kept by
-// [jobs.Definition.Run], and River's would cost each job a goroutine.
-func (w *worker) Timeout(*riverqueue.Job[rowArgs]) time.Duration { return -1 }
-
 // NextRetry implements [riverqueue.Worker].
 func (w *worker) NextRetry(job *riverqueue.Job[rowArgs]) time.Time {
 	if after := job.Args.retryAfter; after != nil {

@@ -28,11 +28,11 @@ func (s *Scheduler) ShiftWallClock(by *atomic.Int64) {
 // Pool returns the pool that New was given.
 func (s *Scheduler) Pool() *pgxpool.Pool { return s.pool }
 
-// Gathered tells how many callers wait for an insertion on its way to end.
-func (s *Scheduler) Gathered() int {
+// Inserting tells how many statements of triggers are on their way.
+func (s *Scheduler) Inserting() int {
 	s.inserts.mu.Lock()
 	defer s.inserts.mu.Unlock()
-	return len(s.inserts.waiting)
+	return s.inserts.running
 }
 
 // NotifyLate sends what the notifier has put off.
@@ -41,11 +41,12 @@ func (s *Scheduler) NotifyLate() { s.notifier.sendLate() }
 // AnalyzeGrown does what the keeper does.
 func (s *Scheduler) AnalyzeGrown(ctx context.Context) error { return s.analyzeGrown(ctx) }
 
-// The names of what Migrate adds.
+// The names of what Migrate adds or changes.
 const (
-	PausedQueue  = pausedQueue
-	WaitingIndex = waitingIndex
-	TicksIndex   = ticksIndex
+	PausedQueue = pausedQueue
+	KindIndex   = kindIndex
+	WiderIndex  = widerIndex
+	TicksIndex  = ticksIndex
 )
 
 // KnowsPaused tells whether this process has noticed a pause.

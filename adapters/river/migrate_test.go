@@ -72,10 +72,36 @@ func TestMigrateRemakesAnIndexThatIsInvalid(t *testing.T) {
 	pool := migrated.Pool(t)
 	before := indexes(t, pool)
 	require.Positive(t, execSQL(t, pool, `UPDATE pg_index SET indisvalid = false
-		WHERE indexrelid IN (SELECT oid FROM pg_class WHERE relname IN ($1, $2, $3))`, river.WaitingIndex, river.TicksIndex, argsIndex))
-	require.NotContains(t, indexes(t, pool), river.WaitingIndex)
+		WHERE indexrelid IN (SELECT oid FROM pg_class WHERE relname IN ($1, $2, $3))`, river.KindIndex, river.TicksIndex, argsIndex))
+	require.NotContains(t, indexes(t, pool), river.KindIndex)
 	require.NoError(t, river.Migrate(t.Context(), pool, "", river.SearchIndexes(true)))
 	require.Equal(t, before, indexes(t, pool))
+}
+
+func TestMigrateGoesOnWhereItWasInterruptedInWideningAnIndex(t *testing.T) {
+	t.Parallel()
+	const narrow, wide = `CREATE INDEX river_job_kind ON river.river_job USING btree (kind)`, ` ON river.river_job USING btree (kind, state, attempt)`
+	for name, soFar := range map[string][]string{
+		"before it began":       {`DROP INDEX river.river_job_kind`, narrow},
+		"making the wider one":  {`DROP INDEX river.river_job_kind`, narrow, `CREATE INDEX ` + river.WiderIndex + wide, `UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'river.` + river.WiderIndex + `'::regclass`},
+		"before dropping":       {`DROP INDEX river.river_job_kind`, narrow, `CREATE INDEX ` + river.WiderIndex + wide},
+		"before giving a name":  {`ALTER INDEX river.river_job_kind RENAME TO ` + river.WiderIndex},
+		"River's is not there":  {`DROP INDEX river.river_job_kind`},
+		"River's is not usable": {`UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'river.river_job_kind'::regclass`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := migrated.Pool(t)
+			before := indexes(t, pool)
+			require.Contains(t, before[river.KindIndex], wide)
+			for _, sql := range soFar {
+				execSQL(t, pool, sql)
+			}
+			require.NotEqual(t, before, indexes(t, pool))
+			require.NoError(t, river.Migrate(t.Context(), pool, ""))
+			require.Equal(t, before, indexes(t, pool))
+		})
+	}
 }
 
 func TestASchemaThatRiverAloneMigratedIsGoodEnoughToStart(t *testing.T) {
@@ -127,7 +153,7 @@ func TestTheReindexerIsAskedForNoIndexThatIsGone(t *testing.T) {
 	require.NoError(t, s.Start(t.Context()))
 	require.NotContains(t, logged.String(), "call river.Migrate")
 	eventually(t, "the leader has remade our index", func() bool {
-		return strings.Contains(logged.String(), `Initiated reindex" index_name=`+river.WaitingIndex)
+		return strings.Contains(logged.String(), `Initiated reindex" index_name=`+river.TicksIndex)
 	})
 	require.NotContains(t, logged.String(), "do not exist")
 	require.NotContains(t, logged.String(), "Error reindexing")

@@ -11,17 +11,16 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// The conditions of the indexes that Migrate makes. A query must repeat them as they
-// stand, without a parameter, or PostgreSQL does not use the index.
+// Conditions. isTick is that of the index of ticks, which a query must repeat as it
+// stands, without a parameter, or PostgreSQL does not use the index.
 const (
 	// Every tick has a unique key, and few other rows do: that is quicker to tell than
 	// what is in the metadata, and is told of every row that is written.
-	isTick = `unique_key IS NOT NULL AND metadata ? '` + metaTick + `'`
-	// isWaiting does not take in ticks: a schedule's next one does not wait before it is due.
-	isWaiting    = `state IN ('available', 'scheduled', 'retryable', 'pending') AND NOT (` + isTick + `)`
-	tickWaits    = `(scheduled_at <= now() OR attempt > 0)`
-	waitingTicks = isTick + ` AND state IN ('available', 'scheduled', 'retryable', 'pending')`
-	tickOrder    = `(args->>'tick') COLLATE "C"`
+	isTick    = `unique_key IS NOT NULL AND metadata ? '` + metaTick + `'`
+	isWaiting = `state IN ('available', 'scheduled', 'retryable', 'pending')`
+	// isNextTick is of those that do not wait: a schedule's next one, before it is due.
+	isNextTick = isTick + ` AND ` + isWaiting + ` AND scheduled_at > now() AND attempt = 0`
+	tickOrder  = `(args->>'tick') COLLATE "C"`
 )
 
 // QueueSize implements [jobs.Monitor].
@@ -31,7 +30,7 @@ func (s *Scheduler) QueueSize(ctx context.Context, name string) (n int, err erro
 	}
 	err = s.pool.QueryRow(ctx, `SELECT
 		(SELECT count(*) FROM `+s.table+` WHERE kind = $1 AND `+isWaiting+`)
-		+ (SELECT count(*) FROM `+s.table+` WHERE kind = $1 AND `+waitingTicks+` AND `+tickWaits+`)`, name).Scan(&n)
+		- (SELECT count(*) FROM `+s.table+` WHERE kind = $1 AND `+isNextTick+`)`, name).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("river: queue size of %q: %w", name, err)
 	}
@@ -197,8 +196,7 @@ func (s *Scheduler) countLive(ctx context.Context, all []jobs.Status) error {
 		SELECT kind, count(*), count(*) FILTER (WHERE attempt > 0), 0 FROM `+s.table+`
 		WHERE kind = ANY ($1) AND `+isWaiting+` GROUP BY kind
 		UNION ALL
-		SELECT kind, count(*), count(*) FILTER (WHERE attempt > 0), 0 FROM `+s.table+`
-		WHERE kind = ANY ($1) AND `+waitingTicks+` AND `+tickWaits+` GROUP BY kind
+		SELECT kind, -count(*), 0, 0 FROM `+s.table+` WHERE kind = ANY ($1) AND `+isNextTick+` GROUP BY kind
 		UNION ALL
 		SELECT kind, 0, 0, count(*) FROM `+s.table+` WHERE kind = ANY ($1) AND state = 'running' GROUP BY kind`, names)
 	if err != nil {

@@ -128,7 +128,7 @@ func TestCountsOfALargeTableAreExactAndFoundByIndex(t *testing.T) {
 		insertRows(t, pool, 1<<i, tickColumns, values+tick)
 	}
 	insertRows(t, pool, 32, columns, `'a.tick', 'scheduled', now() + interval '1 hour', 0, 'default'`) // triggered
-	execSQL(t, pool, `ANALYZE river.river_job`)
+	execSQL(t, pool, `VACUUM ANALYZE river.river_job`)
 
 	count := func() {
 		for name, want := range map[string]int{"a.job": 1<<7 - 1, "a.tick": 1 + 2 + 4 + 32, "a.none": 0} {
@@ -142,21 +142,21 @@ func TestCountsOfALargeTableAreExactAndFoundByIndex(t *testing.T) {
 			require.Equal(t, want, [3]int{all[i].Waiting, all[i].Retrying, all[i].Running}, all[i].Name)
 		}
 	}
-	waiting, ticks := scans(t, pool, river.WaitingIndex), scans(t, pool, river.TicksIndex)
+	kinds, ticks := scans(t, pool, river.KindIndex), scans(t, pool, river.TicksIndex)
 	count()
 	eventually(t, "the indexes are used", func() bool {
 		_, err := s.QueueSize(t.Context(), "a.job")
 		require.NoError(t, err)
-		return scans(t, pool, river.WaitingIndex) > waiting && scans(t, pool, river.TicksIndex) > ticks
+		return scans(t, pool, river.KindIndex) > kinds && scans(t, pool, river.TicksIndex) > ticks
 	})
-	require.NotContains(t, explain(t, pool), "Seq Scan")
+	require.Contains(t, explain(t, pool), "Index Only Scan using "+river.KindIndex)
 }
 
 // explain returns the plan of a count of all that waits.
 func explain(t testing.TB, pool *pgxpool.Pool) (plan string) {
 	t.Helper()
 	rows, err := pool.Query(t.Context(), `EXPLAIN SELECT count(*) FROM river.river_job WHERE kind = 'a.job'
-		AND state IN ('available', 'scheduled', 'retryable', 'pending') AND NOT (metadata ? 'everytick_tick')`)
+		AND state IN ('available', 'scheduled', 'retryable', 'pending')`)
 	require.NoError(t, err)
 	defer rows.Close()
 	for rows.Next() {

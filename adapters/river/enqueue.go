@@ -220,41 +220,89 @@ func (s *Scheduler) record(ctx context.Context, tx pgx.Tx, req *jobs.Request) (*
 
 var noMetadata = []byte(`{}`)
 
+// A column of River's table, of which each row has the value of a record.
+type column struct {
+	name, pgType string
+	// isDefault tells whether a row has the value if none is given; nil if none does.
+	isDefault func(*record) bool
+	value     func(*record) any   // of one record
+	values    func([]*record) any // a slice of those of several
+}
+
+func columnOf[T any](name, pgType string, isDefault func(*record) bool, value func(*record) T) column {
+	return column{
+		name: name, pgType: pgType, isDefault: isDefault,
+		value: func(r *record) any { return value(r) },
+		values: func(records []*record) any {
+			all := make([]T, len(records))
+			for i, r := range records {
+				all[i] = value(r)
+			}
+			return all
+		},
+	}
+}
+
+// recordColumns are those that rows are stored with, the ID aside.
+var recordColumns = []column{
+	columnOf("kind", "text", nil, func(r *record) string { return r.kind }),
+	columnOf("max_attempts", "smallint", nil, func(r *record) int16 { return int16(r.maxAttempts) }), //nolint:gosec // is checked
+	columnOf("args", "jsonb", nil, func(r *record) string { return string(r.args) }),
+	columnOf("queue", "text", func(r *record) bool { return r.queue == riverqueue.QueueDefault }, func(r *record) string { return r.queue }),
+	columnOf("priority", "smallint", func(r *record) bool { return r.priority == riverqueue.PriorityDefault },
+		func(r *record) int16 { return int16(r.priority) }), //nolint:gosec // is checked
+	columnOf("state", "text", func(r *record) bool { return r.state == rivertype.JobStateAvailable }, func(r *record) string { return string(r.state) }),
+	columnOf("scheduled_at", "timestamptz", func(r *record) bool { return r.at == nil }, func(r *record) *time.Time { return r.at }),
+	columnOf("metadata", "jsonb", func(r *record) bool { return bytes.Equal(r.metadata, noMetadata) }, func(r *record) string { return string(r.metadata) }),
+}
+
+// columnsOf leaves out the columns in which all of the records have the default, which are most
+// as a rule: what is not sent is what is saved most on.
+func columnsOf(records []*record) (columns []column) {
+	for _, c := range recordColumns {
+		if c.isDefault == nil || slices.ContainsFunc(records, func(r *record) bool { return !c.isDefault(r) }) {
+			columns = append(columns, c)
+		}
+	}
+	return columns
+}
+
 // storeRecords stores all or none, in one statement. The IDs come back in the order of
 // the rows.
 func (s *Scheduler) storeRecords(ctx context.Context, db jobs.DB, records ...*record) error {
-	const columns = ` (kind, queue, priority, max_attempts, state, scheduled_at, args, metadata)
-		SELECT kind, queue, priority, max_attempts, state::`
-	if len(records) == 1 { // as most are
-		r := records[0]
-		return db.QueryRow(ctx, `INSERT INTO `+s.table+` (kind, queue, priority, max_attempts, state, scheduled_at, args, metadata)
-			VALUES ($1::text, $2::text, $3::int, $4::int, $5::text::`+s.state+`, coalesce($6::timestamptz, now()), $7::text::jsonb, $8::text::jsonb)
-			RETURNING id`, r.kind, r.queue, r.priority, r.maxAttempts, string(r.state), r.at, string(r.args), string(r.metadata)).Scan(&r.id)
+	columns := columnsOf(records)
+	names, stored, params, args := make([]string, len(columns)), make([]string, len(columns)), make([]string, len(columns)), make([]any, len(columns))
+	for i, c := range columns {
+		names[i], stored[i] = c.name, c.name
+		switch c.name {
+		case "state":
+			stored[i] += "::" + s.state
+		case "scheduled_at":
+			stored[i] = "coalesce(" + c.name + ", now())"
+		}
+		param := "$" + strconv.Itoa(i+1) + "::" + c.pgType
+		if len(records) == 1 { // as most are
+			args[i] = c.value(records[0])
+		} else {
+			// Several unnest in a SELECT go through their arrays side by side, and faster than one of
+			// them all in a FROM.
+			param, args[i] = "unnest("+param+"[])", c.values(records)
+		}
+		params[i] = param + " AS " + c.name
 	}
-	n := len(records)
-	kinds, queues, states := make([]string, n), make([]string, n), make([]string, n)
-	priorities, attempts := make([]int32, n), make([]int32, n)
-	at, args, metadata := make([]*time.Time, n), make([]string, n), make([]string, n)
-	for i, r := range records {
-		kinds[i], queues[i], states[i] = r.kind, r.queue, string(r.state)
-		priorities[i], attempts[i] = int32(r.priority), int32(r.maxAttempts) //nolint:gosec // both are checked
-		at[i], args[i], metadata[i] = r.at, string(r.args), string(r.metadata)
-	}
-	rows, err := db.Query(ctx, `INSERT INTO `+s.table+columns+s.state+`, coalesce(at, now()), args::jsonb, metadata::jsonb
-		FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::text[], $6::timestamptz[], $7::text[], $8::text[])
-			AS row (kind, queue, priority, max_attempts, state, at, args, metadata)
-		RETURNING id`, kinds, queues, priorities, attempts, states, at, args, metadata)
+	rows, err := db.Query(ctx, `INSERT INTO `+s.table+` (`+strings.Join(names, ", ")+`) SELECT `+strings.Join(stored, ", ")+`
+		FROM (SELECT `+strings.Join(params, ", ")+`) AS row RETURNING id`, args...)
 	if err != nil {
 		return err
 	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil {
-		return err
-	}
-	for i, id := range ids {
-		records[i].id = id
-	}
-	return nil
+	n := 0
+	var id int64
+	_, err = pgx.ForEachRow(rows, []any{&id}, func() error {
+		records[n].id = id
+		n++
+		return nil
+	})
+	return err
 }
 
 // copyRecords stores by COPY, for which the IDs are drawn beforehand: it returns none.
@@ -267,30 +315,17 @@ func (s *Scheduler) copyRecords(ctx context.Context, tx pgx.Tx, records []*recor
 	if err != nil {
 		return err
 	}
-	// What all of them have by default is not sent: it is the most that can be saved.
-	columns := []string{"id", "kind", "max_attempts", "args"}
-	var more []func(*record) any
-	for _, c := range []struct {
-		name      string
-		isDefault func(*record) bool
-		value     func(*record) any
-	}{
-		{"queue", func(r *record) bool { return r.queue == riverqueue.QueueDefault }, func(r *record) any { return r.queue }},
-		{"priority", func(r *record) bool { return r.priority == riverqueue.PriorityDefault }, func(r *record) any { return r.priority }},
-		{"state", func(r *record) bool { return r.state == rivertype.JobStateAvailable }, func(r *record) any { return string(r.state) }},
-		{"scheduled_at", func(r *record) bool { return r.at == nil }, func(r *record) any { return r.at }},
-		{"metadata", func(r *record) bool { return bytes.Equal(r.metadata, noMetadata) }, func(r *record) any { return r.metadata }},
-	} {
-		if slices.ContainsFunc(records, func(r *record) bool { return !c.isDefault(r) }) {
-			columns, more = append(columns, c.name), append(more, c.value)
-		}
+	columns := columnsOf(records)
+	names := []string{"id"}
+	for _, c := range columns {
+		names = append(names, c.name)
 	}
-	_, err = tx.CopyFrom(ctx, pgx.Identifier{s.cfg.Schema, "river_job"}, columns, pgx.CopyFromSlice(len(records), func(i int) ([]any, error) {
+	_, err = tx.CopyFrom(ctx, pgx.Identifier{s.cfg.Schema, "river_job"}, names, pgx.CopyFromSlice(len(records), func(i int) ([]any, error) {
 		r := records[i]
 		r.id = ids[i]
-		values := append(make([]any, 0, len(columns)), r.id, r.kind, r.maxAttempts, r.args)
-		for _, value := range more {
-			values = append(values, value(r))
+		values := append(make([]any, 0, len(names)), r.id)
+		for _, c := range columns {
+			values = append(values, c.value(r))
 		}
 		return values, nil
 	}))

@@ -16,7 +16,7 @@ import (
 // inserter stores rows, joining those that are asked for at the same time into one
 // statement: while one is on its way, those that come gather for the next. There is
 // no timer: a caller on its own is served at once. A commit costs the same for one
-// row as for a hundred, so many callers share it.
+// row as for a hundred, so many callers share it. Two statements at most are on their way.
 type inserter[Row any] struct {
 	// store stores all rows or none, in one statement, and sets what it knows of them.
 	store func(ctx context.Context, rows []Row) error
@@ -25,7 +25,7 @@ type inserter[Row any] struct {
 
 	mu      sync.Mutex
 	waiting []*insertion[Row]
-	busy    bool // a statement is on its way
+	running int // how many statements are on their way, or about to be
 }
 
 // insertion is one row on its way.
@@ -41,6 +41,11 @@ const (
 	maxBatchBytes = 4 << 20
 )
 
+// overlapAtLeast is how many rows have to wait for a second statement to be sent beside the one on its
+// way: while one is flushed to disk the other is worked on. Of fewer rows the two would cost more than
+// they save.
+const overlapAtLeast = 12
+
 // batchTimeout bounds a statement for several callers, who may leave earlier.
 const batchTimeout = 10 * time.Second
 
@@ -49,11 +54,13 @@ const batchTimeout = 10 * time.Second
 func (in *inserter[Row]) insert(ctx context.Context, row Row) error {
 	p := &insertion[Row]{row: row, done: make(chan struct{})}
 	in.mu.Lock()
-	alone := !in.busy
-	if alone {
-		in.busy = true
-	} else {
+	alone := in.running == 0
+	if !alone {
 		in.waiting = append(in.waiting, p)
+	}
+	more := in.running == 1 && len(in.waiting) >= overlapAtLeast
+	if alone || more {
+		in.running++
 	}
 	in.mu.Unlock()
 	if alone {
@@ -63,6 +70,9 @@ func (in *inserter[Row]) insert(ctx context.Context, row Row) error {
 			go in.storeWaiting()
 		}
 		return err
+	}
+	if more {
+		go in.storeWaiting()
 	}
 	select {
 	case <-p.done:
@@ -75,12 +85,15 @@ func (in *inserter[Row]) insert(ctx context.Context, row Row) error {
 	}
 }
 
-// idle gives the turn back if nobody waits.
+// idle gives the turn back if nobody waits, or so few that the other statement's turn will do.
 func (in *inserter[Row]) idle() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.busy = len(in.waiting) > 0
-	return !in.busy
+	if len(in.waiting) == 0 || in.running > 1 && len(in.waiting) < overlapAtLeast {
+		in.running--
+		return true
+	}
+	return false
 }
 
 // storeWaiting works until nobody waits.

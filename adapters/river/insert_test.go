@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/river"
@@ -23,10 +24,22 @@ func stalled(t *testing.T, s *river.Scheduler) (release func()) {
 	return func() { require.NoError(t, tx.Rollback(context.Background())) }
 }
 
-// gathered waits until that many callers wait for the insertion on its way.
-func gathered(t *testing.T, s *river.Scheduler, n int) {
+// gathered waits until the statement of a caller on its own is on its way, and beside it one of
+// many callers.
+func gathered(t *testing.T, s *river.Scheduler) {
 	t.Helper()
-	eventually(t, "callers gather", func() bool { return s.Gathered() == n })
+	eventually(t, "callers gather", func() bool { return s.Inserting() == 2 })
+}
+
+// blocked tells how many insertions wait for the lock of stalled.
+func blocked(t *testing.T, pool *pgxpool.Pool) (n int) {
+	t.Helper()
+	eventually(t, "insertions are sent", func() bool {
+		n = scalar[int](t, pool, `SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database
+			WHERE datname = current_database() AND relation = 'river.river_job'::regclass AND NOT granted`)
+		return n > 1
+	})
+	return n
 }
 
 func TestTriggersThatGatherAreEachStoredOnce(t *testing.T) {
@@ -46,7 +59,8 @@ func TestTriggersThatGatherAreEachStoredOnce(t *testing.T) {
 			}
 		})
 	}
-	gathered(t, s, callers-1)
+	gathered(t, s)
+	require.Equal(t, 2, blocked(t, pool), "however many callers there are")
 	release()
 	wg.Wait()
 	for i, id := range ids {
@@ -104,7 +118,7 @@ func TestATriggerThatIsRefusedFailsAlone(t *testing.T) {
 	for i := range errs {
 		wg.Go(func() { _, errs[i] = s.Trigger(context.Background(), "a.job", map[string]int{"n": i}) })
 	}
-	gathered(t, s, len(errs)-1)
+	gathered(t, s)
 	release()
 	wg.Wait()
 	for i, err := range errs {
@@ -135,7 +149,7 @@ func TestACallerThatLeavesHurtsNobody(t *testing.T) {
 			done <- err
 		}()
 	}
-	eventually(t, "callers gather", func() bool { return s.Gathered() >= 18 })
+	gathered(t, s)
 	cancel()
 	for range 10 {
 		require.ErrorIs(t, receive(t, left), context.Canceled, "while the insertion is still held up")

@@ -22,8 +22,11 @@ import (
 )
 
 // rowArgs are the args of every job, in both directions: any JSON object, under
-// the kind that is the job's registered name.
-type rowArgs struct {
+// the kind that is the job's registered name. River makes an interface of them for each
+// run, which costs no memory of what is as large as a pointer.
+type rowArgs struct{ *rowData }
+
+type rowData struct {
 	kind   string
 	raw    json.RawMessage
 	unique string // the key given with jobs.Unique
@@ -32,7 +35,12 @@ type rowArgs struct {
 }
 
 // Kind implements [riverqueue.JobArgs].
-func (a rowArgs) Kind() string { return a.kind }
+func (a rowArgs) Kind() string {
+	if a.rowData == nil { // River asks of a zero value, for hooks that there are none of
+		return ""
+	}
+	return a.kind
+}
 
 // MarshalJSON returns the data as it was given.
 func (a rowArgs) MarshalJSON() ([]byte, error) { return a.raw, nil }
@@ -343,7 +351,7 @@ func (s *Scheduler) storeUnique(ctx context.Context, tx pgx.Tx, r *record) error
 	if r.at != nil {
 		opts.ScheduledAt = *r.at
 	}
-	args := rowArgs{kind: r.kind, raw: r.args, unique: r.unique}
+	args := rowArgs{&rowData{kind: r.kind, raw: r.args, unique: r.unique}}
 	var (
 		res *rivertype.JobInsertResult
 		err error

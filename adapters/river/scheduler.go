@@ -399,9 +399,11 @@ func (s *Scheduler) clientConfig(indexes []string) *riverqueue.Config {
 		RescueStuckJobsAfter: riverNeverRescues,
 		ReindexerIndexNames:  indexes,
 	}
+	short := &shortcut{workers: map[string]*worker{}}
 	for _, d := range s.reg.Jobs() {
 		w := &worker{s: s, job: d, queue: queueOf(d)}
-		riverqueue.AddWorkerArgs(cfg.Workers, rowArgs{kind: d.Name}, w)
+		short.workers[d.Name] = w
+		riverqueue.AddWorkerArgs(cfg.Workers, rowArgs{&rowData{kind: d.Name}}, w)
 		if d.Concurrency > 0 {
 			cfg.Queues[w.queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
 		}
@@ -410,8 +412,12 @@ func (s *Scheduler) clientConfig(indexes []string) *riverqueue.Config {
 			cfg.PeriodicJobs = append(cfg.PeriodicJobs, s.periodicJobs(d)...)
 		}
 	}
+	ours := len(cfg.Hooks)
 	if s.cfg.Native != nil {
 		s.cfg.Native(cfg)
+	}
+	if len(cfg.Hooks) == ours && len(cfg.Plugins) == 0 { // others may be about runs
+		cfg.Middleware = append(cfg.Middleware, short) // the innermost
 	}
 	return cfg
 }

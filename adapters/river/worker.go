@@ -28,8 +28,8 @@ type worker struct {
 
 // NextRetry implements [riverqueue.Worker].
 func (w *worker) NextRetry(job *riverqueue.Job[rowArgs]) time.Time {
-	if after := job.Args.retryAfter; after != nil {
-		return time.Now().Add(*after)
+	if args := job.Args.rowData; args != nil && args.retryAfter != nil {
+		return time.Now().Add(*args.retryAfter)
 	}
 	return time.Now().Add(w.job.Backoff(job.Attempt)) // the handler was not called
 }
@@ -38,12 +38,55 @@ func (w *worker) NextRetry(job *riverqueue.Job[rowArgs]) time.Time {
 // attempt is not used up.
 const transientSnooze = 2 * time.Second
 
+// failure is what follows from a run that failed.
+type failure struct {
+	err        error
+	retryAfter *time.Duration // nil: [jobs.Definition.Backoff], if there is a retry
+}
+
+// failureKey is that of a failure in the context.
+type failureKey struct{}
+
 // Work implements [riverqueue.Worker].
-func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
+func (w *worker) Work(ctx context.Context, job *riverqueue.Job[rowArgs]) error {
+	failed, ok := ctx.Value(failureKey{}).(*failure)
+	if !ok { // the shortcut was not taken
+		failed = w.run(ctx, job.JobRow)
+	}
+	if failed == nil {
+		return nil
+	}
+	job.Args.rowData = &rowData{retryAfter: failed.retryAfter}
+	return failed.err
+}
+
+// shortcut runs jobs in place of their workers. River would decode the args first, which
+// takes as long as all else of a short run, since it needs more stack than a new goroutine
+// has; and the handler does so again. A run that failed goes on River's way: its worker
+// tells River of the retry.
+type shortcut struct {
+	riverqueue.MiddlewareDefaults
+	workers map[string]*worker
+}
+
+// Work implements [rivertype.WorkerMiddleware].
+func (m *shortcut) Work(ctx context.Context, row *rivertype.JobRow, doInner func(context.Context) error) error {
+	w := m.workers[row.Kind]
+	if w == nil { // of somebody who uses the client itself
+		return doInner(ctx)
+	}
+	if failed := w.run(ctx, row); failed != nil {
+		return doInner(context.WithValue(ctx, failureKey{}, failed))
+	}
+	return nil
+}
+
+// run makes one attempt. It returns nil when the job is done.
+func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 	var meta rowMeta
 	if bytes.Contains(row.Metadata, []byte(`"everytick_`)) {
 		if err := json.Unmarshal(row.Metadata, &meta); err != nil {
-			return fmt.Errorf("river: metadata does not decode: %w", err)
+			return &failure{err: fmt.Errorf("river: metadata does not decode: %w", err)}
 		}
 	}
 	job := &jobs.Job{
@@ -61,10 +104,10 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 	if meta.Tick || meta.Open || paused || row.Queue != w.queue {
 		var err error
 		bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
-		overlapping, err = w.prepare(bounded, row.JobRow, meta, job, paused)
+		overlapping, err = w.prepare(bounded, row, meta, job, paused)
 		cancel()
 		if err != nil {
-			return err
+			return &failure{err: err}
 		}
 	}
 	due := row.ScheduledAt
@@ -81,16 +124,19 @@ func (w *worker) Work(ctx context.Context, row *riverqueue.Job[rowArgs]) error {
 	if reason != "" {
 		w.log(job).WarnContext(ctx, "job "+reason, "tick", job.Tick)
 		if err := riverqueue.MetadataSet(ctx, metaSkipped, reason); err != nil {
-			return err
+			return &failure{err: err}
 		}
-		return riverqueue.JobCancel(errors.New(reason))
+		return &failure{err: riverqueue.JobCancel(errors.New(reason))}
 	}
 	if w.job.StartWithin > 0 {
 		if err := riverqueue.MetadataSet(ctx, metaStarted, true); err != nil {
-			return err
+			return &failure{err: err}
 		}
 	}
-	return w.outcome(ctx, row, job, w.job.Run(ctx, job, w.s.log))
+	if err := w.job.Run(ctx, job, w.s.log); err != nil {
+		return w.failed(ctx, job, err)
+	}
+	return nil
 }
 
 // log is made when it is needed: it costs more than all else of a short run.
@@ -161,11 +207,8 @@ func (w *worker) prepareTick(ctx context.Context, job *jobs.Job, log *slog.Logge
 	return 0, nil
 }
 
-// outcome says in River's terms what follows from the handler's error.
-func (w *worker) outcome(ctx context.Context, row *riverqueue.Job[rowArgs], job *jobs.Job, err error) error {
-	if err == nil {
-		return nil
-	}
+// failed says in River's terms what follows from the handler's error.
+func (w *worker) failed(ctx context.Context, job *jobs.Job, err error) *failure {
 	log := job.Logger.With("error", err)
 	var panicked *jobs.PanicError
 	if errors.As(err, &panicked) {
@@ -176,11 +219,11 @@ func (w *worker) outcome(ctx context.Context, row *riverqueue.Job[rowArgs], job 
 	if ctx.Err() != nil && w.s.stopping.Load() && !cancelled {
 		log.WarnContext(ctx, "job was interrupted by the shutdown and goes back to the queue")
 		// River gives the attempt back when it sees context.Canceled.
-		return fmt.Errorf("%w: %w", context.Canceled, err)
+		return &failure{err: fmt.Errorf("%w: %w", context.Canceled, err)}
 	}
 	if cancelled {
 		log.WarnContext(ctx, "job was cancelled")
-		return err // River sees to it
+		return &failure{err: err} // River sees to it
 	}
 	if strings.ContainsRune(err.Error(), 0) {
 		err = storableError{err}
@@ -188,14 +231,13 @@ func (w *worker) outcome(ctx context.Context, row *riverqueue.Job[rowArgs], job 
 	delay, again := w.job.Retry(job, err)
 	if again {
 		log.WarnContext(ctx, "job failed and is retried", "retry_in", delay, "max_attempts", job.MaxAttempts)
-		row.Args.retryAfter = &delay
-		return err
+		return &failure{err: err, retryAfter: &delay}
 	}
 	log.ErrorContext(ctx, "job failed for good", "max_attempts", job.MaxAttempts)
 	if job.Attempt < job.MaxAttempts { // Permanent
-		return riverqueue.JobCancel(err)
+		return &failure{err: riverqueue.JobCancel(err)}
 	}
-	return err
+	return &failure{err: err}
 }
 
 // storableError is an error whose text PostgreSQL can store: it refuses U+0000, and with

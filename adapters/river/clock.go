@@ -16,6 +16,7 @@ type dbClock struct {
 	pool     *pgxpool.Pool
 	wall     func() time.Time
 	offset   atomic.Int64 // nanoseconds the database is ahead of wall
+	accuracy atomic.Int64 // nanoseconds by which that may be wrong
 	measured atomic.Int64 // when that was found, in Unix nanoseconds of wall
 }
 
@@ -29,6 +30,11 @@ func newDBClock(pool *pgxpool.Pool) *dbClock {
 // estimate returns the database's time by the offset last found, without blocking.
 func (c *dbClock) estimate() time.Time {
 	return c.wall().Add(time.Duration(c.offset.Load())).UTC()
+}
+
+// until returns after how long the database's time is surely at t, without blocking.
+func (c *dbClock) until(t time.Time) time.Duration {
+	return t.Sub(c.estimate()) + time.Duration(c.accuracy.Load())
 }
 
 // now returns the database's time, measuring the offset when it is old.
@@ -71,7 +77,9 @@ func (c *dbClock) measureOn(ctx context.Context, conn queryRower) error {
 		return fmt.Errorf("asking the database's time: %w", err)
 	}
 	after := c.wall()
-	c.offset.Store(int64(db.Sub(before.Add(after.Sub(before) / 2))))
+	half := after.Sub(before) / 2
+	c.offset.Store(int64(db.Sub(before.Add(half))))
+	c.accuracy.Store(int64(half))
 	c.measured.Store(after.UnixNano())
 	return nil
 }

@@ -94,15 +94,17 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 		return "", err
 	}
 	err = d.Enqueue(ctx, []*jobs.Request{req}, func(ctx context.Context, _ []*jobs.Request) error {
-		r, err := s.record(ctx, tx, req)
+		records, err := s.records(ctx, tx, req)
 		if err != nil {
 			return err
 		}
+		r := records[0]
 		switch {
 		case req.Unique != "":
 			err = s.storeUnique(ctx, tx, r)
 		case tx != nil:
 			if err = s.storeRecords(ctx, tx, r); err == nil {
+				s.tellWhenDue(r)
 				err = s.notifier.notifyTx(ctx, tx, queuesOf(r))
 			}
 		default:
@@ -156,14 +158,10 @@ const (
 
 // storeMany stores in one statement, or by COPY in one transaction.
 func (s *Scheduler) storeMany(ctx context.Context, reqs []*jobs.Request) error {
-	records := make([]*record, len(reqs))
-	for i, req := range reqs {
-		var err error
-		if records[i], err = s.record(ctx, nil, req); err != nil {
-			return err
-		}
+	records, err := s.records(ctx, nil, reqs...)
+	if err != nil {
+		return err
 	}
-	var err error
 	if len(records) < copyAtLeast {
 		err = s.storeRecords(ctx, s.pool, records...)
 	} else {
@@ -182,6 +180,7 @@ func (s *Scheduler) storeMany(ctx context.Context, reqs []*jobs.Request) error {
 	for i, r := range records {
 		reqs[i].ID = formatID(r.id)
 	}
+	s.tellWhenDue(records...)
 	s.notifier.notify(ctx, s.pool, queuesOf(records...))
 	return nil
 }
@@ -200,30 +199,36 @@ type record struct {
 	id                    int64 // set when it is stored
 }
 
-// record says in River's terms what req says in ours. It asks for the time in tx unless
-// that is nil.
-func (s *Scheduler) record(ctx context.Context, tx pgx.Tx, req *jobs.Request) (*record, error) {
-	r := &record{
-		kind: req.Job.Name, queue: queueOf(req.Job), priority: req.Priority, maxAttempts: req.Job.MaxAttempts,
-		state: rivertype.JobStateAvailable, args: req.Data, metadata: noMetadata, unique: req.Unique,
-	}
-	if req.Delay > 0 || !req.At.IsZero() {
-		now, err := s.clock.nowIn(ctx, tx)
-		if err != nil {
-			return nil, err
+// records says in River's terms what reqs say in ours. It asks for the time in tx unless
+// that is nil, and once: those with the same delay are due together.
+func (s *Scheduler) records(ctx context.Context, tx pgx.Tx, reqs ...*jobs.Request) ([]*record, error) {
+	var now time.Time
+	records := make([]*record, len(reqs))
+	for i, req := range reqs {
+		r := &record{
+			kind: req.Job.Name, queue: queueOf(req.Job), priority: req.Priority, maxAttempts: req.Job.MaxAttempts,
+			state: rivertype.JobStateAvailable, args: req.Data, metadata: noMetadata, unique: req.Unique,
 		}
-		// A job that is due now leaves the time to the database.
-		if due := req.Due(now); due.After(now) {
-			r.at, r.state = &due, initialState(due, now)
+		if records[i] = r; req.Delay > 0 || !req.At.IsZero() {
+			if now.IsZero() {
+				var err error
+				if now, err = s.clock.nowIn(ctx, tx); err != nil {
+					return nil, err
+				}
+			}
+			// A job that is due now leaves the time to the database.
+			if due := req.Due(now); due.After(now) {
+				r.at, r.state = &due, initialState(due, now)
+			}
+		}
+		if s.cfg.TriggerOnly || len(req.Metadata) > 0 {
+			var err error
+			if r.metadata, err = json.Marshal(rowMeta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata}); err != nil {
+				return nil, err
+			}
 		}
 	}
-	if s.cfg.TriggerOnly || len(req.Metadata) > 0 {
-		var err error
-		if r.metadata, err = json.Marshal(rowMeta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata}); err != nil {
-			return nil, err
-		}
-	}
-	return r, nil
+	return records, nil
 }
 
 var noMetadata = []byte(`{}`)
@@ -370,6 +375,7 @@ func (s *Scheduler) storeUnique(ctx context.Context, tx pgx.Tx, r *record) error
 	if r.id = res.Job.ID; res.UniqueSkippedAsDuplicate {
 		return nil
 	}
+	s.tellWhenDue(r)
 	if tx != nil {
 		return s.notifier.notifyTx(ctx, tx, queuesOf(r))
 	}

@@ -33,6 +33,9 @@ type notifier struct {
 	waiting bool                // sendLate is to run, or runs
 }
 
+// commitTime is what most transactions have committed in after their last statement but one.
+const commitTime = 100 * time.Millisecond
+
 // notifyTimeout bounds a late notification.
 const notifyTimeout = 5 * time.Second
 
@@ -66,10 +69,22 @@ func (n *notifier) notify(ctx context.Context, conn execer, queues []string) {
 	}
 }
 
+// in is like notify, so much later.
+func (n *notifier) in(d time.Duration, queues ...string) {
+	if n.pollOnly {
+		return
+	}
+	time.AfterFunc(d, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), notifyTimeout)
+		defer cancel()
+		n.notify(ctx, n.pool, queues)
+	})
+}
+
 // notifyTx has PostgreSQL tell the workers when tx commits, unless another transaction
 // was told to just before: those that notify commit one after the other. It is then told
-// when the cooldown has passed, by which time tx may have been committed; if not, the
-// job waits for a poll, or for the next one that is told of. With PollOnly nobody
+// when the cooldown has passed, by which time tx may have been committed, and once more
+// after a while; else the job waits for a poll, or for the next one that is told of. With PollOnly nobody
 // listens, and a server that knows no notifications would fail tx.
 func (n *notifier) notifyTx(ctx context.Context, tx pgx.Tx, queues []string) error {
 	if n.pollOnly || len(queues) == 0 {
@@ -83,6 +98,7 @@ func (n *notifier) notifyTx(ctx context.Context, tx pgx.Tx, queues []string) err
 	n.mu.Unlock()
 	if again {
 		n.tellLate(queues)
+		n.in(commitTime, queues...)
 		return nil
 	}
 	return n.send(ctx, tx, queues)

@@ -144,6 +144,7 @@ func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 
 // Retry implements [jobs.Retrier].
 func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
+	var queue string
 	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, state jobs.State, _ int) error {
 		switch state {
 		case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped, jobs.StateRetrying:
@@ -159,12 +160,16 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 			WHERE id = $1`, id, metaSkipped, metaStarted); err != nil {
 			return err
 		}
-		_, err := s.insertOnly.JobRetryTx(ctx, tx, id)
+		row, err := s.insertOnly.JobRetryTx(ctx, tx, id)
+		if err == nil {
+			queue = row.Queue
+		}
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("river: retry job %q of %q: %w", id, name, err)
 	}
+	s.notifier.notify(ctx, s.pool, []string{queue})
 	return nil
 }
 

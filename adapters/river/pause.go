@@ -69,6 +69,7 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 	if err := s.unpark(ctx, []*jobs.Definition{d}); err != nil {
 		return fmt.Errorf("river: resume %q: %w", name, err)
 	}
+	s.notifier.notify(ctx, s.pool, []string{queueOf(d)})
 	return nil
 }
 

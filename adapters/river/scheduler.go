@@ -94,12 +94,13 @@ type Config struct {
 // follows an insert's notification at once, at most every fetchCooldown: with River's
 // 100 ms a job at a bad moment waits that long, and 100 workers do 1,000 jobs a second;
 // with 5 ms a notification that comes just after a poll costs 5 ms at most, and fewer
-// bring no more. The poll finds what no notification told of, above all jobs that become
-// due: half of the interval is how late those start, and each process asks so often when
-// idle.
+// bring no more. The poll finds what no notification told of, and each process asks so
+// often when idle, for each queue. With PollOnly it finds all, and a job is half of the
+// interval late.
 const (
 	fetchCooldown     = 5 * time.Millisecond
-	fetchPollInterval = 200 * time.Millisecond
+	fetchPollInterval = time.Second
+	pollOnlyInterval  = 200 * time.Millisecond
 )
 
 // defaultMaxWorkers doubles what a fetch brings, compared with River's usual 100: a
@@ -223,6 +224,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 			if err := s.storeRecords(ctx, conn.Conn(), records...); err != nil {
 				return err
 			}
+			s.tellWhenDue(records...)
 			s.notifier.notify(ctx, conn, queuesOf(records...))
 			return nil
 		})
@@ -398,6 +400,9 @@ func (s *Scheduler) clientConfig(indexes []string) *riverqueue.Config {
 		JobTimeout:           -1,
 		RescueStuckJobsAfter: riverNeverRescues,
 		ReindexerIndexNames:  indexes,
+	}
+	if s.cfg.PollOnly {
+		cfg.FetchPollInterval = pollOnlyInterval
 	}
 	short := &shortcut{workers: map[string]*worker{}}
 	for _, d := range s.reg.Jobs() {

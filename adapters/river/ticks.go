@@ -329,6 +329,7 @@ func (h *leaderHook) Start(parent context.Context, _ *rivertype.HookPeriodicJobs
 		h.s.log.ErrorContext(ctx, "schedules could not be reconciled; their own runs go on", "error", err)
 	}
 	h.s.background.Go(func() { h.s.rehomeEvery(parent, rehomeInterval) })
+	h.s.background.Go(func() { h.s.watchDue(parent) })
 	return nil
 }
 

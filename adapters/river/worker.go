@@ -34,6 +34,9 @@ func (w *worker) NextRetry(job *riverqueue.Job[rowArgs]) time.Time {
 	return time.Now().Add(w.job.Backoff(job.Attempt)) // the handler was not called
 }
 
+// holdInterval is how long a tick is put off that waits for an earlier one.
+const holdInterval = 200 * time.Millisecond
+
 // transientSnooze is the wait when something other than the handler failed. The
 // attempt is not used up.
 const transientSnooze = 2 * time.Second
@@ -194,7 +197,8 @@ func (w *worker) prepareTick(ctx context.Context, job *jobs.Job, log *slog.Logge
 		return transientSnooze, nil
 	}
 	if hold {
-		return fetchPollInterval, nil
+		w.s.tellAgain(w.queue, holdInterval)
+		return holdInterval, nil
 	}
 	// The successor of a row of another spec is stored by a newer version's process,
 	// or by the leader.
@@ -231,6 +235,7 @@ func (w *worker) failed(ctx context.Context, job *jobs.Job, err error) *failure 
 	delay, again := w.job.Retry(job, err)
 	if again {
 		log.WarnContext(ctx, "job failed and is retried", "retry_in", delay, "max_attempts", job.MaxAttempts)
+		w.s.tellAgain(w.queue, delay)
 		return &failure{err: err, retryAfter: &delay}
 	}
 	log.ErrorContext(ctx, "job failed for good", "max_attempts", job.MaxAttempts)
@@ -294,6 +299,7 @@ func (w *worker) adopt(ctx context.Context, row *rivertype.JobRow, queue string,
 		log.WarnContext(ctx, "job is put off: it could not be moved to its queue", "queue", queue, "error", err)
 		return riverqueue.JobSnooze(transientSnooze)
 	}
+	w.s.tellAgain(queue, 0)
 	return riverqueue.JobSnooze(0)
 }
 

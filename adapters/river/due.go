@@ -1,0 +1,109 @@
+package river
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/riverqueue/river/rivertype"
+)
+
+// Nobody is told when a stored job becomes due, so River's workers poll, each second by
+// default, and those jobs are half of that late. To poll more often costs every idle
+// process and every queue of it. Here workers poll as seldom, and are told of jobs as
+// they become due: the leader looks for them, and whoever stores one that is due so soon
+// that the leader might not see it in time tells of it itself. Where neither can, since
+// there is no leader or that process is gone, the poll finds the job.
+
+const (
+	// dueInterval is how often the leader looks, unless it knows of an earlier instant.
+	dueInterval = time.Second
+	// dueMargin is how long after the instant workers are told: what asks too early finds
+	// nothing.
+	dueMargin = 2 * time.Millisecond
+	// duePause is how soon the leader looks again after jobs were due. It doubles while there
+	// are some each time: then it is most likely jobs that are triggered to run at once, of
+	// which workers are told anyway.
+	duePause = 25 * time.Millisecond
+	// completionLag is how long River may take to store what follows from a run.
+	completionLag = 300 * time.Millisecond
+)
+
+// watchDue has workers told of jobs that become due. It ends with ctx, which is as long
+// as this process leads.
+func (s *Scheduler) watchDue(ctx context.Context) {
+	if s.cfg.PollOnly {
+		return
+	}
+	var since *time.Time // of the database, up to which jobs have been told of
+	pause := duePause
+	for wait := time.Duration(0); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		bounded, cancel := context.WithTimeout(ctx, notifyTimeout)
+		now, queues, next, err := s.findDue(bounded, since)
+		wait = dueInterval
+		switch {
+		case err != nil:
+			if ctx.Err() == nil {
+				s.log.WarnContext(ctx, "delayed jobs may start a second late", "error", err)
+			}
+		case len(queues) > 0:
+			s.notifier.notify(bounded, s.pool, queues)
+			since, wait, pause = &now, pause, min(2*pause, dueInterval)
+		default:
+			since, pause = &now, duePause
+		}
+		if err == nil && next != nil {
+			wait = min(wait, max(duePause, next.Sub(now)+dueMargin))
+		}
+		cancel()
+	}
+}
+
+// findDue returns the database's time, the queues with available jobs that have become due
+// since then, or since now if it is nil, and when the next one does. It is as quick however many jobs wait.
+func (s *Scheduler) findDue(ctx context.Context, since *time.Time) (now time.Time, queues []string, next *time.Time, err error) {
+	err = s.pool.QueryRow(ctx, s.queuesSQL()+`
+		SELECT now(), coalesce(array_agg(DISTINCT queue) FILTER (WHERE scheduled_at <= now()), '{}'),
+			min(scheduled_at) FILTER (WHERE scheduled_at > now())
+		FROM used, generate_series(1, 4) AS each (priority), LATERAL (
+			SELECT scheduled_at FROM `+s.table+`
+			WHERE state = 'available' AND queue = used.queue AND priority = each.priority
+				AND scheduled_at > coalesce($1::timestamptz, now())
+			ORDER BY scheduled_at LIMIT 1
+		) AS first
+		WHERE used.queue <> $2`, since, pausedQueue).Scan(&now, &queues, &next)
+	if err != nil {
+		return now, nil, nil, fmt.Errorf("looking for jobs that become due: %w", err)
+	}
+	return now, queues, next, nil
+}
+
+// tellWhenDue has workers told of those rows that become due within seconds.
+func (s *Scheduler) tellWhenDue(stored ...*record) {
+	type due struct {
+		queue string
+		at    int64
+	}
+	var last due
+	for _, r := range stored {
+		if r.at == nil || r.state != rivertype.JobStateAvailable {
+			continue
+		}
+		if d := (due{r.queue, r.at.UnixNano()}); d != last { // many are due together
+			s.notifier.in(s.clock.until(*r.at)+dueMargin, r.queue)
+			last = d
+		}
+	}
+}
+
+// tellAgain has workers told of a job that is put off for so long, or retried then.
+func (s *Scheduler) tellAgain(queue string, after time.Duration) {
+	if after < dueInterval+completionLag { // of others the leader tells
+		s.notifier.in(max(after, completionLag)+dueMargin, queue)
+	}
+}

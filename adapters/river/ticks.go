@@ -87,7 +87,8 @@ const (
 func (s *Scheduler) periodicJobs(d *jobs.Definition) []*riverqueue.PeriodicJob {
 	next := func(now time.Time) time.Time { return d.Schedule.Next(now) }
 	justDue := func(now time.Time) time.Time {
-		if tick := d.Schedule.Next(now.Add(-guardReach)); !tick.After(now) {
+		// What was due before this process led is for reconcile to judge.
+		if tick := d.Schedule.Next(now.Add(-guardReach)); !tick.After(now) && tick.UnixNano() > s.ledSince.Load() {
 			return tick
 		}
 		return time.Time{}
@@ -325,6 +326,7 @@ func (h *leaderHook) Start(parent context.Context, _ *rivertype.HookPeriodicJobs
 			h.s.log.ErrorContext(ctx, "reconciling schedules panicked", "panic", v)
 		}
 	}()
+	h.s.ledSince.Store(h.s.clock.estimate().UnixNano())
 	if err := h.s.reconcile(ctx, true); err != nil && parent.Err() == nil {
 		h.s.log.ErrorContext(ctx, "schedules could not be reconciled; their own runs go on", "error", err)
 	}

@@ -323,8 +323,9 @@ func TestTicksFollowTheDatabasesClockWhateverOursSays(t *testing.T) {
 			}
 			require.NoError(t, shutdown(s))
 			require.Empty(t, ran)
-			require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE created_at > scheduled_at`),
-				"no tick was stored that had passed")
+			// The guard's ticks, and the successor of a run that was late itself, may have just passed.
+			require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE created_at > scheduled_at + interval '4 seconds'`),
+				"no tick was stored that had long passed")
 		})
 	}
 }
@@ -361,11 +362,12 @@ func TestStartSeedsItsSchedulesThoughAnotherServiceLeads(t *testing.T) {
 
 	other := make(chan jobs.Job, 100)
 	follower := newScheduler(t, two, river.Config{})
-	require.NoError(t, follower.RegisterInterval("two.tick", time.Second, forward(other)))
+	const every = 3 * time.Second // a run that starts later than that stands for two ticks
+	require.NoError(t, follower.RegisterInterval("two.tick", every, forward(other)))
 	require.NoError(t, follower.Start(t.Context()))
 	first := receive(t, other).Tick
-	for i := range 3 {
-		require.Equal(t, first.Add(time.Duration(i+1)*time.Second), receive(t, other).Tick)
+	for i := range 2 {
+		require.Equal(t, first.Add(time.Duration(i+1)*every), receive(t, other).Tick)
 	}
 }
 

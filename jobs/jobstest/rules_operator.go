@@ -25,7 +25,7 @@ var operatorRules = []rule{
 		due := e.trigger("test.job", nil, jobs.Unique("key"))
 		e.noError(canceller.Cancel(e.ctx, "test.job", due))
 		require.Zero(e, e.queueSize("test.job"), "QueueSize after the job was cancelled")
-		delayed := e.trigger("test.job", nil, jobs.Unique("key"), jobs.Delay(time.Second))
+		delayed := e.trigger("test.job", nil, jobs.Unique("key"), jobs.Delay(4*time.Second))
 		require.NotEqual(e, due, delayed, "ID of a job with the key of one that was cancelled")
 		e.start()
 		e.noError(canceller.Cancel(e.ctx, "test.job", delayed))
@@ -40,7 +40,7 @@ var operatorRules = []rule{
 		st := e.status("test.job")
 		require.Equal(e, [3]int{}, [3]int{st.Waiting, st.Retrying, st.Running}, "Waiting, Retrying and Running")
 		// One that would come after all of them.
-		last := e.trigger("test.job", nil, jobs.Delay(1100*time.Millisecond), jobs.Priority(4))
+		last := e.trigger("test.job", nil, jobs.Delay(4100*time.Millisecond), jobs.Priority(4))
 		require.Equal(e, last, p.next().ID, "ID of the job that ran")
 		e.total(jobs.StateCompleted, 1)
 		p.none("the others were cancelled")

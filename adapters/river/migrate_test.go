@@ -175,7 +175,7 @@ func TestATableThatGrewIsAnalysedWithinSeconds(t *testing.T) {
 		_, err := tx.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, finalized_at)
 			SELECT 'filler.job', '{}', 'completed', now() FROM generate_series(1, 20000)`)
 		require.NoError(t, err)
-		eventually(t, "it is analysed", func() bool { return analysed() == 1 })
+		eventually(t, "it is analysed", func() bool { return analysed() > 0 })
 		return nil
 	}))
 	eventually(t, "its rows are counted", func() bool {

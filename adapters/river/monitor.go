@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -303,17 +305,23 @@ func (s *Scheduler) oldestWaiting(ctx context.Context) (time.Duration, error) {
 const countedRows = 1_000
 
 func (s *Scheduler) countTotals(ctx context.Context, h *jobs.Health) error {
-	// The order makes PostgreSQL take the index, which has the state first: it cannot know
-	// that the rows of a state may all lie at the end of the table.
-	const order = ` ORDER BY state, queue, priority, scheduled_at, id LIMIT $1) AS first`
-	limited := func(state, ours string) string {
-		return `SELECT '` + state + `', ours, count(*) FROM (SELECT ` + ours + ` AS ours FROM ` + s.table +
-			` WHERE state = '` + state + `'` + order + ` GROUP BY ours`
+	count := func(state, columns, ours, group string) string {
+		// The order makes PostgreSQL take the index, which has the state first: it cannot know
+		// that the rows of a state may all lie at the end of the table.
+		return `SELECT '` + state + `', ` + ours + `, count(*) FROM (
+			SELECT ` + columns + ` FROM ` + s.table + ` WHERE state = '` + state + `'
+			ORDER BY state, queue, priority, scheduled_at, id LIMIT ` + strconv.Itoa(countedRows) + `) AS first ` + group
 	}
-	rows, err := s.pool.Query(ctx, limited("completed", "'completed'")+` UNION ALL `+limited("discarded", "'failed'")+
-		` UNION ALL `+limited("running", "'running'")+` UNION ALL `+limited("retryable", "'retrying'")+
-		` UNION ALL `+limited("pending", "'scheduled'")+` UNION ALL `+limited("available", stateSQL)+
-		` UNION ALL `+limited("scheduled", stateSQL)+` UNION ALL `+limited("cancelled", stateSQL), countedRows)
+	// Rows of most of River's states have one of ours, whatever else is in them.
+	all := func(state string, ours jobs.State) string {
+		return count(state, "", "'"+string(ours)+"'", "HAVING count(*) > 0")
+	}
+	each := func(state string) string { return count(state, stateSQL+" AS ours", "ours", "GROUP BY ours") }
+	rows, err := s.pool.Query(ctx, strings.Join([]string{
+		all("completed", jobs.StateCompleted), all("discarded", jobs.StateFailed), all("running", jobs.StateRunning),
+		all("retryable", jobs.StateRetrying), all("pending", jobs.StateScheduled),
+		each("available"), each("scheduled"), each("cancelled"),
+	}, " UNION ALL "))
 	if err != nil {
 		return err
 	}

@@ -124,8 +124,8 @@ type Health struct {
 	// OldestWaiting is how long the job that waits longest has been due.
 	OldestWaiting time.Duration
 	// Totals counts the jobs of all names by state, as far as they are kept. A state
-	// that is in AtLeast has more of them: a provider stops counting where it would
-	// take long.
+	// that is in AtLeast may have more of them: a provider stops counting where it
+	// would take long.
 	Totals  map[State]int
 	AtLeast []State
 }

@@ -224,7 +224,7 @@ const healthTimeout = 5 * time.Second
 const leaderGrace = 30 * time.Second
 
 // Health implements [jobs.Monitor]. It waits 5 seconds at most for the database, and
-// counts up to 1,000 jobs of each of River's states.
+// counts up to 500 jobs of each of River's states.
 func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	h := jobs.Health{Started: s.started.Load()}
 	bounded, cancel := context.WithTimeout(ctx, healthTimeout)
@@ -302,46 +302,55 @@ func (s *Scheduler) oldestWaiting(ctx context.Context) (time.Duration, error) {
 }
 
 // countedRows bounds what Health counts of each of River's states.
-const countedRows = 1_000
+const countedRows = 500
+
+// counted are River's states, each with the states of ours that its rows may have by
+// stateSQL. Where that is one, the rows need not be looked into.
+var counted = []struct {
+	state string
+	ours  []jobs.State
+}{
+	{"completed", []jobs.State{jobs.StateCompleted}},
+	{"discarded", []jobs.State{jobs.StateFailed}},
+	{"running", []jobs.State{jobs.StateRunning}},
+	{"retryable", []jobs.State{jobs.StateRetrying}},
+	{"pending", []jobs.State{jobs.StateScheduled}},
+	{"available", []jobs.State{jobs.StateWaiting, jobs.StateRetrying, jobs.StateScheduled}},
+	{"scheduled", []jobs.State{jobs.StateScheduled, jobs.StateRetrying}},
+	{"cancelled", []jobs.State{jobs.StateCancelled, jobs.StateFailed, jobs.StateSkipped}},
+}
 
 func (s *Scheduler) countTotals(ctx context.Context, h *jobs.Health) error {
-	count := func(state, columns, ours, group string) string {
+	parts := make([]string, len(counted))
+	for i, c := range counted {
+		columns, ours, group := "", "'"+string(c.ours[0])+"'", "HAVING count(*) > 0"
+		if len(c.ours) > 1 {
+			columns, ours, group = stateSQL+" AS ours", "ours", "GROUP BY ours"
+		}
 		// The order makes PostgreSQL take the index, which has the state first: it cannot know
 		// that the rows of a state may all lie at the end of the table.
-		return `SELECT '` + state + `', ` + ours + `, count(*) FROM (
-			SELECT ` + columns + ` FROM ` + s.table + ` WHERE state = '` + state + `'
+		parts[i] = `SELECT ` + strconv.Itoa(i) + `, ` + ours + `, count(*) FROM (
+			SELECT ` + columns + ` FROM ` + s.table + ` WHERE state = '` + c.state + `'
 			ORDER BY state, queue, priority, scheduled_at, id LIMIT ` + strconv.Itoa(countedRows) + `) AS first ` + group
 	}
-	// Rows of most of River's states have one of ours, whatever else is in them.
-	all := func(state string, ours jobs.State) string {
-		return count(state, "", "'"+string(ours)+"'", "HAVING count(*) > 0")
-	}
-	each := func(state string) string { return count(state, stateSQL+" AS ours", "ours", "GROUP BY ours") }
-	rows, err := s.pool.Query(ctx, strings.Join([]string{
-		all("completed", jobs.StateCompleted), all("discarded", jobs.StateFailed), all("running", jobs.StateRunning),
-		all("retryable", jobs.StateRetrying), all("pending", jobs.StateScheduled),
-		each("available"), each("scheduled"), each("cancelled"),
-	}, " UNION ALL "))
+	rows, err := s.pool.Query(ctx, strings.Join(parts, " UNION ALL "))
 	if err != nil {
 		return err
 	}
 	h.Totals = map[jobs.State]int{}
-	counted := map[string]int{}
-	ours := map[string][]jobs.State{}
+	totals := make([]int, len(counted))
 	var (
-		row   string
+		i, n  int
 		state jobs.State
-		n     int
 	)
-	_, err = pgx.ForEachRow(rows, []any{&row, &state, &n}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&i, &state, &n}, func() error {
 		h.Totals[state] += n
-		counted[row] += n
-		ours[row] = append(ours[row], state)
+		totals[i] += n
 		return nil
 	})
-	for row, n := range counted {
-		if n == countedRows {
-			h.AtLeast = append(h.AtLeast, ours[row]...)
+	for i, c := range counted {
+		if totals[i] == countedRows {
+			h.AtLeast = append(h.AtLeast, c.ours...)
 		}
 	}
 	slices.Sort(h.AtLeast)

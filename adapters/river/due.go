@@ -65,16 +65,16 @@ func (s *Scheduler) watchDue(ctx context.Context) {
 }
 
 // findDue returns the database's time, the queues with available jobs that have become due
-// since the given time (none, if that is nil), and when the next one does. It is as quick
-// however many jobs wait.
+// since the given time (none, if that is nil), and when the next one does, or one that River
+// makes available in the last seconds before. It is as quick however many jobs wait.
 func (s *Scheduler) findDue(ctx context.Context, since *time.Time) (now time.Time, queues []string, next *time.Time, err error) {
-	err = s.pool.QueryRow(ctx, s.queuesSQL()+`
-		SELECT now(), coalesce(array_agg(DISTINCT queue) FILTER (WHERE scheduled_at <= now()), '{}'),
+	err = s.pool.QueryRow(ctx, s.queuesSQL("available", "scheduled", "retryable")+`
+		SELECT now(), coalesce(array_agg(DISTINCT queue) FILTER (WHERE state = 'available' AND scheduled_at <= now()), '{}'),
 			min(scheduled_at) FILTER (WHERE scheduled_at > now())
 		FROM used, generate_series(1, 4) AS each (priority), LATERAL (
 			SELECT scheduled_at FROM `+s.table+`
-			WHERE state = 'available' AND queue = used.queue AND priority = each.priority
-				AND scheduled_at > coalesce($1::timestamptz, now())
+			WHERE state = used.state AND queue = used.queue AND priority = each.priority
+				AND scheduled_at > CASE WHEN used.state = 'available' THEN coalesce($1::timestamptz, now()) ELSE now() END
 			ORDER BY scheduled_at LIMIT 1
 		) AS first
 		WHERE used.queue <> $2`, since, pausedQueue).Scan(&now, &queues, &next)

@@ -2,6 +2,7 @@ package river_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -64,6 +65,50 @@ func TestTheLeaderTellsOfJobsThatNobodyElseTellsOf(t *testing.T) {
 	}
 	insertRows(t, pool, 1, `kind, state, scheduled_at`, `'a.job', 'scheduled', now() + interval '7 seconds'`)
 	receive(t, ran)
+}
+
+// River makes jobs available at any time in the last 5 seconds before they are due: too late
+// to look again, perhaps.
+func TestTheLeaderKnowsOfJobsBeforeRiverMakesThemAvailable(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	const columns = `kind, state, queue, priority, scheduled_at`
+	look := func(since *time.Time) (time.Time, []string, *time.Time) {
+		t.Helper()
+		now, queues, next, err := s.FindDue(t.Context(), since)
+		require.NoError(t, err)
+		return now, queues, next
+	}
+	before, queues, next := look(nil)
+	require.Empty(t, queues)
+	require.Nil(t, next)
+	for _, row := range []struct {
+		values string
+		in     time.Duration
+	}{
+		{`'a.job', 'retryable', 'a-queue', 4`, 5 * time.Hour},
+		{`'a.job', 'scheduled', 'default', 1`, 4 * time.Hour},
+		{`'a.job', 'scheduled', 'z-queue', 2`, 3 * time.Hour},
+		{`'a.job', 'available', 'default', 3`, 2 * time.Hour},
+		{`'a.job', 'available', '` + river.PausedQueue + `', 1`, time.Hour},
+	} {
+		insertRows(t, pool, 2, columns, row.values+fmt.Sprintf(`, now() + interval '%d seconds'`, int(row.in.Seconds())))
+		if row.in == time.Hour {
+			continue // nobody works it
+		}
+		now, queues, next := look(&before)
+		require.Empty(t, queues)
+		require.WithinDuration(t, now.Add(row.in), *next, time.Minute)
+	}
+	insertRows(t, pool, 1, columns, `'a.job', 'scheduled', 'default', 2, now()`) // River tells of it
+	insertRows(t, pool, 1, columns, `'a.job', 'available', 'a-queue', 1, now()`)
+	insertRows(t, pool, 1, columns, `'a.job', 'available', 'a-queue', 4, now()`)
+	now, queues, next := look(&before)
+	require.Equal(t, []string{"a-queue"}, queues)
+	require.WithinDuration(t, now.Add(2*time.Hour), *next, time.Minute)
+	_, queues, _ = look(&now)
+	require.Empty(t, queues, "it is told of once")
 }
 
 func TestNothingThatRunsByItselfWaitsForAPoll(t *testing.T) {

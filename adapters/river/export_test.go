@@ -38,6 +38,11 @@ func (s *Scheduler) Inserting() int {
 // NotifyLate sends what the notifier has put off.
 func (s *Scheduler) NotifyLate() { s.notifier.sendLate() }
 
+// FindDue does what the leader does: since is the database's time of the look before.
+func (s *Scheduler) FindDue(ctx context.Context, since *time.Time) (now time.Time, queues []string, next *time.Time, err error) {
+	return s.findDue(ctx, since)
+}
+
 // AnalyzeGrown does what the keeper does.
 func (s *Scheduler) AnalyzeGrown(ctx context.Context) error { return s.analyzeGrown(ctx) }
 

@@ -276,21 +276,23 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 	return nil
 }
 
-// queuesSQL lists the queues that have available rows, in a few probes of the index
-// that River fetches by, however many rows there are.
-func (s *Scheduler) queuesSQL() string {
-	return `WITH RECURSIVE used (queue) AS (
-		(SELECT queue FROM ` + s.table + ` WHERE state = 'available' ORDER BY queue LIMIT 1)
+// queuesSQL lists the queues that have rows of these of River's states, in a few probes
+// of the index that River fetches by, however many rows there are.
+func (s *Scheduler) queuesSQL(states ...string) string {
+	first := func(condition string) string {
+		return `(SELECT queue FROM ` + s.table + ` AS row WHERE row.state = ` + condition + ` ORDER BY queue LIMIT 1)`
+	}
+	return `WITH RECURSIVE used (state, queue) AS (
+		SELECT state, ` + first(`each.state`) + ` FROM unnest('{` + strings.Join(states, ",") + `}'::` + s.state + `[]) AS each (state)
 		UNION ALL
-		SELECT (SELECT queue FROM ` + s.table + ` WHERE state = 'available' AND queue > used.queue ORDER BY queue LIMIT 1)
-		FROM used WHERE used.queue IS NOT NULL
+		SELECT state, ` + first(`used.state AND row.queue > used.queue`) + ` FROM used WHERE queue IS NOT NULL
 	) `
 }
 
 // oldestWaiting tells how long the job that waits longest has been due.
 func (s *Scheduler) oldestWaiting(ctx context.Context) (time.Duration, error) {
 	var seconds float64
-	err := s.pool.QueryRow(ctx, s.queuesSQL()+`
+	err := s.pool.QueryRow(ctx, s.queuesSQL("available")+`
 		SELECT coalesce(extract(epoch FROM now() - min(scheduled_at)), 0)::float8
 		FROM used, generate_series(1, 4) AS each (priority), LATERAL (
 			SELECT scheduled_at FROM `+s.table+`

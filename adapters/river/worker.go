@@ -336,7 +336,7 @@ func (s *Scheduler) rehome(ctx context.Context, db jobs.DB) error {
 		names, queues = append(names, d.Name), append(queues, queueOf(d))
 	}
 	worked = append(worked, queues...)
-	_, err := db.Exec(ctx, s.queuesSQL()+`
+	_, err := db.Exec(ctx, s.queuesSQL("available")+`
 		UPDATE `+s.table+` AS row SET queue = home.queue
 		FROM used, unnest($1::text[], $2::text[]) AS home (kind, queue)
 		WHERE used.queue <> ALL ($3) AND row.queue = used.queue AND row.kind = home.kind

@@ -56,7 +56,7 @@ type Config struct {
 	Schema string
 
 	// MaxWorkers is how many jobs run at once in this process, beside those that
-	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to 300,
+	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to 500,
 	// which drains a backlog of short jobs at more than 10,000 a second on two cores.
 	MaxWorkers int
 
@@ -103,9 +103,10 @@ const (
 	pollOnlyInterval  = 200 * time.Millisecond
 )
 
-// defaultMaxWorkers triples what a fetch brings, compared with River's usual 100: a backlog
-// drains twice as fast. More bring little, and each may want a connection.
-const defaultMaxWorkers = 300
+// defaultMaxWorkers is five times River's usual 100: a fetch brings more jobs, and a backlog of
+// short ones drains more than twice as fast. Beyond that more bring nothing, and each may want a
+// connection.
+const defaultMaxWorkers = 500
 
 // hardStopGrace is how long Shutdown waits for handlers after cancelling them.
 const hardStopGrace = 10 * time.Second

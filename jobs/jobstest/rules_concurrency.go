@@ -55,14 +55,14 @@ var concurrencyRules = []rule{
 		e.noError(e.s.RegisterDelayed("test.limited", 0, limited.handle, jobs.Concurrency(1)))
 		e.noError(e.s.RegisterDelayed("test.crowd", 0, crowd.handle))
 		// So many that they fill the general workers, whatever their number is.
-		_, err := e.s.TriggerMany(e.ctx, "test.crowd", make([]any, 300))
+		_, err := e.s.TriggerMany(e.ctx, "test.crowd", make([]any, 600))
 		e.noError(err)
 		e.start()
 		crowd.next()
 		e.trigger("test.limited", nil)
 		limited.next()
 		close(release.open)
-		e.total(jobs.StateCompleted, 301)
+		e.total(jobs.StateCompleted, 601)
 	}},
 	{name: "triggering and reading are safe from fifty goroutines", check: func(e *env) {
 		const n = 50

@@ -207,7 +207,10 @@ var tickRules = []rule{
 			return st, st.PrevState == jobs.StateSkipped
 		})
 		require.True(e, skipped.After(first.Tick), "PrevTick is %v, the tick that runs is %v", skipped, first.Tick)
-		require.Equal(e, 2, e.status("test.tick").Running, "Running")
+		e.eventually("two to run", func() (any, bool) { // a tick is taken, too, before it is skipped
+			st := e.status("test.tick")
+			return st, st.Running == 2
+		})
 		p.none("two runs go on")
 		require.GreaterOrEqual(e, e.health().Totals[jobs.StateSkipped], 1, "skipped jobs in Totals")
 		close(release.open)

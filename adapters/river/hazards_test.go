@@ -244,7 +244,9 @@ func TestAnInterruptedTickIsNotSkippedAsTooLate(t *testing.T) {
 	<-time.After(time.Until(first.Tick.Add(2 * time.Second))) // later than it could have begun
 	require.NoError(t, s.Start(t.Context()))
 	again := receive(t, ran)
-	require.Equal(t, first.ID, again.ID)
+	for again.ID != first.ID { // the next tick, on a slow machine
+		again = receive(t, ran)
+	}
 	require.Equal(t, 1, again.Attempt)
 	require.ErrorIs(t, s.Shutdown(ctx), context.Canceled)
 }

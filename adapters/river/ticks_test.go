@@ -309,16 +309,17 @@ func TestTicksFollowTheDatabasesClockWhateverOursSays(t *testing.T) {
 			shift.Store(int64(off))
 			s.ShiftWallClock(&shift)
 			ran := make(chan jobs.Job, 100)
-			require.NoError(t, s.RegisterInterval("a.tick", 2*time.Second, forward(ran)))
+			const every = 5 * time.Second // a tick that is as late stands for the next one, too
+			require.NoError(t, s.RegisterInterval("a.tick", every, forward(ran)))
 			require.NoError(t, s.Start(t.Context()))
 			prev := receive(t, ran)
-			for i := range 6 {
-				if i == 3 {
+			for i := range 4 {
+				if i == 2 {
 					shift.Store(0) // somebody sets the clock right
 				}
 				job := receive(t, ran)
-				require.Equal(t, prev.Tick.Add(2*time.Second), job.Tick, "off by %s", off)
-				require.Less(t, job.Late(), 2*time.Second)
+				require.Equal(t, prev.Tick.Add(every), job.Tick, "off by %s", off)
+				require.Less(t, job.Late(), every)
 				prev = job
 			}
 			require.NoError(t, shutdown(s))

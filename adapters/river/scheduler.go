@@ -104,8 +104,8 @@ const (
 )
 
 // defaultMaxWorkers is five times River's usual 100: a fetch brings more jobs, and a backlog of
-// short ones drains more than twice as fast. Beyond that more bring nothing, and each may want a
-// connection.
+// short ones drains 1.6 times as fast (docs/scaling.md). Beyond that more bring nothing, and each
+// may want a connection.
 const defaultMaxWorkers = 500
 
 // hardStopGrace is how long Shutdown waits for handlers after cancelling them.

@@ -66,6 +66,10 @@ var concurrencyRules = []rule{
 		for range many - 1 {
 			crowd.next()
 		}
+		e.eventually("the crowd to be done", func() (any, bool) {
+			st := e.status("test.crowd")
+			return st, st.Waiting+st.Retrying+st.Running == 0
+		})
 	}},
 	{name: "triggering and reading are safe from fifty goroutines", check: func(e *env) {
 		const n = 50

@@ -163,22 +163,31 @@ func (s *Scheduler) storeMany(ctx context.Context, reqs []*jobs.Request) error {
 		return err
 	}
 	if len(records) < copyAtLeast {
-		err = s.storeRecords(ctx, s.pool, records...)
+		err = s.storeAndTell(ctx, records)
 	} else {
-		err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-			for chunk := range slices.Chunk(records, copyChunk) {
-				if err := s.copyRecords(ctx, tx, chunk); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		err = s.copyAndTell(ctx, records)
 	}
 	if err != nil {
 		return err
 	}
 	for i, r := range records {
 		reqs[i].ID = formatID(r.id)
+	}
+	return nil
+}
+
+// copyAndTell stores all or none by COPY, and tells workers of them.
+func (s *Scheduler) copyAndTell(ctx context.Context, records []*record) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		for chunk := range slices.Chunk(records, copyChunk) {
+			if err := s.copyRecords(ctx, tx, chunk); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	s.tellWhenDue(records...)
 	s.notifier.notify(ctx, s.pool, queuesOf(records...))
@@ -280,11 +289,22 @@ func columnsOf(records []*record) (columns []column) {
 	return columns
 }
 
-// storeRecords stores all or none, in one statement. The IDs come back in the order of
-// the rows.
+// storeRecords stores all or none, in one statement.
 func (s *Scheduler) storeRecords(ctx context.Context, db jobs.DB, records ...*record) error {
+	sql, args := s.insertSQL(records)
+	rows, err := db.Query(ctx, sql, args...)
+	if err != nil {
+		return err
+	}
+	return readIDs(rows, records)
+}
+
+// insertSQL returns the statement that stores all or none. The IDs come back in the order of
+// the rows, for readIDs.
+func (s *Scheduler) insertSQL(records []*record) (sql string, args []any) {
 	columns := columnsOf(records)
-	names, stored, params, args := make([]string, len(columns)), make([]string, len(columns)), make([]string, len(columns)), make([]any, len(columns))
+	names, stored, params := make([]string, len(columns)), make([]string, len(columns)), make([]string, len(columns))
+	args = make([]any, len(columns))
 	for i, c := range columns {
 		names[i], stored[i] = c.name, c.name
 		switch c.name {
@@ -303,14 +323,14 @@ func (s *Scheduler) storeRecords(ctx context.Context, db jobs.DB, records ...*re
 		}
 		params[i] = param + " AS " + c.name
 	}
-	rows, err := db.Query(ctx, `INSERT INTO `+s.table+` (`+strings.Join(names, ", ")+`) SELECT `+strings.Join(stored, ", ")+`
-		FROM (SELECT `+strings.Join(params, ", ")+`) AS row RETURNING id`, args...)
-	if err != nil {
-		return err
-	}
+	return `INSERT INTO ` + s.table + ` (` + strings.Join(names, ", ") + `) SELECT ` + strings.Join(stored, ", ") + `
+		FROM (SELECT ` + strings.Join(params, ", ") + `) AS row RETURNING id`, args
+}
+
+func readIDs(rows pgx.Rows, records []*record) error {
 	n := 0
 	var id int64
-	_, err = pgx.ForEachRow(rows, []any{&id}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
 		records[n].id = id
 		n++
 		return nil

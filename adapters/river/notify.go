@@ -104,11 +104,28 @@ func (n *notifier) notifyTx(ctx context.Context, tx pgx.Tx, queues []string) err
 	return n.send(ctx, tx, queues)
 }
 
-// send says it in River's words.
 func (n *notifier) send(ctx context.Context, conn execer, queues []string) error {
-	_, err := conn.Exec(ctx, `SELECT pg_notify($1::text || '.river_insert', '{"queue": "' || queue || '"}')
-		FROM unnest($2::text[]) AS queue`, n.schema, queues)
+	sql, args := n.sql(queues)
+	_, err := conn.Exec(ctx, sql, args...)
 	return err
+}
+
+// sql says it in River's words.
+func (n *notifier) sql(queues []string) (string, []any) {
+	return `SELECT pg_notify($1::text || '.river_insert', '{"queue": "' || queue || '"}') FROM unnest($2::text[]) AS queue`,
+		[]any{n.schema, queues}
+}
+
+// claim tells whether it is time for a notification, which the caller then sends, of these
+// queues alone.
+func (n *notifier) claim(queues []string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(queues) == 0 || time.Since(n.last) < fetchCooldown {
+		return false
+	}
+	n.last = time.Now()
+	return true
 }
 
 // dueWith returns these queues and those that wait to be told, or none when it is too early.

@@ -131,7 +131,8 @@ type Scheduler struct {
 	inserts    inserter[*record]
 	ticks      inserter[riverqueue.InsertManyParams]
 	notifier   *notifier
-	background sync.WaitGroup // the seeder's insertions, and what runs while this process leads
+	early      atomic.Pointer[bool] // what canTellEarly has found
+	background sync.WaitGroup       // the seeder's insertions, and what runs while this process leads
 
 	paused pauseSet
 	// analyzeAgain is the time before which a failed ANALYZE is not repeated, in Unix
@@ -221,16 +222,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	}
 	s.notifier = &notifier{pool: pool, log: c.Logger, schema: c.Schema, pollOnly: c.PollOnly}
 	s.inserts.size = func(r *record) int { return len(r.args) }
-	s.inserts.store = func(ctx context.Context, records []*record) error {
-		return pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-			if err := s.storeRecords(ctx, conn.Conn(), records...); err != nil {
-				return err
-			}
-			s.tellWhenDue(records...)
-			s.notifier.notify(ctx, conn, queuesOf(records...))
-			return nil
-		})
-	}
+	s.inserts.store = s.storeAndTell
 	s.ticks.size = func(riverqueue.InsertManyParams) int { return 0 }
 	s.ticks.store = s.storeTicks
 	return s, nil

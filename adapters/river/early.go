@@ -66,7 +66,7 @@ func (s *Scheduler) storeEarly(ctx context.Context, conn *pgxpool.Conn, queues [
 	case committed && ctx.Err() != nil:
 		return ctx.Err()
 	case committed: // not wrapped, since it does not say that the rows were refused
-		return fmt.Errorf("stored, but it is not known whether on disk: %v", err)
+		return fmt.Errorf("stored, but it is not known whether on disk: %s", err.Error())
 	case conn.Conn().PgConn().TxStatus() != 'I':
 		_, _ = conn.Exec(ctx, "ROLLBACK") // if it fails the pool drops the connection
 	}

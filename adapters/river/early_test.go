@@ -16,41 +16,41 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// poolWith returns a pool whose connections have that setting.
-func poolWith(t testing.TB, settings map[string]string) *pgxpool.Pool {
+// replacedFlush returns a pool in which waiting for the disk is what body does.
+func replacedFlush(t testing.TB, body string) *pgxpool.Pool {
 	t.Helper()
 	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
 	require.NoError(t, err)
-	for name, value := range settings {
-		cfg.ConnConfig.RuntimeParams[name] = value
-	}
+	cfg.ConnConfig.RuntimeParams["search_path"] = "public, pg_catalog"
 	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
+	execSQL(t, pool, `CREATE SEQUENCE calls`)
+	execSQL(t, pool, `CREATE FUNCTION public.pg_logical_emit_message(boolean, text, text) RETURNS pg_lsn
+		LANGUAGE plpgsql AS $$ BEGIN `+body+` RETURN '0/1'; END $$`)
 	return pool
 }
 
 func TestWorkersAreToldOfAJobOnItsWayToDisk(t *testing.T) {
 	t.Parallel()
-	pool := poolWith(t, map[string]string{"commit_delay": "100000", "commit_siblings": "0"}) // each wait takes 0.1 s
-	next := listening(t, pool.Config().ConnString(), "river")
-	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
-	eventually(t, "workers are told first", func() bool {
-		stored := make(chan error, 1)
-		go func() {
-			_, err := s.Trigger(context.Background(), "a.job", nil)
-			stored <- err
-		}()
-		next()
-		select {
-		case err := <-stored:
-			require.NoError(t, err)
-			return false
-		default:
-			require.NoError(t, receive(t, stored))
-			return true
-		}
-	})
+	pool := replacedFlush(t, `IF nextval('calls') > 1 THEN PERFORM pg_advisory_xact_lock(1); END IF;`)
+	s := newScheduler(t, pool, river.Config{Native: unpolled})
+	ran := make(chan jobs.Job, 1)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.Start(t.Context()))
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `SELECT pg_advisory_xact_lock(1)`)
+	require.NoError(t, err)
+	stored := make(chan error, 1)
+	go func() {
+		_, err := s.Trigger(context.Background(), "a.job", nil)
+		stored <- err
+	}()
+	receive(t, ran)
+	require.Empty(t, stored, "the caller still waits")
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, receive(t, stored))
 }
 
 func TestATriggeredJobOutlivesACrashOfTheDatabase(t *testing.T) {
@@ -68,7 +68,7 @@ func TestATriggeredJobOutlivesACrashOfTheDatabase(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
 	_, err = s.Trigger(t.Context(), "a.first", nil)
 	require.NoError(t, err)
-	time.Sleep(50 * time.Millisecond) // so that workers are told of the next one at once
+	time.Sleep(50 * time.Millisecond) // so that workers are told of the next one early
 	id, err := s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
 	require.NoError(t, db.Kill())
@@ -102,20 +102,9 @@ func TestWorkersAreToldInEveryModeOfSendingQueries(t *testing.T) {
 	}
 }
 
-// replaceFlush replaces what waits for the disk, for that pool.
-func replaceFlush(t testing.TB, pool *pgxpool.Pool, body string) {
-	t.Helper()
-	execSQL(t, pool, `CREATE SEQUENCE calls`)
-	execSQL(t, pool, `CREATE FUNCTION public.pg_logical_emit_message(boolean, text, text) RETURNS pg_lsn
-		LANGUAGE plpgsql AS $$ BEGIN `+body+` RETURN '0/1'; END $$`)
-}
-
-var ownFirst = map[string]string{"search_path": "public, pg_catalog"}
-
 func TestTriggersWhoseWaitForTheDiskFailsAreToldAndNotStoredTwice(t *testing.T) {
 	t.Parallel()
-	pool := poolWith(t, ownFirst)
-	replaceFlush(t, pool, `IF nextval('calls') > 1 THEN RAISE 'the disk is full'; END IF;`)
+	pool := replacedFlush(t, `IF nextval('calls') > 1 THEN RAISE 'the disk is full'; END IF;`)
 	s := newScheduler(t, pool, river.Config{})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	release := stalled(t, s)
@@ -149,8 +138,7 @@ func TestTriggersWhoseWaitForTheDiskFailsAreToldAndNotStoredTwice(t *testing.T) 
 
 func TestWithoutTheRightToWaitWorkersAreToldAfterwards(t *testing.T) {
 	t.Parallel()
-	pool := poolWith(t, ownFirst)
-	replaceFlush(t, pool, `PERFORM nextval('calls'); RAISE insufficient_privilege;`)
+	pool := replacedFlush(t, `PERFORM nextval('calls'); RAISE insufficient_privilege;`)
 	next := listening(t, pool.Config().ConnString(), "river")
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
 	for range 3 {

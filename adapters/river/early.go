@@ -13,9 +13,10 @@ import (
 
 // Between a trigger and its handler lie two commits, of the row and of the worker that
 // takes it, and each waits for the disk. Here workers are told of a row while it is still
-// on its way there: the row is committed without waiting and the caller's wait follows, in
-// the same message. PostgreSQL writes its log in the order of the commits, so the worker's
-// commit, before which nothing runs, waits for the row as well.
+// on its way there: the row is committed without waiting, and the caller's wait follows in
+// the same round trip. PostgreSQL writes its log in the order of the commits, so a worker's
+// commit, before which nothing runs, waits for the row as well; unless its synchronous_commit
+// is less than the caller's.
 
 // flushSQL is something to commit that is in the log and nowhere else: its commit waits until the log up to
 // there is as safe as the connection's synchronous_commit asks for.
@@ -26,12 +27,15 @@ func (s *Scheduler) storeAndTell(ctx context.Context, records []*record) error {
 	return s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
 		queues := queuesOf(records...)
 		if s.canTellEarly(ctx, conn) && s.notifier.claim(queues) {
-			if err := s.storeEarly(ctx, conn, queues, records); err != nil {
-				s.notifier.tellLate(queues) // some may be stored
+			switch stored, err := s.storeEarly(ctx, conn, queues, records); {
+			case stored:
+				s.tellWhenDue(records...)
+				return err
+			case conn.Conn().IsClosed(): // stored or not
+				s.notifier.tellLate(queues)
 				return err
 			}
-			s.tellWhenDue(records...)
-			return nil
+			// PostgreSQL refused it: perhaps to tell the workers, which is no reason not to store.
 		}
 		if err := s.storeRecords(ctx, conn, records...); err != nil {
 			return err
@@ -43,34 +47,35 @@ func (s *Scheduler) storeAndTell(ctx context.Context, records []*record) error {
 }
 
 // storeEarly is like storeRecords, and has the workers of those queues told before the rows are on disk.
-func (s *Scheduler) storeEarly(ctx context.Context, conn *pgxpool.Conn, queues []string, records []*record) error {
+// With an error they may be stored or not, unless stored says that they are.
+func (s *Scheduler) storeEarly(ctx context.Context, conn *pgxpool.Conn, queues []string, records []*record) (stored bool, err error) {
 	insert, args := s.insertSQL(records)
 	notify, notifyArgs := s.notifier.sql(queues)
-	var (
-		batch     pgx.Batch
-		committed bool
-	)
+	var batch pgx.Batch
 	batch.Queue("BEGIN")
 	batch.Queue(insert, args...).Query(func(rows pgx.Rows) error { return readIDs(rows, records) })
 	batch.Queue(notify, notifyArgs...)
 	batch.Queue("SET LOCAL synchronous_commit TO off")
 	batch.Queue("COMMIT").Exec(func(pgconn.CommandTag) error {
-		committed = true
+		stored = true
 		return nil
 	})
 	batch.Queue(flushSQL)
-	err := conn.SendBatch(ctx, &batch).Close()
+	err = conn.SendBatch(ctx, &batch).Close()
 	switch {
 	case err == nil:
-		return nil
-	case committed && ctx.Err() != nil:
-		return ctx.Err()
-	case committed: // not wrapped, since it does not say that the rows were refused
-		return fmt.Errorf("stored, but it is not known whether on disk: %s", err.Error())
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case stored:
+		if isFlushRefused(err) {
+			s.early.Store(new(bool))
+		}
+		// Not wrapped, since it does not say that the rows were refused.
+		err = fmt.Errorf("stored, but it is not known whether on disk: %s", err.Error())
 	case conn.Conn().PgConn().TxStatus() != 'I':
 		_, _ = conn.Exec(ctx, "ROLLBACK") // if it fails the pool drops the connection
 	}
-	return err
+	return stored, err
 }
 
 // canTellEarly tells whether flushSQL can be used, and asks the first time. Where
@@ -85,12 +90,14 @@ func (s *Scheduler) canTellEarly(ctx context.Context, conn *pgxpool.Conn) bool {
 	can := false
 	err := conn.QueryRow(ctx, `SELECT current_setting('wal_level') <> 'logical'
 		AND (SELECT lsn IS NOT NULL FROM (`+flushSQL+`) AS flushed (lsn))`).Scan(&can)
-	var refused *pgconn.PgError
-	if err == nil || errors.As(err, &refused) && slices.Contains(noFlush, refused.Code) {
+	if err == nil || isFlushRefused(err) {
 		s.early.Store(&can)
 	}
 	return can
 }
 
-// noFlush are the errors of a server that does not have, or not allow, flushSQL.
-var noFlush = []string{"42501", "42883", "0A000"}
+// isFlushRefused tells whether the server does not have, or not allow, flushSQL.
+func isFlushRefused(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && slices.Contains([]string{"42501", "42883", "0A000"}, refused.Code)
+}

@@ -2,6 +2,7 @@ package river_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -16,8 +17,8 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// replacedFlush returns a pool in which waiting for the disk is what body does.
-func replacedFlush(t testing.TB, body string) *pgxpool.Pool {
+// shadowing returns a pool that calls a function of our own in place of PostgreSQL's.
+func shadowing(t testing.TB, function, body string) *pgxpool.Pool {
 	t.Helper()
 	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
 	require.NoError(t, err)
@@ -26,30 +27,32 @@ func replacedFlush(t testing.TB, body string) *pgxpool.Pool {
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	execSQL(t, pool, `CREATE SEQUENCE calls`)
-	execSQL(t, pool, `CREATE FUNCTION public.pg_logical_emit_message(boolean, text, text) RETURNS pg_lsn
-		LANGUAGE plpgsql AS $$ BEGIN `+body+` RETURN '0/1'; END $$`)
+	execSQL(t, pool, `CREATE FUNCTION public.`+function+` LANGUAGE plpgsql AS $$ BEGIN `+body+` END $$`)
 	return pool
 }
 
+// waitForDisk is what waits for the disk, and is called once to see whether it can be.
+const waitForDisk = `pg_logical_emit_message(boolean, text, text) RETURNS pg_lsn`
+
 func TestWorkersAreToldOfAJobOnItsWayToDisk(t *testing.T) {
 	t.Parallel()
-	pool := replacedFlush(t, `IF nextval('calls') > 1 THEN PERFORM pg_advisory_xact_lock(1); END IF;`)
+	pool := shadowing(t, waitForDisk, `IF nextval('calls') > 1 THEN PERFORM pg_advisory_xact_lock(1); END IF; RETURN '0/1';`)
 	s := newScheduler(t, pool, river.Config{Native: unpolled})
 	ran := make(chan jobs.Job, 1)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.Start(t.Context()))
-	tx, err := pool.Begin(t.Context())
-	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), `SELECT pg_advisory_xact_lock(1)`)
-	require.NoError(t, err)
 	stored := make(chan error, 1)
-	go func() {
-		_, err := s.Trigger(context.Background(), "a.job", nil)
-		stored <- err
-	}()
-	receive(t, ran)
-	require.Empty(t, stored, "the caller still waits")
-	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(t.Context(), `SELECT pg_advisory_xact_lock(1)`)
+		require.NoError(t, err)
+		go func() {
+			_, err := s.Trigger(context.Background(), "a.job", nil)
+			stored <- err
+		}()
+		receive(t, ran)
+		require.Empty(t, stored, "the caller still waits")
+		return nil
+	}))
 	require.NoError(t, receive(t, stored))
 }
 
@@ -68,6 +71,7 @@ func TestATriggeredJobOutlivesACrashOfTheDatabase(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
 	_, err = s.Trigger(t.Context(), "a.first", nil)
 	require.NoError(t, err)
+	require.True(t, s.TellsEarly())
 	time.Sleep(50 * time.Millisecond) // so that workers are told of the next one early
 	id, err := s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
@@ -80,7 +84,8 @@ func TestATriggeredJobOutlivesACrashOfTheDatabase(t *testing.T) {
 func TestWorkersAreToldInEveryModeOfSendingQueries(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []pgx.QueryExecMode{
-		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeSimpleProtocol,
+		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec,
+		pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol,
 	} {
 		t.Run(mode.String(), func(t *testing.T) {
 			t.Parallel()
@@ -98,13 +103,14 @@ func TestWorkersAreToldInEveryModeOfSendingQueries(t *testing.T) {
 			ids, err := s.TriggerMany(t.Context(), "a.job", numbered(2))
 			require.NoError(t, err)
 			require.ElementsMatch(t, ids, []string{receive(t, ran).ID, receive(t, ran).ID})
+			require.True(t, s.TellsEarly())
 		})
 	}
 }
 
-func TestTriggersWhoseWaitForTheDiskFailsAreToldAndNotStoredTwice(t *testing.T) {
+func TestTriggersWhoseWaitForTheDiskFailsAreNotStoredTwice(t *testing.T) {
 	t.Parallel()
-	pool := replacedFlush(t, `IF nextval('calls') > 1 THEN RAISE 'the disk is full'; END IF;`)
+	pool := shadowing(t, waitForDisk, `IF nextval('calls') > 1 THEN RAISE 'the disk is full'; END IF; RETURN '0/1';`)
 	s := newScheduler(t, pool, river.Config{})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	release := stalled(t, s)
@@ -114,12 +120,12 @@ func TestTriggersWhoseWaitForTheDiskFailsAreToldAndNotStoredTwice(t *testing.T) 
 		wg.Go(func() { _, errs[i] = s.Trigger(context.Background(), "a.job", map[string]int{"n": i}) })
 	}
 	trigger(0)
-	eventually(t, "one is on its way", func() bool { return s.Inserting() == 1 })
-	time.Sleep(50 * time.Millisecond) // so that workers are to be told of the others at once
+	blocked(t, pool, 1)
+	time.Sleep(50 * time.Millisecond) // so that workers are told of the others early
 	for i := range errs[1:] {
 		trigger(i + 1)
 	}
-	gathered(t, s)
+	blocked(t, pool, 2)
 	release()
 	wg.Wait()
 	failed := 0
@@ -138,14 +144,39 @@ func TestTriggersWhoseWaitForTheDiskFailsAreToldAndNotStoredTwice(t *testing.T) 
 
 func TestWithoutTheRightToWaitWorkersAreToldAfterwards(t *testing.T) {
 	t.Parallel()
-	pool := replacedFlush(t, `PERFORM nextval('calls'); RAISE insufficient_privilege;`)
-	next := listening(t, pool.Config().ConnString(), "river")
+	for name, allowed := range map[string]int{"never": 0, "no longer": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := shadowing(t, waitForDisk, fmt.Sprintf(
+				`IF nextval('calls') > %d THEN RAISE insufficient_privilege; END IF; RETURN '0/1';`, allowed))
+			next := listening(t, pool.Config().ConnString(), "river")
+			s := newScheduler(t, pool, river.Config{TriggerOnly: true})
+			for i := range 4 {
+				_, err := s.Trigger(t.Context(), "a.job", nil)
+				if i < allowed {
+					require.ErrorContains(t, err, "not known whether on disk")
+				} else {
+					require.NoError(t, err)
+				}
+				require.JSONEq(t, `{"queue": "default"}`, next())
+				time.Sleep(20 * time.Millisecond)
+			}
+			require.Equal(t, allowed+1, scalar[int](t, pool, `SELECT last_value::int FROM calls WHERE is_called`), "it is not tried again")
+		})
+	}
+}
+
+func TestThatWorkersCannotBeToldIsNoReasonNotToStore(t *testing.T) {
+	t.Parallel()
+	pool := shadowing(t, `pg_notify(text, text) RETURNS void`, `RAISE program_limit_exceeded;`)
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
 	for range 3 {
 		_, err := s.Trigger(t.Context(), "a.job", nil)
 		require.NoError(t, err)
-		require.JSONEq(t, `{"queue": "default"}`, next())
+		_, err = s.TriggerMany(t.Context(), "a.job", numbered(3))
+		require.NoError(t, err)
 		time.Sleep(20 * time.Millisecond)
 	}
-	require.Equal(t, 1, scalar[int](t, pool, `SELECT last_value::int FROM calls`), "it is asked for once")
+	require.True(t, s.TellsEarly())
+	require.Equal(t, 12, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
 }

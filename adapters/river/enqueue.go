@@ -392,14 +392,19 @@ func (s *Scheduler) storeUnique(ctx context.Context, tx pgx.Tx, r *record) error
 	if err != nil {
 		return err
 	}
+	queues := queuesOf(r)
 	if r.id = res.Job.ID; res.UniqueSkippedAsDuplicate {
-		return nil
+		// River has locked the row that is there, and meanwhile workers passed over it.
+		if queues = nil; res.Job.State == rivertype.JobStateAvailable {
+			queues = []string{res.Job.Queue}
+		}
+	} else {
+		s.tellWhenDue(r)
 	}
-	s.tellWhenDue(r)
 	if tx != nil {
-		return s.notifier.notifyTx(ctx, tx, queuesOf(r))
+		return s.notifier.notifyTx(ctx, tx, queues)
 	}
-	s.notifier.notify(ctx, s.pool, queuesOf(r))
+	s.notifier.notify(ctx, s.pool, queues)
 	return nil
 }
 

@@ -35,6 +35,12 @@ func (s *Scheduler) Inserting() int {
 	return s.inserts.running
 }
 
+// TellsEarly tells whether workers are told of rows that are not on disk yet.
+func (s *Scheduler) TellsEarly() bool {
+	can := s.early.Load()
+	return can != nil && *can
+}
+
 // NotifyLate sends what the notifier has put off.
 func (s *Scheduler) NotifyLate() { s.notifier.sendLate() }
 

@@ -18,7 +18,7 @@ import (
 // no timer: a caller on its own is served at once. A commit costs the same for one
 // row as for a hundred, so many callers share it. Two statements at most are on their way.
 type inserter[Row any] struct {
-	// store stores all rows or none, in one statement, and sets what it knows of them.
+	// store stores all rows or none, at once, and sets what it knows of them.
 	store func(ctx context.Context, rows []Row) error
 	// size is roughly how many bytes a row has.
 	size func(Row) int

@@ -92,6 +92,29 @@ func TestJobsThatAreTriggeredAtOnceWaitForNoPoll(t *testing.T) {
 	}
 }
 
+// A trigger that finds its key taken locks the row, and workers skip rows that are locked.
+func TestAJobThatAnotherTriggerHadLockedWaitsForNoPoll(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{Native: unpolled})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.RegisterDelayed("a.other", 0, forward(ran)))
+	id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Unique("key"))
+	require.NoError(t, err)
+	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		again, err := s.TriggerTx(t.Context(), tx, "a.job", nil, jobs.Unique("key"))
+		require.NoError(t, err)
+		require.Equal(t, id, again)
+		require.NoError(t, s.Start(t.Context()))
+		_, err = s.Trigger(t.Context(), "a.other", nil)
+		require.NoError(t, err)
+		require.Equal(t, "a.other", receive(t, ran).Name, "workers look for jobs")
+		return nil
+	}))
+	require.Equal(t, id, receive(t, ran).ID)
+}
+
 func TestManyJobsWaitForNoPoll(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)

@@ -25,6 +25,7 @@ type outcome struct {
 	lost     int // ticks without a row, or with one that never ran
 	doubled  int // rows or first attempts more than ticks
 	late     int // ticks that started later than lateAfter
+	stoodFor int // ticks without a row that a late one says it stands for
 	latest   time.Duration
 }
 
@@ -42,7 +43,8 @@ func (c *cluster) measure(j job, from, to time.Time) outcome {
 			FROM generate_series(ceil(extract(epoch FROM $2::timestamptz) / $4)::bigint,
 				ceil(extract(epoch FROM $3::timestamptz) / $4)::bigint - 1) AS n
 		), stored AS (
-			SELECT (args->>'tick')::timestamptz AS tick, count(*) - 1 AS doubled
+			SELECT (args->>'tick')::timestamptz AS tick, count(*) - 1 AS doubled,
+				sum((metadata->>'everytick_missed')::int) AS missed
 			FROM river.river_job WHERE kind = $1 AND metadata ? 'everytick_tick' GROUP BY 1
 		), ran AS (
 			SELECT tick, min(started) - tick AS late, count(*) - count(DISTINCT attempt) AS doubled
@@ -50,10 +52,10 @@ func (c *cluster) measure(j job, from, to time.Time) outcome {
 		)
 		SELECT count(*), count(stored), count(*) FILTER (WHERE stored IS NULL OR ran IS NULL),
 			coalesce(sum(stored.doubled), 0) + coalesce(sum(ran.doubled), 0),
-			count(*) FILTER (WHERE late > make_interval(secs => $5)), coalesce(extract(epoch FROM max(late)), 0)::float8
+			count(*) FILTER (WHERE late > make_interval(secs => $5)), coalesce(sum(missed), 0), coalesce(extract(epoch FROM max(late)), 0)::float8
 		FROM due LEFT JOIN stored USING (tick) LEFT JOIN ran USING (tick)`,
 		j.Name, from, to, j.Every.Seconds(), lateAfter.Seconds()).
-		Scan(&o.expected, &o.enqueued, &o.lost, &o.doubled, &o.late, &latest)
+		Scan(&o.expected, &o.enqueued, &o.lost, &o.doubled, &o.late, &o.stoodFor, &latest)
 	require.NoError(c.t, err)
 	o.latest = time.Duration(latest * float64(time.Second))
 	return o

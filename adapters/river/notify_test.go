@@ -71,12 +71,12 @@ func TestJobsThatAreTriggeredAtOnceWaitForNoPoll(t *testing.T) {
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.RegisterDelayed("a.own", 0, forward(ran), jobs.Concurrency(5)))
 	require.NoError(t, s.Start(t.Context()))
-	t.Cleanup(func() {
+	defer func() {
 		if t.Failed() {
-			t.Log("what waits: ", scalar[*string](t, pool, `SELECT string_agg(row::text, '; ') FROM (SELECT id, kind, scheduled_at, unique_key
-				FROM river.river_job WHERE state = 'available') AS row`))
+			t.Log("what waits: ", scalar[string](t, pool, `SELECT coalesce(string_agg(waits::text, '; '), 'nothing any more')
+				FROM (SELECT id, kind, scheduled_at, unique_key FROM river.river_job WHERE state = 'available') AS waits`))
 		}
-	})
+	}()
 	for range 20 {
 		var wg sync.WaitGroup
 		for _, name := range []string{"a.job", "a.own", "a.job"} {

@@ -96,7 +96,8 @@ func (s *Scheduler) canTellEarly(ctx context.Context, conn *pgxpool.Conn) bool {
 	return can
 }
 
-// isFlushRefused tells whether the server does not have, or not allow, flushSQL.
+// isFlushRefused tells whether the server does not have, or not allow, flushSQL: insufficient_privilege,
+// undefined_function or feature_not_supported.
 func isFlushRefused(err error) bool {
 	var refused *pgconn.PgError
 	return errors.As(err, &refused) && slices.Contains([]string{"42501", "42883", "0A000"}, refused.Code)

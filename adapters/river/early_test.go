@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -72,7 +71,7 @@ func TestATriggeredJobOutlivesACrashOfTheDatabase(t *testing.T) {
 	_, err = s.Trigger(t.Context(), "a.first", nil)
 	require.NoError(t, err)
 	require.True(t, s.TellsEarly())
-	time.Sleep(50 * time.Millisecond) // so that workers are told of the next one early
+	s.EndCooldown()
 	id, err := s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
 	require.NoError(t, db.Kill())
@@ -98,7 +97,7 @@ func TestWorkersAreToldInEveryModeOfSendingQueries(t *testing.T) {
 				id, err := s.Trigger(t.Context(), "a.job", nil)
 				require.NoError(t, err)
 				require.Equal(t, id, receive(t, ran).ID)
-				time.Sleep(20 * time.Millisecond)
+				s.EndCooldown()
 			}
 			ids, err := s.TriggerMany(t.Context(), "a.job", numbered(2))
 			require.NoError(t, err)
@@ -121,7 +120,7 @@ func TestTriggersWhoseWaitForTheDiskFailsAreNotStoredTwice(t *testing.T) {
 	}
 	trigger(0)
 	blocked(t, pool, 1)
-	time.Sleep(50 * time.Millisecond) // so that workers are told of the others early
+	s.EndCooldown()
 	for i := range errs[1:] {
 		trigger(i + 1)
 	}
@@ -159,7 +158,7 @@ func TestWithoutTheRightToWaitWorkersAreToldAfterwards(t *testing.T) {
 					require.NoError(t, err)
 				}
 				require.JSONEq(t, `{"queue": "default"}`, next())
-				time.Sleep(20 * time.Millisecond)
+				s.EndCooldown()
 			}
 			require.Equal(t, allowed+1, scalar[int](t, pool, `SELECT last_value::int FROM calls WHERE is_called`), "it is not tried again")
 		})
@@ -175,7 +174,7 @@ func TestThatWorkersCannotBeToldIsNoReasonNotToStore(t *testing.T) {
 		require.NoError(t, err)
 		_, err = s.TriggerMany(t.Context(), "a.job", numbered(3))
 		require.NoError(t, err)
-		time.Sleep(20 * time.Millisecond)
+		s.EndCooldown()
 	}
 	require.True(t, s.TellsEarly())
 	require.Equal(t, 12, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))

@@ -41,6 +41,13 @@ func (s *Scheduler) TellsEarly() bool {
 	return can != nil && *can
 }
 
+// EndCooldown lets workers be told at once of what is triggered next.
+func (s *Scheduler) EndCooldown() {
+	s.notifier.mu.Lock()
+	defer s.notifier.mu.Unlock()
+	s.notifier.last = time.Time{}
+}
+
 // NotifyLate sends what the notifier has put off.
 func (s *Scheduler) NotifyLate() { s.notifier.sendLate() }
 

@@ -116,8 +116,7 @@ func (n *notifier) sql(queues []string) (string, []any) {
 		[]any{n.schema, queues}
 }
 
-// claim tells whether it is time for a notification, which the caller then sends, of these
-// queues alone.
+// claim tells whether it is time for a notification; then the caller sends it, of these queues alone.
 func (n *notifier) claim(queues []string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -33,7 +33,7 @@ type Config struct {
 	// DB is handed to handlers as [jobs.Job.DB]. Defaults to nil.
 	DB jobs.DB
 	// MaxWorkers is how many jobs without [jobs.Concurrency] run at once. Defaults to
-	// 500.
+	// 1,000.
 	MaxWorkers int
 	// Retention is how long jobs are kept after their end, for [Scheduler.Runs],
 	// [Scheduler.Retry] and what counts them. Defaults to 24 hours.
@@ -106,7 +106,7 @@ func New(cfg *Config) (*Scheduler, error) {
 		wake:      make(chan struct{}, 1),
 		rows:      make(map[string]*row),
 		queues:    make(map[string]*queue),
-		general:   newSlots(cmp.Or(c.MaxWorkers, 500)),
+		general:   newSlots(cmp.Or(c.MaxWorkers, 1000)),
 		delayed:   rowHeap{less: dueFirst},
 		totals:    make(map[jobs.State]int),
 	}

@@ -72,3 +72,18 @@ func (s *Scheduler) KnowsPaused(name string) bool { return s.paused.is(name) }
 
 // Rescue does what the keeper does.
 func (s *Scheduler) Rescue(ctx context.Context) error { return s.rescue(ctx) }
+
+// NewThrottle is that of a start, until ctx ends.
+func (s *Scheduler) NewThrottle(ctx context.Context) *Throttle { return s.newThrottle(ctx) }
+
+// Throttle limits how many handlers run at once.
+type Throttle = throttle
+
+// Enter waits for a turn.
+func (t *throttle) Enter(ctx context.Context) error {
+	_, err := t.enter(ctx)
+	return err
+}
+
+// Leave ends a turn.
+func (t *throttle) Leave() { t.leave() }

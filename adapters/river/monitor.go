@@ -236,7 +236,11 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 		if ctx.Err() != nil {
 			return jobs.Health{}, ctx.Err()
 		}
-		h.Reasons = append([]string{"the database does not answer: " + err.Error()}, h.Reasons...)
+		reason := "the database does not answer: "
+		if pool := s.pool.Stat(); pool.AcquiredConns() == pool.MaxConns() {
+			reason += fmt.Sprintf("all %d connections of the pool are in use: ", pool.MaxConns())
+		}
+		h.Reasons = append([]string{reason + err.Error()}, h.Reasons...)
 	}
 	if !h.Started && !s.cfg.TriggerOnly {
 		h.Reasons = append(h.Reasons, "the scheduler is not started")

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -56,6 +57,21 @@ func TestHealthCountsSoManyOfALargeTable(t *testing.T) {
 	require.Equal(t, most, health.Totals[jobs.StateWaiting])
 	require.Equal(t, []jobs.State{jobs.StateCompleted, jobs.StateRetrying, jobs.StateScheduled, jobs.StateWaiting}, health.AtLeast,
 		"a row that was not looked at may have any state that rows of River's state may have")
+}
+
+func TestHealthTellsAPoolInUseFromADatabaseThatIsAway(t *testing.T) {
+	t.Parallel()
+	pool := poolOf(t, 2, pgx.QueryExecModeCacheStatement)
+	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
+	for range 2 {
+		conn, err := pool.Acquire(t.Context())
+		require.NoError(t, err)
+		defer conn.Release()
+	}
+	health, err := s.Health(t.Context())
+	require.NoError(t, err)
+	require.Len(t, health.Reasons, 1)
+	require.Contains(t, health.Reasons[0], "the database does not answer: all 2 connections of the pool are in use: ")
 }
 
 func TestOldestWaitingIsTheOldestOfAllQueuesThatAreWorked(t *testing.T) {

@@ -56,8 +56,10 @@ type Config struct {
 	Schema string
 
 	// MaxWorkers is how many jobs run at once in this process, beside those that
-	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to 500,
-	// which drains a backlog of short jobs at more than 10,000 a second on two cores.
+	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to 50 for
+	// each connection that the pool allows, at most 1,000, which drains a backlog of short
+	// jobs at more than 10,000 a second on two cores. While connections of the pool are long in
+	// coming fewer run, as many as it allows connections at least, and the others wait their turn.
 	MaxWorkers int
 
 	// Defaults are applied to every job before its own options. Without any, a job
@@ -103,10 +105,13 @@ const (
 	pollOnlyInterval  = 200 * time.Millisecond
 )
 
-// defaultMaxWorkers is five times River's usual 100: a fetch brings more jobs, and a backlog of
-// short ones drains 1.6 times as fast (docs/scaling.md). Beyond that more bring nothing, and each
-// may want a connection.
-const defaultMaxWorkers = 500
+// The default of MaxWorkers is ten times River's usual 100: a fetch brings more jobs, a backlog of
+// short ones drains 1.6 times as fast, and 10,000 that are due together start within a second
+// (docs/scaling.md). What one process takes, no other can: with a small pool it would be long at it.
+const (
+	mostDefaultWorkers = 1000
+	workersPerConn     = 50
+)
 
 // hardStopGrace is how long Shutdown waits for handlers after cancelling them.
 const hardStopGrace = 10 * time.Second
@@ -185,7 +190,8 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, err
 	}
 	c.Logger = cmp.Or(c.Logger, slog.Default())
-	c.MaxWorkers = cmp.Or(c.MaxWorkers, defaultMaxWorkers)
+	conns := int(pool.Config().MaxConns)
+	c.MaxWorkers = cmp.Or(c.MaxWorkers, min(workersPerConn*conns, mostDefaultWorkers))
 	c.RescueAfter = min(cmp.Or(c.RescueAfter, 5*time.Minute), 1<<61) // a timeout is added to it
 	c.Retention = cmp.Or(c.Retention, 24*time.Hour)
 	switch {
@@ -195,7 +201,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: RescueAfter %s: at least 1s is allowed", c.RescueAfter)
 	case c.Retention < jobs.CatchUpWindow+time.Hour:
 		return nil, fmt.Errorf("river: Retention %s: at least %s is allowed", c.Retention, jobs.CatchUpWindow+time.Hour)
-	case pool.Config().MaxConns < 2 && !c.TriggerOnly:
+	case conns < 2 && !c.TriggerOnly:
 		return nil, errOneConnection
 	}
 	reg, err := jobs.NewRegistry(c.Defaults...)
@@ -340,7 +346,7 @@ func (s *Scheduler) acquire(ctx context.Context) error {
 
 func (s *Scheduler) release() { <-s.busy }
 
-func (s *Scheduler) startClient(ctx context.Context) error {
+func (s *Scheduler) startClient(ctx context.Context) (err error) {
 	if err := s.reconcile(ctx, false); err != nil {
 		return err
 	}
@@ -351,7 +357,13 @@ func (s *Scheduler) startClient(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	client, err := riverqueue.NewClient(riverpgxv5.New(s.pool), s.clientConfig(indexes))
+	keepCtx, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		if err != nil {
+			stopKeeping()
+		}
+	}()
+	client, err := riverqueue.NewClient(riverpgxv5.New(s.pool), s.clientConfig(indexes, s.newThrottle(keepCtx)))
 	if err != nil {
 		return err
 	}
@@ -369,13 +381,12 @@ func (s *Scheduler) startClient(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	s.working.Store(client)
-	keepCtx, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))
 	s.stopKeeping = stopKeeping
 	s.background.Go(func() { s.keep(keepCtx) })
 	return nil
 }
 
-func (s *Scheduler) clientConfig(indexes []string) *riverqueue.Config {
+func (s *Scheduler) clientConfig(indexes []string, shared *throttle) *riverqueue.Config {
 	cfg := &riverqueue.Config{
 		Logger:                      riverLogger(s.log),
 		Schema:                      s.cfg.Schema,
@@ -405,6 +416,8 @@ func (s *Scheduler) clientConfig(indexes []string) *riverqueue.Config {
 		riverqueue.AddWorkerArgs(cfg.Workers, rowArgs{&rowData{kind: d.Name}}, w)
 		if d.Concurrency > 0 {
 			cfg.Queues[w.queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
+		} else {
+			w.throttle = shared
 		}
 		if d.Schedule != nil {
 			w.spec = specOf(d)

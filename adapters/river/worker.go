@@ -24,6 +24,8 @@ type worker struct {
 	job   *jobs.Definition
 	queue string
 	spec  string // of the schedule, "" if there is none
+	// throttle is nil where the job has workers of its own.
+	throttle *throttle
 }
 
 // NextRetry implements [riverqueue.Worker].
@@ -92,6 +94,17 @@ func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 			return &failure{err: fmt.Errorf("river: metadata does not decode: %w", err)}
 		}
 	}
+	started := row.AttemptedAt.UTC()
+	if w.throttle != nil && !meta.Tick { // a tick must not wait, and there are few
+		waited, err := w.throttle.enter(ctx)
+		if err != nil {
+			return &failure{err: err}
+		}
+		defer w.throttle.leave()
+		if waited {
+			started = w.s.clock.estimate()
+		}
+	}
 	job := &jobs.Job{
 		ID:          formatID(row.ID),
 		Name:        w.job.Name,
@@ -99,7 +112,7 @@ func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 		Attempt:     row.Attempt,
 		MaxAttempts: row.MaxAttempts,
 		Metadata:    meta.Metadata,
-		StartedAt:   row.AttemptedAt.UTC(),
+		StartedAt:   started,
 		DB:          w.s.pool,
 	}
 	paused := w.s.paused.is(w.job.Name)

@@ -1,0 +1,153 @@
+package river
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
+)
+
+// Handlers share the application's pool with what River does between jobs: it fetches,
+// completes, and starts ticks. A thousand handlers in line for a connection would have all
+// that wait behind them, for seconds. So few handlers begin at once, more and more of them while
+// connections are free, and fewer while they are long in coming: as TCP finds how
+// much a network takes. Handlers that use no database are soon as many as there are workers.
+
+const (
+	// throttleInterval is how often the limit is adapted.
+	throttleInterval = 50 * time.Millisecond
+	// tolerableWait is how long a connection may be in coming on average.
+	tolerableWait = 25 * time.Millisecond
+	// throttleLogged is how often the log is told of it.
+	throttleLogged = time.Minute
+)
+
+// throttle limits how many handlers of the shared workers run at once.
+type throttle struct {
+	pool  *pgxpool.Pool
+	log   *slog.Logger
+	first int             // the limit to begin with
+	most  int             // MaxWorkers
+	long  time.Duration   // that a job waits before it goes back to the queue
+	done  <-chan struct{} // closed when all that wait go back
+
+	mu       sync.Mutex
+	limit    int
+	running  int
+	waiting  []chan struct{} // closed when it is their turn
+	watching bool
+	logged   time.Time
+}
+
+// newThrottle returns one that lets nobody wait when ctx has ended.
+func (s *Scheduler) newThrottle(ctx context.Context) *throttle {
+	first := min(2*int(s.pool.Config().MaxConns), s.cfg.MaxWorkers)
+	// Nobody may take a job for lost that waits.
+	long := min(s.cfg.RescueAfter/2, 30*time.Second)
+	return &throttle{pool: s.pool, log: s.log, first: first, most: s.cfg.MaxWorkers, long: long, done: ctx.Done(), limit: first}
+}
+
+// enter waits until a handler may run, and tells whether it had to. After a nil error leave must follow.
+func (t *throttle) enter(ctx context.Context) (waited bool, err error) {
+	t.mu.Lock()
+	if t.running < t.limit {
+		t.start()
+		t.mu.Unlock()
+		return false, nil
+	}
+	turn := make(chan struct{})
+	t.waiting = append(t.waiting, turn)
+	t.mu.Unlock()
+	timer := time.NewTimer(t.long)
+	defer timer.Stop()
+	select {
+	case <-turn:
+		return true, nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-timer.C:
+		err = riverqueue.JobSnooze(0)
+	case <-t.done:
+		err = riverqueue.JobSnooze(0)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.Index(t.waiting, turn)
+	if i < 0 { // it has just got its turn
+		return true, nil
+	}
+	t.waiting = slices.Delete(t.waiting, i, i+1)
+	return true, err
+}
+
+// leave is called when a handler has ended.
+func (t *throttle) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.running--
+	t.admit()
+}
+
+func (t *throttle) admit() {
+	for len(t.waiting) > 0 && t.running < t.limit {
+		close(t.waiting[0])
+		t.waiting = t.waiting[1:]
+		t.start()
+	}
+}
+
+func (t *throttle) start() {
+	t.running++
+	if !t.watching && t.running >= t.limit {
+		t.watching = true
+		go t.watch()
+	}
+}
+
+// watch adapts the limit as long as it may matter.
+func (t *throttle) watch() {
+	ticker := time.NewTicker(throttleInterval)
+	defer ticker.Stop()
+	before := t.pool.Stat()
+	for {
+		select {
+		case <-ticker.C:
+		case <-t.done:
+			return
+		}
+		now := t.pool.Stat()
+		if !t.adapt(before, now) {
+			return
+		}
+		before = now
+	}
+}
+
+// adapt tells whether to go on.
+func (t *throttle) adapt(before, now *pgxpool.Stat) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := now.AcquireCount() - before.AcquireCount()
+	waited := now.AcquireDuration() - before.AcquireDuration()
+	busy := now.AcquiredConns() == now.MaxConns()
+	switch {
+	case n > 0 && waited/time.Duration(n) > tolerableWait, n == 0 && busy:
+		t.limit = max(min(t.limit, t.running)/2, int(now.MaxConns()))
+		if busy && len(t.waiting) > 0 && time.Since(t.logged) > throttleLogged {
+			t.logged = time.Now()
+			t.log.Warn("handlers wait for connections of the pool, so fewer run at once: give the pool more connections, or set a lower MaxWorkers",
+				"connections", now.MaxConns(), "handlers", t.running, "waiting", len(t.waiting))
+		}
+	case !busy && len(t.waiting) > 0:
+		t.limit = min(2*t.limit, t.most)
+	}
+	t.admit()
+	if len(t.waiting) == 0 && t.running < t.first {
+		t.limit, t.watching = t.first, false
+	}
+	return t.watching
+}

@@ -1,0 +1,171 @@
+package river_test
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/jobs"
+)
+
+// busy returns a scheduler whose pool allows two connections, both in use, and what gives these back.
+func busy(t *testing.T, cfg river.Config) (s *river.Scheduler, release func()) {
+	t.Helper()
+	pool := poolOf(t, 2, pgx.QueryExecModeCacheStatement)
+	one, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	two, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	release = sync.OnceFunc(func() {
+		one.Release()
+		two.Release()
+	})
+	t.Cleanup(release)
+	return newScheduler(t, pool, cfg), release
+}
+
+// crowd is many who ask a throttle for a turn at the same time.
+type crowd struct {
+	throttle *river.Throttle
+	entered  atomic.Int64
+	refused  chan error
+}
+
+func (c *crowd) ask(ctx context.Context, n int) {
+	c.refused = make(chan error, n)
+	for range n {
+		go func() {
+			if err := c.throttle.Enter(ctx); err != nil {
+				c.refused <- err
+				return
+			}
+			c.entered.Add(1)
+		}()
+	}
+}
+
+func TestFewHandlersBeginWhileTheConnectionsAreInUse(t *testing.T) {
+	t.Parallel()
+	log, said := loud()
+	warnings := func() int { return strings.Count(said.String(), "handlers wait for connections of the pool") }
+	s, release := busy(t, river.Config{Logger: log})
+	c := crowd{throttle: s.NewThrottle(t.Context())}
+	c.ask(t.Context(), 10)
+	eventually(t, "it is said", func() bool { return warnings() == 1 })
+	require.EqualValues(t, 4, c.entered.Load(), "twice as many as there are connections begin")
+	c.throttle.Leave()
+	c.throttle.Leave()
+	c.throttle.Leave()
+	eventually(t, "one that left made room, not all: there are fewer places now", func() bool { return c.entered.Load() == 5 })
+	release()
+	eventually(t, "all have had their turn while connections were free", func() bool { return c.entered.Load() == 10 })
+	require.Equal(t, 1, warnings(), "once is enough")
+}
+
+func TestWhatWaitsForItsTurnGoesBackToTheQueueWhenTheSchedulerStops(t *testing.T) {
+	t.Parallel()
+	s, _ := busy(t, river.Config{})
+	running, stop := context.WithCancel(t.Context())
+	c := crowd{throttle: s.NewThrottle(running)}
+	c.ask(t.Context(), 10)
+	eventually(t, "some have begun", func() bool { return c.entered.Load() == 4 })
+	stop()
+	for range 6 {
+		require.ErrorIs(t, receive(t, c.refused), riverqueue.JobSnooze(0))
+	}
+}
+
+func TestWhatWaitsForItsTurnGoesBackToTheQueueBeforeItIsTakenForLost(t *testing.T) {
+	t.Parallel()
+	s, _ := busy(t, river.Config{RescueAfter: time.Second})
+	c := crowd{throttle: s.NewThrottle(t.Context())}
+	c.ask(t.Context(), 10)
+	for range 6 {
+		require.ErrorIs(t, receive(t, c.refused), riverqueue.JobSnooze(0))
+	}
+	require.EqualValues(t, 4, c.entered.Load())
+}
+
+func TestWhoIsCancelledWhileItWaitsTakesNobodysTurn(t *testing.T) {
+	t.Parallel()
+	s, _ := busy(t, river.Config{})
+	asking, cancel := context.WithCancel(t.Context())
+	c := crowd{throttle: s.NewThrottle(t.Context())}
+	c.ask(asking, 10)
+	eventually(t, "some have begun", func() bool { return c.entered.Load() == 4 })
+	cancel()
+	for range 6 {
+		require.ErrorIs(t, receive(t, c.refused), context.Canceled)
+	}
+	for range 4 {
+		c.throttle.Leave()
+	}
+	c.ask(t.Context(), 2)
+	eventually(t, "the next have their turn", func() bool { return c.entered.Load() == 6 })
+}
+
+// Else what River does between jobs would wait in line behind them, and so would ticks.
+func TestHandlersThatHoldConnectionsAreFewerThanTheWorkers(t *testing.T) {
+	t.Parallel()
+	pool := poolOf(t, 4, pgx.QueryExecModeCacheStatement)
+	s := newScheduler(t, pool, river.Config{})
+	var running, most atomic.Int64
+	ticks := make(chan jobs.Job, 100)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ticks)))
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
+		n := running.Add(1)
+		defer running.Add(-1)
+		for before := most.Load(); n > before && !most.CompareAndSwap(before, n); before = most.Load() {
+		}
+		_, err := job.DB.Exec(ctx, `SELECT pg_sleep(0.05)`)
+		return err
+	}))
+	const n = 150
+	_, err := s.TriggerMany(t.Context(), "a.job", make([]any, n))
+	require.NoError(t, err)
+	require.NoError(t, s.Start(t.Context()))
+	eventually(t, "all have run", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = 'a.job' AND state = 'completed'`) == n
+	})
+	require.Less(t, most.Load(), int64(n/2))
+	require.Equal(t, n, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = 'a.job' AND attempt = 1`))
+	receive(t, ticks)
+}
+
+func TestShutdownLeavesToOthersWhatHasNotBegun(t *testing.T) {
+	t.Parallel()
+	pool := poolOf(t, 4, pgx.QueryExecModeCacheStatement)
+	s := newScheduler(t, pool, river.Config{})
+	var started atomic.Int64
+	finish := make(chan struct{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
+		return pgx.BeginFunc(ctx, job.DB, func(pgx.Tx) error {
+			started.Add(1)
+			<-finish
+			return nil
+		})
+	}))
+	const n = 150
+	_, err := s.TriggerMany(t.Context(), "a.job", make([]any, n))
+	require.NoError(t, err)
+	require.NoError(t, s.Start(t.Context()))
+	eventually(t, "handlers hold all connections", func() bool { return started.Load() == 4 })
+	working := s.Client()
+	stopped := make(chan error, 1)
+	go func() { stopped <- shutdown(s) }()
+	eventually(t, "it is being shut down", func() bool { return s.Client() != working })
+	close(finish)
+	require.NoError(t, receive(t, stopped))
+	completed := scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state = 'completed'`)
+	require.EqualValues(t, started.Load(), completed)
+	require.Less(t, completed, n/2)
+	require.Equal(t, n-completed, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state = 'available' AND attempt = 0`))
+}

@@ -18,8 +18,8 @@ import (
 )
 
 // BenchmarkSharedPool tells how late the ticks of a job start while a backlog is worked off whose
-// handlers each hold one of the pool's 20 connections for a while: what River does
-// between jobs waits behind them. The ticks are one a second, of a job with a worker of its own.
+// handlers each hold one of the pool's 20 connections for a while, which what River does
+// between jobs needs as well. The ticks are one a second, of a job with a worker of its own.
 func BenchmarkSharedPool(b *testing.B) {
 	srv := newServer(b)
 	for _, hold := range []time.Duration{10 * time.Millisecond, 100 * time.Millisecond} {

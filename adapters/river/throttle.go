@@ -28,30 +28,31 @@ const (
 
 // throttle limits how many handlers of the shared workers run at once.
 type throttle struct {
-	pool  *pgxpool.Pool
-	log   *slog.Logger
-	first int             // the limit to begin with
-	most  int             // MaxWorkers
-	long  time.Duration   // that a job waits before it goes back to the queue
-	done  <-chan struct{} // closed when all that wait go back
+	pool    *pgxpool.Pool
+	log     *slog.Logger
+	first   int             // the limit to begin with
+	most    int             // MaxWorkers
+	longest time.Duration   // that a job waits before it goes back to the queue
+	done    <-chan struct{} // closed when all that wait go back
 
 	mu       sync.Mutex
 	limit    int
 	running  int
 	waiting  []chan struct{} // closed when it is their turn
 	watching bool
-	logged   time.Time
+	logged   time.Time // by the one who watches
 }
 
 // newThrottle returns one that lets nobody wait when ctx has ended.
 func (s *Scheduler) newThrottle(ctx context.Context) *throttle {
 	first := min(2*int(s.pool.Config().MaxConns), s.cfg.MaxWorkers)
 	// Nobody may take a job for lost that waits.
-	long := min(s.cfg.RescueAfter/2, 30*time.Second)
-	return &throttle{pool: s.pool, log: s.log, first: first, most: s.cfg.MaxWorkers, long: long, done: ctx.Done(), limit: first}
+	longest := min(s.cfg.RescueAfter/2, 30*time.Second)
+	return &throttle{pool: s.pool, log: s.log, first: first, most: s.cfg.MaxWorkers, longest: longest, done: ctx.Done(), limit: first}
 }
 
-// enter waits until a handler may run, and tells whether it had to. After a nil error leave must follow.
+// enter waits until a handler may run, and tells whether it had to. After a nil error leave must follow; another
+// is that of ctx, or sends the job back to the queue.
 func (t *throttle) enter(ctx context.Context) (waited bool, err error) {
 	t.mu.Lock()
 	if t.running < t.limit {
@@ -62,7 +63,7 @@ func (t *throttle) enter(ctx context.Context) (waited bool, err error) {
 	turn := make(chan struct{})
 	t.waiting = append(t.waiting, turn)
 	t.mu.Unlock()
-	timer := time.NewTimer(t.long)
+	timer := time.NewTimer(t.longest)
 	defer timer.Stop()
 	select {
 	case <-turn:
@@ -120,15 +121,21 @@ func (t *throttle) watch() {
 			return
 		}
 		now := t.pool.Stat()
-		if !t.adapt(before, now) {
+		goOn, starved := t.adapt(before, now)
+		if !goOn {
 			return
+		}
+		if starved && time.Since(t.logged) > throttleLogged {
+			t.logged = time.Now()
+			t.log.Warn("handlers wait for connections of the pool, so fewer run at once: give the pool more connections, or set a lower MaxWorkers",
+				"connections", now.MaxConns())
 		}
 		before = now
 	}
 }
 
-// adapt tells whether to go on.
-func (t *throttle) adapt(before, now *pgxpool.Stat) bool {
+// adapt tells whether to go on, and whether handlers wait since connections are long in coming.
+func (t *throttle) adapt(before, now *pgxpool.Stat) (goOn, starved bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := now.AcquireCount() - before.AcquireCount()
@@ -137,11 +144,7 @@ func (t *throttle) adapt(before, now *pgxpool.Stat) bool {
 	switch {
 	case n > 0 && waited/time.Duration(n) > tolerableWait, n == 0 && busy:
 		t.limit = max(min(t.limit, t.running)/2, int(now.MaxConns()))
-		if busy && len(t.waiting) > 0 && time.Since(t.logged) > throttleLogged {
-			t.logged = time.Now()
-			t.log.Warn("handlers wait for connections of the pool, so fewer run at once: give the pool more connections, or set a lower MaxWorkers",
-				"connections", now.MaxConns(), "handlers", t.running, "waiting", len(t.waiting))
-		}
+		starved = busy && len(t.waiting) > 0
 	case !busy && len(t.waiting) > 0:
 		t.limit = min(2*t.limit, t.most)
 	}
@@ -149,5 +152,5 @@ func (t *throttle) adapt(before, now *pgxpool.Stat) bool {
 	if len(t.waiting) == 0 && t.running < t.first {
 		t.limit, t.watching = t.first, false
 	}
-	return t.watching
+	return t.watching, starved
 }

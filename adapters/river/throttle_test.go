@@ -140,6 +140,29 @@ func TestHandlersThatHoldConnectionsAreFewerThanTheWorkers(t *testing.T) {
 	receive(t, ticks)
 }
 
+// Back in the queue it would be due anew.
+func TestAJobThatMustNotStartLateWaitsForNoTurn(t *testing.T) {
+	t.Parallel()
+	pool := poolOf(t, 4, pgx.QueryExecModeCacheStatement)
+	s := newScheduler(t, pool, river.Config{RescueAfter: time.Second})
+	holds, finish := make(chan struct{}, 150), make(chan struct{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
+		holds <- struct{}{}
+		return pgx.BeginFunc(ctx, job.DB, func(pgx.Tx) error {
+			<-finish
+			return nil
+		})
+	}, jobs.StartWithin(time.Hour)))
+	const n = 150
+	_, err := s.TriggerMany(t.Context(), "a.job", make([]any, n))
+	require.NoError(t, err)
+	require.NoError(t, s.Start(t.Context()))
+	for range n {
+		receive(t, holds)
+	}
+	close(finish)
+}
+
 func TestShutdownLeavesToOthersWhatHasNotBegun(t *testing.T) {
 	t.Parallel()
 	pool := poolOf(t, 4, pgx.QueryExecModeCacheStatement)

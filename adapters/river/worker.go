@@ -24,7 +24,7 @@ type worker struct {
 	job   *jobs.Definition
 	queue string
 	spec  string // of the schedule, "" if there is none
-	// throttle is nil where the job has workers of its own.
+	// throttle is nil where the job has workers of its own, or must not start late.
 	throttle *throttle
 }
 
@@ -95,7 +95,7 @@ func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 		}
 	}
 	started := row.AttemptedAt.UTC()
-	if w.throttle != nil && !meta.Tick { // a tick must not wait, and there are few
+	if w.throttle != nil && !meta.Tick {
 		waited, err := w.throttle.enter(ctx)
 		if err != nil {
 			return &failure{err: err}

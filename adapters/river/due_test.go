@@ -18,7 +18,7 @@ func TestWhoeverStoresAJobThatIsDueSoonTellsOfItThen(t *testing.T) {
 	pool := migrated.Pool(t)
 	next := listening(t, pool.Config().ConnString(), "river")
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true}) // so there is no leader
-	soon := jobs.Delay(4 * time.Second) // longer than to store many on a busy machine
+	soon := jobs.Delay(4 * time.Second)                         // longer than to store many on a busy machine
 	for name, trigger := range map[string]func() error{
 		"Trigger": func() error { _, err := s.Trigger(t.Context(), "a.job", nil, soon); return err },
 		"Unique":  func() error { _, err := s.Trigger(t.Context(), "a.job", nil, soon, jobs.Unique("key")); return err },

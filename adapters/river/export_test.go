@@ -3,6 +3,7 @@ package river
 import (
 	"context"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -17,6 +18,16 @@ func (s *Scheduler) TickRow(name string, tick time.Time) (riverqueue.JobArgs, *r
 	}
 	args, opts := tickRow(d, tick)
 	return args, opts
+}
+
+// StoodFor tells whether the guard leaves out a tick that has no row.
+func (s *Scheduler) StoodFor(t testing.TB, name string, tick time.Time) bool {
+	args, opts := s.TickRow(name, tick)
+	left, err := (&seederMiddleware{s: s}).withoutStoodFor(t.Context(), []riverqueue.InsertManyParams{{Args: args, InsertOpts: opts}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(left) == 0
 }
 
 // ShiftWallClock makes the process's clock, as far as schedules read it, wrong by

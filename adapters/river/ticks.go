@@ -200,7 +200,7 @@ func (m *seederMiddleware) store(ctx context.Context, params []*rivertype.JobIns
 		return err
 	}
 	horizon := m.s.clock.estimate().Add(-2 * guardReach)
-	missing := make([]riverqueue.InsertManyParams, 0, len(byKey))
+	var missing []riverqueue.InsertManyParams
 	for _, args := range byKey {
 		d, err := m.s.reg.Job(args.Schedule)
 		if err != nil {
@@ -218,8 +218,39 @@ func (m *seederMiddleware) store(ctx context.Context, params []*rivertype.JobIns
 		return nil
 	}
 	sortTicks(missing)
+	missing, err = m.withoutStoodFor(ctx, missing)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
 	_, err = m.s.insertOnly.InsertMany(ctx, missing)
 	return err
+}
+
+// withoutStoodFor leaves out ticks that have passed and have no row because an earlier one
+// is late: that one's run says that it stands for them, and goes on in the future. The run
+// of a tick of another spec does not.
+func (m *seederMiddleware) withoutStoodFor(ctx context.Context, rows []riverqueue.InsertManyParams) ([]riverqueue.InsertManyParams, error) {
+	var names, ticks, specs []string
+	for _, row := range rows {
+		args := row.Args.(tickArgs)
+		names, ticks, specs = append(names, args.Schedule), append(ticks, args.Tick), append(specs, args.Spec)
+	}
+	open, err := m.s.pool.Query(ctx, `SELECT n - 1 FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS missing (name, tick, spec, n)
+		WHERE tick::timestamptz > now() OR NOT EXISTS (SELECT FROM `+m.s.table+`
+			WHERE `+isTick+` AND kind = name AND `+tickOrder+` < tick AND args->>'spec' = spec
+				AND (attempt = 0 AND `+isWaiting+` OR attempt = 1 AND attempted_at > tick::timestamptz))
+		ORDER BY n`, names, ticks, specs)
+	if err != nil {
+		return nil, err
+	}
+	left, err := pgx.CollectRows(open, pgx.RowTo[int])
+	if err != nil {
+		return nil, err
+	}
+	for i, n := range left {
+		rows[i] = rows[n]
+	}
+	return rows[:len(left)], nil
 }
 
 // Writer 2: the relay.

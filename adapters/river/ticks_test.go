@@ -249,8 +249,10 @@ func TestABrokenChainIsMendedThoughAnotherServiceLeads(t *testing.T) {
 	// Retried until it hits the moment at which one waits and none is about to be stored.
 	eventually(t, "the chain is broken", func() bool {
 		execSQL(t, pools[0], `DELETE FROM river.river_job WHERE state = 'available' AND kind = 'follows.tick'`)
-		for len(ran[1]) > 0 {
-			last = <-ran[1]
+		for len(ran[1]) > 0 { // two that start together may do so in any order
+			if job := <-ran[1]; job.Tick.After(last.Tick) {
+				last = job
+			}
 		}
 		return time.Since(last.Tick) > 3*time.Second
 	})

@@ -90,6 +90,9 @@ func (s *Scheduler) NewThrottle(ctx context.Context) *Throttle { return s.newThr
 // Throttle limits how many handlers run at once.
 type Throttle = throttle
 
+// ErrNoTurn is of a job that goes back to the queue.
+var ErrNoTurn = errNoTurn
+
 // Enter waits for a turn.
 func (t *throttle) Enter(ctx context.Context) error {
 	_, err := t.enter(ctx)

@@ -416,7 +416,7 @@ func (s *Scheduler) clientConfig(indexes []string, shared *throttle) *riverqueue
 		riverqueue.AddWorkerArgs(cfg.Workers, rowArgs{&rowData{kind: d.Name}}, w)
 		if d.Concurrency > 0 {
 			cfg.Queues[w.queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
-		} else if d.StartWithin == 0 { // one that goes back to the queue is no longer known to be late
+		} else {
 			w.throttle = shared
 		}
 		if d.Schedule != nil {

@@ -2,13 +2,13 @@ package river
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	riverqueue "github.com/riverqueue/river"
 )
 
 // Handlers share the application's pool with what River does between jobs: it fetches,
@@ -51,8 +51,11 @@ func (s *Scheduler) newThrottle(ctx context.Context) *throttle {
 	return &throttle{pool: s.pool, log: s.log, first: first, most: s.cfg.MaxWorkers, longest: longest, done: ctx.Done(), limit: first}
 }
 
+// errNoTurn says that a job has waited long enough and goes back to the queue.
+var errNoTurn = errors.New("no turn came")
+
 // enter waits until a handler may run, and tells whether it had to. After a nil error leave must follow; another
-// is that of ctx, or sends the job back to the queue.
+// is that of ctx, or errNoTurn.
 func (t *throttle) enter(ctx context.Context) (waited bool, err error) {
 	t.mu.Lock()
 	if t.running < t.limit {
@@ -71,9 +74,9 @@ func (t *throttle) enter(ctx context.Context) (waited bool, err error) {
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-timer.C:
-		err = riverqueue.JobSnooze(0)
+		err = errNoTurn
 	case <-t.done:
-		err = riverqueue.JobSnooze(0)
+		err = errNoTurn
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	riverqueue "github.com/riverqueue/river"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/river"
@@ -79,7 +79,7 @@ func TestWhatWaitsForItsTurnGoesBackToTheQueueWhenTheSchedulerStops(t *testing.T
 	eventually(t, "some have begun", func() bool { return c.entered.Load() == 4 })
 	stop()
 	for range 6 {
-		require.ErrorIs(t, receive(t, c.refused), riverqueue.JobSnooze(0))
+		require.ErrorIs(t, receive(t, c.refused), river.ErrNoTurn)
 	}
 }
 
@@ -89,7 +89,7 @@ func TestWhatWaitsForItsTurnGoesBackToTheQueueBeforeItIsTakenForLost(t *testing.
 	c := crowd{throttle: s.NewThrottle(t.Context())}
 	c.ask(t.Context(), 10)
 	for range 6 {
-		require.ErrorIs(t, receive(t, c.refused), riverqueue.JobSnooze(0))
+		require.ErrorIs(t, receive(t, c.refused), river.ErrNoTurn)
 	}
 	require.EqualValues(t, 4, c.entered.Load())
 }
@@ -140,27 +140,44 @@ func TestHandlersThatHoldConnectionsAreFewerThanTheWorkers(t *testing.T) {
 	receive(t, ticks)
 }
 
-// Back in the queue it would be due anew.
-func TestAJobThatMustNotStartLateWaitsForNoTurn(t *testing.T) {
-	t.Parallel()
-	pool := poolOf(t, 4, pgx.QueryExecModeCacheStatement)
+// overloaded has jobs that have been due for that long run on connections for seconds, and some of them put back
+// meanwhile. It returns how many were started.
+func overloaded(t *testing.T, n int, due time.Duration, options ...jobs.Option) (pool *pgxpool.Pool, started int) {
+	t.Helper()
+	pool = poolOf(t, 4, pgx.QueryExecModeCacheStatement)
 	s := newScheduler(t, pool, river.Config{RescueAfter: time.Second})
-	holds, finish := make(chan struct{}, 150), make(chan struct{})
+	var runs atomic.Int64
 	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
-		holds <- struct{}{}
-		return pgx.BeginFunc(ctx, job.DB, func(pgx.Tx) error {
-			<-finish
-			return nil
-		})
-	}, jobs.StartWithin(time.Hour)))
-	const n = 150
+		runs.Add(1)
+		_, err := job.DB.Exec(ctx, `SELECT pg_sleep(0.1)`)
+		return err
+	}, options...))
 	_, err := s.TriggerMany(t.Context(), "a.job", make([]any, n))
 	require.NoError(t, err)
+	execSQL(t, pool, `UPDATE river.river_job SET scheduled_at = now() - $1::interval`, due)
 	require.NoError(t, s.Start(t.Context()))
-	for range n {
-		receive(t, holds)
-	}
-	close(finish)
+	eventually(t, "all are done with", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE finalized_at IS NOT NULL`) == n
+	})
+	require.NotZero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE metadata ? 'snoozes'`), "some were put back")
+	return pool, int(runs.Load())
+}
+
+func TestAJobThatIsPutBackKeepsItsPlaceInTheQueue(t *testing.T) {
+	t.Parallel()
+	const n = 150
+	pool, started := overloaded(t, n, time.Hour)
+	require.Equal(t, n, started)
+	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE scheduled_at > now() - interval '59 minutes'`))
+}
+
+func TestAJobThatIsPutBackIsSkippedIfItStartsTooLate(t *testing.T) {
+	t.Parallel()
+	const n = 150
+	pool, started := overloaded(t, n, 0, jobs.StartWithin(time.Second))
+	skipped := scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state = 'cancelled' AND metadata ? 'snoozes'`)
+	require.NotZero(t, skipped)
+	require.Less(t, started, n)
 }
 
 func TestShutdownLeavesToOthersWhatHasNotBegun(t *testing.T) {

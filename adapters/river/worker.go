@@ -24,7 +24,7 @@ type worker struct {
 	job   *jobs.Definition
 	queue string
 	spec  string // of the schedule, "" if there is none
-	// throttle is nil where the job has workers of its own, or must not start late.
+	// throttle is nil where the job has workers of its own.
 	throttle *throttle
 }
 
@@ -97,6 +97,9 @@ func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 	started := row.AttemptedAt.UTC()
 	if w.throttle != nil && !meta.Tick {
 		waited, err := w.throttle.enter(ctx)
+		if errors.Is(err, errNoTurn) {
+			err = putBack(row)
+		}
 		if err != nil {
 			return &failure{err: err}
 		}
@@ -313,7 +316,15 @@ func (w *worker) adopt(ctx context.Context, row *rivertype.JobRow, queue string,
 		return riverqueue.JobSnooze(transientSnooze)
 	}
 	w.s.tellAgain(queue, 0)
-	return riverqueue.JobSnooze(0)
+	return putBack(row)
+}
+
+// putBack makes a job available again as of when it was due, with its attempt unused. One
+// that is due anew, as after JobSnooze(0), would stand behind all that came after it, and
+// would not be known to be late.
+func putBack(row *rivertype.JobRow) error {
+	// It is due, whatever our clock says.
+	return &riverqueue.JobSnoozeError{Duration: min(0, time.Until(row.ScheduledAt))}
 }
 
 // rehomeInterval is how long a row can lie in a queue that nobody works any more, where a

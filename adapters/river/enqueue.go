@@ -56,6 +56,7 @@ const (
 	metaSkipped = "everytick_skipped" // why the job was not run
 	metaStarted = "everytick_started" // true: an attempt began, of a job with jobs.StartWithin
 	metaMissed  = "everytick_missed"  // how many later ticks a late one stands for
+	metaNext    = "everytick_next"    // the one after these
 )
 
 // rowMeta is what a run reads of them.
@@ -63,6 +64,7 @@ type rowMeta struct {
 	Tick     bool              `json:"everytick_tick,omitempty"`
 	Open     bool              `json:"everytick_open,omitempty"`
 	Started  bool              `json:"everytick_started,omitempty"`
+	Next     string            `json:"everytick_next,omitempty"`
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
 }
 

@@ -47,6 +47,8 @@ type tickArgs struct {
 // Kind implements [riverqueue.JobArgs].
 func (a tickArgs) Kind() string { return a.Schedule }
 
+func formatTick(tick time.Time) string { return tick.UTC().Format(time.RFC3339Nano) }
+
 func (a tickArgs) time() (time.Time, error) { return time.Parse(time.RFC3339Nano, a.Tick) }
 
 var tickMetadata = []byte(`{"` + metaTick + `":true}`)
@@ -54,7 +56,7 @@ var tickMetadata = []byte(`{"` + metaTick + `":true}`)
 // tickRow returns the row of a tick. Its key holds in every state, so that a tick
 // that ran, failed or was cancelled cannot be enqueued again while it is kept.
 func tickRow(d *jobs.Definition, tick time.Time) (tickArgs, *riverqueue.InsertOpts) {
-	return tickArgs{Schedule: d.Name, Tick: tick.UTC().Format(time.RFC3339Nano), Spec: specOf(d)},
+	return tickArgs{Schedule: d.Name, Tick: formatTick(tick), Spec: specOf(d)},
 		&riverqueue.InsertOpts{
 			MaxAttempts: d.MaxAttempts,
 			Metadata:    tickMetadata,
@@ -226,20 +228,20 @@ func (m *seederMiddleware) store(ctx context.Context, params []*rivertype.JobIns
 	return err
 }
 
-// withoutStoodFor leaves out ticks that have passed and have no row because an earlier one
-// is late: that one's run says that it stands for them, and goes on in the future. The run
-// of a tick of another spec does not.
+// withoutStoodFor leaves out ticks that an earlier one, which was late, has said that it stands for.
 func (m *seederMiddleware) withoutStoodFor(ctx context.Context, rows []riverqueue.InsertManyParams) ([]riverqueue.InsertManyParams, error) {
-	var names, ticks, specs []string
+	var names, ticks []string
 	for _, row := range rows {
 		args := row.Args.(tickArgs)
-		names, ticks, specs = append(names, args.Schedule), append(ticks, args.Tick), append(specs, args.Spec)
+		names, ticks = append(names, args.Schedule), append(ticks, args.Tick)
 	}
-	open, err := m.s.pool.Query(ctx, `SELECT n - 1 FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS missing (name, tick, spec, n)
-		WHERE tick::timestamptz > now() OR NOT EXISTS (SELECT FROM `+m.s.table+`
-			WHERE `+isTick+` AND kind = name AND `+tickOrder+` < tick AND args->>'spec' = spec
-				AND (attempt = 0 AND `+isWaiting+` OR attempt = 1 AND attempted_at > tick::timestamptz))
-		ORDER BY n`, names, ticks, specs)
+	open, err := m.s.pool.Query(ctx, `SELECT n - 1 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS missing (name, tick, n)
+		WHERE NOT EXISTS (SELECT FROM unnest(enum_range(NULL::`+m.s.state+`)) AS any_state (state) CROSS JOIN LATERAL (
+			SELECT metadata FROM `+m.s.table+` AS row
+			WHERE `+isTick+` AND kind = name AND row.state = any_state.state AND `+tickOrder+` < tick
+			ORDER BY `+tickOrder+` DESC LIMIT 1
+		) AS earlier WHERE earlier.metadata->>'`+metaNext+`' COLLATE "C" > tick)
+		ORDER BY n`, names, ticks)
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +263,7 @@ const (
 )
 
 // relay stores the successor of the tick that job is a run of.
-func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) error {
+func (w *worker) relay(ctx context.Context, row *rivertype.JobRow, meta rowMeta, job *jobs.Job, log *slog.Logger) error {
 	next, skipped := w.job.Successor(job.Tick, job.StartedAt)
 	if next.IsZero() {
 		return nil
@@ -275,33 +277,38 @@ func (w *worker) relay(ctx context.Context, job *jobs.Job, log *slog.Logger) err
 			case <-time.After(time.Duration(try) * 100 * time.Millisecond):
 			}
 		}
-		if err = w.s.storeTick(ctx, w.job, next); err == nil {
-			if skipped > 0 && job.Attempt == 1 {
-				skipped -= w.storedBetween(ctx, job.Tick, next)
-			}
-			if skipped > 0 && job.Attempt == 1 {
-				if err := riverqueue.MetadataSet(ctx, metaMissed, skipped); err != nil {
-					return err
-				}
-				log.WarnContext(ctx, "late run: later ticks have passed too and get no run of their own",
-					"tick", job.Tick, "ticks_skipped", skipped, "next_tick", next)
-			}
+		if err = w.s.storeTick(ctx, w.job, next); err != nil {
+			continue
+		}
+		if skipped == 0 || meta.Next != "" {
+			return nil
+		}
+		if err = w.standFor(ctx, row, job, next, skipped, log); err == nil {
 			return nil
 		}
 	}
 	return err
 }
 
-// storedBetween counts the ticks between the two that have a row, and so a run, of their own.
-func (w *worker) storedBetween(ctx context.Context, after, before time.Time) (n int) {
-	err := w.s.pool.QueryRow(ctx, `SELECT count(*) FROM `+w.s.table+`
-		WHERE kind = $1 AND `+isTick+`
-			AND CASE WHEN `+isTick+` THEN (args->>'tick')::timestamptz END BETWEEN $2 AND $3`,
-		w.job.Name, after.Add(time.Microsecond), before.Add(-time.Microsecond)).Scan(&n)
-	if err != nil {
-		return 0
+// standFor has a late tick's row say that it stands for those before next that have none,
+// and so no run, of their own. That outlives the process.
+func (w *worker) standFor(ctx context.Context, row *rivertype.JobRow, job *jobs.Job, next time.Time, skipped int, log *slog.Logger) error {
+	if job.Attempt > 1 && job.StartedAt.Sub(job.Tick) > jobs.CatchUpWindow {
+		return nil // rows of ticks that did run may have been removed
 	}
-	return n
+	err := w.s.pool.QueryRow(ctx, `WITH own AS (SELECT count(*)::int AS runs FROM `+w.s.table+`
+			WHERE kind = $2 AND `+isTick+` AND `+tickOrder+` > $3 AND `+tickOrder+` < $4)
+		UPDATE `+w.s.table+` AS late SET metadata = metadata || jsonb_build_object('`+metaMissed+`', $5::int - runs, '`+metaNext+`', $4::text)
+		FROM own WHERE id = $1 AND runs < $5::int RETURNING $5::int - runs`,
+		row.ID, w.job.Name, formatTick(job.Tick), formatTick(next), skipped).Scan(&skipped)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		log.WarnContext(ctx, "late run: later ticks have passed too and get no run of their own",
+			"tick", job.Tick, "ticks_skipped", skipped, "next_tick", next)
+	}
+	return err
 }
 
 // storeTick stores one tick, in one statement with those of other runs that start

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -280,57 +279,65 @@ func TestADeletedTickRunsAllTheSame(t *testing.T) {
 	require.Equal(t, third.Add(3*time.Second), receive(t, ran).Tick)
 }
 
-func TestATickThatALateOneStandsForGetsNoRunOfItsOwn(t *testing.T) {
+func TestATickThatALateOneStandsForIsNotStoredAfterwards(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
-	ran := make(chan jobs.Job, 100)
-	const every = 3 * time.Second
-	require.NoError(t, s.RegisterInterval("a.tick", every, forward(ran)))
-	require.NoError(t, s.Start(t.Context()))
-	leads(t, pool, ran)
-	for len(ran) > 0 {
-		<-ran
+	runs, finish := make(chan jobs.Job), make(chan struct{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, func(_ context.Context, job *jobs.Job) error {
+		runs <- *job
+		<-finish
+		return nil
+	}))
+	now := time.Now().UTC().Truncate(time.Hour)
+	late, passed := now.Add(-5*time.Hour), []time.Time{now.Add(-4 * time.Hour), now}
+	insertTick(t, s, "a.tick", late)
+	for _, tick := range passed {
+		require.False(t, s.StoodFor(t, "a.tick", tick), "the late one has not said so yet")
 	}
-	late := receive(t, ran).Tick.Add(every)
-	// As in an outage: a tick is late, and nobody could store the one after it in time.
-	passed := late.Add(every)
-	execSQL(t, pool, fmt.Sprintf(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-		IF NEW.args->>'tick' = '%s' AND clock_timestamp() < '%[1]s' THEN RAISE 'refused'; END IF; RETURN NEW; END $$`, passed.Format(time.RFC3339)))
-	execSQL(t, pool, `CREATE TRIGGER refuse BEFORE INSERT ON river.river_job FOR EACH ROW EXECUTE FUNCTION refuse()`)
-	require.EqualValues(t, 1, execSQL(t, pool, `UPDATE river.river_job SET scheduled_at = $1 WHERE state = 'available' AND args->>'tick' = $2`,
-		passed.Add(every/2), late.Format(time.RFC3339)))
-	require.Equal(t, late, receive(t, ran).Tick)
-	require.Equal(t, passed.Add(every), receive(t, ran).Tick)
-	require.Equal(t, 1, scalar[int](t, pool, `SELECT (metadata->>'everytick_missed')::int FROM river.river_job WHERE args->>'tick' = $1`, late.Format(time.RFC3339)))
-	require.NotContains(t, tickRows(t, pool, "a.tick"), passed.Format(time.RFC3339))
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, late, receive(t, runs).Tick)
+	check := func() {
+		for _, tick := range passed {
+			require.True(t, s.StoodFor(t, "a.tick", tick), tick)
+		}
+		require.False(t, s.StoodFor(t, "a.tick", late))
+		require.False(t, s.StoodFor(t, "a.tick", now.Add(2*time.Hour)))
+	}
+	check()
+	close(finish)
+	eventually(t, "it is over", func() bool { return tickRows(t, pool, "a.tick")[late.Format(time.RFC3339)] == "completed" })
+	check()
 }
 
-func TestWhoStandsForATickThatPassedWithoutARow(t *testing.T) {
+func TestALateTickTellsWhatItStandsForThoughItsFirstProcessDied(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{RescueAfter: time.Second})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran), jobs.Timeout(time.Second), jobs.RetryDelay(0)))
+	insertTick(t, s, "a.tick", time.Now().UTC().Truncate(time.Hour).Add(-5*time.Hour))
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'running', attempt = 1, attempted_at = now()`)
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, 2, receive(t, ran).Attempt)
+	require.Equal(t, 5, scalar[int](t, pool, `SELECT (metadata->>'everytick_missed')::int FROM river.river_job WHERE attempt = 2`))
+}
+
+func TestARetriedTickStandsForNoneThatRan(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
-	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
-	tick := time.Now().UTC().Truncate(time.Hour)
-	insertTick(t, s, "a.tick", tick.Add(-time.Hour))
-	for _, c := range []struct {
-		earlier string // what the tick before is
-		stands  bool
-	}{
-		{`state = 'available', attempt = 0`, true},
-		{`state = 'running', attempt = 1, attempted_at = now()`, true},
-		{`state = 'completed', attempt = 1, attempted_at = now(), finalized_at = now()`, true},
-		{`state = 'running', attempt = 1, attempted_at = now() - interval '2 hours'`, false}, // it stored the tick, which was deleted
-		{`state = 'completed', attempt = 1, attempted_at = now() - interval '2 hours', finalized_at = now()`, false},
-		{`state = 'retryable', attempt = 1, attempted_at = now() - interval '2 hours'`, false},
-		{`state = 'running', attempt = 2, attempted_at = now()`, false},
-		{`state = 'available', attempt = 0, args = args || '{"spec": "other"}'`, false},
-	} {
-		execSQL(t, pool, `UPDATE river.river_job SET attempted_at = NULL, finalized_at = NULL, state = 'available'`)
-		execSQL(t, pool, `UPDATE river.river_job SET `+c.earlier)
-		require.Equal(t, c.stands, s.StoodFor(t, "a.tick", tick), c.earlier)
-		require.False(t, s.StoodFor(t, "a.tick", tick.Add(2*time.Hour)), "a tick to come, %s", c.earlier)
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
+	now := time.Now().UTC().Truncate(time.Hour)
+	for ago := range 3 {
+		insertTick(t, s, "a.tick", now.Add(-time.Duration(ago)*time.Hour))
 	}
+	execSQL(t, pool, `UPDATE river.river_job SET attempt = 1, attempted_at = scheduled_at, state = 'completed', finalized_at = now()`)
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'available', finalized_at = NULL WHERE args->>'tick' = $1`, now.Add(-2*time.Hour).Format(time.RFC3339))
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, 2, receive(t, ran).Attempt)
+	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE metadata ? 'everytick_missed'`))
 }
 
 func TestTicksOfJobsThatNobodyRegistersAreRemovedAfterAWeek(t *testing.T) {

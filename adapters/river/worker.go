@@ -186,7 +186,7 @@ func (w *worker) prepare(ctx context.Context, row *rivertype.JobRow, meta rowMet
 	if !meta.Tick {
 		return false, nil
 	}
-	if wait, err := w.prepareTick(ctx, job, log); wait > 0 || err != nil {
+	if wait, err := w.prepareTick(ctx, row, meta, job, log); wait > 0 || err != nil {
 		return false, cmp.Or(err, riverqueue.JobSnooze(wait))
 	}
 	if overlapping, err = w.overlapping(ctx, row); err != nil {
@@ -198,7 +198,7 @@ func (w *worker) prepare(ctx context.Context, row *rivertype.JobRow, meta rowMet
 
 // prepareTick makes job the run of the tick that its data names and stores the
 // successor. A wait means that the tick cannot run yet.
-func (w *worker) prepareTick(ctx context.Context, job *jobs.Job, log *slog.Logger) (wait time.Duration, err error) {
+func (w *worker) prepareTick(ctx context.Context, row *rivertype.JobRow, meta rowMeta, job *jobs.Job, log *slog.Logger) (wait time.Duration, err error) {
 	var args tickArgs
 	if err := job.Decode(&args); err != nil {
 		return 0, riverqueue.JobCancel(err)
@@ -219,7 +219,7 @@ func (w *worker) prepareTick(ctx context.Context, job *jobs.Job, log *slog.Logge
 	// The successor of a row of another spec is stored by a newer version's process,
 	// or by the leader.
 	if args.Spec == w.spec {
-		if err := w.relay(ctx, job, log); err != nil {
+		if err := w.relay(ctx, row, meta, job, log); err != nil {
 			log.WarnContext(ctx, "tick is put off: its successor could not be stored", "tick", job.Tick, "error", err)
 			return transientSnooze, nil
 		}

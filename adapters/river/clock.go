@@ -13,7 +13,7 @@ import (
 // dbClock tells the database's time without asking each time: the processes' own
 // clocks may be wrong, and what is due is decided by the database.
 type dbClock struct {
-	pool     *pgxpool.Pool
+	pool     func() *pgxpool.Pool
 	wall     func() time.Time
 	offset   atomic.Int64 // nanoseconds the database is ahead of wall
 	accuracy atomic.Int64 // nanoseconds by which that may be wrong
@@ -23,7 +23,7 @@ type dbClock struct {
 // clockMaxAge is how long an offset is trusted.
 const clockMaxAge = time.Minute
 
-func newDBClock(pool *pgxpool.Pool) *dbClock {
+func newDBClock(pool func() *pgxpool.Pool) *dbClock {
 	return &dbClock{pool: pool, wall: time.Now}
 }
 
@@ -61,7 +61,7 @@ type queryRower interface {
 
 // measure finds the offset, off by at most half of the query's round trip.
 func (c *dbClock) measure(ctx context.Context) error {
-	conn, err := c.pool.Acquire(ctx) // so that waiting for one does not count
+	conn, err := c.pool().Acquire(ctx) // so that waiting for one does not count
 	if err != nil {
 		return fmt.Errorf("asking the database's time: %w", err)
 	}

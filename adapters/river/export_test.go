@@ -84,8 +84,12 @@ func (s *Scheduler) KnowsPaused(name string) bool { return s.paused.is(name) }
 // Rescue does what the keeper does.
 func (s *Scheduler) Rescue(ctx context.Context) error { return s.rescue(ctx) }
 
-// NewThrottle is that of a start, until ctx ends.
-func (s *Scheduler) NewThrottle(ctx context.Context) *Throttle { return s.newThrottle(ctx) }
+// NewThrottle is that of a start, until ctx ends, with turns of that length.
+func (s *Scheduler) NewThrottle(ctx context.Context, turnTime time.Duration) *Throttle {
+	t := s.newThrottle(ctx)
+	t.turnTime = turnTime
+	return t
+}
 
 // Throttle limits how many handlers run at once.
 type Throttle = throttle
@@ -94,10 +98,10 @@ type Throttle = throttle
 var ErrNoTurn = errNoTurn
 
 // Enter waits for a turn.
-func (t *throttle) Enter(ctx context.Context) error {
-	_, err := t.enter(ctx)
-	return err
+func (t *throttle) Enter(ctx context.Context) (turn int, err error) {
+	turn, _, err = t.enter(ctx)
+	return turn, err
 }
 
 // Leave ends a turn.
-func (t *throttle) Leave() { t.leave() }
+func (t *throttle) Leave(turn int) { t.leave(turn) }

@@ -144,6 +144,8 @@ type Scheduler struct {
 	// nanoseconds.
 	analyzeAgain atomic.Int64
 
+	own atomic.Pointer[pgxpool.Pool] // see startOwn; nil when not started
+
 	busy chan struct{} // holds a token through Start and Shutdown
 	// stopKeeping is set by Start and called by Shutdown.
 	stopKeeping context.CancelFunc
@@ -209,13 +211,14 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	s := &Scheduler{
-		reg: reg, pool: pool, cfg: c, log: c.Logger, clock: newDBClock(pool), busy: make(chan struct{}, 1),
+		reg: reg, pool: pool, cfg: c, log: c.Logger, busy: make(chan struct{}, 1),
 		table:     pgx.Identifier{c.Schema, "river_job"}.Sanitize(),
 		leader:    pgx.Identifier{c.Schema, "river_leader"}.Sanitize(),
 		inBitmask: pgx.Identifier{c.Schema, "river_job_state_in_bitmask"}.Sanitize(),
 		state:     pgx.Identifier{c.Schema, "river_job_state"}.Sanitize(),
 		pauses:    pgx.Identifier{c.Schema, pauseTable}.Sanitize(),
 	}
+	s.clock = newDBClock(s.inner)
 	s.insertOnly, err = riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{
 		Logger: riverLogger(c.Logger),
 		Schema: c.Schema,
@@ -357,13 +360,19 @@ func (s *Scheduler) startClient(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	own, err := s.startOwn(ctx)
+	if err != nil {
+		return err
+	}
 	keepCtx, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
 			stopKeeping()
+			s.own.Store(nil)
+			own.Close()
 		}
 	}()
-	client, err := riverqueue.NewClient(riverpgxv5.New(s.pool), s.clientConfig(indexes, s.newThrottle(keepCtx)))
+	client, err := riverqueue.NewClient(riverpgxv5.New(own), s.clientConfig(indexes, s.newThrottle(keepCtx)))
 	if err != nil {
 		return err
 	}
@@ -384,6 +393,31 @@ func (s *Scheduler) startClient(ctx context.Context) (err error) {
 	s.stopKeeping = stopKeeping
 	s.background.Go(func() { s.keep(keepCtx) })
 	return nil
+}
+
+// ownConns is how many connections a started scheduler may have beside those of the pool
+// that it was given. Two cores do no more with 20.
+const ownConns = 4
+
+// startOwn makes a pool for what goes on between jobs: taking them, storing what became of
+// them, ticks. Handlers and the rest of the application may use up theirs, and all of that
+// would stand in line behind them.
+func (s *Scheduler) startOwn(ctx context.Context) (*pgxpool.Pool, error) {
+	cfg := s.pool.Config()
+	cfg.MaxConns, cfg.MinConns, cfg.MinIdleConns = min(ownConns, cfg.MaxConns), 0, 0
+	own, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
+	if err == nil {
+		s.own.Store(own)
+	}
+	return own, err
+}
+
+// inner returns the pool of startOwn while there is one.
+func (s *Scheduler) inner() *pgxpool.Pool {
+	if own := s.own.Load(); own != nil {
+		return own
+	}
+	return s.pool
 }
 
 func (s *Scheduler) clientConfig(indexes []string, shared *throttle) *riverqueue.Config {
@@ -416,7 +450,7 @@ func (s *Scheduler) clientConfig(indexes []string, shared *throttle) *riverqueue
 		riverqueue.AddWorkerArgs(cfg.Workers, rowArgs{&rowData{kind: d.Name}}, w)
 		if d.Concurrency > 0 {
 			cfg.Queues[w.queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
-		} else {
+		} else if d.Schedule == nil || d.Overlap != jobs.Skip { // its ticks would take one that waits for a run
 			w.throttle = shared
 		}
 		if d.Schedule != nil {
@@ -451,7 +485,19 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	if client == nil {
 		return nil
 	}
-	defer s.background.Wait() // not for long: what is in it has a limit, or ends now
+	defer func() {
+		s.background.Wait() // not for long: what is in it has a limit, or ends now
+		own := s.own.Swap(nil)
+		select {
+		case <-client.Stopped():
+			own.Close()
+		default: // handlers that ignore their context may end yet, and River stores what became of them
+			go func() {
+				<-client.Stopped()
+				own.Close()
+			}()
+		}
+	}()
 	s.stopKeeping()
 	if err := client.Stop(ctx); err == nil || ctx.Err() == nil {
 		return err

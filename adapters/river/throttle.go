@@ -11,11 +11,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Handlers share the application's pool with what River does between jobs: it fetches,
-// completes, and starts ticks. A thousand handlers in line for a connection would have all
-// that wait behind them, for seconds. So few handlers begin at once, more and more of them while
-// connections are free, and fewer while they are long in coming: as TCP finds how
+// Handlers share the application's pool with the rest of it. A thousand of them in line for a
+// connection would have all else wait behind them, for seconds. So few handlers begin at once, more and more of
+// them while connections are free, and fewer while they are long in coming: as TCP finds how
 // much a network takes. Handlers that use no database are soon as many as there are workers.
+// Who uses it is not known, so that one that has run for a while does not count any more: it
+// waits for something else.
 
 const (
 	// throttleInterval is how often the limit is adapted.
@@ -24,21 +25,25 @@ const (
 	tolerableWait = 25 * time.Millisecond
 	// throttleLogged is how often the log is told of it.
 	throttleLogged = time.Minute
+	// throttleTurn is how long a handler counts at least, and half of how long at most.
+	throttleTurn = time.Second
 )
 
 // throttle limits how many handlers of the shared workers run at once.
 type throttle struct {
-	pool    *pgxpool.Pool
-	log     *slog.Logger
-	first   int             // the limit to begin with
-	most    int             // MaxWorkers
-	longest time.Duration   // that a job waits before it goes back to the queue
-	done    <-chan struct{} // closed when all that wait go back
+	pool     *pgxpool.Pool
+	log      *slog.Logger
+	first    int           // the limit to begin with
+	most     int           // MaxWorkers
+	longest  time.Duration // that a job waits before it goes back to the queue
+	turnTime time.Duration
+	done     <-chan struct{} // closed when all that wait go back
 
 	mu       sync.Mutex
 	limit    int
-	running  int
-	waiting  []chan struct{} // closed when it is their turn
+	turn     int        // increases each turnTime while somebody watches
+	running  [2]int     // begun in this turn, and in the one before
+	waiting  []chan int // are sent their turn
 	watching bool
 	logged   time.Time // by the one who watches
 }
@@ -47,30 +52,29 @@ type throttle struct {
 func (s *Scheduler) newThrottle(ctx context.Context) *throttle {
 	first := min(2*int(s.pool.Config().MaxConns), s.cfg.MaxWorkers)
 	// Nobody may take a job for lost that waits.
-	longest := min(s.cfg.RescueAfter/2, 30*time.Second)
-	return &throttle{pool: s.pool, log: s.log, first: first, most: s.cfg.MaxWorkers, longest: longest, done: ctx.Done(), limit: first}
+	longest := min(s.cfg.RescueAfter/2, 10*time.Second)
+	return &throttle{pool: s.pool, log: s.log, first: first, most: s.cfg.MaxWorkers, longest: longest, turnTime: throttleTurn, done: ctx.Done(), limit: first}
 }
 
 // errNoTurn says that a job has waited long enough and goes back to the queue.
 var errNoTurn = errors.New("no turn came")
 
-// enter waits until a handler may run, and tells whether it had to. After a nil error leave must follow; another
-// is that of ctx, or errNoTurn.
-func (t *throttle) enter(ctx context.Context) (waited bool, err error) {
+// enter waits until a handler may run, and tells whether it had to. After a nil error leave must follow, with
+// the same turn; another is that of ctx, or errNoTurn.
+func (t *throttle) enter(ctx context.Context) (turn int, waited bool, err error) {
 	t.mu.Lock()
-	if t.running < t.limit {
-		t.start()
-		t.mu.Unlock()
-		return false, nil
+	if t.counted() < t.limit {
+		defer t.mu.Unlock()
+		return t.start(), false, nil
 	}
-	turn := make(chan struct{})
-	t.waiting = append(t.waiting, turn)
+	mine := make(chan int, 1)
+	t.waiting = append(t.waiting, mine)
 	t.mu.Unlock()
 	timer := time.NewTimer(t.longest)
 	defer timer.Stop()
 	select {
-	case <-turn:
-		return true, nil
+	case turn = <-mine:
+		return turn, true, nil
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-timer.C:
@@ -80,43 +84,48 @@ func (t *throttle) enter(ctx context.Context) (waited bool, err error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	i := slices.Index(t.waiting, turn)
+	i := slices.Index(t.waiting, mine)
 	if i < 0 { // it has just got its turn
-		return true, nil
+		return <-mine, true, nil
 	}
 	t.waiting = slices.Delete(t.waiting, i, i+1)
-	return true, err
+	return 0, true, err
 }
 
 // leave is called when a handler has ended.
-func (t *throttle) leave() {
+func (t *throttle) leave(turn int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.running--
-	t.admit()
-}
-
-func (t *throttle) admit() {
-	for len(t.waiting) > 0 && t.running < t.limit {
-		close(t.waiting[0])
-		t.waiting = t.waiting[1:]
-		t.start()
+	if age := t.turn - turn; age < len(t.running) {
+		t.running[age]--
+		t.admit()
 	}
 }
 
-func (t *throttle) start() {
-	t.running++
-	if !t.watching && t.running >= t.limit {
+// counted is how many handlers run, but for those that have for long.
+func (t *throttle) counted() int { return t.running[0] + t.running[1] }
+
+func (t *throttle) admit() {
+	for len(t.waiting) > 0 && t.counted() < t.limit {
+		t.waiting[0] <- t.start()
+		t.waiting = t.waiting[1:]
+	}
+}
+
+func (t *throttle) start() (turn int) {
+	t.running[0]++
+	if !t.watching && t.counted() >= t.limit {
 		t.watching = true
 		go t.watch()
 	}
+	return t.turn
 }
 
 // watch adapts the limit as long as it may matter.
 func (t *throttle) watch() {
 	ticker := time.NewTicker(throttleInterval)
 	defer ticker.Stop()
-	before := t.pool.Stat()
+	before, began := t.pool.Stat(), time.Now()
 	for {
 		select {
 		case <-ticker.C:
@@ -124,6 +133,10 @@ func (t *throttle) watch() {
 			return
 		}
 		now := t.pool.Stat()
+		if time.Since(began) >= t.turnTime {
+			t.nextTurn()
+			began = time.Now()
+		}
 		goOn, starved := t.adapt(before, now)
 		if !goOn {
 			return
@@ -137,22 +150,30 @@ func (t *throttle) watch() {
 	}
 }
 
+// nextTurn begins a turn; adapt follows.
+func (t *throttle) nextTurn() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.turn++
+	t.running = [2]int{0, t.running[0]}
+}
+
 // adapt tells whether to go on, and whether handlers wait since connections are long in coming.
 func (t *throttle) adapt(before, now *pgxpool.Stat) (goOn, starved bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := now.AcquireCount() - before.AcquireCount()
 	waited := now.AcquireDuration() - before.AcquireDuration()
-	busy := now.AcquiredConns() == now.MaxConns()
+	busy := now.AcquiredConns()+now.ConstructingConns() >= now.MaxConns()
 	switch {
 	case n > 0 && waited/time.Duration(n) > tolerableWait, n == 0 && busy:
-		t.limit = max(min(t.limit, t.running)/2, int(now.MaxConns()))
+		t.limit = max(min(t.limit, t.counted())/2, int(now.MaxConns()))
 		starved = busy && len(t.waiting) > 0
 	case !busy && len(t.waiting) > 0:
 		t.limit = min(2*t.limit, t.most)
 	}
 	t.admit()
-	if len(t.waiting) == 0 && t.running < t.first {
+	if len(t.waiting) == 0 && t.counted() < t.first {
 		t.limit, t.watching = t.first, false
 	}
 	return t.watching, starved

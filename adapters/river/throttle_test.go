@@ -36,17 +36,21 @@ func busy(t *testing.T, cfg river.Config) (s *river.Scheduler, release func()) {
 type crowd struct {
 	throttle *river.Throttle
 	entered  atomic.Int64
+	turns    chan int // of those that entered
 	refused  chan error
 }
 
 func (c *crowd) ask(ctx context.Context, n int) {
-	c.refused = make(chan error, n)
+	turns := make(chan int, n)
+	c.refused, c.turns = make(chan error, n), turns
 	for range n {
 		go func() {
-			if err := c.throttle.Enter(ctx); err != nil {
+			turn, err := c.throttle.Enter(ctx)
+			if err != nil {
 				c.refused <- err
 				return
 			}
+			turns <- turn
 			c.entered.Add(1)
 		}()
 	}
@@ -57,24 +61,39 @@ func TestFewHandlersBeginWhileTheConnectionsAreInUse(t *testing.T) {
 	log, said := loud()
 	warnings := func() int { return strings.Count(said.String(), "handlers wait for connections of the pool") }
 	s, release := busy(t, river.Config{Logger: log})
-	c := crowd{throttle: s.NewThrottle(t.Context())}
+	c := crowd{throttle: s.NewThrottle(t.Context(), time.Hour)}
 	c.ask(t.Context(), 10)
 	eventually(t, "it is said", func() bool { return warnings() == 1 })
 	require.EqualValues(t, 4, c.entered.Load(), "twice as many as there are connections begin")
-	c.throttle.Leave()
-	c.throttle.Leave()
-	c.throttle.Leave()
+	c.throttle.Leave(receive(t, c.turns))
+	c.throttle.Leave(receive(t, c.turns))
+	c.throttle.Leave(receive(t, c.turns))
 	eventually(t, "one that left made room, not all: there are fewer places now", func() bool { return c.entered.Load() == 5 })
 	release()
 	eventually(t, "all have had their turn while connections were free", func() bool { return c.entered.Load() == 10 })
 	require.Equal(t, 1, warnings(), "once is enough")
 }
 
+// It may wait for something else than the database.
+func TestAHandlerThatHasRunForAWhileTakesNobodysPlace(t *testing.T) {
+	t.Parallel()
+	s, release := busy(t, river.Config{})
+	c := crowd{throttle: s.NewThrottle(t.Context(), 50*time.Millisecond)}
+	c.ask(t.Context(), 20)
+	eventually(t, "all have had their turn, though no connection was free", func() bool { return c.entered.Load() == 20 })
+	for range 20 {
+		c.throttle.Leave(receive(t, c.turns))
+	}
+	release()
+	c.ask(t.Context(), 20)
+	eventually(t, "and again", func() bool { return c.entered.Load() == 40 })
+}
+
 func TestWhatWaitsForItsTurnGoesBackToTheQueueWhenTheSchedulerStops(t *testing.T) {
 	t.Parallel()
 	s, _ := busy(t, river.Config{})
 	running, stop := context.WithCancel(t.Context())
-	c := crowd{throttle: s.NewThrottle(running)}
+	c := crowd{throttle: s.NewThrottle(running, time.Hour)}
 	c.ask(t.Context(), 10)
 	eventually(t, "some have begun", func() bool { return c.entered.Load() == 4 })
 	stop()
@@ -86,7 +105,7 @@ func TestWhatWaitsForItsTurnGoesBackToTheQueueWhenTheSchedulerStops(t *testing.T
 func TestWhatWaitsForItsTurnGoesBackToTheQueueBeforeItIsTakenForLost(t *testing.T) {
 	t.Parallel()
 	s, _ := busy(t, river.Config{RescueAfter: time.Second})
-	c := crowd{throttle: s.NewThrottle(t.Context())}
+	c := crowd{throttle: s.NewThrottle(t.Context(), time.Hour)}
 	c.ask(t.Context(), 10)
 	for range 6 {
 		require.ErrorIs(t, receive(t, c.refused), river.ErrNoTurn)
@@ -98,7 +117,7 @@ func TestWhoIsCancelledWhileItWaitsTakesNobodysTurn(t *testing.T) {
 	t.Parallel()
 	s, _ := busy(t, river.Config{})
 	asking, cancel := context.WithCancel(t.Context())
-	c := crowd{throttle: s.NewThrottle(t.Context())}
+	c := crowd{throttle: s.NewThrottle(t.Context(), time.Hour)}
 	c.ask(asking, 10)
 	eventually(t, "some have begun", func() bool { return c.entered.Load() == 4 })
 	cancel()
@@ -106,7 +125,7 @@ func TestWhoIsCancelledWhileItWaitsTakesNobodysTurn(t *testing.T) {
 		require.ErrorIs(t, receive(t, c.refused), context.Canceled)
 	}
 	for range 4 {
-		c.throttle.Leave()
+		c.throttle.Leave(receive(t, c.turns))
 	}
 	c.ask(t.Context(), 2)
 	eventually(t, "the next have their turn", func() bool { return c.entered.Load() == 6 })

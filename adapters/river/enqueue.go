@@ -82,6 +82,9 @@ func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...
 
 // TriggerTx implements [jobs.TxTriggerer]. The job can run once tx has committed.
 func (s *Scheduler) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+	if tx == nil {
+		return "", fmt.Errorf("river: trigger %q: the transaction is nil; Trigger does without one", name)
+	}
 	return s.trigger(ctx, tx, name, data, opts)
 }
 

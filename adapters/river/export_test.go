@@ -46,6 +46,9 @@ func (s *Scheduler) Inserting() int {
 	return s.inserts.running
 }
 
+// WaitFor sets how long triggers wait for a statement that is stuck.
+func (s *Scheduler) WaitFor(patience time.Duration) { s.inserts.patience = patience }
+
 // TellsEarly tells whether workers are told of rows that are not on disk yet.
 func (s *Scheduler) TellsEarly() bool {
 	can := s.early.Load()

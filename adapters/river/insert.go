@@ -3,7 +3,9 @@ package river
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -16,16 +18,23 @@ import (
 // inserter stores rows, joining those that are asked for at the same time into one
 // statement: while one is on its way, those that come gather for the next. There is
 // no timer: a caller on its own is served at once. A commit costs the same for one
-// row as for a hundred, so many callers share it. Two statements at most are on their way.
+// row as for a hundred, so many callers share it. Two statements at most are on their way,
+// unless they are stuck.
 type inserter[Row any] struct {
 	// store stores all rows or none, at once, and sets what it knows of them.
 	store func(ctx context.Context, rows []Row) error
 	// size is roughly how many bytes a row has.
 	size func(Row) int
+	// patience is how long rows wait while no statement begins. Then one does, on another connection:
+	// that of the one on its way may be dead, and its caller patient.
+	patience time.Duration
 
 	mu      sync.Mutex
 	waiting []*insertion[Row]
 	running int // how many statements are on their way, or about to be
+	started time.Time
+	// epoch increases when those on their way turn out to be stuck. They are counted apart.
+	epoch, stuck int
 }
 
 // insertion is one row on its way.
@@ -46,6 +55,12 @@ const (
 // they save.
 const overlapAtLeast = 12
 
+const (
+	insertPatience = 250 * time.Millisecond
+	// mostStuck is how many connections stuck statements may take from others.
+	mostStuck = 4
+)
+
 // batchTimeout bounds a statement for several callers, who may leave earlier.
 const batchTimeout = 10 * time.Second
 
@@ -61,34 +76,61 @@ func (in *inserter[Row]) insert(ctx context.Context, row Row) error {
 	more := in.running == 1 && len(in.waiting) >= overlapAtLeast
 	if alone || more {
 		in.running++
+		in.started = time.Now()
 	}
+	epoch := in.epoch
 	in.mu.Unlock()
 	if alone {
-		// On the caller's own goroutine and context: nobody else depends on it.
-		err := in.store(ctx, []Row{row})
-		if !in.idle() {
-			go in.storeWaiting()
-		}
-		return err
+		// On the caller's own goroutine and context. It may panic: a tracer of the pool, for one.
+		defer func() {
+			if !in.idle(epoch) {
+				go in.storeWaiting(epoch)
+			}
+		}()
+		return in.store(ctx, []Row{row})
 	}
 	if more {
-		go in.storeWaiting()
+		go in.storeWaiting(epoch)
 	}
-	select {
-	case <-p.done:
-		return p.err
-	case <-ctx.Done():
-		in.mu.Lock() // what is not on its way yet is not stored
-		in.waiting = slices.DeleteFunc(in.waiting, func(o *insertion[Row]) bool { return o == p })
-		in.mu.Unlock()
-		return ctx.Err()
+	patience := time.NewTimer(in.patience)
+	defer patience.Stop()
+	for {
+		select {
+		case <-p.done:
+			return p.err
+		case <-patience.C:
+			in.overtake()
+			patience.Reset(in.patience)
+		case <-ctx.Done():
+			in.mu.Lock() // what is not on its way yet is not stored
+			in.waiting = slices.DeleteFunc(in.waiting, func(o *insertion[Row]) bool { return o == p })
+			in.mu.Unlock()
+			return ctx.Err()
+		}
+	}
+}
+
+// overtake stores those that wait beside statements that are stuck.
+func (in *inserter[Row]) overtake() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if len(in.waiting) > 0 && in.stuck < mostStuck && time.Since(in.started) >= in.patience {
+		in.epoch++
+		in.stuck += in.running
+		in.running = 1
+		in.started = time.Now()
+		go in.storeWaiting(in.epoch)
 	}
 }
 
 // idle gives the turn back if nobody waits, or so few that the other statement's turn will do.
-func (in *inserter[Row]) idle() bool {
+func (in *inserter[Row]) idle(epoch int) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if epoch != in.epoch {
+		in.stuck--
+		return true
+	}
 	if len(in.waiting) == 0 || in.running > 1 && len(in.waiting) < overlapAtLeast {
 		in.running--
 		return true
@@ -97,8 +139,8 @@ func (in *inserter[Row]) idle() bool {
 }
 
 // storeWaiting works until nobody waits.
-func (in *inserter[Row]) storeWaiting() {
-	for in.gather(); !in.idle(); in.gather() {
+func (in *inserter[Row]) storeWaiting(epoch int) {
+	for in.gather(); !in.idle(epoch); in.gather() {
 		ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
 		in.storeBatch(ctx, in.next())
 		cancel()
@@ -124,6 +166,7 @@ func (in *inserter[Row]) gather() {
 func (in *inserter[Row]) next() (batch []*insertion[Row]) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.started = time.Now()
 	n, size := 0, 0
 	for n < len(in.waiting) && n < maxBatchRows {
 		if size += in.size(in.waiting[n].row); n > 0 && size > maxBatchBytes {
@@ -141,7 +184,7 @@ func (in *inserter[Row]) storeBatch(ctx context.Context, batch []*insertion[Row]
 	for i, p := range batch {
 		rows[i] = p.row
 	}
-	err := in.store(ctx, rows)
+	err := in.storeSafely(ctx, rows)
 	var refused *pgconn.PgError
 	oneByOne := len(batch) > 1 && errors.As(err, &refused)
 	for i, p := range batch {
@@ -149,12 +192,22 @@ func (in *inserter[Row]) storeBatch(ctx context.Context, batch []*insertion[Row]
 		if oneByOne {
 			// PostgreSQL refused the statement, so nothing of it is stored: one row may be
 			// the reason, and must not take the others with it.
-			p.err = in.store(ctx, rows[i:i+1])
+			p.err = in.storeSafely(ctx, rows[i:i+1])
 		}
 	}
 	for _, p := range batch {
 		close(p.done)
 	}
+}
+
+// storeSafely makes a panic an error of the callers, whose goroutine this is not.
+func (in *inserter[Row]) storeSafely(ctx context.Context, rows []Row) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n\n%s", v, debug.Stack())
+		}
+	}()
+	return in.store(ctx, rows)
 }
 
 // autocommit is a transaction to River, which sends an INSERT and a notification,

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -16,6 +19,7 @@ import (
 // stalled holds up insertions until release is called, so that callers gather.
 func stalled(t *testing.T, s *river.Scheduler) (release func()) {
 	t.Helper()
+	s.WaitFor(time.Hour)
 	pool := s.Pool()
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
@@ -158,4 +162,82 @@ func TestACallerThatLeavesHurtsNobody(t *testing.T) {
 	for range 10 {
 		require.NoError(t, receive(t, stayed))
 	}
+}
+
+// dead is a tracer that makes the first insertion of its pool hang, or panic.
+type dead struct {
+	panics bool
+	died   atomic.Bool
+	hung   chan struct{}
+	revive chan struct{}
+}
+
+func (d *dead) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+func (d *dead) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func (d *dead) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	switch {
+	case d.died.Swap(true):
+	case d.panics:
+		panic("traced")
+	default:
+		close(d.hung)
+		<-d.revive
+	}
+	return ctx
+}
+func (d *dead) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (d *dead) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+
+func tracedPool(t *testing.T, d *dead) *pgxpool.Pool {
+	t.Helper()
+	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
+	require.NoError(t, err)
+	cfg.ConnConfig.Tracer = d
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+func TestAStatementThatIsStuckHoldsUpNoOtherTrigger(t *testing.T) {
+	t.Parallel()
+	d := &dead{hung: make(chan struct{}), revive: make(chan struct{})}
+	s := newScheduler(t, tracedPool(t, d), river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	stuck := make(chan error, 1)
+	go func() {
+		_, err := s.Trigger(context.Background(), "a.job", nil)
+		stuck <- err
+	}()
+	receive(t, d.hung)
+	for range 3 {
+		_, err := s.Trigger(t.Context(), "a.job", nil)
+		require.NoError(t, err)
+	}
+	require.Empty(t, stuck)
+	close(d.revive)
+	require.NoError(t, receive(t, stuck))
+	require.Equal(t, 4, scalar[int](t, s.Pool(), `SELECT count(*) FROM river.river_job`))
+	require.Zero(t, s.Inserting())
+}
+
+func TestAPanicOfOneTriggerHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, tracedPool(t, &dead{panics: true}), river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.PanicsWithValue(t, "traced", func() { _, _ = s.Trigger(t.Context(), "a.job", nil) })
+	_, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+}
+
+func TestTriggerTxWithoutATransactionIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	_, err := s.TriggerTx(t.Context(), nil, "a.job", nil)
+	require.ErrorContains(t, err, "the transaction is nil")
+	require.Zero(t, scalar[int](t, s.Pool(), `SELECT count(*) FROM river.river_job`))
 }

@@ -234,6 +234,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	s.inserts.store = s.storeAndTell
 	s.ticks.size = func(riverqueue.InsertManyParams) int { return 0 }
 	s.ticks.store = s.storeTicks
+	s.inserts.patience, s.ticks.patience = insertPatience, insertPatience
 	return s, nil
 }
 

@@ -25,8 +25,8 @@
 // Identity. [Job.ID] is the same on every attempt of a job and never used again
 // by that provider. It is opaque: compare it, log it, do not parse it.
 //
-// Retries. A handler that returns an error, panics or outlives its [Timeout] is
-// run again after [RetryDelay], which doubles with every attempt (5 s, 10 s,
+// Retries. A handler that returns an error or panics, also because its [Timeout] has
+// ended its context, is run again after [RetryDelay], which doubles with every attempt (5 s, 10 s,
 // 20 s … unless set), at most 24 hours. After [MaxRetries] retries the job has
 // failed for good. [Permanent] gives up at once, [RetryAfter] sets the wait of one
 // retry. An attempt that a shutdown interrupted is not counted.

@@ -53,8 +53,9 @@ func RetryDelay(delay time.Duration) Option {
 	})
 }
 
-// Timeout sets how long an attempt may take; then its context is cancelled and
-// the attempt has failed. Defaults to 5 minutes.
+// Timeout sets how long an attempt may take; then its context is cancelled. A handler
+// that returns an error then has failed, one that returns nil all the same is done.
+// Defaults to 5 minutes.
 func Timeout(timeout time.Duration) Option {
 	return option(func(d *Definition) error {
 		if timeout <= 0 {
@@ -205,7 +206,9 @@ func At(t time.Time) TriggerOption {
 
 // Unique makes Trigger return the ID of a live job (waiting, running or to be
 // retried) of the same name and key, if there is one, instead of enqueueing a
-// second. key is 1 to 1,000 bytes, and private to the name.
+// second. key is 1 to 1,000 bytes, and private to the name. A key that another open
+// transaction has taken, by [TriggerTx], is waited for until that one ends: keep such
+// transactions short, take several keys in one order, and give ctx a deadline.
 func Unique(key string) TriggerOption {
 	return triggerOption(func(r *Request) error {
 		if key == "" || len(key) > 1000 {

@@ -312,7 +312,7 @@ func (d *Definition) Requests(data []any, opts ...TriggerOption) ([]*Request, er
 		req, err := d.Request(v, opts...)
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("element %d of %d: %w", i, len(data), err)
+			return nil, fmt.Errorf("element %d of %d: %w", i+1, len(data), err)
 		case req.Unique != "":
 			return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("Unique does not apply to TriggerMany"))
 		}

@@ -538,7 +538,7 @@ func TestRequests_RefusesAllForOne(t *testing.T) {
 	t.Parallel()
 	reqs, err := onDemand.Requests([]any{nil, 7, nil})
 	require.ErrorIs(t, err, jobs.ErrInvalidData)
-	require.ErrorContains(t, err, "element 1 of 3: ")
+	require.ErrorContains(t, err, "element 2 of 3: ")
 	require.Nil(t, reqs)
 
 	reqs, err = onDemand.Requests([]any{nil, nil}, jobs.Unique("k"))

@@ -116,7 +116,7 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 			err = s.inserts.insert(ctx, r)
 		}
 		if err != nil {
-			return fmt.Errorf("river: trigger %q: %w", name, err)
+			return fmt.Errorf("river: trigger %q: %w", name, s.unmigrated(err))
 		}
 		req.ID = formatID(r.id)
 		return nil
@@ -140,7 +140,7 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 	}
 	err = d.Enqueue(ctx, reqs, func(ctx context.Context, reqs []*jobs.Request) error {
 		if err := s.storeMany(ctx, reqs); err != nil {
-			return fmt.Errorf("river: trigger %d of %q: %w", len(reqs), name, err)
+			return fmt.Errorf("river: trigger %d of %q: %w", len(reqs), name, s.unmigrated(err))
 		}
 		return nil
 	})

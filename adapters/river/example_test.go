@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -16,7 +17,7 @@ import (
 // The whole of an application that runs jobs. It is compiled, not run: it would
 // run until Ctrl-C.
 func Example() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
 	check(err)
@@ -27,8 +28,11 @@ func Example() {
 	// Usually one RegisterXJobs(scheduler) for each module of the application.
 	check(scheduler.RegisterCron("audit.retention", "0 3 * * *", func(ctx context.Context, job *jobs.Job) error {
 		tag, err := job.DB.Exec(ctx, "DELETE FROM audit WHERE at < now() - interval '1 year'")
+		if err != nil {
+			return err // it is retried: after 5 s, then 10 s
+		}
 		job.Logger.Info("retention is done", "tick", job.Tick, "deleted", tag.RowsAffected())
-		return err // an error is retried: after 5 s, then 10 s
+		return nil
 	}, jobs.Timeout(time.Minute)))
 	type greeting struct{ Name string }
 	const greet jobs.Kind[greeting] = "users.greet"
@@ -42,7 +46,9 @@ func Example() {
 	check(err)
 	slog.Info("triggered", "id", id)
 	<-ctx.Done()
-	check(scheduler.Shutdown(context.Background())) // waits for running jobs
+	last, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	check(scheduler.Shutdown(last)) // waits for running jobs, and interrupts those that take longer
 }
 
 func check(err error) {

@@ -67,6 +67,9 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, opts ...Mig
 	if err != nil {
 		return err
 	}
+	if pool == nil {
+		return errNilPool
+	}
 	if pool.Config().MaxConns < 2 {
 		return errOneConnection
 	}
@@ -319,4 +322,12 @@ func (s *Scheduler) notMigrated() string {
 func isMissing(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000")
+}
+
+// unmigrated says of an error about a missing table what to do.
+func (s *Scheduler) unmigrated(err error) error {
+	if isMissing(err) {
+		return fmt.Errorf("%s: %w", s.notMigrated(), err)
+	}
+	return err
 }

@@ -38,6 +38,11 @@ func indexes(t testing.TB, pool *pgxpool.Pool) map[string]string {
 
 const argsIndex, metadataIndex = "river_job_args_index", "river_job_metadata_index"
 
+func TestMigrateWithoutAPoolIsAnError(t *testing.T) {
+	t.Parallel()
+	require.ErrorContains(t, river.Migrate(t.Context(), nil, ""), "pool is nil")
+}
+
 func TestMigrateKeepsDropsAndRemakesTheSearchIndexes(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)

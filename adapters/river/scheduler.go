@@ -13,9 +13,9 @@
 // cluster: any of them may run any job it has registered.
 //
 // Cron and interval registrations become River periodic jobs whose next tick is
-// always stored; see the file ticks.go. Everything runs on the pool given to [New].
-// River's LISTEN takes a connection out of it, which the pool may replace: count on
-// one more than it allows.
+// always stored; see the file ticks.go. Handlers and callers use the pool given to [New].
+// What goes on between jobs has a pool of its own while started, of the same configuration,
+// with up to four connections, and one more that listens.
 package river
 
 import (
@@ -59,7 +59,7 @@ type Config struct {
 	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to 50 for
 	// each connection that the pool allows, at most 1,000, which drains a backlog of short
 	// jobs at more than 10,000 a second on two cores. While connections of the pool are long in
-	// coming fewer run, as many as it allows connections at least, and the others wait their turn.
+	// coming fewer begin, as many as it allows connections at least, and the others wait their turn.
 	MaxWorkers int
 
 	// Defaults are applied to every job before its own options. Without any, a job
@@ -163,6 +163,8 @@ var (
 	_ jobs.TxTriggerer = (*Scheduler)(nil)
 )
 
+var errNilPool = errors.New("river: the pool is nil")
+
 var errOneConnection = errors.New("river: the pool allows 1 connection, at least 2 are needed: set pool_max_conns")
 
 var schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
@@ -177,11 +179,10 @@ func checkSchema(schema string) (string, error) {
 
 // New returns a scheduler on pool, not started. It sends no query. cfg may be nil.
 // An invalid field of cfg is an error that says what is allowed. The pool must
-// allow two connections at least, and should allow some more than its handlers hold
-// at once: what River does between jobs needs them too.
+// allow two connections at least.
 func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	if pool == nil {
-		return nil, errors.New("river: the pool is nil")
+		return nil, errNilPool
 	}
 	c := Config{}
 	if cfg != nil {
@@ -509,5 +510,5 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	if err := client.StopAndCancel(hardCtx); err != nil {
 		return fmt.Errorf("river: shutdown: handlers that ignore their context still run %s after they were cancelled: %w", hardStopGrace, ctx.Err())
 	}
-	return fmt.Errorf("river: shutdown: running jobs were cancelled and go back to the queue: %w", ctx.Err())
+	return fmt.Errorf("river: shutdown: the jobs that still ran were cancelled, and go back to the queue unless they were done: %w", ctx.Err())
 }

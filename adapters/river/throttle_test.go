@@ -159,6 +159,69 @@ func TestHandlersThatHoldConnectionsAreFewerThanTheWorkers(t *testing.T) {
 	receive(t, ticks)
 }
 
+func TestJobsRunThoughThePoolIsUsedUp(t *testing.T) {
+	t.Parallel()
+	pool := poolOf(t, 4, pgx.QueryExecModeCacheStatement)
+	s := newScheduler(t, pool, river.Config{})
+	ticks, ran := make(chan jobs.Job, 100), make(chan jobs.Job, 1)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ticks)))
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Delay(time.Second))
+	require.NoError(t, err)
+	require.NoError(t, s.Start(t.Context()))
+	var held []*pgxpool.Conn
+	for range 4 {
+		conn, err := pool.Acquire(t.Context())
+		require.NoError(t, err)
+		held = append(held, conn)
+	}
+	require.Equal(t, id, receive(t, ran).ID)
+	for range 3 {
+		receive(t, ticks)
+	}
+	for _, conn := range held[1:] {
+		conn.Release()
+	}
+	require.NoError(t, shutdown(s))
+	eventually(t, "the scheduler's own connections are closed", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()`) <= 4
+	})
+	held[0].Release()
+}
+
+// A run that waits for its turn would pass for one that goes on.
+func TestATriggeredRunOfAScheduleThatSkipsOverlapsWaitsForNoTurn(t *testing.T) {
+	t.Parallel()
+	pool := poolOf(t, 4, pgx.QueryExecModeCacheStatement)
+	s := newScheduler(t, pool, river.Config{})
+	const n = 150
+	started, finish := make(chan struct{}, n), make(chan struct{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, func(context.Context, *jobs.Job) error {
+		started <- struct{}{}
+		<-finish
+		return nil
+	}, jobs.Overlap(jobs.Skip)))
+	_, err := s.TriggerMany(t.Context(), "a.tick", make([]any, n))
+	require.NoError(t, err)
+	var held []*pgxpool.Conn
+	for range 4 {
+		conn, err := pool.Acquire(t.Context())
+		require.NoError(t, err)
+		held = append(held, conn)
+	}
+	held[0].Release()
+	require.NoError(t, s.Start(t.Context()))
+	held[0], err = pool.Acquire(t.Context())
+	require.NoError(t, err)
+	for range n {
+		receive(t, started)
+	}
+	close(finish)
+	for _, conn := range held {
+		conn.Release()
+	}
+}
+
 // overloaded has jobs that have been due for that long run on connections for seconds, and some of them put back
 // meanwhile. It returns how many were started.
 func overloaded(t *testing.T, n int, due time.Duration, options ...jobs.Option) (pool *pgxpool.Pool, started int) {

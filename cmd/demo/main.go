@@ -76,6 +76,9 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
+	if o.runFor < 0 {
+		return o, fmt.Errorf("-for %s: must not be negative", o.runFor)
+	}
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}

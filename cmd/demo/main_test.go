@@ -329,7 +329,7 @@ func TestATakenPortIsReplacedAndSaid(t *testing.T) {
 
 func TestBadArgumentsAreRefused(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-no-such-flag"}, {"extra"}, {"-for", "soon"}} {
+	for _, args := range [][]string{{"-no-such-flag"}, {"extra"}, {"-for", "soon"}, {"-for", "-5s"}} {
 		require.Error(t, run(t.Context(), args, func(string) string { return "" }, io.Discard, io.Discard), "%v", args)
 	}
 	env := map[string]string{"DATABASE_URL": "postgres://ann:hunter2secret@127.0.0.1:1/db?connect_timeout=1"}

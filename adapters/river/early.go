@@ -38,6 +38,9 @@ func (s *Scheduler) storeAndTell(ctx context.Context, records []*record) error {
 			// PostgreSQL refused it: perhaps to tell the workers, which is no reason not to store.
 		}
 		if err := s.storeRecords(ctx, conn, records...); err != nil {
+			if ctx.Err() != nil && conn.Conn().IsClosed() {
+				return ctx.Err() // as it was asked whether workers can be told early
+			}
 			return err
 		}
 		s.tellWhenDue(records...)

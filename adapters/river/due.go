@@ -52,7 +52,7 @@ func (s *Scheduler) watchDue(ctx context.Context) {
 				s.log.WarnContext(ctx, "workers are not told of jobs that become due and find them at their next poll", "error", err)
 			}
 		case len(queues) > 0:
-			s.notifier.notify(bounded, s.inner(), queues)
+			s.notifier.notify(bounded, s.ownPool(), queues)
 			since, wait, pause = &now, pause, min(2*pause, dueInterval)
 		default:
 			since, pause = &now, duePause
@@ -68,7 +68,7 @@ func (s *Scheduler) watchDue(ctx context.Context) {
 // since the given time (none, if that is nil), and when the next one does, or one that River
 // makes available in the last seconds before. It is as quick however many jobs wait.
 func (s *Scheduler) findDue(ctx context.Context, since *time.Time) (now time.Time, queues []string, next *time.Time, err error) {
-	err = s.inner().QueryRow(ctx, s.queuesSQL("available", "scheduled", "retryable")+`
+	err = s.ownPool().QueryRow(ctx, s.queuesSQL("available", "scheduled", "retryable")+`
 		SELECT now(), coalesce(array_agg(DISTINCT queue) FILTER (WHERE state = 'available' AND scheduled_at <= now()), '{}'),
 			min(scheduled_at) FILTER (WHERE scheduled_at > now())
 		FROM used, generate_series(1, 4) AS each (priority), LATERAL (

@@ -19,9 +19,15 @@ import (
 // poolOf returns a pool that allows that many connections.
 func poolOf(t testing.TB, conns int32, mode pgx.QueryExecMode) *pgxpool.Pool {
 	t.Helper()
+	return poolWith(t, func(cfg *pgxpool.Config) { cfg.MaxConns, cfg.ConnConfig.DefaultQueryExecMode = conns, mode })
+}
+
+// poolWith returns a pool on a migrated database, configured by set.
+func poolWith(t testing.TB, set func(*pgxpool.Config)) *pgxpool.Pool {
+	t.Helper()
 	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
 	require.NoError(t, err)
-	cfg.MaxConns, cfg.ConnConfig.DefaultQueryExecMode = conns, mode
+	set(cfg)
 	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)

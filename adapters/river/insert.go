@@ -16,8 +16,8 @@ import (
 )
 
 // inserter stores rows, joining those that are asked for at the same time into one
-// statement: while one is on its way, those that come gather for the next. There is
-// no timer: a caller on its own is served at once. A commit costs the same for one
+// statement: while one is on its way, those that come gather for the next. Nobody waits
+// for others to come: a caller on its own is served at once. A commit costs the same for one
 // row as for a hundred, so many callers share it. Two statements at most are on their way,
 // unless they are stuck.
 type inserter[Row any] struct {
@@ -31,8 +31,8 @@ type inserter[Row any] struct {
 
 	mu      sync.Mutex
 	waiting []*insertion[Row]
-	running int // how many statements are on their way, or about to be
-	started time.Time
+	running int       // how many statements are on their way, or about to be
+	started time.Time // when the last of them began
 	// epoch increases when those on their way turn out to be stuck. They are counted apart.
 	epoch, stuck int
 }

@@ -193,13 +193,7 @@ func (d *dead) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) 
 
 func tracedPool(t *testing.T, d *dead) *pgxpool.Pool {
 	t.Helper()
-	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
-	require.NoError(t, err)
-	cfg.ConnConfig.Tracer = d
-	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	return pool
+	return poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.Tracer = d })
 }
 
 func TestAStatementThatIsStuckHoldsUpNoOtherTrigger(t *testing.T) {

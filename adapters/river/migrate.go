@@ -219,7 +219,7 @@ func (m *migration) index(ctx context.Context, name, definition string) error {
 // inspectIndexes returns those indexes that River's reindexer can rebuild, which are
 // there and ours: it complains of others. It logs if what Migrate adds is missing.
 func (s *Scheduler) inspectIndexes(ctx context.Context) ([]string, error) {
-	rows, err := s.inner().Query(ctx, `SELECT relname, pg_has_role(relowner, 'USAGE'), relname <> $2 OR `+isWide+`
+	rows, err := s.ownPool().Query(ctx, `SELECT relname, pg_has_role(relowner, 'USAGE'), relname <> $2 OR `+isWide+`
 		FROM pg_class JOIN pg_index ON indexrelid = oid
 		WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)`, s.cfg.Schema, kindIndex)
 	if err != nil {
@@ -257,10 +257,10 @@ func (s *Scheduler) analyzeGrown(ctx context.Context) error {
 	if time.Now().UnixNano() < s.analyzeAgain.Load() {
 		return nil
 	}
-	if err := s.inner().QueryRow(ctx, grown, s.table).Scan(&outdated); err != nil || !outdated {
+	if err := s.ownPool().QueryRow(ctx, grown, s.table).Scan(&outdated); err != nil || !outdated {
 		return err
 	}
-	err := pgx.BeginFunc(ctx, s.inner(), func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, s.ownPool(), func(tx pgx.Tx) error {
 		// An autovacuum that we waited a second for would be cancelled.
 		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '100ms'`); err != nil {
 			return err

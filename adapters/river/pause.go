@@ -119,7 +119,7 @@ func (p *pauseSet) replace(now map[string]time.Time) (ended map[string]time.Time
 // readPauses returns what is paused and since when; nothing where the table is missing.
 func (s *Scheduler) readPauses(ctx context.Context) (map[string]time.Time, error) {
 	paused := map[string]time.Time{}
-	rows, err := s.inner().Query(ctx, `SELECT name, since FROM `+s.pauses)
+	rows, err := s.ownPool().Query(ctx, `SELECT name, since FROM `+s.pauses)
 	err = eachTime(rows, err, func(name string, since time.Time) { paused[name] = since })
 	if isMissing(err) {
 		return nil, nil
@@ -138,7 +138,7 @@ func (s *Scheduler) unpark(ctx context.Context, defs []*jobs.Definition) error {
 	for _, d := range defs {
 		names, queues = append(names, d.Name), append(queues, queueOf(d))
 	}
-	_, err := s.inner().Exec(ctx, `UPDATE `+s.table+` AS row SET queue = home.queue
+	_, err := s.ownPool().Exec(ctx, `UPDATE `+s.table+` AS row SET queue = home.queue
 		FROM unnest($1::text[], $2::text[]) AS home (kind, queue)
 		WHERE row.kind = home.kind AND row.queue = $3 AND row.state = ANY (enum_range(NULL::`+s.state+`))`,
 		names, queues, pausedQueue)

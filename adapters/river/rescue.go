@@ -31,7 +31,7 @@ func (s *Scheduler) rescue(ctx context.Context) error {
 		delay = append(delay, d.RetryDelay.Seconds())
 	}
 	// In a WITH, since with poor statistics a subquery would be repeated for every row.
-	tag, err := s.inner().Exec(ctx, `
+	tag, err := s.ownPool().Exec(ctx, `
 		WITH lost AS (
 			SELECT id, home, delay, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
 				WHEN attempt < max_attempts THEN 'available' ELSE 'discarded' END AS state

@@ -219,7 +219,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		state:     pgx.Identifier{c.Schema, "river_job_state"}.Sanitize(),
 		pauses:    pgx.Identifier{c.Schema, pauseTable}.Sanitize(),
 	}
-	s.clock = newDBClock(s.inner)
+	s.clock = newDBClock(s.ownPool)
 	s.insertOnly, err = riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{
 		Logger: riverLogger(c.Logger),
 		Schema: c.Schema,
@@ -414,8 +414,8 @@ func (s *Scheduler) startOwn(ctx context.Context) (*pgxpool.Pool, error) {
 	return own, err
 }
 
-// inner returns the pool of startOwn while there is one.
-func (s *Scheduler) inner() *pgxpool.Pool {
+// ownPool returns the pool of startOwn while there is one, else that given to New.
+func (s *Scheduler) ownPool() *pgxpool.Pool {
 	if own := s.own.Load(); own != nil {
 		return own
 	}

@@ -180,7 +180,7 @@ func (m *seederMiddleware) store(ctx context.Context, params []*rivertype.JobIns
 		keys = append(keys, p.UniqueKey)
 	}
 	// The condition is that of the index on the key.
-	rows, err := m.s.inner().Query(ctx, `SELECT unique_key FROM `+m.s.table+`
+	rows, err := m.s.ownPool().Query(ctx, `SELECT unique_key FROM `+m.s.table+`
 		WHERE unique_key = ANY ($1) AND unique_key IS NOT NULL AND unique_states IS NOT NULL
 			AND `+m.s.inBitmask+`(unique_states, state)`, keys)
 	if err != nil {
@@ -233,7 +233,7 @@ func (m *seederMiddleware) withoutStoodFor(ctx context.Context, rows []riverqueu
 		args := row.Args.(tickArgs)
 		names, ticks = append(names, args.Schedule), append(ticks, args.Tick)
 	}
-	open, err := m.s.inner().Query(ctx, `SELECT n - 1 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS missing (name, tick, n)
+	open, err := m.s.ownPool().Query(ctx, `SELECT n - 1 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS missing (name, tick, n)
 		WHERE NOT EXISTS (SELECT FROM unnest(enum_range(NULL::`+m.s.state+`)) AS any_state (state) CROSS JOIN LATERAL (
 			SELECT metadata FROM `+m.s.table+` AS row
 			WHERE `+isTick+` AND kind = name AND row.state = any_state.state AND `+tickOrder+` < tick
@@ -278,7 +278,7 @@ func (w *worker) relay(ctx context.Context, row *rivertype.JobRow, meta rowMeta,
 		if err = w.s.storeTick(ctx, w.job, next); err != nil {
 			continue
 		}
-		if skipped == 0 || meta.Next != "" {
+		if skipped == 0 || meta.Next != "" { // on time, or an attempt before has told
 			return nil
 		}
 		if err = w.standFor(ctx, row, job, next, skipped, log); err == nil {
@@ -294,7 +294,7 @@ func (w *worker) standFor(ctx context.Context, row *rivertype.JobRow, job *jobs.
 	if job.Attempt > 1 && job.StartedAt.Sub(job.Tick) > jobs.CatchUpWindow {
 		return nil // rows of ticks that did run may have been removed
 	}
-	err := w.s.inner().QueryRow(ctx, `WITH own AS (SELECT count(*)::int AS runs FROM `+w.s.table+`
+	err := w.s.ownPool().QueryRow(ctx, `WITH own AS (SELECT count(*)::int AS runs FROM `+w.s.table+`
 			WHERE kind = $2 AND `+isTick+` AND `+tickOrder+` > $3 AND `+tickOrder+` < $4)
 		UPDATE `+w.s.table+` AS late SET metadata = metadata || jsonb_build_object('`+metaMissed+`', $5::int - runs, '`+metaNext+`', $4::text)
 		FROM own WHERE id = $1 AND runs < $5::int RETURNING $5::int - runs`,
@@ -324,7 +324,7 @@ func (s *Scheduler) storeTicks(ctx context.Context, rows []riverqueue.InsertMany
 	sortTicks(rows)
 	// PostgreSQL refuses a statement that names a unique key twice.
 	rows = slices.CompactFunc(rows, func(a, b riverqueue.InsertManyParams) bool { return a.Args == b.Args })
-	return s.inner().AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+	return s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
 		_, err := s.insertOnly.InsertManyTx(ctx, autocommit{conn: conn}, rows)
 		return err
 	})
@@ -378,7 +378,7 @@ func (s *Scheduler) reconcile(ctx context.Context, orphans bool) error {
 		return err
 	}
 	for try := 1; ; try++ {
-		err := pgx.BeginFunc(ctx, s.inner(), func(tx pgx.Tx) error { return s.reconcileTx(ctx, tx, orphans) })
+		err := pgx.BeginFunc(ctx, s.ownPool(), func(tx pgx.Tx) error { return s.reconcileTx(ctx, tx, orphans) })
 		var pgErr *pgconn.PgError
 		switch {
 		case err == nil:
@@ -502,14 +502,14 @@ func (s *Scheduler) keep(ctx context.Context) {
 
 // mend fills the schedules that have no tick waiting.
 func (s *Scheduler) mend(ctx context.Context) error {
-	if found, err := s.broken(ctx, s.inner()); err != nil || len(found) == 0 {
+	if found, err := s.broken(ctx, s.ownPool()); err != nil || len(found) == 0 {
 		return err
 	}
 	// Our clock may have been set since it was measured, and name ticks long past.
 	if err := s.clock.measure(ctx); err != nil {
 		return err
 	}
-	return pgx.BeginFunc(ctx, s.inner(), func(tx pgx.Tx) error {
+	return pgx.BeginFunc(ctx, s.ownPool(), func(tx pgx.Tx) error {
 		if err := s.lockTicks(ctx, tx); err != nil {
 			return err
 		}

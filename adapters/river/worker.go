@@ -274,7 +274,7 @@ func (w *worker) overlapping(ctx context.Context, row *rivertype.JobRow) (overla
 	if w.job.Overlap != jobs.Skip {
 		return false, nil
 	}
-	err = w.s.inner().QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+w.s.table+`
+	err = w.s.ownPool().QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+w.s.table+`
 		WHERE state = 'running' AND kind = $1 AND (attempted_at, id) < ($2, $3)
 			AND attempted_at > now() - $4::float8 * interval '1 second')`,
 		row.Kind, *row.AttemptedAt, row.ID, w.longestRun().Seconds()).Scan(&overlapping)
@@ -287,7 +287,7 @@ func (w *worker) mustWait(ctx context.Context, job *jobs.Job) (wait bool, err er
 	if w.job.CatchUp != jobs.All {
 		return false, nil
 	}
-	err = w.s.inner().QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+w.s.table+`
+	err = w.s.ownPool().QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+w.s.table+`
 		WHERE `+isTick+` AND kind = $1 AND state IN ('available', 'scheduled', 'running')
 			AND (args->>'tick')::timestamptz < $2 AND errors IS NULL
 			AND (state <> 'running' OR attempted_at > now() - $3::float8 * interval '1 second'))`,
@@ -301,7 +301,7 @@ func (w *worker) longestRun() time.Duration { return w.job.Timeout + hardStopGra
 // setMaxAttempts gives the row, in the database and in River's hands, the attempts that
 // the job is registered with.
 func (w *worker) setMaxAttempts(ctx context.Context, row *rivertype.JobRow) error {
-	_, err := w.s.inner().Exec(ctx, `UPDATE `+w.s.table+` SET max_attempts = $2 WHERE id = $1`, row.ID, w.job.MaxAttempts)
+	_, err := w.s.ownPool().Exec(ctx, `UPDATE `+w.s.table+` SET max_attempts = $2 WHERE id = $1`, row.ID, w.job.MaxAttempts)
 	if err == nil {
 		row.MaxAttempts = w.job.MaxAttempts
 	}
@@ -311,7 +311,7 @@ func (w *worker) setMaxAttempts(ctx context.Context, row *rivertype.JobRow) erro
 // adopt moves a row to another queue of this job: the one it should have had, when it
 // was enqueued by a process that is TriggerOnly or of another version, or pausedQueue.
 func (w *worker) adopt(ctx context.Context, row *rivertype.JobRow, queue string, log *slog.Logger) error {
-	if _, err := w.s.inner().Exec(ctx, `UPDATE `+w.s.table+` SET queue = $2 WHERE id = $1`, row.ID, queue); err != nil {
+	if _, err := w.s.ownPool().Exec(ctx, `UPDATE `+w.s.table+` SET queue = $2 WHERE id = $1`, row.ID, queue); err != nil {
 		log.WarnContext(ctx, "job is put off: it could not be moved to its queue", "queue", queue, "error", err)
 		return riverqueue.JobSnooze(transientSnooze)
 	}
@@ -342,7 +342,7 @@ func (s *Scheduler) rehomeEvery(ctx context.Context, every time.Duration) {
 		case <-ticker.C:
 		}
 		bounded, cancel := context.WithTimeout(ctx, reconcileTimeout)
-		if err := s.rehome(bounded, s.inner()); err != nil && ctx.Err() == nil {
+		if err := s.rehome(bounded, s.ownPool()); err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "jobs could not be moved to their queues", "error", err)
 		}
 		cancel()

@@ -50,7 +50,8 @@ var cronFields = [5]field{
 // UTC. The pattern has five fields (minute, hour, day of month, month, day of
 // week), each '*', a value, a range a-b, a step */n or a-b/n, or a list of these
 // joined by commas; months and days may be given as three-letter names, and Sunday
-// is 0 or 7. @hourly, @daily, @weekly, @monthly and @yearly stand for patterns.
+// is 0 or 7. @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually
+// stand for patterns.
 // When both day fields are restricted, a day that matches either one counts.
 //
 // At clock changes it keeps cronie's rules: a run at a fixed hour that the clock
@@ -104,6 +105,9 @@ func (f field) parse(text string) (bits uint64, err error) {
 		low, high := f.min, f.max
 		if span != "*" {
 			from, to, ranged := strings.Cut(span, "-")
+			if ranged && (from == "" || to == "") {
+				return 0, fmt.Errorf("%q: a range is low-high, as in %d-%d", part, f.min, f.max)
+			}
 			if low, err = f.value(from); err != nil {
 				return 0, err
 			}

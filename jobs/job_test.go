@@ -123,8 +123,9 @@ func (r *triggers) Trigger(_ context.Context, name string, data any, opts ...job
 	return "7", io.EOF
 }
 
-func (r *triggers) TriggerMany(context.Context, string, []any, ...jobs.TriggerOption) ([]string, error) {
-	return nil, errors.ErrUnsupported
+func (r *triggers) TriggerMany(_ context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	*r = triggers{name, data, opts}
+	return []string{"7", "8"}, io.EOF
 }
 
 type txTriggers struct {
@@ -172,6 +173,43 @@ func TestKind_Trigger(t *testing.T) {
 	require.Equal(t, "a.b", plain.name)
 	require.Equal(t, text{"x"}, plain.data)
 	require.Len(t, plain.opts, 2)
+}
+
+func TestKind_TriggerMany(t *testing.T) {
+	t.Parallel()
+	const kind jobs.Kind[text] = "a.b"
+	var plain triggers
+	ids, err := kind.TriggerMany(t.Context(), &plain, []text{{"x"}, {"y"}}, jobs.Priority(2))
+	require.Equal(t, []string{"7", "8"}, ids)
+	require.Equal(t, io.EOF, err)
+	require.Equal(t, "a.b", plain.name)
+	require.Equal(t, []any{text{"x"}, text{"y"}}, plain.data)
+	require.Len(t, plain.opts, 1)
+}
+
+// An encoder says itself how it is encoded.
+type encoder int
+
+func (encoder) MarshalJSON() ([]byte, error) { return []byte(`{}`), nil }
+
+func TestKind_RefusesDataThatIsNeverAnObject(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	require.ErrorIs(t, register[int](r), jobs.ErrInvalidData)
+	require.ErrorContains(t, register[int](r), `for "a.b": a value of type int is not encoded as a JSON object`)
+	require.ErrorIs(t, register[*string](r), jobs.ErrInvalidData)
+	require.ErrorIs(t, register[[]text](r), jobs.ErrInvalidData)
+	require.Empty(t, r.Jobs())
+	for i, err := range []error{
+		register[text](newRegistry(t)), register[*text](newRegistry(t)), register[map[string]int](newRegistry(t)), register[any](newRegistry(t)),
+		register[json.RawMessage](newRegistry(t)), register[encoder](newRegistry(t)),
+	} {
+		require.NoError(t, err, i)
+	}
+}
+
+func register[T any](r *jobs.Registry) error {
+	return jobs.Kind[T]("a.b").Register(r, func(context.Context, *jobs.Job, T) error { return nil })
 }
 
 func TestTriggerTx_NeedsTheRole(t *testing.T) {

@@ -2,6 +2,9 @@ package jobs
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -17,9 +20,29 @@ import (
 // T is encoded and decoded by encoding/json, and must encode as an object.
 type Kind[T any] string
 
+// noObject is [ErrInvalidData] if no value of T encodes as an object: where T is a number, say.
+func (k Kind[T]) noObject() error {
+	t := reflect.TypeFor[T]()
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map, reflect.Interface:
+		return nil
+	}
+	if p := reflect.PointerTo(t); p.Implements(reflect.TypeFor[json.Marshaler]()) {
+		return nil // only it knows
+	}
+	return fmt.Errorf("%w for %q: a value of type %s is not encoded as a JSON object, as a struct or a map is", ErrInvalidData, string(k), reflect.TypeFor[T]())
+}
+
 // Register registers the kind to run on demand. Data that does not decode as T
-// fails the job for good, without calling h. For the errors see [Registrar].
+// fails the job for good, without calling h. A T of which no value could be triggered is
+// [ErrInvalidData]; for the other errors see [Registrar].
 func (k Kind[T]) Register(r Registrar, h func(ctx context.Context, job *Job, args T) error, opts ...Option) error {
+	if err := k.noObject(); err != nil {
+		return err
+	}
 	if h == nil {
 		return r.RegisterDelayed(string(k), 0, nil, opts...)
 	}
@@ -35,6 +58,16 @@ func (k Kind[T]) Register(r Registrar, h func(ctx context.Context, job *Job, arg
 // Trigger enqueues a job of this kind. For the errors see [Triggerer].
 func (k Kind[T]) Trigger(ctx context.Context, t Triggerer, args T, opts ...TriggerOption) (id string, err error) {
 	return t.Trigger(ctx, string(k), args, opts...)
+}
+
+// TriggerMany enqueues a job of this kind for each of args, all or none, and returns their IDs
+// in order. For the errors see [Triggerer].
+func (k Kind[T]) TriggerMany(ctx context.Context, t Triggerer, args []T, opts ...TriggerOption) (ids []string, err error) {
+	data := make([]any, len(args))
+	for i := range args {
+		data[i] = args[i]
+	}
+	return t.TriggerMany(ctx, string(k), data, opts...)
 }
 
 // TriggerTx enqueues a job of this kind in tx, as [TriggerTx] does.

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -85,7 +86,9 @@ func (d *Definition) Enqueue(ctx context.Context, reqs []*Request, store Enqueue
 		return store(ctx, reqs)
 	}
 	for i := len(d.triggerMiddleware) - 1; i >= 0; i-- {
-		next = d.triggerMiddleware[i](next)
+		if next = d.triggerMiddleware[i](next); next == nil {
+			return fmt.Errorf("jobs: trigger middleware %d of %d of %q returns nil", i+1, len(d.triggerMiddleware), d.Name)
+		}
 	}
 	if err := next(ctx, reqs); err != nil {
 		return err
@@ -107,14 +110,30 @@ func (r *Request) checkMetadata() error {
 	return nil
 }
 
-// wrapped returns the handler inside its middleware, each guarded, so that those
-// outside of it may rely on that.
-func (d *Definition) wrapped() Handler {
-	h := d.guard(d.Handler)
+// wrap puts the handler inside its middleware, each guarded, so that those outside of it
+// may rely on that.
+func (d *Definition) wrap() error {
+	d.run = d.guard(d.Handler)
 	for i := len(d.middleware) - 1; i >= 0; i-- {
-		h = d.guard(d.middleware[i](h))
+		outer, err := d.middleware[i].around(d.run)
+		if err != nil {
+			return invalidOption("Use: middleware %d of %d %s", i+1, len(d.middleware), err)
+		}
+		d.run = d.guard(outer)
 	}
-	return h
+	return nil
+}
+
+func (m Middleware) around(h Handler) (outer Handler, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panics: %v", v)
+		}
+	}()
+	if outer = m(h); outer == nil {
+		err = errors.New("returns a nil handler")
+	}
+	return outer, err
 }
 
 // guard makes an error of a panic, and redacts.

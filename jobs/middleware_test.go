@@ -30,6 +30,33 @@ func attempt(t *testing.T, d *jobs.Definition) error {
 	return d.Run(t.Context(), &jobs.Job{ID: "7", Name: "a.b", Attempt: 1, MaxAttempts: 3}, quiet)
 }
 
+func TestUse_MiddlewareThatMakesNoHandlerIsRefusedAtRegistration(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	fine := func(next jobs.Handler) jobs.Handler { return next }
+	none := func(jobs.Handler) jobs.Handler { return nil }
+	panics := func(jobs.Handler) jobs.Handler { panic("no meter") }
+	for want, m := range map[string]jobs.Middleware{
+		"middleware 2 of 2 returns a nil handler": none,
+		"middleware 2 of 2 panics: no meter":      panics,
+	} {
+		err := r.RegisterDelayed("a.b", 0, nothing, jobs.Use(fine, m))
+		require.ErrorIs(t, err, jobs.ErrInvalidOption)
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, `job "a.b" at `)
+	}
+	require.Empty(t, r.Jobs())
+}
+
+func TestUseTrigger_MiddlewareThatReturnsNilIsAnError(t *testing.T) {
+	t.Parallel()
+	d := define(t, nil, nothing, jobs.UseTrigger(func(jobs.Enqueue) jobs.Enqueue { return nil }))
+	req, err := d.Request(nil)
+	require.NoError(t, err)
+	err = d.Enqueue(t.Context(), []*jobs.Request{req}, func(context.Context, []*jobs.Request) error { return nil })
+	require.ErrorContains(t, err, `trigger middleware 1 of 1 of "a.b" returns nil`)
+}
+
 func TestUse_WrapsInOrder(t *testing.T) {
 	t.Parallel()
 	var path []string
@@ -173,9 +200,6 @@ func TestUse_APanicOfMiddlewareIsAFailedAttempt(t *testing.T) {
 		require.ErrorAs(t, err, &panicked, name)
 		require.Contains(t, panicked.Stack, "panicsItself", name)
 	}
-	// One that gives no handler.
-	err := attempt(t, define(t, nil, nothing, jobs.Use(func(jobs.Handler) jobs.Handler { return nil })))
-	require.ErrorAs(t, err, new(*jobs.PanicError))
 }
 
 func TestUse_AHandlerThatEndsItsGoroutineIsAnError(t *testing.T) {

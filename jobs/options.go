@@ -19,6 +19,28 @@ type triggerOption func(*Request) error
 
 func (o triggerOption) applyToRequest(r *Request) error { return o(r) }
 
+// A tickOption is an [Option] about ticks. Where a job has none it could do nothing, and is
+// refused among its own options; as a default it is for the others.
+type tickOption struct {
+	option
+	name     string
+	cronOnly bool
+}
+
+// refuseTickOptions refuses those options that do nothing for a job without a cron pattern,
+// which has ticks or not.
+func refuseTickOptions(own []Option, ticks bool) error {
+	for _, opt := range own {
+		switch o, ok := opt.(tickOption); {
+		case ok && o.cronOnly:
+			return invalidOption("%s applies to cron patterns alone", o.name)
+		case ok && !ticks:
+			return invalidOption("%s applies to ticks alone, and a job that only runs when triggered has none", o.name)
+		}
+	}
+	return nil
+}
+
 func invalidOption(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalidOption, fmt.Sprintf(format, args...))
 }
@@ -109,16 +131,14 @@ func Concurrency(n int) Option {
 
 // TimeZone sets the zone in which a cron pattern is read. Defaults to UTC. It
 // applies to RegisterCron alone.
-func TimeZone(loc *time.Location) Option { return timeZone{loc} }
-
-type timeZone struct{ loc *time.Location }
-
-func (z timeZone) applyToJob(d *Definition) error {
-	if z.loc == nil {
-		return invalidOption("TimeZone(nil): want a *time.Location")
-	}
-	d.zone = z.loc
-	return nil
+func TimeZone(loc *time.Location) Option {
+	return tickOption{name: "TimeZone", cronOnly: true, option: func(d *Definition) error {
+		if loc == nil {
+			return invalidOption("TimeZone(nil): want a *time.Location")
+		}
+		d.zone = loc
+		return nil
+	}}
 }
 
 // CatchUpPolicy says what becomes of ticks that passed while nothing could run.
@@ -133,15 +153,15 @@ const (
 // CatchUp sets what becomes of missed ticks. Defaults to [Once]. Older ones than
 // [CatchUpWindow] are skipped in any case, and counted in the log. With [All] a tick
 // waits for the run of the one before, also when none was missed; retries do not hold
-// up the ticks after them. A job without a schedule has no ticks to catch up.
+// up the ticks after them. It does not apply to RegisterDelayed.
 func CatchUp(policy CatchUpPolicy) Option {
-	return option(func(d *Definition) error {
+	return tickOption{name: "CatchUp", option: func(d *Definition) error {
 		if policy != Once && policy != All {
 			return invalidOption("CatchUp(%d): allowed is Once or All", policy)
 		}
 		d.CatchUp = policy
 		return nil
-	})
+	}}
 }
 
 // OverlapPolicy says whether a tick may run beside an earlier run of its job.
@@ -155,15 +175,15 @@ const (
 
 // Overlap sets what a tick does when another run of its job goes on as it starts.
 // Defaults to [Allow]. A tick skipped is shown in the job's history with the
-// reason. Triggered jobs are never skipped.
+// reason. Triggered jobs are never skipped, and it does not apply to RegisterDelayed.
 func Overlap(policy OverlapPolicy) Option {
-	return option(func(d *Definition) error {
+	return tickOption{name: "Overlap", option: func(d *Definition) error {
 		if policy != Allow && policy != Skip {
 			return invalidOption("Overlap(%d): allowed is Allow or Skip", policy)
 		}
 		d.Overlap = policy
 		return nil
-	})
+	}}
 }
 
 // StartWithin skips a tick or delayed job that could only start later than limit

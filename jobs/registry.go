@@ -128,7 +128,7 @@ func (r *Registry) RegisterCron(name, pattern string, h Handler, opts ...Option)
 func (r *Registry) RegisterInterval(name string, every time.Duration, h Handler, opts ...Option) error {
 	return r.register(name, h, opts, func(d *Definition) (err error) {
 		d.Schedule, err = Every(every)
-		return errors.Join(err, d.refuseZone(opts))
+		return errors.Join(err, refuseTickOptions(opts, true))
 	})
 }
 
@@ -139,34 +139,25 @@ func (r *Registry) RegisterDelayed(name string, delay time.Duration, h Handler, 
 			return fmt.Errorf("%w: delay %s: must not be negative", ErrInvalidSchedule, delay)
 		}
 		d.Delay = delay
-		return d.refuseZone(opts)
+		return refuseTickOptions(opts, false)
 	})
-}
-
-// refuseZone refuses TimeZone among a job's own options; as a default it is for the
-// cron patterns among the jobs.
-func (d *Definition) refuseZone(own []Option) error {
-	for _, opt := range own {
-		if _, ok := opt.(timeZone); ok {
-			return invalidOption("TimeZone applies to cron patterns alone")
-		}
-	}
-	return nil
 }
 
 func (r *Registry) register(name string, h Handler, opts []Option, schedule func(*Definition) error) error {
 	site := callSite()
 	if err := CheckName(name); err != nil {
-		return err
+		return fmt.Errorf("job at %s: %w", site, err)
 	}
 	d, err := r.define(name, site, h, opts)
 	if err == nil {
 		err = schedule(d)
 	}
+	if err == nil {
+		err = d.wrap()
+	}
 	if err != nil {
 		return fmt.Errorf("job %q at %s: %w", name, site, err)
 	}
-	d.run = d.wrapped()
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -276,8 +267,30 @@ func (r *Registry) Job(name string) (*Definition, error) {
 	if d, ok := r.jobs[name]; ok {
 		return d, nil
 	}
-	return nil, fmt.Errorf("%w: %q, %d are registered", ErrUnknownJob, name, len(r.jobs))
+	return nil, fmt.Errorf("%w: %q, %d are registered%s", ErrUnknownJob, name, len(r.jobs), r.near(name))
 }
+
+// near lists the names of a module, for an error about one that it does not have.
+func (r *Registry) near(name string) string {
+	module, _, _ := strings.Cut(name, ".")
+	var names []string
+	for other := range r.jobs {
+		if strings.HasPrefix(other, module+".") {
+			names = append(names, other)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	if len(names) > maxNear {
+		names = append(names[:maxNear], "…")
+	}
+	return ", among them " + strings.Join(names, ", ")
+}
+
+// maxNear is how many names near lists.
+const maxNear = 10
 
 // Undefined returns a definition with the defaults for a job that another
 // process registers. It returns [ErrInvalidName] for a name no job can have.
@@ -362,7 +375,7 @@ func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) error
 	a.ctx, cancel = context.WithTimeoutCause(ctx, d.Timeout, timedOut)
 	defer cancel()
 	if a.handler == nil { // not of a registry
-		a.handler = d.wrapped()
+		a.handler = d.guard(d.Handler)
 	}
 	d.start(a)
 	err := a.wait(job.Logger)

@@ -224,6 +224,22 @@ func TestRegistry_TimeZoneIsForCronAlone(t *testing.T) {
 	require.NoError(t, r.RegisterCron("a.b", "@daily", nothing, zone))
 }
 
+func TestRegistry_CatchUpAndOverlapAreForSchedules(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t, jobs.CatchUp(jobs.All), jobs.Overlap(jobs.Skip))
+	for name, opt := range map[string]jobs.Option{
+		"CatchUp": jobs.CatchUp(jobs.All), "Overlap": jobs.Overlap(jobs.Skip),
+	} {
+		err := r.RegisterDelayed("a.b", 0, nothing, opt)
+		require.ErrorIs(t, err, jobs.ErrInvalidOption)
+		require.ErrorContains(t, err, name+" applies to ticks alone")
+		err = r.RegisterInterval("a.b", 0, nothing, opt)
+		require.ErrorIs(t, err, jobs.ErrInvalidSchedule)
+		require.NotErrorIs(t, err, jobs.ErrInvalidOption)
+	}
+	require.NoError(t, r.RegisterDelayed("a.b", 0, nothing), "as defaults they are for the schedules among the jobs")
+}
+
 func TestCheckName(t *testing.T) {
 	t.Parallel()
 	long := "a." + strings.Repeat("b", 98)
@@ -245,7 +261,10 @@ func TestCheckName(t *testing.T) {
 			require.ErrorContains(t, err, "two or more parts of a-z, 0-9, _ and - joined by dots")
 		}
 		r := newRegistry(t)
-		require.ErrorIs(t, r.RegisterCron(name, "@daily", nothing), jobs.ErrInvalidName)
+		site := here(0)
+		err = r.RegisterCron(name, "@daily", nothing)
+		require.ErrorIs(t, err, jobs.ErrInvalidName)
+		require.ErrorContains(t, err, strings.Split(site, ":")[0]+":", "where it was registered")
 		require.ErrorIs(t, r.RegisterInterval(name, time.Minute, nothing), jobs.ErrInvalidName)
 		require.ErrorIs(t, r.RegisterDelayed(name, 0, nothing), jobs.ErrInvalidName)
 		require.ErrorIs(t, jobs.Kind[text](name).Register(r, func(context.Context, *jobs.Job, text) error { return nil }), jobs.ErrInvalidName)
@@ -406,6 +425,15 @@ func TestRegistry_UnknownJob(t *testing.T) {
 		require.ErrorContains(t, err, fmt.Sprintf("%q, 1 are registered", name))
 		require.Nil(t, d)
 	}
+	for i := range 11 {
+		require.NoError(t, r.RegisterDelayed(fmt.Sprintf("c.job%02d", i), 0, nothing))
+	}
+	_, err := r.Job("a.c")
+	require.ErrorContains(t, err, `"a.c", 12 are registered, among them a.b`, "those of its module are named")
+	_, err = r.Job("c.job")
+	require.ErrorContains(t, err, "c.job08, c.job09, …", "ten at most")
+	_, err = r.Job("b.b")
+	require.NotContains(t, err.Error(), "among them")
 }
 
 func TestRegistry_IsSafeForConcurrentUse(t *testing.T) {

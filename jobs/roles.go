@@ -74,7 +74,8 @@ type Run struct {
 	// EndedAt is when the job completed, failed for good, was cancelled or skipped;
 	// else zero.
 	EndedAt time.Time
-	// Error is the text of the latest error, or why the job was skipped.
+	// Error is the text of the latest error, below that of a panic its stack; or why the job
+	// was skipped.
 	Error string
 	// Data is what the job was triggered with.
 	Data json.RawMessage

@@ -17,12 +17,13 @@ import (
 // letters, digits, '_' and '-', beginning with a letter, 100 bytes at most;
 // anything else is [ErrInvalidName]. A name that is taken is [ErrDuplicate], and
 // the error names both places. While the scheduler runs the answer is
-// [ErrStarted]. An option out of range is [ErrInvalidOption].
+// [ErrStarted]. An option that is out of range, or could do nothing for the job, is
+// [ErrInvalidOption].
 type Registrar interface {
 	// RegisterCron runs h at the instants a cron pattern of five fields names:
-	// minute, hour, day of month, month, day of week; or one of @hourly, @daily,
-	// @weekly, @monthly and @yearly. The time zone is UTC unless [TimeZone] sets it.
-	// A pattern that is malformed or never fires is [ErrInvalidSchedule].
+	// minute, hour, day of month, month, day of week; or one of @hourly, @daily or
+	// @midnight, @weekly, @monthly, and @yearly or @annually; see [ParseCron]. The time
+	// zone is UTC unless [TimeZone] sets it. A pattern that is malformed or never fires is [ErrInvalidSchedule].
 	RegisterCron(name, pattern string, h Handler, opts ...Option) error
 	// RegisterInterval runs h every so often, at multiples of every counted from
 	// the zero time, so that all processes agree on the instants and a restart does
@@ -90,11 +91,12 @@ type Scheduler interface {
 	Monitor
 	// Start begins to run jobs and returns once it does. ctx bounds the start
 	// alone: jobs go on when it ends. A second Start is [ErrStarted]; a Start after
-	// Shutdown works.
+	// Shutdown works, and one during a Shutdown waits for its end.
 	Start(ctx context.Context) error
 	// Shutdown stops taking jobs and waits for those that run. When ctx ends first
 	// they are cancelled and go back to the queue, their attempt not used up, and the
-	// error wraps ctx's. When nothing is started the error is [ErrNotStarted].
+	// error wraps ctx's. When nothing is started the error is [ErrNotStarted]; a second
+	// Shutdown waits for the end of the first before it says so.
 	Shutdown(ctx context.Context) error
 }
 

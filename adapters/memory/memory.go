@@ -83,6 +83,7 @@ type session struct {
 	stop     chan struct{}      // closed to end the dispatcher
 	stopped  chan struct{}      // closed when the dispatcher has ended
 	stopping bool
+	ended    chan struct{} // closed when the Shutdown has ended
 }
 
 // New returns a scheduler that is not started. A nil cfg means the defaults.
@@ -196,6 +197,9 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if err := s.settled(ctx); err != nil {
+		return fmt.Errorf("memory: start: %w", err)
+	}
 	if err := s.registry.Freeze(); err != nil {
 		return err
 	}
@@ -210,15 +214,35 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	}
 	// Jobs outlive the start, and so may not end with its context.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.session = &session{cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{})}
+	s.session = &session{cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{}), ended: make(chan struct{})}
 	go s.dispatch(ctx, s.session)
 	return nil
+}
+
+// settled waits for a Shutdown that goes on.
+func (s *Scheduler) settled(ctx context.Context) error {
+	s.mu.Lock()
+	ss := s.session
+	if ss == nil || !ss.stopping {
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.Unlock()
+	select {
+	case <-ss.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("a Shutdown goes on: %w", ctx.Err())
+	}
 }
 
 // Shutdown implements [jobs.Scheduler]. When ctx has ended it waits 5 seconds more,
 // at most, for handlers to return. Those that ignore their context even then go on,
 // and the error tells how many; their slots stay taken until they return.
 func (s *Scheduler) Shutdown(ctx context.Context) error {
+	if err := s.settled(ctx); err != nil {
+		return fmt.Errorf("memory: shutdown: %w", err)
+	}
 	s.mu.Lock()
 	ss := s.session
 	if ss == nil || ss.stopping {
@@ -236,6 +260,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	s.session = nil
 	s.mu.Unlock()
 	s.registry.Thaw()
+	close(ss.ended)
 	return err
 }
 
@@ -410,10 +435,13 @@ func (s *Scheduler) work(ctx, rowCtx context.Context, r *row, job *jobs.Job) {
 // settle stores and logs how an attempt ended. ctx ends with the session.
 func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error) {
 	level, msg, attrs := slog.LevelDebug, "memory: job completed", []any{slog.Any("", job)}
+	text := ""
 	if err != nil {
+		text = err.Error()
 		attrs = append(attrs, "error", err)
 	}
 	if panicked := (*jobs.PanicError)(nil); errors.As(err, &panicked) {
+		text += "\n\n" + panicked.Stack
 		attrs = append(attrs, "stack", panicked.Stack)
 	}
 
@@ -427,7 +455,7 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 		s.finish(r, jobs.StateCompleted, "", now)
 	case r.cancelled:
 		level, msg = slog.LevelInfo, "memory: job cancelled"
-		s.finish(r, jobs.StateCancelled, err.Error(), now)
+		s.finish(r, jobs.StateCancelled, text, now)
 	case ctx.Err() != nil: // interrupted by a hard stop, so the attempt does not count
 		level, msg = slog.LevelWarn, "memory: job interrupted by shutdown, goes back to the queue"
 		r.attempt--
@@ -435,11 +463,11 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	case again:
 		level, msg = slog.LevelWarn, "memory: job failed, will be retried"
 		attrs = append(attrs, "retry_in", delay)
-		r.due, r.err = now.Add(delay), err.Error()
+		r.due, r.err = now.Add(delay), text
 		s.park(r, jobs.StateRetrying)
 	default:
 		level, msg = slog.LevelError, "memory: job failed for good"
-		s.finish(r, jobs.StateFailed, err.Error(), now)
+		s.finish(r, jobs.StateFailed, text, now)
 	}
 	if r.queue.ticking == 0 {
 		s.unhold(r.queue)

@@ -100,31 +100,34 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 	}
 	err = d.Enqueue(ctx, []*jobs.Request{req}, func(ctx context.Context, _ []*jobs.Request) error {
 		records, err := s.records(ctx, tx, req)
-		if err != nil {
-			return err
-		}
-		r := records[0]
-		switch {
-		case req.Unique != "":
-			err = s.storeUnique(ctx, tx, r)
-		case tx != nil:
-			if err = s.storeRecords(ctx, tx, r); err == nil {
-				s.tellWhenDue(r)
-				err = s.notifier.notifyTx(ctx, tx, queuesOf(r))
-			}
-		default:
-			err = s.inserts.insert(ctx, r)
+		if err == nil {
+			err = s.store(ctx, tx, records[0])
 		}
 		if err != nil {
 			return fmt.Errorf("river: trigger %q: %w", name, s.unmigrated(err))
 		}
-		req.ID = formatID(r.id)
+		req.ID = formatID(records[0].id)
 		return nil
 	})
 	if err != nil {
 		return "", err
 	}
 	return req.ID, nil
+}
+
+// store stores one job, in tx unless that is nil, and tells workers of it.
+func (s *Scheduler) store(ctx context.Context, tx pgx.Tx, r *record) error {
+	switch {
+	case r.unique != "":
+		return s.storeUnique(ctx, tx, r)
+	case tx == nil:
+		return s.inserts.insert(ctx, r)
+	}
+	if err := s.storeRecords(ctx, tx, r); err != nil {
+		return err
+	}
+	s.tellWhenDue(r)
+	return s.notifier.notifyTx(ctx, tx, queuesOf(r))
 }
 
 // TriggerMany implements [jobs.Triggerer]. Many jobs are stored by COPY, in one

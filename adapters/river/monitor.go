@@ -105,7 +105,7 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 func (s *Scheduler) judge(d *jobs.Definition, st *jobs.Status, now, cancelled time.Time) {
 	if !st.NextTick.IsZero() {
 		if st.OverdueBy = max(0, now.Sub(st.NextTick)); st.OverdueBy > 0 {
-			st.OverdueReason = "it is due and waits for a worker: all are busy, or no process that registers it runs"
+			st.OverdueReason = s.overdueReason(d, st)
 		}
 		return
 	}
@@ -124,6 +124,32 @@ func (s *Scheduler) judge(d *jobs.Definition, st *jobs.Status, now, cancelled ti
 	if late := now.Sub(since); !since.IsZero() && late > missingAfter {
 		st.OverdueBy = late
 		st.OverdueReason = "its next tick is not stored: a process that registers it mends that within seconds, and none seems to run"
+	}
+}
+
+// startsWithin is how long after it was due a tick starts where a worker is free: at a poll at the latest.
+const startsWithin = 2 * time.Second
+
+// overdueReason tells what keeps a tick that is due, as far as this process knows.
+func (s *Scheduler) overdueReason(d *jobs.Definition, st *jobs.Status) string {
+	var w *worker
+	if all := s.workers.Load(); all != nil && s.started.Load() {
+		w = (*all)[d.Name]
+	}
+	if w == nil {
+		return "this scheduler is not started, and no other process has taken it: none that registers it runs, or all are busy"
+	}
+	switch {
+	case d.CatchUp == jobs.All && st.PrevState == jobs.StateRunning:
+		return "the run of the tick before it goes on"
+	case w.slots.allTaken() && d.Concurrency > 0:
+		return fmt.Sprintf("all worker slots of the job are taken, %d in this process, and no other process has one free", w.slots.n)
+	case w.slots.allTaken():
+		return fmt.Sprintf("all workers are taken, %d in this process, and no other process has one free", w.slots.n)
+	case st.OverdueBy < startsWithin:
+		return "it is about to start"
+	default:
+		return "it is not taken, though workers of this process are free: the log may tell why"
 	}
 }
 

@@ -1,8 +1,11 @@
 package river_test
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,6 +60,42 @@ func TestHealthCountsSoManyOfALargeTable(t *testing.T) {
 	require.Equal(t, most, health.Totals[jobs.StateWaiting])
 	require.Equal(t, []jobs.State{jobs.StateCompleted, jobs.StateRetrying, jobs.StateScheduled, jobs.StateWaiting}, health.AtLeast,
 		"a row that was not looked at may have any state that rows of River's state may have")
+}
+
+func TestALateTickSaysWhatKeepsIt(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{MaxWorkers: 1})
+	release := make(chan struct{})
+	open := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(open)
+	blocked := func(context.Context, *jobs.Job) error {
+		<-release
+		return nil
+	}
+	require.NoError(t, s.RegisterInterval("a.general", time.Second, blocked))
+	require.NoError(t, s.RegisterInterval("a.own", time.Second, blocked, jobs.Concurrency(2)))
+	require.NoError(t, s.RegisterInterval("a.all", time.Second, blocked, jobs.Concurrency(3), jobs.CatchUp(jobs.All)))
+	reasonsBecome := func(want map[string]string) {
+		eventually(t, "the reasons to be told", func() bool {
+			all, err := s.Jobs(t.Context())
+			require.NoError(t, err)
+			got := map[string]string{}
+			for _, st := range all {
+				got[st.Name] = st.OverdueReason
+			}
+			return maps.Equal(want, got)
+		})
+	}
+	require.NoError(t, s.Start(t.Context()))
+	reasonsBecome(map[string]string{
+		"a.general": "all workers are taken, 1 in this process, and no other process has one free",
+		"a.own":     "all worker slots of the job are taken, 2 in this process, and no other process has one free",
+		"a.all":     "the run of the tick before it goes on",
+	})
+	open()
+	require.NoError(t, s.Shutdown(t.Context()))
+	const stopped = "this scheduler is not started, and no other process has taken it: none that registers it runs, or all are busy"
+	reasonsBecome(map[string]string{"a.general": stopped, "a.own": stopped, "a.all": stopped})
 }
 
 func TestHealthTellsAPoolInUseFromADatabaseThatIsAway(t *testing.T) {

@@ -52,7 +52,7 @@ type Config struct {
 	Logger *slog.Logger
 
 	// Schema is the database schema of River's tables, as given to [Migrate]. It
-	// matches ^[a-zA-Z_][a-zA-Z0-9_]*$. Defaults to "river".
+	// matches ^[a-zA-Z_][a-zA-Z0-9_]*$ and has 46 characters at most. Defaults to "river".
 	Schema string
 
 	// MaxWorkers is how many jobs run at once in this process, beside those that
@@ -144,7 +144,8 @@ type Scheduler struct {
 	// nanoseconds.
 	analyzeAgain atomic.Int64
 
-	own atomic.Pointer[pgxpool.Pool] // see startOwn; nil when not started
+	own     atomic.Pointer[pgxpool.Pool]       // see startOwn; nil when not started
+	workers atomic.Pointer[map[string]*worker] // by name, of the latest start
 
 	busy chan struct{} // holds a token through Start and Shutdown
 	// stopKeeping is set by Start and called by Shutdown.
@@ -169,10 +170,13 @@ var errOneConnection = errors.New("river: the pool allows 1 connection, at least
 
 var schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
+// maxSchemaBytes is River's limit: the names of its notifications begin with the schema's.
+const maxSchemaBytes = 46
+
 func checkSchema(schema string) (string, error) {
 	schema = cmp.Or(schema, DefaultSchema)
-	if !schemaPattern.MatchString(schema) {
-		return "", fmt.Errorf("river: schema name %q: want letters, digits and underscores, not beginning with a digit", schema)
+	if !schemaPattern.MatchString(schema) || len(schema) > maxSchemaBytes {
+		return "", fmt.Errorf("river: schema name %q: want letters, digits and underscores, not beginning with a digit, %d at most", schema, maxSchemaBytes)
 	}
 	return schema, nil
 }
@@ -446,11 +450,13 @@ func (s *Scheduler) clientConfig(indexes []string, shared *throttle) *riverqueue
 		cfg.FetchPollInterval = pollOnlyInterval
 	}
 	short := &shortcut{workers: map[string]*worker{}}
+	general := &slots{}
 	for _, d := range s.reg.Jobs() {
-		w := &worker{s: s, job: d, queue: queueOf(d)}
+		w := &worker{s: s, job: d, queue: queueOf(d), slots: general}
 		short.workers[d.Name] = w
 		riverqueue.AddWorkerArgs(cfg.Workers, rowArgs{&rowData{kind: d.Name}}, w)
 		if d.Concurrency > 0 {
+			w.slots = &slots{}
 			cfg.Queues[w.queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
 		} else if d.Schedule == nil || d.Overlap != jobs.Skip { // its ticks would take one that waits for a run
 			w.throttle = shared
@@ -464,6 +470,10 @@ func (s *Scheduler) clientConfig(indexes []string, shared *throttle) *riverqueue
 	if s.cfg.Native != nil {
 		s.cfg.Native(cfg)
 	}
+	for _, w := range short.workers {
+		w.slots.n = cfg.Queues[w.queue].MaxWorkers
+	}
+	s.workers.Store(&short.workers)
 	if len(cfg.Hooks) == ours && len(cfg.Plugins) == 0 { // others may be about runs
 		cfg.Middleware = append(cfg.Middleware, short) // the innermost
 	}

@@ -107,7 +107,7 @@ func TestNewRefusesBadConfigBeforeAnySQL(t *testing.T) {
 		"schema with quote":     {pool, river.Config{Schema: `a"; DROP`}, "schema name"},
 		"schema with digit":     {pool, river.Config{Schema: "1a"}, "schema name"},
 		"schema with umlaut":    {pool, river.Config{Schema: "schön"}, "schema name"},
-		"schema too long":       {pool, river.Config{Schema: strings.Repeat("a", 60)}, "Schema length"},
+		"schema too long":       {pool, river.Config{Schema: strings.Repeat("a", 47)}, "46 at most"},
 		"too many workers":      {pool, river.Config{MaxWorkers: 10_001}, "1 to 10000"},
 		"negative workers":      {pool, river.Config{MaxWorkers: -1}, "1 to 10000"},
 		"retention too short":   {pool, river.Config{Retention: time.Hour}, "at least 13h"},

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	riverqueue "github.com/riverqueue/river"
@@ -26,7 +27,16 @@ type worker struct {
 	spec  string // of the schedule, "" if there is none
 	// throttle is nil where the job has workers of its own, or one that waits would pass for a run.
 	throttle *throttle
+	slots    *slots
 }
+
+// slots are those of the workers of a queue in this process.
+type slots struct {
+	n     int
+	taken atomic.Int64
+}
+
+func (s *slots) allTaken() bool { return s.taken.Load() >= int64(s.n) }
 
 // NextRetry implements [riverqueue.Worker].
 func (w *worker) NextRetry(job *riverqueue.Job[rowArgs]) time.Time {
@@ -88,6 +98,8 @@ func (m *shortcut) Work(ctx context.Context, row *rivertype.JobRow, doInner func
 
 // run makes one attempt. It returns nil when the job is done.
 func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
+	w.slots.taken.Add(1)
+	defer w.slots.taken.Add(-1)
 	var meta rowMeta
 	if bytes.Contains(row.Metadata, []byte(`"everytick_`)) {
 		if err := json.Unmarshal(row.Metadata, &meta); err != nil {

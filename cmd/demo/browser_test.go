@@ -287,7 +287,7 @@ func TestInABrowser(t *testing.T) {
 	_, slow, _ := strings.Cut(p.text("#notice a"), "run ")
 	p.reads("#run-"+slow, "● running")
 	p.open("/")
-	p.reads(`#job-demo\.import.bad`, "overdue by", "it is due and waits for a worker: all are busy", "running")
+	p.reads(`#job-demo\.import.bad`, "overdue by", "all worker slots of the job are taken, 1 in this process", "running")
 	p.reads(".reasons", "demo.import is overdue by")
 	p.pictures()
 

@@ -71,7 +71,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	flags.StringVar(&o.data, "data", "", "keep the database in this directory")
 	flags.IntVar(&o.port, "port", 0, "let the demo's own Postgres listen on this port of 127.0.0.1 too")
 	flags.BoolVar(&o.worker, "worker", false, "run jobs only, without HTTP and without sample data")
-	flags.DurationVar(&o.runFor, "for", 0, "end after that time; 0 means at Ctrl-C")
+	flags.DurationVar(&o.runFor, "for", 0, "end after that time, once the jobs that run then have ended; 0 means at Ctrl-C")
 	flags.BoolVar(&o.verbose, "v", false, "log what River does too")
 	if err := flags.Parse(args); err != nil {
 		return o, err

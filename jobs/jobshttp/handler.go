@@ -320,7 +320,11 @@ func (h *handler) act(r *http.Request, verb, text string) (id string, err error)
 	h.latest.expire()
 	h.health.expire()
 	if err == nil {
-		h.Logger.InfoContext(r.Context(), "asked for by hand", "action", verb, "job", name, "job_id", id, "who", h.Who(r))
+		attrs := []any{"action", verb, "job", name}
+		if id != "" {
+			attrs = append(attrs, "job_id", id)
+		}
+		h.Logger.InfoContext(r.Context(), "asked for by hand", append(attrs, "who", h.Who(r))...)
 	}
 	return id, err
 }

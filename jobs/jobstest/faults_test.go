@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -421,6 +422,16 @@ var faults = []struct {
 	{"Shutdown is allowed twice", "a Shutdown of what is not started is refused", func(f *faulty, _ jobstest.Config) {
 		f.shutdown = func(ctx context.Context) error { return accepting(jobs.ErrNotStarted)(f.Scheduler.Shutdown(ctx)) }
 	}},
+	{"calls during a Shutdown are refused", "while a Shutdown goes on, Start and another Shutdown wait for its end, but no longer than their context", func(f *faulty, _ jobstest.Config) {
+		var stopping atomic.Bool
+		f.shutdown = func(ctx context.Context) error {
+			if !stopping.CompareAndSwap(false, true) {
+				return jobs.ErrNotStarted
+			}
+			defer stopping.Store(false)
+			return f.Scheduler.Shutdown(ctx)
+		}
+	}},
 	{"registering while started is ignored", "registering is refused while started, and allowed before and after", func(f *faulty, _ jobstest.Config) {
 		f.register = accepting(jobs.ErrStarted)
 	}},
@@ -824,6 +835,7 @@ var faults = []struct {
 		}
 	})},
 	{"a run has an end before it has ended", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) { r.EndedAt = r.DueAt })},
+	{"a panic is kept without its stack", "Runs tells of a panic and its stack", listing(func(r *jobs.Run) { r.Error, _, _ = strings.Cut(r.Error, "\n") })},
 	{"runs have no error", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) { r.Error = "" })},
 	{"a job that completed has never failed", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) {
 		if r.State == jobs.StateCompleted {

@@ -115,6 +115,8 @@ var inputRules = []rule{
 			"Concurrency(10,001)":    jobs.Concurrency(10_001),
 			"TimeZone(nil)":          jobs.TimeZone(nil),
 			"TimeZone of a delay":    jobs.TimeZone(time.UTC),
+			"CatchUp of a delay":     jobs.CatchUp(jobs.All),
+			"Overlap of a delay":     jobs.Overlap(jobs.Skip),
 			"CatchUp(2)":             jobs.CatchUp(2),
 			"Overlap(-1)":            jobs.Overlap(-1),
 			"StartWithin(0)":         jobs.StartWithin(0),
@@ -126,7 +128,8 @@ var inputRules = []rule{
 		require.ErrorIs(e, e.s.RegisterDelayed("test.job", 0, nil), jobs.ErrInvalidOption, "a handler which is nil")
 		e.registered(0)
 		e.noError(e.s.RegisterDelayed("test.job", 0, h, jobs.MaxRetries(30_000), jobs.RetryDelay(24*time.Hour), jobs.Timeout(1),
-			jobs.Priority(4), jobs.Concurrency(10_000), jobs.CatchUp(jobs.All), jobs.Overlap(jobs.Skip), jobs.StartWithin(1)))
+			jobs.Priority(4), jobs.Concurrency(10_000), jobs.StartWithin(1)))
+		e.noError(e.s.RegisterInterval("test.ticks", time.Hour, h, jobs.CatchUp(jobs.All), jobs.Overlap(jobs.Skip)))
 	}},
 	{name: "data that is no JSON object or cannot be stored unchanged is refused, and nothing is enqueued", check: func(e *env) {
 		e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))

@@ -42,6 +42,41 @@ var lifecycleRules = []rule{
 		e.stop()
 		require.ErrorIs(e, e.s.Shutdown(e.ctx), jobs.ErrNotStarted, "a second Shutdown")
 	}},
+	{name: "while a Shutdown goes on, Start and another Shutdown wait for its end, but no longer than their context", check: func(e *env) {
+		p := e.probe(nil)
+		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
+		for _, second := range []struct {
+			name string
+			call func(context.Context) error
+			want error
+		}{
+			{"Shutdown", e.s.Shutdown, jobs.ErrNotStarted},
+			{"Start", e.s.Start, nil},
+		} {
+			release := e.gate()
+			p.result = release.wait
+			e.start()
+			e.trigger("test.job", nil)
+			p.next()
+			stopped := make(chan error, 1)
+			go func() { stopped <- e.s.Shutdown(e.ctx) }()
+			e.eventually("the Shutdown to begin", func() (any, bool) {
+				h := e.health()
+				return h, !h.Started
+			})
+			require.ErrorIs(e, second.call(e.ended()), context.Canceled, "%s with a context that has ended", second.name)
+			returned := make(chan error, 1)
+			go func() { returned <- second.call(e.ctx) }()
+			e.until(time.Now().Add(10 * slack))
+			require.Empty(e, returned, "%s has returned while a job of before still runs", second.name)
+			close(release.open)
+			require.NoError(e, receive(e, stopped, "the Shutdown to end"))
+			require.ErrorIs(e, receive(e, returned, second.name+" to return"), second.want, second.name)
+		}
+		p.result = nil
+		id := e.trigger("test.job", nil)
+		require.Equal(e, id, p.next().ID, "the job that ran once started again")
+	}},
 	{name: "registering is refused while started, and allowed before and after", check: func(e *env) {
 		p := e.probe(nil)
 		e.noError(e.s.RegisterDelayed("test.before", 0, p.handle))

@@ -59,6 +59,16 @@ var runRules = []rule{
 		require.Len(e, runs, 2, "Runs with limit 2")
 		require.Equal(e, []string{ids[2], ids[1]}, []string{runs[0].ID, runs[1].ID}, "IDs of the latest two")
 	}},
+	{name: "Runs tells of a panic and its stack", check: func(e *env) {
+		role[jobs.RunLister](e)
+		e.noError(e.s.RegisterDelayed("test.job", 0, panicking, jobs.MaxRetries(0)))
+		e.start()
+		id := e.trigger("test.job", nil)
+		e.total(jobs.StateFailed, 1)
+		r := e.runOf("test.job", id)
+		require.Contains(e, r.Error, "panic: a panic of the conformance suite", "Error")
+		require.Contains(e, r.Error, "panicking", "Error, in which the function that panicked is named")
+	}},
 	{name: "Runs tells where each job stands, and its latest error", check: func(e *env) {
 		_ = role[jobs.RunLister](e)
 		release := e.gate()
@@ -287,3 +297,5 @@ func (e *env) ended() context.Context {
 	cancel()
 	return ctx
 }
+
+func panicking(context.Context, *jobs.Job) error { panic("a panic of the conformance suite") }

@@ -20,8 +20,8 @@ import (
 // T is encoded and decoded by encoding/json, and must encode as an object.
 type Kind[T any] string
 
-// noObject is [ErrInvalidData] if no value of T encodes as an object: where T is a number, say.
-func (k Kind[T]) noObject() error {
+// checkType returns [ErrInvalidData] for a T that encoding/json never encodes as an object: a number, say.
+func (k Kind[T]) checkType() error {
 	t := reflect.TypeFor[T]()
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -30,17 +30,17 @@ func (k Kind[T]) noObject() error {
 	case reflect.Struct, reflect.Map, reflect.Interface:
 		return nil
 	}
-	if p := reflect.PointerTo(t); p.Implements(reflect.TypeFor[json.Marshaler]()) {
+	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Marshaler]()) {
 		return nil // only it knows
 	}
 	return fmt.Errorf("%w for %q: a value of type %s is not encoded as a JSON object, as a struct or a map is", ErrInvalidData, string(k), reflect.TypeFor[T]())
 }
 
 // Register registers the kind to run on demand. Data that does not decode as T
-// fails the job for good, without calling h. A T of which no value could be triggered is
-// [ErrInvalidData]; for the other errors see [Registrar].
+// fails the job for good, without calling h. A T that is no struct, map or interface, nor
+// encodes itself, is [ErrInvalidData]; for the other errors see [Registrar].
 func (k Kind[T]) Register(r Registrar, h func(ctx context.Context, job *Job, args T) error, opts ...Option) error {
-	if err := k.noObject(); err != nil {
+	if err := k.checkType(); err != nil {
 		return err
 	}
 	if h == nil {

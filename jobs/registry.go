@@ -267,11 +267,11 @@ func (r *Registry) Job(name string) (*Definition, error) {
 	if d, ok := r.jobs[name]; ok {
 		return d, nil
 	}
-	return nil, fmt.Errorf("%w: %q, %d are registered%s", ErrUnknownJob, name, len(r.jobs), r.near(name))
+	return nil, fmt.Errorf("%w: %q, %d are registered%s", ErrUnknownJob, name, len(r.jobs), r.siblings(name))
 }
 
-// near lists the names of a module, for an error about one that it does not have.
-func (r *Registry) near(name string) string {
+// siblings lists the names of a module, for an error about one that it does not have.
+func (r *Registry) siblings(name string) string {
 	module, _, _ := strings.Cut(name, ".")
 	var names []string
 	for other := range r.jobs {
@@ -283,14 +283,14 @@ func (r *Registry) near(name string) string {
 		return ""
 	}
 	slices.Sort(names)
-	if len(names) > maxNear {
-		names = append(names[:maxNear], "…")
+	if len(names) > maxSiblings {
+		names = append(names[:maxSiblings], "…")
 	}
 	return ", among them " + strings.Join(names, ", ")
 }
 
-// maxNear is how many names near lists.
-const maxNear = 10
+// maxSiblings is how many names siblings lists.
+const maxSiblings = 10
 
 // Undefined returns a definition with the defaults for a job that another
 // process registers. It returns [ErrInvalidName] for a name no job can have.

@@ -23,7 +23,8 @@ type Registrar interface {
 	// RegisterCron runs h at the instants a cron pattern of five fields names:
 	// minute, hour, day of month, month, day of week; or one of @hourly, @daily or
 	// @midnight, @weekly, @monthly, and @yearly or @annually; see [ParseCron]. The time
-	// zone is UTC unless [TimeZone] sets it. A pattern that is malformed or never fires is [ErrInvalidSchedule].
+	// zone is UTC unless [TimeZone] sets it. A pattern that is malformed or never fires
+	// is [ErrInvalidSchedule].
 	RegisterCron(name, pattern string, h Handler, opts ...Option) error
 	// RegisterInterval runs h every so often, at multiples of every counted from
 	// the zero time, so that all processes agree on the instants and a restart does

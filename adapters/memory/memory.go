@@ -53,6 +53,7 @@ type Scheduler struct {
 	db        jobs.DB
 	retention time.Duration
 	wake      chan struct{} // tells the dispatcher to look again; holds one signal
+	turn      chan struct{} // holds a token through Start and Shutdown
 
 	mu       sync.Mutex // never held while a handler, a logger or a channel is waited for
 	session  *session   // nil while stopped
@@ -83,7 +84,6 @@ type session struct {
 	stop     chan struct{}      // closed to end the dispatcher
 	stopped  chan struct{}      // closed when the dispatcher has ended
 	stopping bool
-	ended    chan struct{} // closed when the Shutdown has ended
 }
 
 // New returns a scheduler that is not started. A nil cfg means the defaults.
@@ -105,6 +105,7 @@ func New(cfg *Config) (*Scheduler, error) {
 		db:        c.DB,
 		retention: cmp.Or(c.Retention, 24*time.Hour),
 		wake:      make(chan struct{}, 1),
+		turn:      make(chan struct{}, 1),
 		rows:      make(map[string]*row),
 		queues:    make(map[string]*queue),
 		general:   newSlots(cmp.Or(c.MaxWorkers, 1000)),
@@ -197,9 +198,10 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.settled(ctx); err != nil {
+	if err := s.takeTurn(ctx); err != nil {
 		return fmt.Errorf("memory: start: %w", err)
 	}
+	defer s.giveTurn()
 	if err := s.registry.Freeze(); err != nil {
 		return err
 	}
@@ -214,38 +216,40 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	}
 	// Jobs outlive the start, and so may not end with its context.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.session = &session{cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{}), ended: make(chan struct{})}
+	s.session = &session{cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{})}
 	go s.dispatch(ctx, s.session)
 	return nil
 }
 
-// settled waits for a Shutdown that goes on.
-func (s *Scheduler) settled(ctx context.Context) error {
-	s.mu.Lock()
-	ss := s.session
-	if ss == nil || !ss.stopping {
-		s.mu.Unlock()
-		return nil
-	}
-	s.mu.Unlock()
+// takeTurn waits for a Shutdown that goes on, no longer than ctx. A free turn is taken even if
+// ctx has ended: Shutdown with such a ctx is the hard stop.
+func (s *Scheduler) takeTurn(ctx context.Context) error {
 	select {
-	case <-ss.ended:
+	case s.turn <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case s.turn <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("a Shutdown goes on: %w", ctx.Err())
 	}
 }
 
+func (s *Scheduler) giveTurn() { <-s.turn }
+
 // Shutdown implements [jobs.Scheduler]. When ctx has ended it waits 5 seconds more,
 // at most, for handlers to return. Those that ignore their context even then go on,
 // and the error tells how many; their slots stay taken until they return.
 func (s *Scheduler) Shutdown(ctx context.Context) error {
-	if err := s.settled(ctx); err != nil {
+	if err := s.takeTurn(ctx); err != nil {
 		return fmt.Errorf("memory: shutdown: %w", err)
 	}
+	defer s.giveTurn()
 	s.mu.Lock()
 	ss := s.session
-	if ss == nil || ss.stopping {
+	if ss == nil {
 		s.mu.Unlock()
 		return jobs.ErrNotStarted
 	}
@@ -260,7 +264,6 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	s.session = nil
 	s.mu.Unlock()
 	s.registry.Thaw()
-	close(ss.ended)
 	return err
 }
 

@@ -39,9 +39,10 @@ func (s *Scheduler) Pause(ctx context.Context, name string) error {
 		if _, err := tx.Exec(ctx, `INSERT INTO `+s.pauses+` (name) VALUES ($1) ON CONFLICT DO NOTHING`, name); err != nil {
 			return s.errNoPauses(err)
 		}
-		_, err := tx.Exec(ctx, `UPDATE `+s.table+` SET queue = $2
+		// The workers put aside what it leaves out.
+		_, err := tx.Exec(ctx, `WITH `+s.moveSQL(`SELECT id, $2::text AS home FROM `+s.table+` AS row
 			WHERE kind = $1 AND queue <> $2 AND state IN ('available', 'scheduled', 'retryable')
-				AND NOT (`+isTick+` AND attempt = 0)`, name, pausedQueue)
+				AND NOT (`+isTick+` AND attempt = 0)`)+` SELECT`, name, pausedQueue)
 		return err
 	})
 	if err != nil {
@@ -127,6 +128,18 @@ func (s *Scheduler) readPauses(ctx context.Context) (map[string]time.Time, error
 	return paused, err
 }
 
+// moveSQL gives the rows that found selects AS row, each an id and a home, that queue. It
+// leaves out those that somebody else has locked: River stores what became of several jobs in
+// one statement, in no order, and to wait for one of them while holding another can deadlock.
+// It goes between WITH and SELECT.
+func (s *Scheduler) moveSQL(found string) string {
+	return `found AS (` + found + ` FOR UPDATE OF row SKIP LOCKED),
+		moved AS (UPDATE ` + s.table + ` AS row SET queue = found.home FROM found WHERE row.id = found.id)`
+}
+
+// unparkPause is how long unpark waits before it looks again for what others had locked.
+const unparkPause = 20 * time.Millisecond
+
 // unpark moves the rows of jobs that are not paused out of pausedQueue. Those that run
 // are among them: a worker may have sent one there and not given it back yet. So are
 // those that were cancelled there: somebody may retry them.
@@ -138,12 +151,22 @@ func (s *Scheduler) unpark(ctx context.Context, defs []*jobs.Definition) error {
 	for _, d := range defs {
 		names, queues = append(names, d.Name), append(queues, queueOf(d))
 	}
-	_, err := s.ownPool().Exec(ctx, `UPDATE `+s.table+` AS row SET queue = home.queue
-		FROM unnest($1::text[], $2::text[]) AS home (kind, queue)
-		WHERE row.kind = home.kind AND row.queue = $3 AND row.state = ANY (enum_range(NULL::`+s.state+`))`,
-		names, queues, pausedQueue)
-	if err != nil {
-		return fmt.Errorf("freeing the jobs of ended pauses: %w", err)
+	parked := `FROM ` + s.table + ` AS row JOIN unnest($1::text[], $2::text[]) AS own (name, home) ON kind = name
+		WHERE queue = $3 AND state = ANY (enum_range(NULL::` + s.state + `))`
+	for leftOut := true; leftOut; {
+		err := s.ownPool().QueryRow(ctx, `WITH `+s.moveSQL(`SELECT id, home `+parked)+`
+			SELECT EXISTS (SELECT `+parked+` AND NOT EXISTS (SELECT FROM found WHERE found.id = row.id))`,
+			names, queues, pausedQueue).Scan(&leftOut)
+		if leftOut && err == nil {
+			select {
+			case <-time.After(unparkPause):
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("freeing the jobs of ended pauses: %w", err)
+		}
 	}
 	return nil
 }

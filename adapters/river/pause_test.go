@@ -1,6 +1,7 @@
 package river_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -181,4 +182,66 @@ func TestATriggerOnlyProcessPausesAndResumes(t *testing.T) {
 	eventually(t, "all have run", func() bool {
 		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE finalized_at IS NULL`) == 0
 	})
+}
+
+// River stores what became of several jobs in one statement, in no order. Whoever waits for
+// one of them while it holds another can wait for ever.
+func TestPauseAndResumeHoldNoJobWhileTheyWaitForAnother(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	ids, err := s.TriggerMany(t.Context(), "a.job", numbered(3))
+	require.NoError(t, err)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(context.Background())
+	lock := func(id string) error {
+		_, err := tx.Exec(t.Context(), `SELECT FROM river.river_job WHERE id = $1::text::bigint FOR UPDATE NOWAIT`, id)
+		return err
+	}
+	require.NoError(t, lock(ids[1]))
+	require.NoError(t, s.Pause(t.Context(), "a.job"), "the workers put aside what a pause passes over")
+	require.Equal(t, 2, parked(t, pool, "a.job"))
+	require.NoError(t, tx.Commit(t.Context()))
+	require.NoError(t, s.Pause(t.Context(), "a.job"))
+	require.Equal(t, 3, parked(t, pool, "a.job"))
+
+	tx, err = pool.Begin(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, lock(ids[1]))
+	resumed := make(chan error, 1)
+	go func() { resumed <- s.Resume(t.Context(), "a.job") }()
+	eventually(t, "the others are freed meanwhile", func() bool { return parked(t, pool, "a.job") == 1 })
+	require.NoError(t, lock(ids[0]))
+	require.NoError(t, lock(ids[2]))
+	require.Empty(t, resumed, "it frees them all")
+	require.NoError(t, tx.Commit(t.Context()))
+	require.NoError(t, receive(t, resumed))
+	require.Zero(t, parked(t, pool, "a.job"))
+}
+
+func TestNobodyDeadlocksWhileJobsArePutAsideAndFreed(t *testing.T) {
+	t.Parallel()
+	ran := make(chan jobs.Job, 10_000)
+	one, two := twoProcesses(t, func(s *river.Scheduler) {
+		require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+		require.NoError(t, s.Start(t.Context()))
+	})
+	const rounds, n = 10, 600
+	for range rounds {
+		require.NoError(t, one.Pause(t.Context(), "a.job"))
+		_, err := one.TriggerMany(t.Context(), "a.job", numbered(n))
+		require.NoError(t, err)
+		require.NoError(t, two.Resume(t.Context(), "a.job"))
+	}
+	for range rounds * n {
+		receive(t, ran)
+	}
+	require.NoError(t, shutdown(one))
+	require.NoError(t, shutdown(two))
+	one.Pool().Reset()
+	two.Pool().Reset() // a connection that ends has told what it counted
+	require.Zero(t, scalar[int](t, one.Pool(), `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`))
+	require.Empty(t, ran, "each ran once")
 }

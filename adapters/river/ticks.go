@@ -366,7 +366,6 @@ func (h *leaderHook) Start(parent context.Context, _ *rivertype.HookPeriodicJobs
 	if err := h.s.reconcile(ctx, true); err != nil && parent.Err() == nil {
 		h.s.log.ErrorContext(ctx, "schedules could not be reconciled; their own runs go on", "error", err)
 	}
-	h.s.background.Go(func() { h.s.rehomeEvery(parent, rehomeInterval) })
 	h.s.background.Go(func() { h.s.watchDue(parent) })
 	return nil
 }
@@ -477,7 +476,7 @@ const keepInterval = 2 * time.Second
 func (s *Scheduler) keep(ctx context.Context) {
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
-	rescued := time.Now()
+	last := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -486,9 +485,9 @@ func (s *Scheduler) keep(ctx context.Context) {
 		}
 		// The statistics come first: with poor ones the others may take long.
 		steps := []func(context.Context) error{s.analyzeGrown, s.mend, s.refreshPauses}
-		if time.Since(rescued) >= s.rescueInterval() {
-			steps = append(steps, s.rescue)
-			rescued = time.Now()
+		if time.Since(last) >= s.rescueInterval() {
+			steps = append(steps, s.rescue, func(ctx context.Context) error { return s.rehome(ctx, s.ownPool()) })
+			last = time.Now()
 		}
 		for _, step := range steps { // each has its own time
 			bounded, cancel := context.WithTimeout(ctx, reconcileTimeout)

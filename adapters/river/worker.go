@@ -339,32 +339,10 @@ func putBack(row *rivertype.JobRow) error {
 	return &riverqueue.JobSnoozeError{Duration: min(0, time.Until(row.ScheduledAt))}
 }
 
-// rehomeInterval is how long a row can lie in a queue that nobody works any more, where a
-// process of an older version put it.
-const rehomeInterval = 10 * time.Second
-
-// rehomeEvery ends with ctx, which is as long as this process leads.
-func (s *Scheduler) rehomeEvery(ctx context.Context, every time.Duration) {
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		bounded, cancel := context.WithTimeout(ctx, reconcileTimeout)
-		if err := s.rehome(bounded, s.ownPool()); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "jobs could not be moved to their queues", "error", err)
-		}
-		cancel()
-	}
-}
-
 // rehome moves waiting rows of registered jobs out of queues that this process does not
 // work to those they belong to now: when Concurrency was added to or taken from a job,
-// nobody else might work the old queue. Where its own queue is taken from a job, the
-// workers of that one give it back.
+// nobody else might work the old queue, into which a process of an older version may still
+// put some. Where its own queue is taken from a job, the workers of that one give it back.
 func (s *Scheduler) rehome(ctx context.Context, db jobs.DB) error {
 	worked := []string{riverqueue.QueueDefault, pausedQueue}
 	var names, queues []string
@@ -372,11 +350,9 @@ func (s *Scheduler) rehome(ctx context.Context, db jobs.DB) error {
 		names, queues = append(names, d.Name), append(queues, queueOf(d))
 	}
 	worked = append(worked, queues...)
-	_, err := db.Exec(ctx, s.queuesSQL("available")+`
-		UPDATE `+s.table+` AS row SET queue = home.queue
-		FROM used, unnest($1::text[], $2::text[]) AS home (kind, queue)
-		WHERE used.queue <> ALL ($3) AND row.queue = used.queue AND row.kind = home.kind
-			AND row.state IN ('available', 'scheduled', 'retryable')`, names, queues, worked)
+	_, err := db.Exec(ctx, s.queuesSQL("available")+`, `+s.moveSQL(`SELECT id, home FROM `+s.table+` AS row
+			JOIN used USING (queue) JOIN unnest($1::text[], $2::text[]) AS own (name, home) ON kind = name
+			WHERE queue <> ALL ($3) AND row.state IN ('available', 'scheduled', 'retryable')`)+` SELECT`, names, queues, worked)
 	if err != nil {
 		return fmt.Errorf("moving jobs to their queues: %w", err)
 	}

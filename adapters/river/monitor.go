@@ -137,7 +137,7 @@ func (s *Scheduler) overdueReason(d *jobs.Definition, st *jobs.Status) string {
 		w = (*all)[d.Name]
 	}
 	if w == nil {
-		return "this scheduler is not started, and no other process has taken it: none that registers it runs, or all are busy"
+		return "this scheduler is " + s.notRunning() + ", and no other process has taken it: none that registers it runs, or all are busy"
 	}
 	switch {
 	case d.CatchUp == jobs.All && st.PrevState == jobs.StateRunning:
@@ -151,6 +151,14 @@ func (s *Scheduler) overdueReason(d *jobs.Definition, st *jobs.Status) string {
 	default:
 		return "it is not taken, though workers of this process are free: the log may tell why"
 	}
+}
+
+// notRunning tells why a scheduler that is not started is not.
+func (s *Scheduler) notRunning() string {
+	if s.ending.Load() {
+		return "being shut down"
+	}
+	return "not started"
 }
 
 // findNext fills in the next tick that has a row.
@@ -269,7 +277,7 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 		h.Reasons = append([]string{reason + err.Error()}, h.Reasons...)
 	}
 	if !h.Started && !s.cfg.TriggerOnly {
-		h.Reasons = append(h.Reasons, "the scheduler is not started")
+		h.Reasons = append(h.Reasons, "the scheduler is "+s.notRunning())
 	}
 	h.Healthy = len(h.Reasons) == 0
 	return h, nil

@@ -98,6 +98,35 @@ func TestALateTickSaysWhatKeepsIt(t *testing.T) {
 	reasonsBecome(map[string]string{"a.general": stopped, "a.own": stopped, "a.all": stopped})
 }
 
+func TestHealthTellsAShutdownThatGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	running, release := make(chan struct{}), make(chan struct{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(context.Context, *jobs.Job) error {
+		close(running)
+		<-release
+		return nil
+	}))
+	reasons := func() []string {
+		health, err := s.Health(t.Context())
+		require.NoError(t, err)
+		return health.Reasons
+	}
+	require.Equal(t, []string{"the scheduler is not started"}, reasons())
+	require.NoError(t, s.Start(t.Context()))
+	_, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	receive(t, running)
+	require.Empty(t, reasons())
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.Shutdown(t.Context()) }()
+	eventually(t, "the shutdown to begin", func() bool { return len(reasons()) > 0 })
+	require.Equal(t, []string{"the scheduler is being shut down"}, reasons())
+	close(release)
+	require.NoError(t, receive(t, stopped))
+	require.Equal(t, []string{"the scheduler is not started"}, reasons())
+}
+
 func TestHealthTellsAPoolInUseFromADatabaseThatIsAway(t *testing.T) {
 	t.Parallel()
 	pool := poolOf(t, 2, pgx.QueryExecModeCacheStatement)

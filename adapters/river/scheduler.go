@@ -156,6 +156,7 @@ type Scheduler struct {
 	working   atomic.Pointer[riverqueue.Client[pgx.Tx]]
 	started   atomic.Bool
 	startedAt atomic.Int64 // Unix nanoseconds
+	ending    atomic.Bool  // a Shutdown goes on
 	stopping  atomic.Bool  // running jobs are being cancelled
 }
 
@@ -492,6 +493,8 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 		return jobs.ErrNotStarted
 	}
 	defer s.reg.Thaw()
+	s.ending.Store(true)
+	defer s.ending.Store(false)
 	s.started.Store(false)
 	client := s.working.Swap(nil)
 	if client == nil {

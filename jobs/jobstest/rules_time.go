@@ -73,17 +73,30 @@ var timeRules = []rule{
 	{name: "of jobs with the same priority the one due longer starts first", check: func(e *env) {
 		p := e.probe(nil)
 		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Concurrency(1)))
-		// At, not Delay: how long a trigger takes must not matter. All are yet to come.
-		now := time.Now().Add(time.Second)
-		for i, label := range []string{"first", "second", "third"} {
-			e.trigger("test.job", map[string]string{"due": label}, jobs.At(now.Add(time.Duration(i)*100*time.Millisecond)))
+		// At, not Delay: how long a trigger takes must not matter, and once more where it took so long
+		// that not all were yet to come.
+		const step = 100 * time.Millisecond
+		var first time.Time
+		var round string
+		for wait := time.Second; ; wait *= 2 {
+			first, round = time.Now().Add(wait), wait.String()
+			for _, job := range []struct {
+				due   string
+				after time.Duration
+			}{{"first", 0}, {"second", step}, {"third", 2 * step}, {"between", step * 3 / 2}} {
+				e.trigger("test.job", map[string]string{"due": job.due, "round": round}, jobs.At(first.Add(job.after)))
+			}
+			if time.Now().Before(first) {
+				break
+			}
 		}
-		e.trigger("test.job", map[string]string{"due": "between"}, jobs.At(now.Add(150*time.Millisecond)))
-		e.until(now.Add(300 * time.Millisecond))
+		e.until(first.Add(3 * step))
 		e.start()
 		var order []string
-		for range 4 {
-			order = append(order, e.decode(p.next())["due"])
+		for len(order) < 4 {
+			if data := e.decode(p.next()); data["round"] == round {
+				order = append(order, data["due"])
+			}
 		}
 		require.Equal(e, []string{"first", "second", "between", "third"}, order, "order of the runs")
 	}},

@@ -119,6 +119,9 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 		for _, r := range q.back {
 			h.OldestWaiting = max(h.OldestWaiting, now.Sub(r.due))
 		}
+		if q.held != nil {
+			h.OldestWaiting = max(h.OldestWaiting, now.Sub(q.held.due))
+		}
 	}
 	if reason := s.stopped(); reason != "" {
 		h.Reasons = append(h.Reasons, reason)

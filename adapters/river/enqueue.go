@@ -57,6 +57,7 @@ const (
 	metaStarted = "everytick_started" // true: an attempt began, of a job with jobs.StartWithin
 	metaMissed  = "everytick_missed"  // how many later ticks a late one stands for
 	metaNext    = "everytick_next"    // the one after these
+	metaHeld    = "everytick_held"    // true: the tick waits for an earlier one; River runs it now and then, to look again
 )
 
 // rowMeta is what a run reads of them.
@@ -65,6 +66,7 @@ type rowMeta struct {
 	Open     bool              `json:"everytick_open,omitempty"`
 	Started  bool              `json:"everytick_started,omitempty"`
 	Next     string            `json:"everytick_next,omitempty"`
+	Held     bool              `json:"everytick_held,omitempty"`
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
 }
 

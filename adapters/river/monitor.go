@@ -21,8 +21,11 @@ const (
 	isTick    = `unique_key IS NOT NULL AND metadata ? '` + metaTick + `'`
 	isWaiting = `state IN ('available', 'scheduled', 'retryable', 'pending')`
 	// isNextTick is of those that do not wait: a schedule's next one, before it is due.
-	isNextTick = isTick + ` AND ` + isWaiting + ` AND scheduled_at > now() AND attempt = 0`
-	tickOrder  = `(args->>'tick') COLLATE "C"`
+	isNextTick = isTick + ` AND ` + isWaiting + ` AND ` + tickTime + ` > now() AND attempt = 0`
+	// isHeld is of what does wait, though River runs it.
+	isHeld    = `state = 'running' AND metadata ? 'everytick_held' AND errors IS NULL`
+	tickTime  = `(args->>'tick')::timestamptz`
+	tickOrder = `(args->>'tick') COLLATE "C"`
 )
 
 // QueueSize implements [jobs.Monitor].
@@ -32,6 +35,7 @@ func (s *Scheduler) QueueSize(ctx context.Context, name string) (n int, err erro
 	}
 	err = s.pool.QueryRow(ctx, `SELECT
 		(SELECT count(*) FROM `+s.table+` WHERE kind = $1 AND `+isWaiting+`)
+		+ (SELECT count(*) FROM `+s.table+` WHERE kind = $1 AND `+isTick+` AND `+isHeld+`)
 		- (SELECT count(*) FROM `+s.table+` WHERE kind = $1 AND `+isNextTick+`)`, name).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("river: queue size of %q: %w", name, err)
@@ -163,19 +167,19 @@ func (s *Scheduler) notRunning() string {
 
 // findNext fills in the next tick that has a row.
 func (s *Scheduler) findNext(ctx context.Context, names []string, byName map[string]*jobs.Status) error {
-	rows, err := s.pool.Query(ctx, `SELECT kind, min((args->>'tick')::timestamptz) FROM `+s.table+`
-		WHERE `+isTick+` AND kind = ANY ($1) AND state IN ('available', 'scheduled') AND attempt = 0 GROUP BY kind`, names)
+	rows, err := s.pool.Query(ctx, `SELECT kind, min(`+tickTime+`) FROM `+s.table+`
+		WHERE `+isTick+` AND kind = ANY ($1) AND (state IN ('available', 'scheduled') AND attempt = 0 OR `+isHeld+`) GROUP BY kind`, names)
 	return eachTime(rows, err, func(name string, tick time.Time) { byName[name].NextTick = tick })
 }
 
 // findPrevious fills in the latest tick that was started.
 func (s *Scheduler) findPrevious(ctx context.Context, names []string, byName map[string]*jobs.Status) error {
 	rows, err := s.pool.Query(ctx, `
-		SELECT name, (args->>'tick')::timestamptz, `+stateSQL+`, coalesce((metadata->>'everytick_missed')::int, 0)
+		SELECT name, `+tickTime+`, `+stateSQL+`, coalesce((metadata->>'everytick_missed')::int, 0)
 		FROM unnest($1::text[]) AS name, LATERAL (
 			SELECT latest.* FROM unnest(enum_range(NULL::`+s.state+`)) AS each (state), LATERAL (
 				SELECT args, state, metadata, errors, scheduled_at FROM `+s.table+`
-				WHERE `+isTick+` AND kind = name AND state = each.state AND attempt > 0
+				WHERE `+isTick+` AND kind = name AND state = each.state AND attempt > 0 AND NOT (`+isHeld+`)
 				ORDER BY `+tickOrder+` DESC LIMIT 1
 			) AS latest ORDER BY `+tickOrder+` DESC LIMIT 1
 		) AS latest`, names)
@@ -199,7 +203,7 @@ func (s *Scheduler) findPrevious(ctx context.Context, names []string, byName map
 // cancelledTicks returns the latest tick of each schedule that somebody cancelled before
 // it was started.
 func (s *Scheduler) cancelledTicks(ctx context.Context, names []string) (map[string]time.Time, error) {
-	rows, err := s.pool.Query(ctx, `SELECT kind, max((args->>'tick')::timestamptz) FROM `+s.table+`
+	rows, err := s.pool.Query(ctx, `SELECT kind, max(`+tickTime+`) FROM `+s.table+`
 		WHERE `+isTick+` AND kind = ANY ($1) AND state = 'cancelled' AND attempt = 0 GROUP BY kind`, names)
 	ticks := map[string]time.Time{}
 	return ticks, eachTime(rows, err, func(name string, tick time.Time) { ticks[name] = tick })
@@ -233,6 +237,8 @@ func (s *Scheduler) countLive(ctx context.Context, all []jobs.Status) error {
 		WHERE kind = ANY ($1) AND `+isWaiting+` GROUP BY kind
 		UNION ALL
 		SELECT kind, -count(*), 0, 0 FROM `+s.table+` WHERE kind = ANY ($1) AND `+isNextTick+` GROUP BY kind
+		UNION ALL
+		SELECT kind, count(*), 0, -count(*) FROM `+s.table+` WHERE `+isTick+` AND kind = ANY ($1) AND `+isHeld+` GROUP BY kind
 		UNION ALL
 		SELECT kind, 0, 0, count(*) FROM `+s.table+` WHERE kind = ANY ($1) AND state = 'running' GROUP BY kind`, names)
 	if err != nil {
@@ -310,6 +316,11 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 	if err != nil {
 		return err
 	}
+	for _, st := range statuses {
+		if st.NextTick.Before(s.clock.estimate()) { // it waits, though River may look at it, or be about to
+			h.OldestWaiting = max(h.OldestWaiting, st.OverdueBy)
+		}
+	}
 	h.Reasons = append(h.Reasons, jobs.OverdueReasons(statuses)...)
 	return nil
 }
@@ -352,7 +363,7 @@ var counted = []struct {
 }{
 	{"completed", []jobs.State{jobs.StateCompleted}},
 	{"discarded", []jobs.State{jobs.StateFailed}},
-	{"running", []jobs.State{jobs.StateRunning}},
+	{"running", []jobs.State{jobs.StateRunning, jobs.StateWaiting}},
 	{"retryable", []jobs.State{jobs.StateRetrying}},
 	{"pending", []jobs.State{jobs.StateScheduled}},
 	{"available", []jobs.State{jobs.StateWaiting, jobs.StateRetrying, jobs.StateScheduled}},

@@ -98,6 +98,52 @@ func TestALateTickSaysWhatKeepsIt(t *testing.T) {
 	reasonsBecome(map[string]string{"a.general": stopped, "a.own": stopped, "a.all": stopped})
 }
 
+func TestATickThatWaitsForTheOneBeforeItHasNotStarted(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	release, ran := make(chan struct{}), make(chan jobs.Job, 1000)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, func(ctx context.Context, job *jobs.Job) error {
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return forward(ran)(ctx, job)
+	}, jobs.CatchUp(jobs.All)))
+	require.NoError(t, s.Start(t.Context()))
+	runs := func() (byState map[jobs.State][]jobs.Run) {
+		all, err := s.Runs(t.Context(), "a.tick", 1000)
+		require.NoError(t, err)
+		byState = map[jobs.State][]jobs.Run{}
+		for _, r := range all {
+			byState[r.State] = append(byState[r.State], r)
+		}
+		return byState
+	}
+	var waiting jobs.Run
+	eventually(t, "some to wait", func() bool {
+		byState := runs()
+		if len(byState[jobs.StateWaiting]) >= 3 {
+			waiting = byState[jobs.StateWaiting][1]
+		}
+		return len(byState[jobs.StateRunning]) == 1 && waiting.ID != ""
+	})
+	require.Equal(t, jobs.Run{
+		ID: waiting.ID, Name: "a.tick", State: jobs.StateWaiting, Tick: waiting.Tick, DueAt: waiting.Tick,
+		MaxAttempts: 3, CreatedAt: waiting.CreatedAt, Data: waiting.Data,
+	}, waiting)
+	close(release)
+	for receive(t, ran).ID != waiting.ID {
+	}
+	eventually(t, "it to be done", func() bool {
+		for _, r := range runs()[jobs.StateCompleted] {
+			if r.ID == waiting.ID {
+				return r.DueAt.Equal(waiting.Tick) && r.Attempt == 1 && r.StartedAt.After(r.DueAt)
+			}
+		}
+		return false
+	})
+}
+
 func TestHealthTellsAShutdownThatGoesOn(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})

@@ -23,6 +23,7 @@ var (
 
 // stateSQL says in our terms the state of a row.
 const stateSQL = `CASE
+	WHEN state IN ('running', 'available') AND metadata ? 'everytick_held' AND errors IS NULL THEN 'waiting'
 	WHEN state = 'running' THEN 'running'
 	WHEN state = 'completed' THEN 'completed'
 	WHEN state = 'discarded' THEN 'failed'
@@ -44,12 +45,12 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 		return nil, err
 	}
 	rows, err := s.pool.Query(ctx, `
-		SELECT id, `+stateSQL+`, CASE WHEN `+isTick+` THEN (args->>'tick')::timestamptz END, attempt, max_attempts,
-			created_at, scheduled_at, attempted_at, finalized_at,
+		SELECT id, `+stateSQL+`, CASE WHEN `+isTick+` THEN `+tickTime+` END, CASE WHEN `+isHeld+` THEN 0 ELSE attempt END, max_attempts,
+			created_at, CASE WHEN metadata ? 'everytick_held' THEN `+tickTime+` ELSE scheduled_at END, attempted_at, finalized_at,
 			coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error', ''),
 			CASE WHEN `+isTick+` THEN '{}' ELSE args END
 		FROM `+s.table+`
-		WHERE kind = $1 AND NOT (`+isTick+` AND attempt = 0 AND scheduled_at > now() AND finalized_at IS NULL)
+		WHERE kind = $1 AND NOT (`+isTick+` AND attempt = 0 AND `+tickTime+` > now() AND finalized_at IS NULL)
 		ORDER BY id DESC LIMIT $2`, name, limit)
 	if err != nil {
 		return nil, fmt.Errorf("river: runs of %q: %w", name, err)
@@ -64,6 +65,9 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 			&run.CreatedAt, &run.DueAt, &begun, &ended, &run.Error, &run.Data)
 		run.ID, run.CreatedAt, run.DueAt = formatID(id), run.CreatedAt.UTC(), run.DueAt.UTC()
 		run.Tick, run.StartedAt, run.EndedAt = utc(tick), utc(begun), utc(ended)
+		if run.Attempt == 0 {
+			run.StartedAt = time.Time{} // what was begun does not count: it waited, or was interrupted
+		}
 		run.Error = strings.TrimPrefix(run.Error, "JobCancelError: ") // River's, of what gave up on retries
 		return run, err
 	})

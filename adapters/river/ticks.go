@@ -411,8 +411,8 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 	// Ticks to come that an older registration stored.
 	if _, err := tx.Exec(ctx, `DELETE FROM `+s.table+` AS row
 		USING unnest($1::text[], $2::text[]) AS current (kind, spec)
-		WHERE row.kind = current.kind AND row.state IN ('available', 'scheduled') AND row.scheduled_at > now()
-			AND `+isTick+` AND row.args->>'spec' <> current.spec`, names, specs); err != nil {
+		WHERE row.kind = current.kind AND row.state IN ('available', 'scheduled')
+			AND `+isTick+` AND `+tickTime+` > now() AND row.args->>'spec' <> current.spec`, names, specs); err != nil {
 		return fmt.Errorf("removing ticks of changed schedules: %w", err)
 	}
 	schedules := s.schedules()

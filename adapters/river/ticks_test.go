@@ -208,6 +208,21 @@ func TestAChangedScheduleReplacesTheNextTickAndMakesUpNothing(t *testing.T) {
 	require.Equal(t, map[string]string{next(24 * time.Hour): "available"}, tickRows(t, pool, "a.tick"))
 }
 
+func TestATickThatIsDueOutlivesItsScheduleThoughItIsPutOff(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	before := newScheduler(t, pool, river.Config{})
+	require.NoError(t, before.RegisterInterval("a.tick", 24*time.Hour, noop))
+	due := time.Now().UTC().Truncate(24 * time.Hour)
+	insertTick(t, before, "a.tick", due)
+	execSQL(t, pool, `UPDATE river.river_job SET scheduled_at = now() + interval '1 second'`)
+	after := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, after.RegisterInterval("a.tick", 23*time.Hour, forward(ran)))
+	require.NoError(t, after.Start(t.Context()))
+	require.Equal(t, due, receive(t, ran).Tick)
+}
+
 func TestAHoleLeftByADeadProcessIsFilled(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)

@@ -225,8 +225,17 @@ func (w *worker) prepareTick(ctx context.Context, row *rivertype.JobRow, meta ro
 		return transientSnooze, nil
 	}
 	if hold {
+		if err := w.setHeld(ctx, row, meta); err != nil {
+			log.WarnContext(ctx, "it could not be stored that a tick waits for an earlier one", "tick", job.Tick, "error", err)
+		}
 		w.s.tellAgain(w.queue, holdInterval)
 		return holdInterval, nil
+	}
+	if meta.Held {
+		if err := w.unhold(ctx, row, job.Tick); err != nil {
+			log.WarnContext(ctx, "tick is put off: it could not be stored that it waits no more", "tick", job.Tick, "error", err)
+			return transientSnooze, nil
+		}
 	}
 	// The successor of a row of another spec is stored by a newer version's process,
 	// or by the leader.
@@ -301,10 +310,28 @@ func (w *worker) mustWait(ctx context.Context, job *jobs.Job) (wait bool, err er
 	}
 	err = w.s.ownPool().QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+w.s.table+`
 		WHERE `+isTick+` AND kind = $1 AND state IN ('available', 'scheduled', 'running')
-			AND (args->>'tick')::timestamptz < $2 AND errors IS NULL
+			AND `+tickTime+` < $2 AND errors IS NULL
 			AND (state <> 'running' OR attempted_at > now() - $3::float8 * interval '1 second'))`,
 		job.Name, job.Tick, w.longestRun().Seconds()).Scan(&wait)
 	return wait, err
+}
+
+// setHeld says of a tick that it waits for an earlier one, and does so at once: until then it
+// passes for a run.
+func (w *worker) setHeld(ctx context.Context, row *rivertype.JobRow, meta rowMeta) error {
+	if meta.Held {
+		return nil
+	}
+	_, err := w.s.ownPool().Exec(ctx, `UPDATE `+w.s.table+` SET metadata = metadata || jsonb_build_object($2::text, true) WHERE id = $1`,
+		row.ID, metaHeld)
+	return err
+}
+
+// unhold says of a tick that it does not wait for an earlier one any more.
+func (w *worker) unhold(ctx context.Context, row *rivertype.JobRow, tick time.Time) error {
+	_, err := w.s.ownPool().Exec(ctx, `UPDATE `+w.s.table+` SET metadata = metadata - $2::text, scheduled_at = $3 WHERE id = $1`,
+		row.ID, metaHeld, tick)
+	return err
 }
 
 // longestRun is how long a run can take: one that is older has lost its process.

@@ -502,6 +502,17 @@ var faults = []struct {
 	{"CatchUp(All) is ignored", "with CatchUp(All) each missed tick runs, in order and one at a time", func(f *faulty, _ jobstest.Config) {
 		f.options = []jobs.Option{jobs.CatchUp(jobs.Once)}
 	}},
+	{"a tick that waits for the one before it counts for nothing", "with CatchUp(All) a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ jobstest.Config) {
+		f.health = func(h *jobs.Health) { h.OldestWaiting = 0 }
+	}},
+	{"a tick that waits for the one before it is called a run now and then", "with CatchUp(All) a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ jobstest.Config) {
+		n := 0
+		f.status = func(all []jobs.Status) {
+			if n++; n%10 == 0 {
+				all[0].Running, all[0].Waiting = all[0].Running+all[0].Waiting, 0
+			}
+		}
+	}},
 	{"ticks never overlap", "ticks run beside an earlier run of their job", func(f *faulty, _ jobstest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.Skip)}
 	}},

@@ -183,6 +183,45 @@ var tickRules = []rule{
 		require.GreaterOrEqual(e, late, 2, "late runs")
 		require.EqualValues(e, 1, most.Load(), "runs at once")
 	}},
+	{name: "with CatchUp(All) a tick that waits for the one before it is overdue, and no run", check: func(e *env) {
+		const every = 3 * time.Second
+		release := e.gate()
+		p := e.probe(release.wait)
+		e.noError(e.s.RegisterInterval("test.tick", every, p.handle, jobs.CatchUp(jobs.All)))
+		e.start()
+		first := p.next()
+		waits := first.Tick.Add(every)
+		e.until(waits)
+		type answer struct {
+			next, prev             time.Time
+			running, waiting, size int
+			totals                 [2]int
+			overdue, oldest        bool
+		}
+		want := answer{waits, first.Tick, 1, 1, 1, [2]int{1, 1}, true, true}
+		var wrong []answer // the first of each moment
+		right := true
+		for {
+			st, size, h := e.status("test.tick"), e.queueSize("test.tick"), e.health()
+			got := answer{
+				st.NextTick, st.PrevTick, st.Running, st.Waiting, size,
+				[2]int{h.Totals[jobs.StateRunning], h.Totals[jobs.StateWaiting]}, st.OverdueBy > 0, h.OldestWaiting > 0,
+			}
+			now := time.Now()
+			if now.After(waits.Add(every - slack)) { // one more tick is due
+				break
+			}
+			if right && got != want {
+				wrong = append(wrong, got)
+			}
+			right = got == want
+			e.until(now.Add(slack))
+		}
+		// A provider may take the tick once, to see that it cannot run.
+		require.True(e, right && len(wrong) <= 1, "the answers are to be %+v, and are at times %+v", want, wrong)
+		close(release.open)
+		require.Equal(e, waits, p.next().Tick, "Tick of the run after it")
+	}},
 	{name: "ticks run beside an earlier run of their job", check: func(e *env) {
 		release := e.gate()
 		p := e.probe(release.wait)

@@ -108,3 +108,17 @@ func (t *throttle) Enter(ctx context.Context) (turn int, err error) {
 
 // Leave ends a turn.
 func (t *throttle) Leave(turn int) { t.leave(turn) }
+
+// RefreshPauses does what the keeper does, as if pauses that it knows to have ended had done so
+// that much earlier.
+func (s *Scheduler) RefreshPauses(ctx context.Context, earlier time.Duration) error {
+	s.paused.mu.Lock()
+	for name, at := range s.paused.ended {
+		s.paused.ended[name] = at.Add(-earlier)
+	}
+	s.paused.mu.Unlock()
+	return s.refreshPauses(ctx)
+}
+
+// Rehome does what the keeper does.
+func (s *Scheduler) Rehome(ctx context.Context, all bool) error { return s.rehome(ctx, all) }

@@ -175,6 +175,25 @@ func TestAJobInAQueueThatNobodyWorksIsMoved(t *testing.T) {
 	require.Equal(t, id, receive(t, ran).ID)
 }
 
+func TestJobsInAQueueOfAnotherVersionAreLeftThereUnlessTheyAreLate(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	const columns = `kind, state, queue, scheduled_at`
+	insertRows(t, pool, 1, columns, `'a.job', 'available', 'a-job-1', now()`)
+	insertRows(t, pool, 2, columns, `'a.job', 'available', 'a-job-1', now() - interval '1 minute'`)
+	insertRows(t, pool, 4, columns, `'a.job', 'scheduled', 'a-job-1', now() + interval '1 hour'`)
+	insertRows(t, pool, 8, columns, `'other.job', 'available', 'a-job-1', now() - interval '1 minute'`)
+	moved := func() int {
+		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE queue = 'default'`)
+	}
+	require.NoError(t, s.Rehome(t.Context(), false))
+	require.Equal(t, 2, moved())
+	require.NoError(t, s.Rehome(t.Context(), true))
+	require.Equal(t, 2+1+4, moved(), "at a start all, but those that nobody here registers")
+}
+
 func TestTicksThatHaveARunAreNotCalledMissed(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)

@@ -2,13 +2,13 @@ package river
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/everytick/everytick/jobs"
 )
@@ -30,31 +30,28 @@ func (s *Scheduler) errNoPauses(err error) error {
 	return err
 }
 
-// Pause implements [jobs.Pauser].
+// Pause implements [jobs.Pauser]. Jobs of that name that wait are put aside, or else
+// workers do so as they find them.
 func (s *Scheduler) Pause(ctx context.Context, name string) error {
 	if _, err := s.definition(name); err != nil {
 		return err
 	}
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `INSERT INTO `+s.pauses+` (name) VALUES ($1) ON CONFLICT DO NOTHING`, name); err != nil {
-			return s.errNoPauses(err)
-		}
-		// The workers put aside what it leaves out.
-		_, err := tx.Exec(ctx, `WITH `+s.moveSQL(`SELECT id, $2::text AS home FROM `+s.table+` AS row
-			WHERE kind = $1 AND queue <> $2 AND state IN ('available', 'scheduled', 'retryable')
-				AND NOT (`+isTick+` AND attempt = 0)`)+` SELECT`, name, pausedQueue)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("river: pause %q: %w", name, err)
+	if _, err := s.pool.Exec(ctx, `INSERT INTO `+s.pauses+` (name) VALUES ($1) ON CONFLICT DO NOTHING`, name); err != nil {
+		return fmt.Errorf("river: pause %q: %w", name, s.errNoPauses(err))
 	}
-	if err := s.refreshPauses(ctx); err != nil {
-		return fmt.Errorf("river: pause %q: %w", name, err)
+	// The pause holds from here on, whatever becomes of the rest.
+	_, err := s.learnPauses(ctx)
+	err = errors.Join(err, s.move(ctx, `WITH `, `SELECT id, $2::text AS home FROM `+s.table+` AS row
+		WHERE kind = $1 AND queue <> $2 AND state IN ('available', 'scheduled', 'retryable')
+			AND NOT (`+isTick+` AND attempt = 0)`, name, pausedQueue))
+	if err != nil {
+		s.log.WarnContext(ctx, "job is paused; those that wait are put aside as workers find them", "job", name, "error", err)
 	}
 	return nil
 }
 
-// Resume implements [jobs.Pauser].
+// Resume implements [jobs.Pauser]. When it fails as it frees the jobs that wait, the
+// processes that run them do so within seconds.
 func (s *Scheduler) Resume(ctx context.Context, name string) error {
 	d, err := s.definition(name)
 	if err != nil {
@@ -64,28 +61,55 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 		return fmt.Errorf("river: resume %q: %w", name, s.errNoPauses(err))
 	}
 	// The keeper sees the pause end, and frees what other processes may still put aside.
-	if err := s.refreshPauses(ctx); err != nil {
+	if _, err := s.learnPauses(ctx); err != nil {
 		return fmt.Errorf("river: resume %q: %w", name, err)
 	}
-	if err := s.unpark(ctx, []*jobs.Definition{d}); err != nil {
-		return fmt.Errorf("river: resume %q: %w", name, err)
+	for {
+		left, err := s.unpark(ctx, []*jobs.Definition{d})
+		if err == nil && left {
+			select {
+			case <-time.After(unparkPause):
+				continue
+			case <-ctx.Done():
+				err = fmt.Errorf("somebody else has locked jobs of the pause: %w", ctx.Err())
+			}
+		}
+		s.notifier.notify(ctx, s.pool, []string{queueOf(d)})
+		if err != nil {
+			return fmt.Errorf("river: resume %q: %w", name, err)
+		}
+		return nil
 	}
-	s.notifier.notify(ctx, s.pool, []string{queueOf(d)})
-	return nil
 }
+
+// unparkPause is how long Resume waits before it looks again for what others had locked.
+const unparkPause = 20 * time.Millisecond
 
 // refreshPauses reads what is paused, and frees what is not any more.
 func (s *Scheduler) refreshPauses(ctx context.Context) error {
-	now, err := s.readPauses(ctx)
+	ended, err := s.learnPauses(ctx)
 	if err != nil {
 		return err
 	}
-	ended := s.paused.replace(now)
-	free := slices.DeleteFunc(s.reg.Jobs(), func(d *jobs.Definition) bool {
-		at, ok := ended[d.Name]
-		return !ok || time.Since(at) > lingering
-	})
-	return s.unpark(ctx, free)
+	began := time.Now()
+	left, err := s.unpark(ctx, slices.DeleteFunc(s.reg.Jobs(), func(d *jobs.Definition) bool {
+		_, ok := ended[d.Name]
+		return !ok
+	}))
+	if err == nil && !left {
+		s.paused.forget(began.Add(-lingering))
+	}
+	return err
+}
+
+// learnPauses reads what is paused. It returns when pauses ended of which something may
+// still lie aside.
+func (s *Scheduler) learnPauses(ctx context.Context) (ended map[string]time.Time, err error) {
+	now, err := s.readPauses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.paused.replace(now), nil
 }
 
 // pauseSet is what this process knows to be paused and since when, and when it saw
@@ -102,7 +126,7 @@ func (p *pauseSet) is(name string) bool {
 	return ok
 }
 
-// replace returns the pauses that have ended.
+// replace returns the pauses that have ended and are not forgotten.
 func (p *pauseSet) replace(now map[string]time.Time) (ended map[string]time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -117,6 +141,24 @@ func (p *pauseSet) replace(now map[string]time.Time) (ended map[string]time.Time
 	return maps.Clone(p.ended)
 }
 
+// end takes all of these that are not paused for pauses that have just ended.
+func (p *pauseSet) end(names []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, name := range names {
+		if _, still := p.since[name]; !still {
+			p.ended[name] = time.Now()
+		}
+	}
+}
+
+// forget is for when all is freed of the pauses that ended before t.
+func (p *pauseSet) forget(t time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.ended, func(_ string, at time.Time) bool { return at.Before(t) })
+}
+
 // readPauses returns what is paused and since when; nothing where the table is missing.
 func (s *Scheduler) readPauses(ctx context.Context) (map[string]time.Time, error) {
 	paused := map[string]time.Time{}
@@ -128,24 +170,31 @@ func (s *Scheduler) readPauses(ctx context.Context) (map[string]time.Time, error
 	return paused, err
 }
 
-// moveSQL gives the rows that found selects AS row, each an id and a home, that queue. It
+// moveChunk is how many rows are moved in one transaction. While it goes on, workers have
+// to pass over them to find others.
+const moveChunk = 5000
+
+// move gives the rows that found selects AS row, each an id and a home, that queue. It
 // leaves out those that somebody else has locked: River stores what became of several jobs in
 // one statement, in no order, and to wait for one of them while holding another can deadlock.
-// It goes between WITH and SELECT.
-func (s *Scheduler) moveSQL(found string) string {
-	return `found AS (` + found + ` FOR UPDATE OF row SKIP LOCKED),
-		moved AS (UPDATE ` + s.table + ` AS row SET queue = found.home FROM found WHERE row.id = found.id)`
+// with is the statement up to found.
+func (s *Scheduler) move(ctx context.Context, with, found string, args ...any) error {
+	for {
+		tag, err := s.ownPool().Exec(ctx, with+`found AS (`+found+` LIMIT `+strconv.Itoa(moveChunk)+` FOR UPDATE OF row SKIP LOCKED)
+			UPDATE `+s.table+` AS row SET queue = found.home FROM found WHERE row.id = found.id`, args...)
+		if err != nil || tag.RowsAffected() < moveChunk {
+			return err
+		}
+	}
 }
 
-// unparkPause is how long unpark waits before it looks again for what others had locked.
-const unparkPause = 20 * time.Millisecond
-
-// unpark moves the rows of jobs that are not paused out of pausedQueue. Those that run
-// are among them: a worker may have sent one there and not given it back yet. So are
-// those that were cancelled there: somebody may retry them.
-func (s *Scheduler) unpark(ctx context.Context, defs []*jobs.Definition) error {
+// unpark moves the rows of jobs that are not paused out of pausedQueue, and tells whether
+// some are left, which somebody else has locked. Those that run are among them: a worker may
+// have sent one there and not given it back yet. So are those that were cancelled there:
+// somebody may retry them.
+func (s *Scheduler) unpark(ctx context.Context, defs []*jobs.Definition) (left bool, err error) {
 	if len(defs) == 0 {
-		return nil
+		return false, nil
 	}
 	var names, queues []string
 	for _, d := range defs {
@@ -153,29 +202,22 @@ func (s *Scheduler) unpark(ctx context.Context, defs []*jobs.Definition) error {
 	}
 	parked := `FROM ` + s.table + ` AS row JOIN unnest($1::text[], $2::text[]) AS own (name, home) ON kind = name
 		WHERE queue = $3 AND state = ANY (enum_range(NULL::` + s.state + `))`
-	for leftOut := true; leftOut; {
-		err := s.ownPool().QueryRow(ctx, `WITH `+s.moveSQL(`SELECT id, home `+parked)+`
-			SELECT EXISTS (SELECT `+parked+` AND NOT EXISTS (SELECT FROM found WHERE found.id = row.id))`,
-			names, queues, pausedQueue).Scan(&leftOut)
-		if leftOut && err == nil {
-			select {
-			case <-time.After(unparkPause):
-			case <-ctx.Done():
-				err = ctx.Err()
-			}
-		}
-		if err != nil {
-			return fmt.Errorf("freeing the jobs of ended pauses: %w", err)
-		}
+	err = s.move(ctx, `WITH `, `SELECT id, home `+parked, names, queues, pausedQueue)
+	if err == nil {
+		err = s.ownPool().QueryRow(ctx, `SELECT EXISTS (SELECT `+parked+`)`, names, queues, pausedQueue).Scan(&left)
 	}
-	return nil
+	if err != nil {
+		return false, fmt.Errorf("freeing the jobs of ended pauses: %w", err)
+	}
+	return left, nil
 }
 
-// startPauses reads what is paused, and frees what ended pauses left behind while this
-// process was not there.
+// startPauses reads what is paused, and has the keeper free what ended pauses left behind
+// while this process was not there.
 func (s *Scheduler) startPauses(ctx context.Context) error {
-	if err := s.refreshPauses(ctx); err != nil {
+	if _, err := s.learnPauses(ctx); err != nil {
 		return err
 	}
-	return s.unpark(ctx, slices.DeleteFunc(s.reg.Jobs(), func(d *jobs.Definition) bool { return s.paused.is(d.Name) }))
+	s.paused.end(namesOf(s.reg.Jobs()))
+	return nil
 }

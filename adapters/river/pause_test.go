@@ -245,3 +245,45 @@ func TestNobodyDeadlocksWhileJobsArePutAsideAndFreed(t *testing.T) {
 	require.Zero(t, scalar[int](t, one.Pool(), `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`))
 	require.Empty(t, ran, "each ran once")
 }
+
+func TestManyJobsArePutAsideAndFreed(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	const many = 12_000 // more than are moved at a time
+	insertRows(t, pool, many, `kind, state`, `'a.job', 'available'`)
+	require.NoError(t, s.Pause(t.Context(), "a.job"))
+	require.Equal(t, many, parked(t, pool, "a.job"))
+	require.NoError(t, s.Resume(t.Context(), "a.job"))
+	require.Zero(t, parked(t, pool, "a.job"))
+}
+
+func TestAJobThatSomebodyHasLockedAsThePauseEndsIsFreedInTheEnd(t *testing.T) {
+	t.Parallel()
+	one, two := twoProcesses(t, func(s *river.Scheduler) {
+		require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	})
+	pool := one.Pool()
+	insertRows(t, pool, 1, `kind, state`, `'a.job', 'available'`)
+	require.NoError(t, one.Pause(t.Context(), "a.job"))
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `SELECT FROM river.river_job FOR UPDATE`)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err = two.Resume(ctx, "a.job")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "somebody else has locked jobs of the pause")
+	require.NoError(t, one.RefreshPauses(t.Context(), 0))
+	require.NoError(t, one.RefreshPauses(t.Context(), time.Hour))
+	require.Equal(t, 1, parked(t, pool, "a.job"))
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, one.RefreshPauses(t.Context(), 0))
+	require.Zero(t, parked(t, pool, "a.job"), "it looks until there is nothing left, however long that takes")
+	require.NoError(t, one.RefreshPauses(t.Context(), time.Hour))
+	insertRows(t, pool, 1, `kind, state, queue`, `'a.job', 'available', '`+river.PausedQueue+`'`)
+	require.NoError(t, one.RefreshPauses(t.Context(), 0))
+	require.Equal(t, 1, parked(t, pool, "a.job"), "and no longer")
+}

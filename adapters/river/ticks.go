@@ -397,9 +397,6 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 	if err := s.lockTicks(ctx, tx); err != nil {
 		return err
 	}
-	if err := s.rehome(ctx, tx); err != nil {
-		return err
-	}
 	var names, specs []string
 	for _, d := range s.reg.Jobs() {
 		spec := ""
@@ -477,24 +474,26 @@ func (s *Scheduler) keep(ctx context.Context) {
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
 	last := time.Now()
+	// What processes of before have left.
+	steps := []func(context.Context) error{s.refreshPauses, func(ctx context.Context) error { return s.rehome(ctx, true) }}
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		// The statistics come first: with poor ones the others may take long.
-		steps := []func(context.Context) error{s.analyzeGrown, s.mend, s.refreshPauses}
-		if time.Since(last) >= s.rescueInterval() {
-			steps = append(steps, s.rescue, func(ctx context.Context) error { return s.rehome(ctx, s.ownPool()) })
-			last = time.Now()
-		}
 		for _, step := range steps { // each has its own time
 			bounded, cancel := context.WithTimeout(ctx, reconcileTimeout)
 			if err := step(bounded); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "jobs could not be looked after", "error", err)
 			}
 			cancel()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		// The statistics come first: with poor ones the others may take long.
+		steps = []func(context.Context) error{s.analyzeGrown, s.mend, s.refreshPauses}
+		if time.Since(last) >= s.rescueInterval() {
+			steps = append(steps, s.rescue, func(ctx context.Context) error { return s.rehome(ctx, false) })
+			last = time.Now()
 		}
 	}
 }

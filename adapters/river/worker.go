@@ -366,20 +366,26 @@ func putBack(row *rivertype.JobRow) error {
 	return &riverqueue.JobSnoozeError{Duration: min(0, time.Until(row.ScheduledAt))}
 }
 
+// unworkedAfter is how late a job is that seems to lie in a queue which nobody works.
+const unworkedAfter = 10 * time.Second
+
 // rehome moves waiting rows of registered jobs out of queues that this process does not
 // work to those they belong to now: when Concurrency was added to or taken from a job,
 // nobody else might work the old queue, into which a process of an older version may still
 // put some. Where its own queue is taken from a job, the workers of that one give it back.
-func (s *Scheduler) rehome(ctx context.Context, db jobs.DB) error {
+// Unless all is set it leaves alone what is not late: another version may work that queue.
+func (s *Scheduler) rehome(ctx context.Context, all bool) error {
 	worked := []string{riverqueue.QueueDefault, pausedQueue}
 	var names, queues []string
 	for _, d := range s.reg.Jobs() {
 		names, queues = append(names, d.Name), append(queues, queueOf(d))
 	}
 	worked = append(worked, queues...)
-	_, err := db.Exec(ctx, s.queuesSQL("available")+`, `+s.moveSQL(`SELECT id, home FROM `+s.table+` AS row
-			JOIN used USING (queue) JOIN unnest($1::text[], $2::text[]) AS own (name, home) ON kind = name
-			WHERE queue <> ALL ($3) AND row.state IN ('available', 'scheduled', 'retryable')`)+` SELECT`, names, queues, worked)
+	err := s.move(ctx, s.queuesSQL("available")+`, `, `SELECT id, home FROM `+s.table+` AS row
+		JOIN used USING (queue) JOIN unnest($1::text[], $2::text[]) AS own (name, home) ON kind = name
+		WHERE queue <> ALL ($3) AND row.state IN ('available', 'scheduled', 'retryable')
+			AND ($4 OR scheduled_at < now() - $5::float8 * interval '1 second')`,
+		names, queues, worked, all, unworkedAfter.Seconds())
 	if err != nil {
 		return fmt.Errorf("moving jobs to their queues: %w", err)
 	}

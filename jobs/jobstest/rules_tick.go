@@ -205,7 +205,8 @@ var tickRules = []rule{
 			st, size, h := e.status("test.tick"), e.queueSize("test.tick"), e.health()
 			got := answer{
 				st.NextTick, st.PrevTick, st.Running, st.Waiting, size,
-				[2]int{h.Totals[jobs.StateRunning], h.Totals[jobs.StateWaiting]}, st.OverdueBy > 0, h.OldestWaiting > 0,
+				[2]int{h.Totals[jobs.StateRunning], h.Totals[jobs.StateWaiting]},
+				st.OverdueBy > 0, h.OldestWaiting > 0,
 			}
 			now := time.Now()
 			if now.After(waits.Add(every - slack)) { // one more tick is due

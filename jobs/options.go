@@ -228,7 +228,9 @@ func At(t time.Time) TriggerOption {
 // retried) of the same name and key, if there is one, instead of enqueueing a
 // second. key is 1 to 1,000 bytes, and private to the name. A key that another open
 // transaction has taken, by [TriggerTx], is waited for until that one ends: keep such
-// transactions short, take several keys in one order, and give ctx a deadline.
+// transactions short, take several keys in one order, and give ctx a deadline. A job that
+// TriggerTx finds ready to start starts after the commit; one that runs, or whose time is
+// still to come, may have begun before.
 func Unique(key string) TriggerOption {
 	return triggerOption(func(r *Request) error {
 		if key == "" || len(key) > 1000 {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -21,15 +22,12 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// rowArgs are the args of every job, in both directions: any JSON object, under
-// the kind that is the job's registered name. River makes an interface of them for each
+// rowArgs are the args of every job to its worker: any JSON object, under the kind that is the job's registered name. River makes an interface of them for each
 // run, which costs no memory of what is as large as a pointer.
 type rowArgs struct{ *rowData }
 
 type rowData struct {
-	kind   string
-	raw    json.RawMessage
-	unique string // the key given with jobs.Unique
+	kind string
 	// retryAfter is set by Work and read by NextRetry, on the same attempt.
 	retryAfter *time.Duration
 }
@@ -41,9 +39,6 @@ func (a rowArgs) Kind() string {
 	}
 	return a.kind
 }
-
-// MarshalJSON returns the data as it was given.
-func (a rowArgs) MarshalJSON() ([]byte, error) { return a.raw, nil }
 
 // UnmarshalJSON does nothing: the handler decodes the data, which the row has as well.
 func (a *rowArgs) UnmarshalJSON([]byte) error { return nil }
@@ -70,14 +65,8 @@ type rowMeta struct {
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
 }
 
-// liveStates are the states in which a job still has a run before it or in
-// progress; River requires all but retryable of a unique job.
-var liveStates = []rivertype.JobState{
-	rivertype.JobStateAvailable, rivertype.JobStatePending, rivertype.JobStateRetryable,
-	rivertype.JobStateRunning, rivertype.JobStateScheduled,
-}
-
-// Trigger implements [jobs.Triggerer].
+// Trigger implements [jobs.Triggerer]. Unless the job is unique it waits for the database, or
+// for a connection of the pool, 10 seconds at most.
 func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 	return s.trigger(ctx, nil, name, data, opts)
 }
@@ -204,10 +193,9 @@ func (s *Scheduler) copyAndTell(ctx context.Context, records []*record) error {
 	return nil
 }
 
-// A record is a triggered job as it is stored. River's own client inserts those that are
-// unique. The others are inserted here, as River would: its statement looks for conflicts
-// and returns whole rows, which takes half as much time again, and its COPY returns no
-// IDs and prepares all rows before it sends the first.
+// A record is a triggered job as it is stored. It is inserted here, as River would: its
+// statement looks for conflicts and returns whole rows, which takes half as much time again,
+// and its COPY returns no IDs and prepares all rows before it sends the first.
 type record struct {
 	kind, queue           string
 	priority, maxAttempts int
@@ -285,6 +273,8 @@ var recordColumns = []column{
 		func(r *record) int16 { return int16(r.priority) }), //nolint:gosec // is checked
 	columnOf("state", "text", func(r *record) bool { return r.state == rivertype.JobStateAvailable }, func(r *record) string { return string(r.state) }),
 	columnOf("scheduled_at", "timestamptz", func(r *record) bool { return r.at == nil }, func(r *record) *time.Time { return r.at }),
+	columnOf("unique_key", "bytea", func(r *record) bool { return r.unique == "" }, (*record).uniqueKey),
+	columnOf("unique_states", "text", func(r *record) bool { return r.unique == "" }, func(*record) string { return liveStates }),
 	columnOf("metadata", "jsonb", func(r *record) bool { return bytes.Equal(r.metadata, noMetadata) }, func(r *record) string { return string(r.metadata) }),
 }
 
@@ -309,17 +299,23 @@ func (s *Scheduler) storeRecords(ctx context.Context, db jobs.DB, records ...*re
 	return readIDs(rows, records)
 }
 
-// insertSQL returns the statement that stores all or none. The IDs come back in the order of
+// insertSQL returns the statement that stores all or none, or of those that are unique what
+// has no other. The IDs come back in the order of
 // the rows, for readIDs.
 func (s *Scheduler) insertSQL(records []*record) (sql string, args []any) {
 	columns := columnsOf(records)
 	names, stored, params := make([]string, len(columns)), make([]string, len(columns)), make([]string, len(columns))
 	args = make([]any, len(columns))
+	conflict := ""
 	for i, c := range columns {
 		names[i], stored[i] = c.name, c.name
 		switch c.name {
 		case "state":
 			stored[i] += "::" + s.state
+		case "unique_states":
+			stored[i] += "::bit(8)"
+			conflict = ` ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL AND unique_states IS NOT NULL
+				AND ` + s.inBitmask + `(unique_states, state) DO NOTHING`
 		case "scheduled_at":
 			stored[i] = "coalesce(" + c.name + ", now())"
 		}
@@ -334,7 +330,7 @@ func (s *Scheduler) insertSQL(records []*record) (sql string, args []any) {
 		params[i] = param + " AS " + c.name
 	}
 	return `INSERT INTO ` + s.table + ` (` + strings.Join(names, ", ") + `) SELECT ` + strings.Join(stored, ", ") + `
-		FROM (SELECT ` + strings.Join(params, ", ") + `) AS row RETURNING id`, args
+		FROM (SELECT ` + strings.Join(params, ", ") + `) AS row` + conflict + ` RETURNING id`, args
 }
 
 func readIDs(rows pgx.Rows, records []*record) error {
@@ -375,48 +371,79 @@ func (s *Scheduler) copyRecords(ctx context.Context, tx pgx.Tx, records []*recor
 	return err
 }
 
-// storeUnique has River insert a job that is unique, in tx unless that is nil. It may
-// have to wait for somebody's transaction that has the key, so it joins no others.
+// storeUnique stores a job unless there is a live one of its key, in tx unless that is nil.
+// It may have to wait for somebody's transaction that has the key, so it joins no others.
+// River's own insertion locks whatever it finds until the transaction ends, and River's
+// statements of many rows, which say what became of jobs or make those that are due
+// available, wait for that one. Here only a job that a worker could take is locked: in a
+// transaction it has to start after the commit, so that it sees what was written before.
 func (s *Scheduler) storeUnique(ctx context.Context, tx pgx.Tx, r *record) error {
-	opts := &riverqueue.InsertOpts{
-		MaxAttempts: r.maxAttempts, Priority: r.priority, Queue: r.queue, Metadata: r.metadata,
-		// The hook replaces the key that River makes of the args.
-		UniqueOpts: riverqueue.UniqueOpts{ByArgs: true, ByState: liveStates},
-	}
-	if r.at != nil {
-		opts.ScheduledAt = *r.at
-	}
-	args := rowArgs{&rowData{kind: r.kind, raw: r.args, unique: r.unique}}
-	var (
-		res *rivertype.JobInsertResult
-		err error
-	)
-	if tx != nil {
-		res, err = s.insertOnly.InsertTx(ctx, quietTx{tx}, args, opts)
-	} else {
-		err = s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-			res, err = s.insertOnly.InsertTx(ctx, autocommit{conn: conn}, args, opts)
+	if tx == nil {
+		return s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+			stored, _, err := s.storeOrFind(ctx, conn, r, false)
+			if stored {
+				s.tellWhenDue(r)
+				s.notifier.notify(ctx, conn, queuesOf(r))
+			}
 			return err
 		})
 	}
+	stored, queues, err := s.storeOrFind(ctx, tx, r, true)
 	if err != nil {
 		return err
 	}
-	queues := queuesOf(r)
-	if r.id = res.Job.ID; res.UniqueSkippedAsDuplicate {
-		// River has locked the row that is there, and meanwhile workers passed over it.
-		if queues = nil; res.Job.State == rivertype.JobStateAvailable {
-			queues = []string{res.Job.Queue}
-		}
-	} else {
+	if stored {
 		s.tellWhenDue(r)
 	}
-	if tx != nil {
-		return s.notifier.notifyTx(ctx, tx, queues)
-	}
-	s.notifier.notify(ctx, s.pool, queues)
-	return nil
+	return s.notifier.notifyTx(ctx, tx, queues)
 }
+
+// storeOrFind stores r, or sets its ID to that of the live job of its key, and returns the
+// queues whose workers may take it.
+func (s *Scheduler) storeOrFind(ctx context.Context, db jobs.DB, r *record, lock bool) (stored bool, queues []string, err error) {
+	for {
+		if err := s.storeRecords(ctx, db, r); err != nil {
+			return false, nil, err
+		}
+		if r.id != 0 {
+			return true, queuesOf(r), nil
+		}
+		var (
+			state rivertype.JobState
+			queue string
+		)
+		// The condition is that of the index on the key.
+		err := db.QueryRow(ctx, `SELECT id, state, queue FROM `+s.table+` WHERE unique_key = $1 AND unique_key IS NOT NULL
+			AND unique_states IS NOT NULL AND `+s.inBitmask+`(unique_states, state)`, r.uniqueKey()).Scan(&r.id, &state, &queue)
+		if err == nil && (!lock || state != rivertype.JobStateAvailable) {
+			return false, nil, nil
+		}
+		if err == nil {
+			// Workers pass over rows that are locked in whatever way; this one others can have at once.
+			err = db.QueryRow(ctx, `SELECT id FROM `+s.table+` WHERE id = $1 AND state = 'available' FOR KEY SHARE`, r.id).Scan(&r.id)
+			if err == nil {
+				return false, []string{queue}, nil
+			}
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return false, nil, err
+		}
+		r.id = 0 // it has gone on, or ended: look again
+	}
+}
+
+// uniqueKey is nil where the job is not unique.
+func (r *record) uniqueKey() []byte {
+	if r.unique == "" {
+		return nil
+	}
+	key := sha256.Sum256([]byte("everytick unique\x00" + r.kind + "\x00" + r.unique))
+	return key[:]
+}
+
+// liveStates are those in which a job still has a run before it or in progress, all but
+// cancelled, completed and discarded, as River's column unique_states has them.
+const liveStates = "11110001"
 
 func formatID(id int64) string { return strconv.FormatInt(id, 10) }
 
@@ -458,10 +485,6 @@ func (h *insertHook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams
 	}
 	if tick {
 		p.State = rivertype.JobStateAvailable
-	}
-	if a, ok := p.Args.(rowArgs); ok && a.unique != "" {
-		key := sha256.Sum256([]byte("everytick unique\x00" + a.kind + "\x00" + a.unique))
-		p.UniqueKey = key[:]
 	}
 	return nil
 }

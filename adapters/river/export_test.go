@@ -122,3 +122,19 @@ func (s *Scheduler) RefreshPauses(ctx context.Context, earlier time.Duration) er
 
 // Rehome does what the keeper does.
 func (s *Scheduler) Rehome(ctx context.Context, all bool) error { return s.rehome(ctx, all) }
+
+// Insert returns what a trigger does to store a row, with that in place of the database.
+func Insert(store func(context.Context) error) func(context.Context) error {
+	in := &inserter[int]{
+		store:    func(ctx context.Context, _ []int) error { return store(ctx) },
+		size:     func(int) int { return 0 },
+		patience: insertPatience,
+	}
+	return func(ctx context.Context) error { return in.insert(ctx, 1) }
+}
+
+// Broken returns how many schedules the keeper would mend.
+func (s *Scheduler) Broken(ctx context.Context) (int, error) {
+	found, err := s.broken(ctx, s.pool)
+	return len(found), err
+}

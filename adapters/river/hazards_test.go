@@ -121,6 +121,36 @@ func TestAUniqueTriggerThatHasToWaitHoldsUpNobody(t *testing.T) {
 	require.NoError(t, receive(t, waiting))
 }
 
+// River's statements of many rows wait for each row that is locked, and all other jobs wait
+// for them.
+func TestAUniqueTriggerInATransactionLocksOnlyAJobThatCouldStart(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Unique("key"))
+	require.NoError(t, err)
+	live := scalar[string](t, pool, `SELECT string_agg(any_state.state::text, ' ' ORDER BY any_state.state::text)
+		FROM river.river_job AS row, unnest(enum_range(NULL::river.river_job_state)) AS any_state (state)
+		WHERE river.river_job_state_in_bitmask(row.unique_states, any_state.state)`)
+	require.Equal(t, "available pending retryable running scheduled", live)
+	for state, locked := range map[string]bool{
+		"available": true, "pending": false, "retryable": false, "running": false, "scheduled": false,
+	} {
+		execSQL(t, pool, `UPDATE river.river_job SET state = $1::text::river.river_job_state`, state)
+		require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+			for range 2 {
+				found, err := s.TriggerTx(t.Context(), tx, "a.job", nil, jobs.Unique("key"))
+				require.NoError(t, err)
+				require.Equal(t, id, found, state)
+			}
+			free := scalar[int](t, pool, `WITH free AS (SELECT FROM river.river_job FOR UPDATE SKIP LOCKED) SELECT count(*) FROM free`)
+			require.Equal(t, locked, free == 0, "whether a job that is %s is locked", state)
+			return nil
+		}))
+	}
+}
+
 func TestTicksGoOnWhileHandlersHoldAllConnectionsButOne(t *testing.T) {
 	t.Parallel()
 	pool := poolOf(t, 2, pgx.QueryExecModeCacheStatement)
@@ -238,6 +268,25 @@ func TestATickThatSomebodyCancelledIsNotOverdue(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, all[0].OverdueBy)
 	require.Equal(t, today.Add(48*time.Hour), all[0].NextTick)
+}
+
+func TestATickThatSomebodyCancelledIsMendedOnceItWasDue(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	grid := time.Now().UTC().Truncate(time.Hour)
+	broken := func() int {
+		n, err := s.Broken(t.Context())
+		require.NoError(t, err)
+		return n
+	}
+	insertTick(t, s, "a.tick", grid)
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'cancelled', finalized_at = now()`)
+	require.Equal(t, 1, broken())
+	insertTick(t, s, "a.tick", grid.Add(24*time.Hour))
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'cancelled', finalized_at = now()`)
+	require.Zero(t, broken(), "there is nothing to store until then")
 }
 
 func TestShutdownWaitsForAnotherNoLongerThanItsContext(t *testing.T) {

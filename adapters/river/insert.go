@@ -61,8 +61,9 @@ const (
 	mostStuck = 4
 )
 
-// batchTimeout bounds a statement for several callers, who may leave earlier.
-const batchTimeout = 10 * time.Second
+// storeTimeout bounds a statement, and waiting for a connection for it. Of a connection that
+// is dead nothing else may ever come, and its caller may be patient.
+const storeTimeout = 10 * time.Second
 
 // insert returns when the row is stored. When ctx ends it returns at once, and the row
 // may be stored or not.
@@ -87,7 +88,7 @@ func (in *inserter[Row]) insert(ctx context.Context, row Row) error {
 				go in.storeWaiting(epoch)
 			}
 		}()
-		return in.store(ctx, []Row{row})
+		return in.storeInTime(ctx, []Row{row})
 	}
 	if more {
 		go in.storeWaiting(epoch)
@@ -141,9 +142,7 @@ func (in *inserter[Row]) idle(epoch int) bool {
 // storeWaiting works until nobody waits.
 func (in *inserter[Row]) storeWaiting(epoch int) {
 	for in.gather(); !in.idle(epoch); in.gather() {
-		ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
-		in.storeBatch(ctx, in.next())
-		cancel()
+		in.storeBatch(in.next())
 	}
 }
 
@@ -179,12 +178,12 @@ func (in *inserter[Row]) next() (batch []*insertion[Row]) {
 }
 
 // storeBatch stores a batch and tells each of its callers.
-func (in *inserter[Row]) storeBatch(ctx context.Context, batch []*insertion[Row]) {
+func (in *inserter[Row]) storeBatch(batch []*insertion[Row]) {
 	rows := make([]Row, len(batch))
 	for i, p := range batch {
 		rows[i] = p.row
 	}
-	err := in.storeSafely(ctx, rows)
+	err := in.storeSafely(rows)
 	var refused *pgconn.PgError
 	oneByOne := len(batch) > 1 && errors.As(err, &refused)
 	for i, p := range batch {
@@ -192,7 +191,7 @@ func (in *inserter[Row]) storeBatch(ctx context.Context, batch []*insertion[Row]
 		if oneByOne {
 			// PostgreSQL refused the statement, so nothing of it is stored: one row may be
 			// the reason, and must not take the others with it.
-			p.err = in.storeSafely(ctx, rows[i:i+1])
+			p.err = in.storeSafely(rows[i : i+1])
 		}
 	}
 	for _, p := range batch {
@@ -201,13 +200,23 @@ func (in *inserter[Row]) storeBatch(ctx context.Context, batch []*insertion[Row]
 }
 
 // storeSafely makes a panic an error of the callers, whose goroutine this is not.
-func (in *inserter[Row]) storeSafely(ctx context.Context, rows []Row) (err error) {
+func (in *inserter[Row]) storeSafely(rows []Row) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("panic: %v\n\n%s", v, debug.Stack())
 		}
 	}()
-	return in.store(ctx, rows)
+	return in.storeInTime(context.Background(), rows)
+}
+
+func (in *inserter[Row]) storeInTime(ctx context.Context, rows []Row) error {
+	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	err := in.store(bounded, rows)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("no answer within %s, so it may be stored or not: %w", storeTimeout, err)
+	}
+	return err
 }
 
 // autocommit is a transaction to River, which sends an INSERT and a notification,

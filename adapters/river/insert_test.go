@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -234,4 +235,33 @@ func TestTriggerTxWithoutATransactionIsRefused(t *testing.T) {
 	_, err := s.TriggerTx(t.Context(), nil, "a.job", nil)
 	require.ErrorContains(t, err, "the transaction is nil")
 	require.Zero(t, scalar[int](t, s.Pool(), `SELECT count(*) FROM river.river_job`))
+}
+
+func TestTriggersGoOnAfterANetworkThatSwallowedEverything(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var swallows atomic.Bool
+		trigger := river.Insert(func(ctx context.Context) error {
+			if swallows.Load() {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		})
+		swallows.Store(true)
+		failed := make(chan error, 100)
+		for range 20 { // each alone, and patient
+			go func() { failed <- trigger(context.Background()) }()
+			time.Sleep(12 * time.Second)
+		}
+		swallows.Store(false)
+		for range 20 {
+			require.ErrorContains(t, <-failed, "no answer within 10s, so it may be stored or not")
+		}
+		for range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			require.NoError(t, trigger(ctx))
+			cancel()
+		}
+	})
 }

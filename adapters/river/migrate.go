@@ -104,6 +104,10 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, opts ...Mig
 func (m *migration) try(ctx context.Context) (done bool, err error) {
 	// In another isolation it would hold a snapshot, and CREATE INDEX CONCURRENTLY wait for it.
 	err = pgx.BeginTxFunc(ctx, m.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		// It idles for as long as an index takes.
+		if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout TO 0`); err != nil {
+			return err
+		}
 		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended('everytick migrate', 0))`).Scan(&done); err != nil || !done {
 			return err
 		}

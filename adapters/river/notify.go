@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -192,15 +191,4 @@ func (n *notifier) sendLate() {
 // failed says what follows: the job is stored, and waits for the next poll.
 func (n *notifier) failed(ctx context.Context, err error) {
 	n.log.DebugContext(ctx, "workers were not notified of a new job and find it at their next poll", "error", err)
-}
-
-// quietTx is a transaction in which River does not notify.
-type quietTx struct{ pgx.Tx }
-
-// Exec implements [pgx.Tx].
-func (t quietTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if strings.Contains(sql, "pg_notify") {
-		return pgconn.CommandTag{}, nil
-	}
-	return t.Tx.Exec(ctx, sql, args...)
 }

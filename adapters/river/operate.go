@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/everytick/everytick/jobs"
 )
@@ -149,27 +150,33 @@ func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 // Retry implements [jobs.Retrier].
 func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 	var queue string
-	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, state jobs.State, _ int) error {
-		switch state {
-		case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped, jobs.StateRetrying:
-		default:
-			return fmt.Errorf("%w: it is %s", jobs.ErrNotRetryable, state)
-		}
-		// That it would start late is no reason to skip it again. If another has its unique
-		// key by now, it runs without.
-		if _, err := tx.Exec(ctx, `UPDATE `+s.table+` AS row SET metadata = metadata - $2::text || jsonb_build_object($3::text, true),
+	retry := func() error {
+		return s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, state jobs.State, _ int) error {
+			switch state {
+			case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped, jobs.StateRetrying:
+			default:
+				return fmt.Errorf("%w: it is %s", jobs.ErrNotRetryable, state)
+			}
+			// That it would start late is no reason to skip it again. If another has its unique
+			// key by now, it runs without.
+			if _, err := tx.Exec(ctx, `UPDATE `+s.table+` AS row SET metadata = metadata - $2::text || jsonb_build_object($3::text, true),
 				unique_key = CASE WHEN NOT EXISTS (SELECT FROM `+s.table+` AS other WHERE other.unique_key = row.unique_key
 					AND other.unique_key IS NOT NULL AND other.unique_states IS NOT NULL
 					AND `+s.inBitmask+`(other.unique_states, other.state) AND other.id <> row.id) THEN unique_key END
 			WHERE id = $1`, id, metaSkipped, metaStarted); err != nil {
+				return err
+			}
+			row, err := s.insertOnly.JobRetryTx(ctx, tx, id)
+			if err == nil {
+				queue = row.Queue
+			}
 			return err
-		}
-		row, err := s.insertOnly.JobRetryTx(ctx, tx, id)
-		if err == nil {
-			queue = row.Queue
-		}
-		return err
-	})
+		})
+	}
+	err := retry()
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code == "23505" {
+		err = retry() // somebody's transaction had its unique key, and has committed
+	}
 	if err != nil {
 		return fmt.Errorf("river: retry job %q of %q: %w", id, name, err)
 	}

@@ -205,3 +205,26 @@ func TestOperatorsHaveTheirRolesInEveryModeOfSendingQueries(t *testing.T) {
 		})
 	}
 }
+
+func TestAJobIsRetriedThoughATransactionTakesItsKeyMeanwhile(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Unique("key"))
+	require.NoError(t, err)
+	require.NoError(t, s.Cancel(t.Context(), "a.job", id))
+	retried := make(chan error, 1)
+	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		other, err := s.TriggerTx(t.Context(), tx, "a.job", nil, jobs.Unique("key"))
+		require.NoError(t, err)
+		require.NotEqual(t, id, other)
+		go func() { retried <- s.Retry(context.Background(), "a.job", id) }()
+		eventually(t, "the retry waits for the transaction", func() bool {
+			return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+		})
+		return nil
+	}))
+	require.NoError(t, receive(t, retried))
+	require.Equal(t, 2, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state = 'available'`))
+}

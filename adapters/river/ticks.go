@@ -525,15 +525,17 @@ func (s *Scheduler) mend(ctx context.Context) error {
 	})
 }
 
-// broken returns the schedules that have no tick waiting.
+// broken returns the schedules that have no tick waiting, unless it was cancelled: its
+// successor is stored when it was due.
 func (s *Scheduler) broken(ctx context.Context, db jobs.DB) ([]*jobs.Definition, error) {
 	schedules := s.schedules()
 	if len(schedules) == 0 {
 		return nil, nil
 	}
 	rows, err := db.Query(ctx, `SELECT name FROM unnest($1::text[]) AS own (name)
-		WHERE NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND state IN ('available', 'scheduled'))`,
-		namesOf(schedules))
+		WHERE NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND state IN ('available', 'scheduled'))
+			AND NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND state = 'cancelled' AND `+tickOrder+` > $2)`,
+		namesOf(schedules), formatTick(s.clock.estimate()))
 	if err != nil {
 		return nil, fmt.Errorf("looking for schedules without a tick: %w", err)
 	}

@@ -255,27 +255,31 @@ func TestCountsOfALargeTableAreExactAndFoundByIndex(t *testing.T) {
 		insertRows(t, pool, 1<<i, columns, values)
 	}
 	const tickColumns, tick = columns + `, metadata, args, unique_key`, `, '{"everytick_tick": true}', '{"tick": "2026-01-01T00:00:00Z"}', sha256(random()::text::bytea)`
+	const toCome, held = `, '{"everytick_tick": true}', '{"tick": "3000-01-01T00:00:00Z"}', sha256(random()::text::bytea)`,
+		`, '{"everytick_tick": true, "everytick_held": true}', '{"tick": "2026-01-01T00:00:00Z"}', sha256(random()::text::bytea)`
 	for i, values := range []string{
 		`'a.tick', 'available', now() - interval '1 minute', 0, 'default'`,
 		`'a.tick', 'retryable', now() + interval '1 hour', 1, 'default'`,
 		`'a.tick', 'available', now() + interval '1 hour', 2, '` + river.PausedQueue + `'`,
 		`'a.tick', 'running', now(), 1, 'default'`,
-		`'a.tick', 'available', now() + interval '1 hour', 0, 'default'`, // is to come
 	} {
 		insertRows(t, pool, 1<<i, tickColumns, values+tick)
 	}
+	insertRows(t, pool, 16, tickColumns, `'a.tick', 'available', now() + interval '1 hour', 0, 'default'`+toCome)
+	insertRows(t, pool, 64, tickColumns, `'a.tick', 'running', now(), 1, 'default'`+held)
+	insertRows(t, pool, 128, tickColumns, `'a.tick', 'available', now() + interval '1 second', 0, 'default'`+held)
 	insertRows(t, pool, 32, columns, `'a.tick', 'scheduled', now() + interval '1 hour', 0, 'default'`) // triggered
 	execSQL(t, pool, `VACUUM ANALYZE river.river_job`)
 
 	count := func() {
-		for name, want := range map[string]int{"a.job": 1<<7 - 1, "a.tick": 1 + 2 + 4 + 32, "a.none": 0} {
+		for name, want := range map[string]int{"a.job": 1<<7 - 1, "a.tick": 1 + 2 + 4 + 32 + 64 + 128, "a.none": 0} {
 			n, err := s.QueueSize(t.Context(), name)
 			require.NoError(t, err)
 			require.Equal(t, want, n, name)
 		}
 		all, err := s.Jobs(t.Context())
 		require.NoError(t, err)
-		for i, want := range [][3]int{{1<<7 - 1, 1<<5 + 1<<6, 1 << 7}, {}, {1 + 2 + 4 + 32, 2 + 4, 8}} {
+		for i, want := range [][3]int{{1<<7 - 1, 1<<5 + 1<<6, 1 << 7}, {}, {1 + 2 + 4 + 32 + 64 + 128, 2 + 4, 8}} {
 			require.Equal(t, want, [3]int{all[i].Waiting, all[i].Retrying, all[i].Running}, all[i].Name)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	netmail "net/mail"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -450,19 +451,72 @@ func TestSendGivesUpWhatIsPermanent(t *testing.T) {
 		s.answer = func(int, mailData) error { return refuse(550, "no such user") }
 	})
 	e := newEnv(t, server)
-	for range 2 {
-		err := e.send("job 1", hello)
-		require.ErrorContains(t, err, "5.0.0 no such user")
-		require.False(t, e.retried("email.send", err))
-	}
+	err := e.send("job 1", hello)
+	require.ErrorContains(t, err, "5.0.0 no such user")
+	require.False(t, e.retried("email.send", err))
 	require.Equal(t, 1, e.row(1).Attempts)
 
-	err := e.send("job 2", email.Message{To: []string{"nobody"}, Text: "x"})
+	err = e.send("job 2", email.Message{To: []string{"nobody"}, Text: "x"})
 	require.ErrorIs(t, err, email.ErrInvalidMessage)
 	require.False(t, e.retried("email.send", err))
 	err = e.run("email.send", "job 3", []byte(`{"to": "not a list"}`))
 	require.Error(t, err)
 	require.False(t, e.retried("email.send", err))
+}
+
+func TestAJobThatGaveUpSendsItsMailWhenSomebodyRetriesIt(t *testing.T) {
+	t.Parallel()
+	var accepts atomic.Bool
+	server := serveSMTP(t, func(s *smtpServer) {
+		s.answer = func(int, mailData) error {
+			if accepts.Load() {
+				return nil
+			}
+			return refuse(550, "not yet")
+		}
+	})
+	e := newEnv(t, server)
+	for range 2 {
+		require.ErrorContains(t, e.send("job 1", hello), "not yet")
+		require.Equal(t, "failed", e.row(1).Status)
+	}
+	accepts.Store(true)
+	require.NoError(t, e.send("job 1", hello))
+	require.Equal(t, "sent", e.row(1).Status)
+	require.NoError(t, e.send("job 1", hello))
+	require.Len(t, server.mails(), 1)
+}
+
+func TestASlowAnswerIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	const limit = 3 * time.Second
+	server := serveSMTP(t, func(s *smtpServer) {
+		s.answer = func(int, mailData) error {
+			<-time.After(limit + time.Second)
+			return nil
+		}
+	})
+	e := newEnv(t, server)
+	e.service.SetSendTimeout(limit)
+	e.enqueue(hello)
+	require.Equal(t, email.Result{Sent: 1}, e.process())
+	require.Len(t, server.mails(), 1)
+}
+
+func TestALoginThatIsLostFailsNoMail(t *testing.T) {
+	t.Parallel()
+	for _, code := range []int{530, 534, 535, 538} {
+		server := serveSMTP(t, func(s *smtpServer) {
+			s.rcpt = func(string) error { return refuse(code, "authentication required") }
+		})
+		e := newEnv(t, server)
+		for range 3 {
+			e.enqueue(hello)
+		}
+		res, err := e.service.ProcessQueue(t.Context(), e.pool, e.logger)
+		require.ErrorContains(t, err, "authentication required")
+		require.Equal(t, email.Result{Postponed: 1}, res, "the others would meet the same")
+	}
 }
 
 func TestSendWaitsForWhoIsSendingIt(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	netmail "net/mail"
 	"strings"
 	"unicode"
@@ -82,7 +83,7 @@ func (m Message) key(jobID string) string {
 }
 
 // compose builds the mail, the same on every attempt.
-func (c *claimed) compose(sender string) (*mail.Msg, error) {
+func (c *claimed) compose(sender string, begins func()) (*mail.Msg, error) {
 	m := mail.NewMsg(mail.WithNoDefaultUserAgent())
 	if err := errors.Join(m.From(sender), m.To(c.To...)); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidMessage, err)
@@ -91,12 +92,19 @@ func (c *claimed) compose(sender string) (*mail.Msg, error) {
 	m.SetMessageIDWithValue(fmt.Sprintf("%d.%d@%s", c.id, c.createdAt.UnixMicro(), from[strings.LastIndexByte(from, '@')+1:]))
 	m.SetDateWithValue(c.createdAt)
 	m.Subject(c.Subject)
+	first := func(contentType mail.ContentType, text string) {
+		m.SetBodyWriter(contentType, func(w io.Writer) (int64, error) {
+			begins()
+			n, err := io.WriteString(w, text)
+			return int64(n), err
+		})
+	}
 	if c.Text != "" {
-		m.SetBodyString(mail.TypeTextPlain, c.Text)
+		first(mail.TypeTextPlain, c.Text)
 	}
 	switch {
 	case c.Text == "":
-		m.SetBodyString(mail.TypeTextHTML, c.HTML)
+		first(mail.TypeTextHTML, c.HTML)
 	case c.HTML != "":
 		m.AddAlternativeString(mail.TypeTextHTML, c.HTML)
 	}

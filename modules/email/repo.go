@@ -56,16 +56,17 @@ func (r repo) claimDue(ctx context.Context, lease time.Duration) (*claimed, erro
 		lease))
 }
 
-// claimKeyed claims the mail of that key, due or not, storing it first if it is not
-// there. It returns nil when the mail is done with or somebody else sends it.
+// claimKeyed claims the mail of that key, due, given up or not, storing it first if it is not
+// there. It returns nil when the mail is sent or somebody else sends it.
 func (r repo) claimKeyed(ctx context.Context, key string, m Message, lease time.Duration) (*claimed, error) {
 	// One statement: a mail stored unclaimed could be taken by the queue at once.
 	return scanClaimed(r.db.QueryRow(ctx, `
 		INSERT INTO email_outbox AS o (job_key, recipients, subject, body_text, body_html, claim, claimed_until, attempts)
 		VALUES ($1, $2, $3, $4, $5, gen_random_uuid(), now() + $6::interval, 1)
 		ON CONFLICT (job_key) DO UPDATE
-		SET claim = excluded.claim, claimed_until = excluded.claimed_until, attempts = o.attempts + 1
-		WHERE o.status = 'pending' AND (o.claimed_until IS NULL OR o.claimed_until <= now())
+		SET claim = excluded.claim, claimed_until = excluded.claimed_until, status = 'pending', finished_at = NULL,
+			attempts = CASE WHEN o.status = 'failed' THEN 1 ELSE o.attempts + 1 END
+		WHERE o.status IN ('pending', 'failed') AND (o.claimed_until IS NULL OR o.claimed_until <= now())
 		RETURNING `+claimColumns,
 		key, m.To, m.Subject, m.Text, m.HTML, lease))
 }

@@ -16,11 +16,13 @@
 // or the connection to the mail server or the database broke, between the server
 // taking the mail and its row being marked. SMTP has no way to ask, and a mail twice
 // is better than none. Both then carry the same Message-ID and Date, by which most
-// mail systems show them as one.
+// mail systems show them as one. A server may take 10 minutes to answer; the mail of a
+// process that died is sent by another 12 minutes after it was begun.
 //
 // What the server refuses with a 5xx answer is given up, with the reason kept in the
 // column last_error of email_outbox. After a 4xx answer, and when the server cannot
-// be reached, the mail is tried again later, with a growing delay.
+// be reached or does not accept the login, the mail is tried again later, with a growing
+// delay.
 package email
 
 import (
@@ -39,9 +41,9 @@ import (
 )
 
 const (
-	// lease is how long a claim counts. It leaves room beyond sendTimeout, so that a
-	// mail is never on its way when its claim runs out.
-	lease = 2 * time.Minute
+	// lease is how long a claim counts. It leaves room beyond answerTimeout and twice
+	// sendTimeout, so that a mail is never on its way when its claim runs out.
+	lease = 12 * time.Minute
 	// runFor is how long one run takes new mails: the next tick goes on.
 	runFor = processEvery
 	// markTimeout bounds writing down what became of a mail.
@@ -121,8 +123,9 @@ type Result struct {
 // Service puts mails into the outbox and sends them. Its methods may be called from
 // several goroutines at once.
 type Service struct {
-	cfg      Config        // without the password
-	password func() string // a function, since whoever prints the service prints its fields
+	sendTimeout time.Duration
+	cfg         Config        // without the password
+	password    func() string // a function, since whoever prints the service prints its fields
 }
 
 // New returns a service, or an error that says what is wrong with cfg. It does not
@@ -155,7 +158,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	password := cfg.Password
 	cfg.Password = ""
-	return &Service{cfg, func() string { return password }}, nil
+	return &Service{sendTimeout, cfg, func() string { return password }}, nil
 }
 
 // Enqueue stores a mail to be sent, and returns its ID in the outbox. With db a
@@ -204,9 +207,10 @@ func (s *Service) ProcessQueue(ctx context.Context, db jobs.DB, logger *slog.Log
 
 // SendJob sends one mail at once, as the work of the job of that ID, and returns nil
 // once the server has taken it. Called again for the same job it does not send it
-// again. A mail that is given up is a [jobs.Permanent] error. Any other error means
-// that it was not sent yet; it is in the outbox, and even if the job is not run
-// again it is tried again from there.
+// again. A mail that is given up is a [jobs.Permanent] error; if the job is run once more
+// all the same, by [jobs.Retrier], so is the mail. Any other error means that it was not
+// sent yet; it is in the outbox, and even if the job is not run again it is tried again
+// from there.
 func (s *Service) SendJob(ctx context.Context, db jobs.DB, logger *slog.Logger, jobID string, m Message) error {
 	if err := m.check(); err != nil {
 		return jobs.Permanent(err)
@@ -287,7 +291,7 @@ func (s *Service) send(ctx context.Context, conn *connection, c *claimed) error 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	m, err := c.compose(s.cfg.From)
+	m, err := c.compose(s.cfg.From, conn.mailBegins)
 	if err != nil {
 		return err
 	}

@@ -15,8 +15,11 @@ import (
 )
 
 const (
-	// sendTimeout bounds one mail, connecting included.
+	// sendTimeout bounds connecting, and what is said before the mail itself.
 	sendTimeout = 30 * time.Second
+	// answerTimeout bounds handing over the mail itself, and the server's answer to it. Some
+	// scan a mail first, and who hangs up meanwhile has to send it again: RFC 5321, 4.5.3.2.6.
+	answerTimeout = 10 * time.Minute
 	// grace is for how long a mail on its way may still be finished when the context
 	// has ended: cut off between its last byte and the server's answer, it would have
 	// to be sent again.
@@ -30,6 +33,7 @@ type connection struct {
 	conn    net.Conn // nil when there is none
 	client  *mail.Client
 	smtp    *smtp.Client
+	timer   *time.Timer // ends the mail that is on its way
 }
 
 // A connectError is the failure to get as far as handing over a mail: it is not the
@@ -40,9 +44,40 @@ func (e *connectError) Error() string { return e.err.Error() }
 func (e *connectError) Unwrap() error { return e.err }
 
 // send hands m to the server. It returns a *connectError when the server could not
-// be reached, and what go-mail says when it did not take the mail.
+// be reached or refuses the sender whatever the mail, and what go-mail says when it did not
+// take the mail.
 func (c *connection) send(ctx context.Context, m *mail.Msg) error {
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	if err := c.reach(ctx); err != nil {
+		c.drop()
+		return &connectError{err}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.timer = time.AfterFunc(c.service.sendTimeout, cancel)
+	defer c.timer.Stop()
+	defer c.bind(ctx)()
+	err := c.client.SendWithSMTPClient(c.smtp, m)
+	switch code := replyCode(err); {
+	case err == nil:
+	case code == 0 || code == 421:
+		c.drop() // no answer that leaves the connection in a known state, or a goodbye
+	case code == 530 || code == 534 || code == 535 || code == 538: // RFC 4954, 6
+		c.drop()
+		return &connectError{err}
+	}
+	return err
+}
+
+// mailBegins is called when the server has let the mail itself begin.
+func (c *connection) mailBegins() {
+	if c.timer.Stop() {
+		c.timer.Reset(answerTimeout)
+	}
+}
+
+// reach connects unless there is a connection already.
+func (c *connection) reach(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.service.sendTimeout)
 	defer cancel()
 	if c.smtp != nil {
 		// Servers hang up on who has been silent or has sent enough.
@@ -52,18 +87,10 @@ func (c *connection) send(ctx context.Context, m *mail.Msg) error {
 		}
 		stop()
 	}
-	if c.smtp == nil {
-		if err := c.connect(ctx); err != nil {
-			c.drop()
-			return &connectError{err}
-		}
+	if c.smtp != nil {
+		return nil
 	}
-	defer c.bind(ctx)()
-	err := c.client.SendWithSMTPClient(c.smtp, m)
-	if code := replyCode(err); err != nil && (code == 0 || code == 421) {
-		c.drop() // no answer that leaves the connection in a known state, or a goodbye
-	}
-	return err
+	return c.connect(ctx)
 }
 
 func (c *connection) connect(ctx context.Context) error {
@@ -81,7 +108,7 @@ func (c *connection) connect(ctx context.Context) error {
 	options := []mail.Option{
 		mail.WithPort(number),
 		mail.WithTLSPolicy(cfg.TLS.policy()),
-		mail.WithTimeout(sendTimeout),
+		mail.WithTimeout(c.service.sendTimeout),
 		mail.WithoutNoop(), // send does that
 		mail.WithoutRset(), // a mail taken leaves nothing to reset
 		mail.WithDialContextFunc(func(ctx2 context.Context, network, _ string) (net.Conn, error) {
@@ -175,8 +202,12 @@ func replyCode(err error) int {
 }
 
 // isPermanent tells a refusal for good from what may pass: a 4xx answer, a server
-// that is down, a connection that broke.
+// that is down or refuses the sender, a connection that broke.
 func isPermanent(err error) bool {
+	var unreachable *connectError
+	if errors.As(err, &unreachable) {
+		return false
+	}
 	var refused *mail.SendError
 	if !errors.As(err, &refused) {
 		return errors.Is(err, ErrInvalidMessage)

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 type cron struct {
 	pattern string
 	loc     *time.Location
+	zone    string // its name
 
 	minute, hour, dom, month, dow uint64 // bit n is set when the value n matches
 
@@ -65,7 +67,7 @@ func ParseCron(pattern string, loc *time.Location) (Schedule, error) {
 	if loc == nil {
 		loc = time.UTC
 	}
-	c := &cron{pattern: strings.TrimSpace(pattern), loc: loc}
+	c := &cron{pattern: strings.TrimSpace(pattern), loc: loc, zone: zoneName(loc)}
 	invalid := func(format string, args ...any) error {
 		return fmt.Errorf("%w: cron pattern %q: %s", ErrInvalidSchedule, pattern, fmt.Sprintf(format, args...))
 	}
@@ -73,13 +75,20 @@ func ParseCron(pattern string, loc *time.Location) (Schedule, error) {
 	if strings.HasPrefix(expanded, "@") {
 		var ok bool
 		if expanded, ok = aliases[expanded]; !ok {
-			return nil, invalid("unknown alias, allowed are @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually")
+			hint := ""
+			if strings.HasPrefix(c.pattern, "@every") {
+				hint = "; for an interval there is RegisterInterval"
+			}
+			return nil, invalid("unknown alias, allowed are @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually%s", hint)
 		}
 	}
 	if strings.HasPrefix(expanded, "TZ=") || strings.HasPrefix(expanded, "CRON_TZ=") {
 		return nil, invalid("the time zone is set by the option TimeZone, not in the pattern")
 	}
 	texts := strings.Fields(expanded)
+	if len(texts) == len(cronFields)+1 {
+		return nil, invalid("6 fields, want 5: minute, hour, day-of-month, month, day-of-week; there are no seconds and no years")
+	}
 	if len(texts) != len(cronFields) {
 		return nil, invalid("%d fields, want 5: minute, hour, day-of-month, month, day-of-week", len(texts))
 	}
@@ -248,6 +257,19 @@ func (c *cron) nextDay(day time.Time) (time.Time, bool) {
 }
 
 func match(bits uint64, v int) bool { return bits&(1<<v) != 0 }
+
+// zoneName names a zone so that two of the same name show the same time. A zone that the time
+// zone database does not know under its name has its offsets in it.
+func zoneName(loc *time.Location) string {
+	name := loc.String()
+	winter, summer := time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2025, 7, 1, 0, 0, 0, 0, time.UTC)
+	known, err := time.LoadLocation(name)
+	if err == nil && name != "" && wall(winter, known).Equal(wall(winter, loc)) && wall(summer, known).Equal(wall(summer, loc)) {
+		return name
+	}
+	offsets := []string{winter.In(loc).Format("-07:00"), summer.In(loc).Format("-07:00")}
+	return strings.TrimSpace(name + " UTC" + strings.Join(slices.Compact(offsets), "/"))
+}
 
 // wall returns the time that a clock in loc shows at t, reckoned in UTC.
 func wall(t time.Time, loc *time.Location) time.Time {

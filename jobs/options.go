@@ -130,11 +130,15 @@ func Concurrency(n int) Option {
 }
 
 // TimeZone sets the zone in which a cron pattern is read. Defaults to UTC. It
-// applies to RegisterCron alone.
+// applies to RegisterCron alone. [time.Local] is [ErrInvalidOption]: it is another zone in a
+// process whose TZ is another, and all have to agree.
 func TimeZone(loc *time.Location) Option {
 	return tickOption{name: "TimeZone", cronOnly: true, option: func(d *Definition) error {
 		if loc == nil {
 			return invalidOption("TimeZone(nil): want a *time.Location")
+		}
+		if loc.String() == time.Local.String() {
+			return invalidOption("TimeZone(time.Local): processes may differ in it; want a zone by its name, such as time.LoadLocation(%q)", "Europe/Berlin")
 		}
 		d.zone = loc
 		return nil

@@ -506,7 +506,7 @@ func (d *Definition) Describe() (schedule, zone string) {
 		return "after " + d.Delay.String(), ""
 	}
 	if c, ok := d.Schedule.(*cron); ok {
-		zone = c.loc.String()
+		zone = c.zone
 	}
 	return d.Schedule.String(), zone
 }

@@ -128,6 +128,7 @@ func TestRegistry_RefusesOptionsOutOfRange(t *testing.T) {
 		{jobs.Concurrency(0), "Concurrency(0): allowed is 1 to 10000"},
 		{jobs.Concurrency(10_001), "Concurrency(10001): allowed is 1 to 10000"},
 		{jobs.TimeZone(nil), "TimeZone(nil): want a *time.Location"},
+		{jobs.TimeZone(time.Local), `TimeZone(time.Local): processes may differ in it; want a zone by its name, such as time.LoadLocation("Europe/Berlin")`}, //nolint:gosmopolitan // is refused
 		{jobs.CatchUp(-1), "CatchUp(-1): allowed is Once or All"},
 		{jobs.CatchUp(2), "CatchUp(2): allowed is Once or All"},
 		{jobs.Overlap(-1), "Overlap(-1): allowed is Allow or Skip"},
@@ -208,6 +209,23 @@ func TestRegistry_ADefaultTimeZoneIsForTheCronPatternsAmongTheJobs(t *testing.T)
 	require.NoError(t, err)
 	_, zone := d.Describe()
 	require.Equal(t, "Europe/Berlin", zone)
+}
+
+func TestRegistry_ZonesOfOneNameShowOneTime(t *testing.T) {
+	t.Parallel()
+	for want, zone := range map[string]*time.Location{
+		"UTC":                     time.UTC,
+		"Europe/Berlin":           mustZone(t, "Europe/Berlin"),
+		"UTC+02:00":               time.FixedZone("", 2*60*60),
+		"office UTC-03:30":        time.FixedZone("office", -(3*60+30)*60),
+		"Europe/Berlin UTC+01:00": time.FixedZone("Europe/Berlin", 60*60),
+	} {
+		r, err := jobs.NewRegistry()
+		require.NoError(t, err)
+		require.NoError(t, r.RegisterCron("a.job", "0 3 * * *", nothing, jobs.TimeZone(zone)))
+		_, got := r.Jobs()[0].Describe()
+		require.Equal(t, want, got)
+	}
 }
 
 func TestRegistry_TimeZoneIsForCronAlone(t *testing.T) {

@@ -26,7 +26,7 @@ CREATE TABLE audit_archive (
     archived_at timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE INDEX audit_archive_occurred_at_idx ON audit_archive (occurred_at);
+CREATE INDEX audit_archive_occurred_at_idx ON audit_archive (occurred_at, id);
 
 -- +goose Down
 DROP TABLE audit_archive;

@@ -56,6 +56,7 @@ import (
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
@@ -265,11 +266,12 @@ func (i *instruments) process(next jobs.Handler) jobs.Handler {
 // the job, or else as a root.
 func (i *instruments) startProcess(ctx context.Context, job *jobs.Job, name string, opts []trace.SpanStartOption) (context.Context, trace.Span) {
 	ambient := trace.SpanFromContext(ctx)
-	// The context may come down from the one given to Start, and with it the span of
-	// the application's own start, to which no run belongs.
+	// The context may come down from the one given to Start, and with it the span and the
+	// baggage of the application's own start, to which no run belongs.
 	if ambient.SpanContext().IsValid() {
 		ctx = trace.ContextWithSpanContext(ctx, trace.SpanContext{})
 	}
+	ctx = baggage.ContextWithoutBaggage(ctx)
 	ctx = i.propagator.Extract(ctx, propagation.MapCarrier(job.Metadata))
 	// Links, because that is how the conventions relate a run to what triggered it,
 	// parents being a choice.

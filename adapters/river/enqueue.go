@@ -129,8 +129,11 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 		return nil, err
 	}
 	reqs, err := d.Requests(data, opts...)
-	if err != nil || len(reqs) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	if len(reqs) == 0 {
+		return []string{}, nil
 	}
 	err = d.Enqueue(ctx, reqs, func(ctx context.Context, reqs []*jobs.Request) error {
 		if err := s.storeMany(ctx, reqs); err != nil {

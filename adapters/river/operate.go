@@ -37,6 +37,9 @@ const stateSQL = `CASE
 	WHEN state = 'available' AND scheduled_at <= now() THEN 'waiting'
 	ELSE 'scheduled' END`
 
+// isSkipped is of what River ran, and cancelled before the handler was called.
+const isSkipped = `state = 'cancelled' AND metadata ? 'everytick_skipped'`
+
 // Runs implements [jobs.RunLister].
 func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 	if _, err := s.definition(name); err != nil {
@@ -46,7 +49,7 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 		return nil, err
 	}
 	rows, err := s.pool.Query(ctx, `
-		SELECT id, `+stateSQL+`, CASE WHEN `+isTick+` THEN `+tickTime+` END, CASE WHEN `+isHeld+` THEN 0 ELSE attempt END, max_attempts,
+		SELECT id, `+stateSQL+`, CASE WHEN `+isTick+` THEN `+tickTime+` END, CASE WHEN `+isHeld+` THEN 0 WHEN `+isSkipped+` THEN attempt - 1 ELSE attempt END, max_attempts,
 			created_at, CASE WHEN metadata ? 'everytick_held' THEN `+tickTime+` ELSE scheduled_at END, attempted_at, finalized_at,
 			coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error', ''),
 			CASE WHEN `+isTick+` THEN '{}' ELSE args END
@@ -157,9 +160,11 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 			default:
 				return fmt.Errorf("%w: it is %s", jobs.ErrNotRetryable, state)
 			}
-			// That it would start late is no reason to skip it again. If another has its unique
-			// key by now, it runs without.
+			// That it was skipped was no attempt, and that it would start late is no reason to skip it
+			// again. If another has its unique key by now, it runs without.
 			if _, err := tx.Exec(ctx, `UPDATE `+s.table+` AS row SET metadata = metadata - $2::text || jsonb_build_object($3::text, true),
+				attempt = CASE WHEN `+isSkipped+` THEN attempt - 1 ELSE attempt END,
+				errors = CASE WHEN `+isSkipped+` THEN nullif(errors[:array_upper(errors, 1) - 1], '{}') ELSE errors END,
 				unique_key = CASE WHEN NOT EXISTS (SELECT FROM `+s.table+` AS other WHERE other.unique_key = row.unique_key
 					AND other.unique_key IS NOT NULL AND other.unique_states IS NOT NULL
 					AND `+s.inBitmask+`(other.unique_states, other.state) AND other.id <> row.id) THEN unique_key END

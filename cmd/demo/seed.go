@@ -77,6 +77,7 @@ func registerDemoJobs(r jobs.Registrar) error {
 func seed(ctx context.Context, pool *pgxpool.Pool, s jobs.Scheduler, mails *email.Service, log *slog.Logger) error {
 	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		for _, sql := range []string{
+			`SELECT pg_advisory_xact_lock(hashtextextended('everytick demo', 0))`, // of demos that start together
 			`INSERT INTO audit_entries (occurred_at, actor, action, target)
 				SELECT now() - n * interval '1 day', 'user-' || n % 7, 'login', 'session-' || n FROM generate_series(1, 500) AS n`,
 			`INSERT INTO audit_archive (id, occurred_at, actor, action, target, detail)

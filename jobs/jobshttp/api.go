@@ -69,15 +69,20 @@ func (h *handler) apiJob(w http.ResponseWriter, r *http.Request) {
 	}
 	var out struct {
 		Job  jobs.Status `json:"job"`
-		Runs []jobs.Run  `json:"runs,omitempty"`
+		Runs *[]jobs.Run `json:"runs,omitempty"` // nil where the scheduler cannot tell
 	}
 	var ok bool
 	if out.Job, ok = byName(snap.value, r.PathValue("name")); !ok {
 		h.refuse(w, r, ActionRead)
 		return
 	}
-	out.Runs, err = h.runs(ctx, out.Job.Name, limit)
-	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+	switch runs, err := h.runs(ctx, out.Job.Name, limit); {
+	case err == nil:
+		if runs == nil {
+			runs = []jobs.Run{}
+		}
+		out.Runs = &runs
+	case !errors.Is(err, errors.ErrUnsupported):
 		h.fail(w, r, err)
 		return
 	}
@@ -243,9 +248,25 @@ func (h *handler) censor(r *http.Request, health jobs.Health, unknown bool, hidd
 		return health
 	}
 	health.Reasons = slices.DeleteFunc(slices.Clone(health.Reasons), func(reason string) bool {
-		return slices.ContainsFunc(hidden, func(name string) bool { return strings.Contains(reason, name) })
+		return slices.ContainsFunc(hidden, func(name string) bool { return mentions(reason, name) })
 	})
 	return health
+}
+
+// mentions tells whether text has that name in it, and not as a part of another name.
+func mentions(text, name string) bool {
+	const inNames = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
+	for {
+		i := strings.Index(text, name)
+		if i < 0 {
+			return false
+		}
+		rest := strings.TrimPrefix(text[i+len(name):], ".") // of a sentence, or a longer name
+		if (i == 0 || !strings.ContainsRune(inNames, rune(text[i-1]))) && (rest == "" || !strings.ContainsRune(inNames, rune(rest[0]))) {
+			return true
+		}
+		text = text[i+len(name):]
+	}
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

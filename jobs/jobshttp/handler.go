@@ -348,7 +348,7 @@ func (h *handler) explain(r *http.Request, err error) (status int, text string) 
 	if r.Context().Err() == nil { // else nobody is there to read the answer
 		h.Logger.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
-	text = "the database does not answer; see the log"
+	text = "the scheduler gave an error, or its database no answer; see the log"
 	if r.Method == http.MethodPost {
 		text += ". What was asked for may have been done nevertheless"
 	}
@@ -371,6 +371,7 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 // problem answers with an error, as a page or as JSON.
 func (h *handler) problem(w http.ResponseWriter, r *http.Request, status int, text string) {
 	if isPage(r) {
+		text = strings.TrimSuffix(text, ".") // the page sets one
 		h.render(w, r, status, "error", &view{Heading: fmt.Sprintf("%d %s", status, http.StatusText(status)), Text: text})
 		return
 	}

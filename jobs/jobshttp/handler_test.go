@@ -817,3 +817,21 @@ func FuzzTrigger(f *testing.F) {
 		}
 	})
 }
+
+func TestAReasonIsHiddenByTheWholeNameOfItsJob(t *testing.T) {
+	t.Parallel()
+	_, s := open(t)
+	s.set(func() {
+		s.statuses = []jobs.Status{{Name: "audit.sync"}, {Name: "audit.sync-all"}}
+		s.health = jobs.Health{Started: true, Reasons: []string{"audit.sync-all is overdue", "audit.sync is overdue", "an audit.sync. And more"}}
+	})
+	h := jobshttp.New(s, &jobshttp.Options{Authorize: func(_ *http.Request, _ jobshttp.Action, job string) error {
+		if job == "audit.sync" {
+			return errors.New("hidden")
+		}
+		return nil
+	}})
+	var health jobs.Health
+	require.NoError(t, json.Unmarshal(send(h, "GET", "/healthz", "").Body.Bytes(), &health))
+	require.Equal(t, []string{"audit.sync-all is overdue"}, health.Reasons)
+}

@@ -74,3 +74,12 @@ func TestWithTheMemoryProvider(t *testing.T) {
 		require.Contains(t, page("/job/audit.retention"), "tick 03:00:00 UTC")
 	})
 }
+
+func TestAJobWithoutRunsHasAnEmptyListOfThem(t *testing.T) {
+	t.Parallel()
+	s, err := memory.New(nil)
+	require.NoError(t, err)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(context.Context, *jobs.Job) error { return nil }))
+	w := send(jobshttp.New(s, &jobshttp.Options{Authorize: everybody}), "GET", "/jobs/a.job", "")
+	require.Contains(t, w.Body.String(), `"runs": []`)
+}

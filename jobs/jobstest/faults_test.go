@@ -854,6 +854,16 @@ var faults = []struct {
 		}
 	})},
 	{"the run of a tick has none", "Runs lists a tick once it is due, with its instant", listing(func(r *jobs.Run) { r.Tick = time.Time{} })},
+	{"to be skipped takes an attempt", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) {
+		if r.State == jobs.StateSkipped {
+			r.Attempt = 1
+		}
+	})},
+	{"a job that was skipped stays so", "a job that was cancelled or skipped runs when it is retried", listing(func(r *jobs.Run) {
+		if r.Name == "test.late" {
+			r.Error = "skipped"
+		}
+	})},
 	{"a tick is listed before it is due", "Runs lists a tick once it is due, with its instant", func(f *faulty, _ jobstest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)

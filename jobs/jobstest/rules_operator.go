@@ -198,8 +198,13 @@ var operatorRules = []rule{
 		e.start()
 		e.total(jobs.StateSkipped, 1)
 		e.noError(retrier.Retry(e.ctx, "test.late", skipped))
-		require.Equal(e, skipped, p.next().ID, "ID of the job that was skipped")
+		ran := p.next()
+		require.Equal(e, skipped, ran.ID, "ID of the job that was skipped")
+		require.Equal(e, 1, ran.Attempt, "Attempt of a job that was skipped before")
 		e.total(jobs.StateCompleted, 1)
+		if _, ok := e.s.(jobs.RunLister); ok {
+			require.Empty(e, e.runOf("test.late", skipped).Error, "Error of a job that was skipped, and has completed since")
+		}
 		canceller, ok := e.s.(jobs.Canceller)
 		if !ok {
 			return

@@ -93,6 +93,8 @@ var runRules = []rule{
 		require.Equal(e, jobs.StateSkipped, skipped.State, "State of a job that was skipped")
 		require.NotEmpty(e, skipped.Error, "Error of a job that was skipped: the reason")
 		require.False(e, skipped.EndedAt.IsZero(), "EndedAt of a job that was skipped")
+		require.Zero(e, skipped.Attempt, "Attempt of a job that was skipped")
+		require.Zero(e, skipped.StartedAt, "StartedAt of a job that was skipped")
 
 		for _, c := range []struct {
 			do      string

@@ -104,6 +104,7 @@ func TestAnInvalidEntryIsRefusedAndTheTransactionGoesOn(t *testing.T) {
 		{"no actor", audit.Entry{Action: "login"}},
 		{"no action", audit.Entry{Actor: "user:7"}},
 		{"not UTF-8", audit.Entry{Actor: "user:7\xff", Action: "login"}},
+		{"target of 1001 bytes, at most 1000 are allowed", audit.Entry{Actor: "user:7", Action: "login", Target: strings.Repeat("x", 1001)}},
 		{"holds a NUL", audit.Entry{Actor: "user:7", Action: "login", Target: "a\x00b"}},
 		{"no JSON object", audit.Entry{Actor: "user:7", Action: "login", Detail: json.RawMessage(`{"a":`)}},
 		{"no JSON object", audit.Entry{Actor: "user:7", Action: "login", Detail: json.RawMessage(`[1]`)}},

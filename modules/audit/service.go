@@ -54,7 +54,8 @@ type Entry struct {
 	// OccurredAt is when it happened, to the microsecond. Record takes the zero time
 	// for now, by the database's clock.
 	OccurredAt time.Time
-	// Actor is who did it, such as "user:7". It must not be empty.
+	// Actor is who did it, such as "user:7". It must not be empty. Actor, Action and Target
+	// have 1,000 bytes at most.
 	Actor string
 	// Action is what was done, such as "invoice.delete". It must not be empty.
 	Action string
@@ -145,6 +146,9 @@ func inBatches(ctx context.Context, age time.Duration, batch func(context.Contex
 	}
 }
 
+// maxText is the size of a text that is in an index, which PostgreSQL bounds.
+const maxText = 1000
+
 func (e Entry) check() error {
 	switch {
 	case e.Actor == "":
@@ -153,6 +157,11 @@ func (e Entry) check() error {
 		return fmt.Errorf("%w: no action", ErrInvalidEntry)
 	case !json.Valid(e.Detail) || !bytes.HasPrefix(bytes.TrimSpace(e.Detail), []byte("{")):
 		return fmt.Errorf("%w: detail is no JSON object", ErrInvalidEntry)
+	}
+	for _, field := range []struct{ name, text string }{{"actor", e.Actor}, {"action", e.Action}, {"target", e.Target}} {
+		if len(field.text) > maxText {
+			return fmt.Errorf("%w: %s of %d bytes, at most %d are allowed", ErrInvalidEntry, field.name, len(field.text), maxText)
+		}
 	}
 	for _, text := range []string{e.Actor, e.Action, e.Target, string(e.Detail)} {
 		if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {

@@ -147,8 +147,9 @@ func TestAnInvalidOneIsRefusedAndTheTransactionGoesOn(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = tx.Rollback(ctx) }()
 	for want, n := range map[string]notifs.Notification{
-		"no user":     {Title: "x"},
-		"no title":    {User: "ann"},
+		"no user":  {Title: "x"},
+		"no title": {User: "ann"},
+		"user of 1001 bytes, at most 1000 are allowed": {User: strings.Repeat("x", 1001), Title: "x"},
 		"not UTF-8":   {User: "ann", Title: "\xff"},
 		"holds a NUL": {User: "ann", Title: "x", Body: "a\x00b"},
 	} {

@@ -43,7 +43,7 @@ var (
 type Notification struct {
 	// ID is set by the database and ignored by Create. A later one is greater.
 	ID int64
-	// User is whom it is for: the application's own identifier. It must not be empty.
+	// User is whom it is for: the application's own identifier, 1 to 1,000 bytes.
 	User string
 	// Kind is what it is about, such as "invoice.paid", for the application to sort
 	// and style by. It may be empty.
@@ -158,12 +158,17 @@ func (s *Service) CleanUp(ctx context.Context) (deleted int, err error) {
 	}
 }
 
+// maxUser is the size of what is in an index, which PostgreSQL bounds.
+const maxUser = 1000
+
 func (n Notification) check() error {
 	switch {
 	case n.User == "":
 		return fmt.Errorf("%w: no user", ErrInvalid)
 	case n.Title == "":
 		return fmt.Errorf("%w: no title", ErrInvalid)
+	case len(n.User) > maxUser:
+		return fmt.Errorf("%w: user of %d bytes, at most %d are allowed", ErrInvalid, len(n.User), maxUser)
 	}
 	for _, text := range []string{n.User, n.Kind, n.Title, n.Body} {
 		if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {

@@ -41,14 +41,9 @@ func (s *slots) allTaken() bool { return s.taken.Load() >= int64(s.n) }
 // NextRetry implements [riverqueue.Worker].
 func (w *worker) NextRetry(job *riverqueue.Job[rowArgs]) time.Time {
 	if args := job.Args.rowData; args != nil && args.retryAfter != nil {
-		return w.s.clock.estimate().Add(*args.retryAfter)
+		return time.Now().Add(*args.retryAfter)
 	}
-	return w.s.clock.estimate().Add(w.job.Backoff(job.Attempt)) // the handler was not called
-}
-
-// snooze puts a run off for so long by the database's clock; River goes by the process's.
-func (w *worker) snooze(d time.Duration) error {
-	return &riverqueue.JobSnoozeError{Duration: time.Until(w.s.clock.estimate().Add(d))}
+	return time.Now().Add(w.job.Backoff(job.Attempt)) // the handler was not called
 }
 
 // holdInterval is how long a tick is put off that waits for an earlier one.
@@ -196,7 +191,7 @@ func (w *worker) prepare(ctx context.Context, row *rivertype.JobRow, meta rowMet
 		// Whoever enqueued it did not know how many it has.
 		if err := w.setMaxAttempts(ctx, row); err != nil {
 			log.WarnContext(ctx, "job is put off: its number of attempts could not be stored", "error", err)
-			return false, w.snooze(transientSnooze)
+			return false, riverqueue.JobSnooze(transientSnooze)
 		}
 		job.MaxAttempts = row.MaxAttempts
 	}
@@ -204,11 +199,11 @@ func (w *worker) prepare(ctx context.Context, row *rivertype.JobRow, meta rowMet
 		return false, nil
 	}
 	if wait, err := w.prepareTick(ctx, row, meta, job, log); wait > 0 || err != nil {
-		return false, cmp.Or(err, w.snooze(wait))
+		return false, cmp.Or(err, riverqueue.JobSnooze(wait))
 	}
 	if overlapping, err = w.overlapping(ctx, row); err != nil {
 		log.WarnContext(ctx, "tick is put off: cannot tell whether another run goes on", "error", err)
-		return false, w.snooze(transientSnooze)
+		return false, riverqueue.JobSnooze(transientSnooze)
 	}
 	return overlapping, nil
 }
@@ -357,7 +352,7 @@ func (w *worker) setMaxAttempts(ctx context.Context, row *rivertype.JobRow) erro
 func (w *worker) adopt(ctx context.Context, row *rivertype.JobRow, queue string, log *slog.Logger) error {
 	if _, err := w.s.ownPool().Exec(ctx, `UPDATE `+w.s.table+` SET queue = $2 WHERE id = $1`, row.ID, queue); err != nil {
 		log.WarnContext(ctx, "job is put off: it could not be moved to its queue", "queue", queue, "error", err)
-		return w.snooze(transientSnooze)
+		return riverqueue.JobSnooze(transientSnooze)
 	}
 	w.s.tellAgain(queue, 0)
 	return putBack(row)

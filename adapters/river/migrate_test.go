@@ -196,26 +196,6 @@ func TestATableThatGrewIsAnalysedWithinSeconds(t *testing.T) {
 	require.Equal(t, known, analysed(), "it has not grown by much")
 }
 
-func TestMigrateHoldsItsLockThoughTransactionsMayNotIdle(t *testing.T) {
-	t.Parallel()
-	pool := migrated.Pool(t)
-	execSQL(t, pool, `DROP INDEX river.everytick_job_ticks_index`)
-	execSQL(t, pool, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET idle_in_transaction_session_timeout TO 100', current_database()); END $$`)
-	pool.Reset()
-	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-		_, err := tx.Exec(t.Context(), `SET LOCAL idle_in_transaction_session_timeout TO 0; LOCK TABLE river.river_job`)
-		require.NoError(t, err)
-		done := make(chan error, 1)
-		go func() { done <- river.Migrate(context.Background(), pool, "") }()
-		t.Cleanup(func() { require.NoError(t, receive(t, done)) })
-		eventually(t, "a statement beside it to take longer than that", func() bool {
-			return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-				AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '300 ms'`) == 1
-		})
-		return nil
-	}))
-}
-
 // A broken table, which an ANALYZE of cannot succeed, is not a reason not to start.
 func TestAnAnalysisThatFailsHoldsNothingUp(t *testing.T) {
 	t.Parallel()

@@ -489,7 +489,7 @@ func TestAJobThatGaveUpSendsItsMailWhenSomebodyRetriesIt(t *testing.T) {
 
 func TestASlowAnswerIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	const limit = 3 * time.Second
+	const limit = 10 * time.Second
 	server := serveSMTP(t, func(s *smtpServer) {
 		s.answer = func(int, mailData) error {
 			<-time.After(limit + time.Second)

@@ -22,8 +22,9 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// rowArgs are the args of every job to its worker: any JSON object, under the kind that is the job's registered name. River makes an interface of them for each
-// run, which costs no memory of what is as large as a pointer.
+// rowArgs are the args of every job to its worker: any JSON object, under the kind that is
+// the job's registered name. River makes an interface of them for each run, which costs no
+// memory of what is as large as a pointer.
 type rowArgs struct{ *rowData }
 
 type rowData struct {
@@ -303,8 +304,7 @@ func (s *Scheduler) storeRecords(ctx context.Context, db jobs.DB, records ...*re
 }
 
 // insertSQL returns the statement that stores all or none, or of those that are unique what
-// has no other. The IDs come back in the order of
-// the rows, for readIDs.
+// has no other. The IDs come back in the order of the rows, for readIDs.
 func (s *Scheduler) insertSQL(records []*record) (sql string, args []any) {
 	columns := columnsOf(records)
 	names, stored, params := make([]string, len(columns)), make([]string, len(columns)), make([]string, len(columns))

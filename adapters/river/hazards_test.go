@@ -98,9 +98,8 @@ func TestAUniqueTriggerThatHasToWaitHoldsUpNobody(t *testing.T) {
 	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ran)))
 	require.NoError(t, s.Start(t.Context()))
 	receive(t, ran)
-	tx, err := pool.Begin(t.Context())
-	require.NoError(t, err)
-	_, err = s.TriggerTx(t.Context(), tx, "a.unique", nil, jobs.Unique("key"))
+	tx := begin(t, pool)
+	_, err := s.TriggerTx(t.Context(), tx, "a.unique", nil, jobs.Unique("key"))
 	require.NoError(t, err)
 	waiting := make(chan error, 1)
 	go func() {

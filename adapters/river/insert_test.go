@@ -252,7 +252,7 @@ func TestTriggersGoOnAfterANetworkThatSwallowedEverything(t *testing.T) {
 		failed := make(chan error, 100)
 		for range 20 { // each alone, and patient
 			go func() { failed <- trigger(context.Background()) }()
-			time.Sleep(12 * time.Second)
+			time.Sleep(12 * time.Second) // by the clock of the bubble: it takes no time
 		}
 		swallows.Store(false)
 		for range 20 {

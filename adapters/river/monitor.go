@@ -23,7 +23,7 @@ const (
 	// isNextTick is of those that do not wait: a schedule's next one, before it is due.
 	isNextTick = isTick + ` AND ` + isWaiting + ` AND ` + tickTime + ` > now() AND attempt = 0`
 	// isHeld is of what does wait, though River runs it.
-	isHeld    = `state = 'running' AND metadata ? 'everytick_held' AND errors IS NULL`
+	isHeld    = `state = 'running' AND metadata ? '` + metaHeld + `' AND errors IS NULL`
 	tickTime  = `(args->>'tick')::timestamptz`
 	tickOrder = `(args->>'tick') COLLATE "C"`
 )

@@ -24,7 +24,7 @@ var (
 
 // stateSQL says in our terms the state of a row.
 const stateSQL = `CASE
-	WHEN state IN ('running', 'available') AND metadata ? 'everytick_held' AND errors IS NULL THEN 'waiting'
+	WHEN state IN ('running', 'available') AND metadata ? '` + metaHeld + `' AND errors IS NULL THEN 'waiting'
 	WHEN state = 'running' THEN 'running'
 	WHEN state = 'completed' THEN 'completed'
 	WHEN state = 'discarded' THEN 'failed'
@@ -50,7 +50,7 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 	}
 	rows, err := s.pool.Query(ctx, `
 		SELECT id, `+stateSQL+`, CASE WHEN `+isTick+` THEN `+tickTime+` END, CASE WHEN `+isHeld+` THEN 0 WHEN `+isSkipped+` THEN attempt - 1 ELSE attempt END, max_attempts,
-			created_at, CASE WHEN metadata ? 'everytick_held' THEN `+tickTime+` ELSE scheduled_at END, attempted_at, finalized_at,
+			created_at, CASE WHEN metadata ? '`+metaHeld+`' THEN `+tickTime+` ELSE scheduled_at END, attempted_at, finalized_at,
 			coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error', ''),
 			CASE WHEN `+isTick+` THEN '{}' ELSE args END
 		FROM `+s.table+`

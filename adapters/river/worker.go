@@ -225,8 +225,10 @@ func (w *worker) prepareTick(ctx context.Context, row *rivertype.JobRow, meta ro
 		return transientSnooze, nil
 	}
 	if hold {
-		if err := w.setHeld(ctx, row, meta); err != nil {
-			log.WarnContext(ctx, "it could not be stored that a tick waits for an earlier one", "tick", job.Tick, "error", err)
+		if !meta.Held {
+			if err := w.setHeld(ctx, row); err != nil {
+				log.WarnContext(ctx, "it could not be stored that a tick waits for an earlier one", "tick", job.Tick, "error", err)
+			}
 		}
 		w.s.tellAgain(w.queue, holdInterval)
 		return holdInterval, nil
@@ -318,10 +320,7 @@ func (w *worker) mustWait(ctx context.Context, job *jobs.Job) (wait bool, err er
 
 // setHeld says of a tick that it waits for an earlier one, and does so at once: until then it
 // passes for a run.
-func (w *worker) setHeld(ctx context.Context, row *rivertype.JobRow, meta rowMeta) error {
-	if meta.Held {
-		return nil
-	}
+func (w *worker) setHeld(ctx context.Context, row *rivertype.JobRow) error {
 	_, err := w.s.ownPool().Exec(ctx, `UPDATE `+w.s.table+` SET metadata = metadata || jsonb_build_object($2::text, true) WHERE id = $1`,
 		row.ID, metaHeld)
 	return err

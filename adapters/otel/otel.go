@@ -30,7 +30,8 @@
 //	messaging.client.operation.duration   s          how long a trigger took
 //	messaging.client.consumed.messages    {message}  attempts
 //	messaging.process.duration            s          how long an attempt took
-//	everytick.tick.lateness               s          from a tick to the start of its first attempt
+//	everytick.tick.lateness               s          from a tick to the start of its first attempt, and of the
+//	                                                 next where a shutdown interrupted that
 //
 // All have messaging.system, messaging.destination.name, messaging.operation.name and
 // messaging.operation.type, and error.type when it failed; none has the job's ID.

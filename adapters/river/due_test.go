@@ -171,16 +171,14 @@ func TestATransactionThatFollowsAnotherWaitsForNoPoll(t *testing.T) {
 	ran := make(chan jobs.Job, 100)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.Start(t.Context()))
-	first, err := pool.Begin(t.Context())
-	require.NoError(t, err)
-	second, err := pool.Begin(t.Context())
-	require.NoError(t, err)
+	first := begin(t, pool)
+	second := begin(t, pool)
 	for _, tx := range []pgx.Tx{first, second} {
 		_, err := s.TriggerTx(t.Context(), tx, "a.job", nil)
 		require.NoError(t, err)
 	}
 	require.NoError(t, first.Commit(t.Context()))
-	_, err = second.Exec(t.Context(), `SELECT pg_sleep(0.05)`) // longer than a cooldown
+	_, err := second.Exec(t.Context(), `SELECT pg_sleep(0.05)`) // longer than a cooldown
 	require.NoError(t, err)
 	require.NoError(t, second.Commit(t.Context()))
 	receive(t, ran)

@@ -22,9 +22,8 @@ func stalled(t *testing.T, s *river.Scheduler) (release func()) {
 	t.Helper()
 	s.WaitFor(time.Hour)
 	pool := s.Pool()
-	tx, err := pool.Begin(t.Context())
-	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), "LOCK TABLE river.river_job IN EXCLUSIVE MODE")
+	tx := begin(t, pool)
+	_, err := tx.Exec(t.Context(), "LOCK TABLE river.river_job IN EXCLUSIVE MODE")
 	require.NoError(t, err)
 	return func() { require.NoError(t, tx.Rollback(context.Background())) }
 }

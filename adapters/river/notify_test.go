@@ -165,9 +165,8 @@ func TestATransactionNotifiesAsItCommits(t *testing.T) {
 		require.Equal(t, second, receive(t, ran).ID)
 		next()
 	}
-	tx, err := pool.Begin(t.Context())
-	require.NoError(t, err)
-	_, err = s.TriggerTx(t.Context(), tx, "a.job", nil)
+	tx := begin(t, pool)
+	_, err := s.TriggerTx(t.Context(), tx, "a.job", nil)
 	require.NoError(t, err)
 	_, err = tx.Exec(t.Context(), `SELECT pg_sleep(0.05)`)
 	require.NoError(t, err)

@@ -214,9 +214,8 @@ func TestATriggerInATransactionFollowsIt(t *testing.T) {
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.Start(t.Context()))
 
-	tx, err := pool.Begin(t.Context())
-	require.NoError(t, err)
-	_, err = s.TriggerTx(t.Context(), tx, "a.job", nil)
+	tx := begin(t, pool)
+	_, err := s.TriggerTx(t.Context(), tx, "a.job", nil)
 	require.NoError(t, err)
 	require.NoError(t, tx.Rollback(t.Context()))
 

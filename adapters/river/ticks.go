@@ -294,19 +294,42 @@ func (w *worker) standFor(ctx context.Context, row *rivertype.JobRow, job *jobs.
 	if job.Attempt > 1 && job.StartedAt.Sub(job.Tick) > jobs.CatchUpWindow {
 		return nil // rows of ticks that did run may have been removed
 	}
-	err := w.s.ownPool().QueryRow(ctx, `WITH own AS (SELECT count(*)::int AS runs FROM `+w.s.table+`
-			WHERE kind = $2 AND `+isTick+` AND `+tickOrder+` > $3 AND `+tickOrder+` < $4)
-		UPDATE `+w.s.table+` AS late SET metadata = metadata || jsonb_build_object('`+metaMissed+`', $5::int - runs, '`+metaNext+`', $4::text)
-		FROM own WHERE id = $1 AND runs < $5::int RETURNING $5::int - runs`,
-		row.ID, w.job.Name, formatTick(job.Tick), formatTick(next), skipped).Scan(&skipped)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil
+	stored, err := w.s.ticksBetween(ctx, w.s.ownPool(), w.job, job.Tick, next)
+	if skipped -= len(stored); err != nil || skipped <= 0 {
+		return err
 	}
+	_, err = w.s.ownPool().Exec(ctx, `UPDATE `+w.s.table+`
+		SET metadata = metadata || jsonb_build_object('`+metaMissed+`', $2::int, '`+metaNext+`', $3::text) WHERE id = $1`,
+		row.ID, skipped, formatTick(next))
 	if err == nil {
 		log.WarnContext(ctx, "late run: later ticks have passed too and get no run of their own",
 			"tick", job.Tick, "ticks_skipped", skipped, "next_tick", next)
 	}
 	return err
+}
+
+// ticksBetween returns the ticks of the job's schedule after one and before another that have a
+// row, whoever stored it: the schedule of another version may have some instants in common.
+func (s *Scheduler) ticksBetween(ctx context.Context, db jobs.DB, d *jobs.Definition, after, before time.Time) (map[time.Time]bool, error) {
+	rows, err := db.Query(ctx, `SELECT `+tickTime+` FROM `+s.table+`
+		WHERE `+isTick+` AND kind = $1 AND `+tickOrder+` > $2 AND `+tickOrder+` < $3`, d.Name, formatTick(after), formatTick(before))
+	if err != nil {
+		return nil, err
+	}
+	ticks := map[time.Time]bool{}
+	var tick time.Time
+	_, err = pgx.ForEachRow(rows, []any{&tick}, func() error {
+		if tick = tick.UTC(); isTickOf(d, tick) {
+			ticks[tick] = true
+		}
+		return nil
+	})
+	return ticks, err
+}
+
+// isTickOf tells whether the instant is one of the job's schedule.
+func isTickOf(d *jobs.Definition, at time.Time) bool {
+	return d.Schedule != nil && d.Schedule.Next(at.Add(-time.Nanosecond)).Equal(at)
 }
 
 // storeTick stores one tick, in one statement with those of other runs that start
@@ -397,19 +420,13 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 	if err := s.lockTicks(ctx, tx); err != nil {
 		return err
 	}
-	var names, specs []string
-	for _, d := range s.reg.Jobs() {
-		spec := ""
-		if d.Schedule != nil {
-			spec = specOf(d)
-		}
-		names, specs = append(names, d.Name), append(specs, spec)
-	}
+	all := s.reg.Jobs()
+	names := namesOf(all)
 	// Ticks to come that an older registration stored.
 	if _, err := tx.Exec(ctx, `DELETE FROM `+s.table+` AS row
 		USING unnest($1::text[], $2::text[]) AS current (kind, spec)
 		WHERE row.kind = current.kind AND row.state IN ('available', 'scheduled')
-			AND `+isTick+` AND `+tickTime+` > now() AND row.args->>'spec' <> current.spec`, names, specs); err != nil {
+			AND `+isTick+` AND `+tickTime+` > now() AND row.args->>'spec' <> current.spec`, names, specsOf(all)); err != nil {
 		return fmt.Errorf("removing ticks of changed schedules: %w", err)
 	}
 	schedules := s.schedules()
@@ -441,7 +458,7 @@ func (s *Scheduler) schedules() []*jobs.Definition {
 }
 
 // fill stores the next tick of each schedule, and one that was missed.
-func (s *Scheduler) fill(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]storedTick) error {
+func (s *Scheduler) fill(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]time.Time) error {
 	missed, err := s.missedTicks(ctx, tx, schedules, stored)
 	if err != nil {
 		return fmt.Errorf("looking for missed ticks: %w", err)
@@ -451,7 +468,7 @@ func (s *Scheduler) fill(ctx context.Context, tx pgx.Tx, schedules []*jobs.Defin
 	for _, d := range schedules {
 		for _, tick := range []time.Time{missed[d.Name], d.Schedule.Next(now)} {
 			if args, opts := tickRow(d, tick); !tick.IsZero() &&
-				!slices.ContainsFunc(stored[d.Name], func(t storedTick) bool { return t.tick == args.Tick }) {
+				!slices.ContainsFunc(stored[d.Name], tick.Equal) {
 				rows = append(rows, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
 			}
 		}
@@ -526,30 +543,59 @@ func (s *Scheduler) mend(ctx context.Context) error {
 }
 
 // broken returns the schedules that have no tick waiting, unless it was cancelled: its
-// successor is stored when it was due.
+// successor is stored when it was due. Ticks that another version stored, which may run beside
+// this one and have another schedule, count only where this one's next tick is among them.
 func (s *Scheduler) broken(ctx context.Context, db jobs.DB) ([]*jobs.Definition, error) {
 	schedules := s.schedules()
 	if len(schedules) == 0 {
 		return nil, nil
 	}
-	rows, err := db.Query(ctx, `SELECT name FROM unnest($1::text[]) AS own (name)
-		WHERE NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND state IN ('available', 'scheduled'))
-			AND NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND state = 'cancelled' AND `+tickOrder+` > $2)`,
-		namesOf(schedules), formatTick(s.clock.estimate()))
-	if err != nil {
-		return nil, fmt.Errorf("looking for schedules without a tick: %w", err)
+	now := s.clock.estimate()
+	rows, err := db.Query(ctx, `SELECT name FROM unnest($1::text[], $2::text[]) AS own (name, spec)
+		WHERE NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND args->>'spec' = spec AND state IN ('available', 'scheduled'))
+			AND NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND args->>'spec' = spec AND state = 'cancelled' AND `+tickOrder+` > $3)`,
+		namesOf(schedules), specsOf(schedules), formatTick(now))
+	found, err := s.collect(rows, err)
+	if err != nil || len(found) == 0 {
+		return nil, err
 	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*jobs.Definition, error) {
-		var name string
-		if err := row.Scan(&name); err != nil {
-			return nil, err
-		}
-		return s.reg.Job(name)
-	})
+	found = slices.DeleteFunc(found, func(d *jobs.Definition) bool { return d.Schedule.Next(now).IsZero() })
+	next := make([]string, len(found))
+	for i, d := range found {
+		next[i] = formatTick(d.Schedule.Next(now))
+	}
+	rows, err = db.Query(ctx, `SELECT name FROM unnest($1::text[], $2::text[]) AS own (name, tick)
+		WHERE NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND `+tickOrder+` = tick)`, namesOf(found), next)
+	return s.collect(rows, err)
+}
+
+// collect reads rows of the names of schedules.
+func (s *Scheduler) collect(rows pgx.Rows, err error) ([]*jobs.Definition, error) {
+	var found []*jobs.Definition
+	if err == nil {
+		found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*jobs.Definition, error) {
+			var name string
+			if err := row.Scan(&name); err != nil {
+				return nil, err
+			}
+			return s.reg.Job(name)
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for schedules without a tick: %w", err)
 	}
 	return found, nil
+}
+
+// specsOf returns those of jobs, "" where there is no schedule.
+func specsOf(defs []*jobs.Definition) []string {
+	specs := make([]string, len(defs))
+	for i, d := range defs {
+		if d.Schedule != nil {
+			specs[i] = specOf(d)
+		}
+	}
+	return specs
 }
 
 func namesOf(defs []*jobs.Definition) []string {
@@ -560,41 +606,29 @@ func namesOf(defs []*jobs.Definition) []string {
 	return names
 }
 
-type storedTick struct {
-	tick    string
-	running bool
-}
-
 // waitingTicks returns the stored ticks of each schedule that have not been started,
 // or so lately that their runs may be about to store the successor.
-func (s *Scheduler) waitingTicks(ctx context.Context, db jobs.DB, schedules []*jobs.Definition) (map[string][]storedTick, error) {
-	rows, err := db.Query(ctx, `SELECT kind, args->>'tick', state = 'running' FROM `+s.table+`
+func (s *Scheduler) waitingTicks(ctx context.Context, db jobs.DB, schedules []*jobs.Definition) (map[string][]time.Time, error) {
+	rows, err := db.Query(ctx, `SELECT kind, `+tickTime+` FROM `+s.table+`
 		WHERE `+isTick+` AND kind = ANY ($1) AND state IN ('available', 'scheduled', 'running')
 			AND (state <> 'running' OR attempted_at > now() - $2::float8 * interval '1 second')`, namesOf(schedules), (relayTries * relayTimeout).Seconds())
-	if err != nil {
+	stored := map[string][]time.Time{}
+	if err := eachTime(rows, err, func(name string, tick time.Time) { stored[name] = append(stored[name], tick) }); err != nil {
 		return nil, fmt.Errorf("looking for stored ticks: %w", err)
 	}
-	stored := map[string][]storedTick{}
-	var (
-		name string
-		t    storedTick
-	)
-	_, err = pgx.ForEachRow(rows, []any{&name, &t.tick, &t.running}, func() error {
-		stored[name] = append(stored[name], t)
-		return nil
-	})
-	return stored, err
+	return stored, nil
 }
 
 // missedTicks returns, for each schedule with no tick waiting, the first tick that
 // should have run since the last one that did. That happens when a process died
-// between taking a tick and storing its successor, or somebody deleted the row.
-// Ticks of another spec do not count: a changed schedule makes up nothing.
-func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]storedTick) (map[string]time.Time, error) {
+// between taking a tick and storing its successor, somebody deleted the row, or a process
+// of another version took the tick, which knows another schedule.
+// Where no tick has this spec there is none: a changed schedule makes up nothing.
+func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]time.Time) (map[string]time.Time, error) {
 	var names, specs []string
 	idle := map[string]*jobs.Definition{}
 	for _, d := range schedules {
-		if len(stored[d.Name]) == 0 {
+		if !slices.ContainsFunc(stored[d.Name], func(tick time.Time) bool { return isTickOf(d, tick) }) {
 			names, specs = append(names, d.Name), append(specs, specOf(d))
 			idle[d.Name] = d
 		}
@@ -607,27 +641,37 @@ func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules []*job
 	if err != nil {
 		return nil, err
 	}
+	last := map[string]time.Time{}
+	if err := eachTime(rows, err, func(name string, tick time.Time) { last[name] = tick }); err != nil {
+		return nil, err
+	}
 	now := s.clock.estimate()
 	missed := map[string]time.Time{}
-	var (
-		name string
-		last time.Time
-	)
-	_, err = pgx.ForEachRow(rows, []any{&name, &last}, func() error {
-		tick := idle[name].Schedule.Next(last)
+	for name, last := range last {
+		d := idle[name]
+		tick := d.Schedule.Next(last)
 		if horizon := now.Add(-jobs.CatchUpWindow); tick.Before(horizon) {
-			if idle[name].CatchUp != jobs.All {
-				return nil
+			if d.CatchUp != jobs.All {
+				continue
 			}
-			tick = idle[name].Schedule.Next(horizon)
+			tick = d.Schedule.Next(horizon)
 		}
-		if !tick.After(now) {
+		if tick.IsZero() || tick.After(now) {
+			continue
+		}
+		stored, err := s.ticksBetween(ctx, tx, d, last, now.Add(time.Second))
+		if err != nil {
+			return nil, err
+		}
+		for stored[tick] {
+			tick = d.Schedule.Next(tick)
+		}
+		if !tick.IsZero() && !tick.After(now) {
 			missed[name] = tick
 			s.log.WarnContext(ctx, "a missed tick is made up", "job", name, "tick", tick)
 		}
-		return nil
-	})
-	return missed, err
+	}
+	return missed, nil
 }
 
 // removeOrphans deletes ticks that have been due for a week and that no process

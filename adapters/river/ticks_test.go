@@ -241,6 +241,66 @@ func TestAHoleLeftByADeadProcessIsFilled(t *testing.T) {
 	require.Contains(t, tickRows(t, pool, "a.tick"), grid.Add(time.Hour).Format(time.RFC3339))
 }
 
+// markRan marks all ticks as done.
+func markRan(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'completed', finalized_at = now(), attempt = 1`)
+}
+
+func TestATickOfAnotherVersionCountsAsTheNextOneWhereItIs(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterInterval("a.tick", 24*time.Hour, noop))
+	other := newScheduler(t, pool, river.Config{})
+	require.NoError(t, other.RegisterInterval("a.tick", 24*time.Hour, noop, jobs.MaxRetries(9)))
+	broken := func() int {
+		n, err := s.Broken(t.Context())
+		require.NoError(t, err)
+		return n
+	}
+	next := time.Now().UTC().Truncate(24 * time.Hour).Add(24 * time.Hour)
+	insertTick(t, other, "a.tick", next.Add(24*time.Hour))
+	require.Equal(t, 1, broken())
+	insertTick(t, other, "a.tick", next)
+	require.Zero(t, broken())
+}
+
+func TestALateRunTellsOfTicksMissedThoughThoseOfAnotherVersionRan(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
+	other := newScheduler(t, pool, river.Config{})
+	require.NoError(t, other.RegisterInterval("a.tick", 30*time.Minute, noop))
+	grid := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, other, "a.tick", grid.Add(-90*time.Minute)) // no instant of this schedule
+	insertTick(t, s, "a.tick", grid.Add(-4*time.Hour))
+	markRan(t, pool)
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, grid.Add(-3*time.Hour), receive(t, ran).Tick)
+	missed := `SELECT (metadata->>'everytick_missed')::int FROM river.river_job WHERE args->>'tick' = $1`
+	require.Equal(t, 3, scalar[int](t, pool, missed, grid.Add(-3*time.Hour).Format(time.RFC3339)))
+}
+
+func TestATickThatAnotherVersionRanIsNotMadeUp(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
+	other := newScheduler(t, pool, river.Config{})
+	require.NoError(t, other.RegisterInterval("a.tick", time.Hour, noop, jobs.MaxRetries(9)))
+	grid := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, s, "a.tick", grid.Add(-4*time.Hour))
+	insertTick(t, other, "a.tick", grid.Add(-3*time.Hour))
+	insertTick(t, other, "a.tick", grid.Add(-2*time.Hour))
+	markRan(t, pool)
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, grid.Add(-time.Hour), receive(t, ran).Tick)
+}
+
 func TestABrokenChainIsMendedThoughAnotherServiceLeads(t *testing.T) {
 	t.Parallel()
 	url := migrated.URL(t)

@@ -239,9 +239,9 @@ func (w *worker) prepareTick(ctx context.Context, row *rivertype.JobRow, meta ro
 			return transientSnooze, nil
 		}
 	}
-	// The successor of a row of another spec is stored by a newer version's process,
-	// or by the leader.
-	if args.Spec == w.spec {
+	// A tick of another version's schedule has its successor stored by the processes of that
+	// version, if there are any.
+	if args.Spec == w.spec || isTickOf(w.job, job.Tick) {
 		if err := w.relay(ctx, row, meta, job, log); err != nil {
 			log.WarnContext(ctx, "tick is put off: its successor could not be stored", "tick", job.Tick, "error", err)
 			return transientSnooze, nil

@@ -39,6 +39,9 @@ func (s *Scheduler) ShiftWallClock(by *atomic.Int64) {
 // Pool returns the pool that New was given.
 func (s *Scheduler) Pool() *pgxpool.Pool { return s.pool }
 
+// OwnPool returns the pool for what goes on between jobs.
+func (s *Scheduler) OwnPool() *pgxpool.Pool { return s.ownPool() }
+
 // Inserting tells how many statements of triggers are on their way.
 func (s *Scheduler) Inserting() int {
 	s.inserts.mu.Lock()

@@ -188,7 +188,8 @@ func (m *migration) widenKindIndex(ctx context.Context, table string) error {
 }
 
 // isWide is the condition in pg_index of a kindIndex with kindIndexColumns.
-const isWide = `pg_get_indexdef(indexrelid) LIKE '%` + kindIndexColumns + `'`
+// With quote_all_identifiers PostgreSQL quotes them.
+const isWide = `replace(pg_get_indexdef(indexrelid), '"', '') LIKE '%` + kindIndexColumns + `'`
 
 // dropIndex drops an index if it is there, without blocking those who work with the table.
 func (m *migration) dropIndex(ctx context.Context, name string) error {

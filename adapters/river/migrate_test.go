@@ -309,3 +309,14 @@ func TestASchemaWithCapitals(t *testing.T) {
 	require.NoError(t, s.Retry(t.Context(), "a.job", id))
 	require.NoError(t, s.AnalyzeGrown(t.Context()))
 }
+
+func TestMigrateRebuildsNothingWhereAllIdentifiersAreQuoted(t *testing.T) {
+	t.Parallel()
+	pool := poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["quote_all_identifiers"] = "on" })
+	index := func() uint32 {
+		return scalar[uint32](t, pool, `SELECT to_regclass('river.'||$1::text)::oid`, river.KindIndex)
+	}
+	before := index()
+	require.NoError(t, river.Migrate(t.Context(), pool, ""))
+	require.Equal(t, before, index())
+}

@@ -2,6 +2,7 @@ package river
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/everytick/everytick/jobs"
 )
@@ -277,6 +279,10 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 			return jobs.Health{}, ctx.Err()
 		}
 		reason := "the database does not answer: "
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) && !strings.HasPrefix(pgErr.Code, "57") { // those are about its start and end
+			reason = "the database answers with an error: "
+		}
 		if pool := s.pool.Stat(); pool.AcquiredConns() == pool.MaxConns() {
 			reason += fmt.Sprintf("all %d connections of the pool are in use: ", pool.MaxConns())
 		}
@@ -298,15 +304,21 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 		h.Reasons = append(h.Reasons, reason)
 		return nil
 	}
-	var leader bool
-	if err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+s.leader+` WHERE expires_at > now())`).Scan(&leader); err != nil {
+	var readOnly bool
+	if err := s.pool.QueryRow(ctx, `SELECT current_setting('transaction_read_only')::bool`).Scan(&readOnly); err != nil {
+		return err
+	}
+	leader := false
+	if readOnly { // a standby cannot tell who leads
+		h.Reasons = append(h.Reasons, "the database is read-only: no job can be stored, started or ended")
+	} else if err := s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+s.leader+` WHERE expires_at > now())`).Scan(&leader); err != nil {
 		return err
 	}
 	if h.OldestWaiting, err = s.oldestWaiting(ctx); err != nil {
 		return err
 	}
 	running := h.Started && s.working.Load() != nil
-	if running && !leader && time.Since(time.Unix(0, s.startedAt.Load())) > leaderGrace {
+	if running && !leader && !readOnly && time.Since(time.Unix(0, s.startedAt.Load())) > leaderGrace {
 		h.Reasons = append(h.Reasons, "no process leads: delayed jobs, retries and schedules wait for an election")
 	}
 	if err := s.countTotals(ctx, h); err != nil {
@@ -338,14 +350,15 @@ func (s *Scheduler) queuesSQL(states ...string) string {
 	) `
 }
 
-// oldestWaiting tells how long the job that waits longest has been due.
+// oldestWaiting tells how long the job that waits longest has been due, ticks left out that were
+// not started: those of a job that nobody registers any more never are.
 func (s *Scheduler) oldestWaiting(ctx context.Context) (time.Duration, error) {
 	var seconds float64
 	err := s.pool.QueryRow(ctx, s.queuesSQL("available")+`
 		SELECT coalesce(extract(epoch FROM now() - min(scheduled_at)), 0)::float8
 		FROM used, generate_series(1, 4) AS each (priority), LATERAL (
 			SELECT scheduled_at FROM `+s.table+`
-			WHERE state = 'available' AND queue = used.queue AND priority = each.priority
+			WHERE state = 'available' AND queue = used.queue AND priority = each.priority AND NOT (`+isTick+` AND attempt = 0)
 			ORDER BY scheduled_at LIMIT 1
 		) AS first
 		WHERE used.queue <> $1 AND scheduled_at <= now()`, pausedQueue).Scan(&seconds)

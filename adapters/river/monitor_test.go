@@ -308,3 +308,38 @@ func explain(t testing.TB, pool *pgxpool.Pool) (plan string) {
 	require.NoError(t, rows.Err())
 	return plan
 }
+
+func TestHealthTellsThatTheDatabaseIsReadOnly(t *testing.T) {
+	t.Parallel()
+	pool := poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on" })
+	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
+	health, err := s.Health(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"the database is read-only: no job can be stored, started or ended"}, health.Reasons)
+}
+
+func TestHealthDoesNotCallADatabaseThatGivesAnErrorSilent(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
+	execSQL(t, pool, `ALTER TABLE river.river_job RENAME COLUMN errors TO faults`)
+	health, err := s.Health(t.Context())
+	require.NoError(t, err)
+	require.Len(t, health.Reasons, 1)
+	require.Regexp(t, "^the database answers with an error: .*errors", health.Reasons[0])
+}
+
+func TestATickOfAJobThatNobodyRegistersIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	before := newScheduler(t, pool, river.Config{})
+	require.NoError(t, before.RegisterInterval("a.tick", time.Hour, noop))
+	insertTick(t, before, "a.tick", time.Now().UTC().Truncate(time.Hour).Add(-time.Hour))
+	require.Equal(t, "available", scalar[string](t, pool, `SELECT state::text FROM river.river_job`))
+	after := newScheduler(t, pool, river.Config{})
+	for s, waits := range map[*river.Scheduler]bool{before: true, after: false} {
+		health, err := s.Health(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, waits, health.OldestWaiting > 0)
+	}
+}

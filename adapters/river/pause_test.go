@@ -296,3 +296,18 @@ func TestAJobThatSomebodyHasLockedAsThePauseEndsIsFreedInTheEnd(t *testing.T) {
 	require.NoError(t, one.RefreshPauses(t.Context(), 0))
 	require.Equal(t, 1, parked(t, pool, "a.job"), "and no longer")
 }
+
+func TestATickOfAPauseThatHasJustEndedRuns(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", 24*time.Hour, forward(ran)))
+	require.NoError(t, s.Start(t.Context()))
+	require.NoError(t, s.Pause(t.Context(), "a.tick"))
+	other := newScheduler(t, pool, river.Config{})
+	require.NoError(t, other.RegisterInterval("a.tick", 24*time.Hour, noop))
+	execSQL(t, pool, `DELETE FROM river.everytick_pause`) // as another process does, unnoticed here
+	insertTick(t, other, "a.tick", time.Now().UTC().Truncate(24*time.Hour))
+	receive(t, ran)
+}

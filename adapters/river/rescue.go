@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // riverNeverRescues puts River's rescuer out of work. It goes by the leader's clock,
@@ -31,7 +33,7 @@ func (s *Scheduler) rescue(ctx context.Context) error {
 		delay = append(delay, d.RetryDelay.Seconds())
 	}
 	// In a WITH, since with poor statistics a subquery would be repeated for every row.
-	tag, err := s.ownPool().Exec(ctx, `
+	rows, err := s.ownPool().Query(ctx, `
 		WITH lost AS (
 			SELECT id, home, delay, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
 				WHEN attempt < max_attempts THEN 'available' ELSE 'discarded' END AS state
@@ -48,12 +50,20 @@ func (s *Scheduler) rescue(ctx context.Context) error {
 			queue = CASE WHEN row.queue = $5 THEN lost.home ELSE row.queue END,
 			errors = array_append(row.errors, jsonb_build_object('at', now(), 'attempt', row.attempt,
 				'error', 'the process that ran the job is gone', 'trace', ''))
-		FROM lost WHERE row.id = lost.id`, names, after, delay, queues, pausedQueue)
+		FROM lost WHERE row.id = lost.id RETURNING row.kind`, names, after, delay, queues, pausedQueue)
+	rescued := map[string]int{}
+	if err == nil {
+		var name string
+		_, err = pgx.ForEachRow(rows, []any{&name}, func() error {
+			rescued[name]++
+			return nil
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("rescuing jobs: %w", err)
 	}
-	if n := tag.RowsAffected(); n > 0 {
-		s.log.WarnContext(ctx, "jobs of a process that is gone are given another attempt", "jobs", n)
+	for name, n := range rescued {
+		s.log.WarnContext(ctx, "jobs of a process that is gone are given another attempt", "job", name, "jobs", n)
 	}
 	return nil
 }

@@ -412,6 +412,19 @@ const ownConns = 4
 func (s *Scheduler) startOwn(ctx context.Context) (*pgxpool.Pool, error) {
 	cfg := s.pool.Config()
 	cfg.MaxConns, cfg.MinConns, cfg.MinIdleConns = min(ownConns, cfg.MaxConns), 0, 0
+	if !s.cfg.PollOnly { // where a pooler may give the session to others
+		configured := cfg.AfterConnect
+		cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			if configured != nil {
+				if err := configured(ctx, conn); err != nil {
+					return err
+				}
+			}
+			// River's statements and ours expect to see what others have committed meanwhile.
+			_, err := conn.Exec(ctx, `SET default_transaction_isolation = 'read committed'`)
+			return err
+		}
+	}
 	own, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
 	if err == nil {
 		s.own.Store(own)
@@ -514,7 +527,9 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 		}
 	}()
 	s.stopKeeping()
-	if err := client.Stop(ctx); err == nil || ctx.Err() == nil {
+	if err := client.Stop(ctx); err == nil {
+		return s.checkStored(ctx, client.ID())
+	} else if ctx.Err() == nil {
 		return err
 	}
 	s.stopping.Store(true)
@@ -523,5 +538,25 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	if err := client.StopAndCancel(hardCtx); err != nil {
 		return fmt.Errorf("river: shutdown: handlers that ignore their context still run %s after they were cancelled: %w", hardStopGrace, ctx.Err())
 	}
-	return fmt.Errorf("river: shutdown: the jobs that still ran were cancelled, and go back to the queue unless they were done: %w", ctx.Err())
+	return fmt.Errorf("river: shutdown: the jobs that still ran, if any, were cancelled, and go back to the queue unless they were done: %w", ctx.Err())
+}
+
+// storedTimeout bounds how long Shutdown asks whether all is stored.
+const storedTimeout = 5 * time.Second
+
+// checkStored says whether River could store what became of the last jobs of a client that has
+// stopped: it gives up after some tries, and reports nothing.
+func (s *Scheduler) checkStored(ctx context.Context, clientID string) error {
+	ctx, cancel := context.WithTimeout(ctx, storedTimeout)
+	defer cancel()
+	var lost int
+	err := s.ownPool().QueryRow(ctx, `SELECT count(*) FROM `+s.table+`
+		WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $1`, clientID).Scan(&lost)
+	switch {
+	case err != nil:
+		return fmt.Errorf("river: shutdown: the database does not say whether it has stored what became of the last jobs; those of which it has not are run again: %w", err)
+	case lost > 0:
+		return fmt.Errorf("river: shutdown: what became of %d jobs could not be stored, so they are run again", lost)
+	}
+	return nil
 }

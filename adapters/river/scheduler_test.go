@@ -485,3 +485,46 @@ func TestRiversHooksAndMiddlewareSeeEachRun(t *testing.T) {
 		})
 	}
 }
+
+// River gives up after some tries, and its Stop returns nil.
+func TestShutdownTellsOfJobsWhoseEndCouldNotBeStored(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 1)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	execSQL(t, pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$`)
+	execSQL(t, pool, `CREATE TRIGGER refuse BEFORE UPDATE ON river.river_job FOR EACH ROW WHEN (new.state = 'completed') EXECUTE FUNCTION refuse()`)
+	require.NoError(t, s.Start(t.Context()))
+	_, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	receive(t, ran)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	require.ErrorContains(t, s.Shutdown(ctx), "what became of 1 jobs could not be stored, so they are run again")
+}
+
+func TestShutdownTellsThatTheDatabaseIsGone(t *testing.T) {
+	t.Parallel()
+	pool, network := breakablePool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.Start(t.Context()))
+	network.cut()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	require.ErrorContains(t, s.Shutdown(ctx), "the database does not say whether it has stored")
+}
+
+// In another one, those that start together, and River's statements, fail with 40001.
+func TestWhatGoesOnBetweenJobsIsReadCommittedWhateverTheRolesDefault(t *testing.T) {
+	t.Parallel()
+	pool := poolWith(t, func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "serializable"
+	})
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, "read committed", scalar[string](t, s.OwnPool(), `SHOW default_transaction_isolation`))
+	require.Equal(t, "serializable", scalar[string](t, pool, `SHOW default_transaction_isolation`), "handlers have what is configured")
+}

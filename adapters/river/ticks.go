@@ -164,7 +164,7 @@ func (m *seederMiddleware) InsertMany(ctx context.Context, params []*rivertype.J
 		ctx, cancel := context.WithTimeout(ctx, seedTimeout)
 		defer cancel()
 		if err := m.store(ctx, params); err != nil {
-			m.s.log.ErrorContext(ctx, "the schedules' next ticks could not be stored; their own runs do so", "error", err)
+			m.s.log.ErrorContext(ctx, "the schedules' next ticks could not be stored; their own runs do so once they can", "error", err)
 		}
 	})
 	return nil, nil
@@ -400,7 +400,7 @@ func (s *Scheduler) reconcile(ctx context.Context, orphans bool) error {
 		return err
 	}
 	for try := 1; ; try++ {
-		err := pgx.BeginFunc(ctx, s.ownPool(), func(tx pgx.Tx) error { return s.reconcileTx(ctx, tx, orphans) })
+		err := pgx.BeginTxFunc(ctx, s.ownPool(), readCommitted, func(tx pgx.Tx) error { return s.reconcileTx(ctx, tx, orphans) })
 		var pgErr *pgconn.PgError
 		switch {
 		case err == nil:
@@ -439,6 +439,10 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 	}
 	return s.removeOrphans(ctx, tx, names)
 }
+
+// readCommitted is for transactions that wait for a lock: in another isolation they would not
+// see what those who had it before have done.
+var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
 
 // lockTicks makes processes that mend the same schedules do so one after the other.
 func (s *Scheduler) lockTicks(ctx context.Context, tx pgx.Tx) error {
@@ -524,7 +528,7 @@ func (s *Scheduler) mend(ctx context.Context) error {
 	if err := s.clock.measure(ctx); err != nil {
 		return err
 	}
-	return pgx.BeginFunc(ctx, s.ownPool(), func(tx pgx.Tx) error {
+	return pgx.BeginTxFunc(ctx, s.ownPool(), readCommitted, func(tx pgx.Tx) error {
 		if err := s.lockTicks(ctx, tx); err != nil {
 			return err
 		}

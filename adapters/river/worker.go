@@ -131,6 +131,9 @@ func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 		DB:          w.s.pool,
 	}
 	paused := w.s.paused.is(w.job.Name)
+	if paused && meta.Tick { // a skip is final, and what this process knows may be seconds old
+		paused = w.stillPaused(ctx, job)
+	}
 	overlapping := false
 	if meta.Tick || meta.Open || paused || row.Queue != w.queue {
 		var err error
@@ -173,6 +176,16 @@ func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 // log is made when it is needed: it costs more than all else of a short run.
 func (w *worker) log(job *jobs.Job) *slog.Logger {
 	return w.s.log.With("job", w.job.Name, "job_id", job.ID)
+}
+
+// stillPaused asks the database.
+func (w *worker) stillPaused(ctx context.Context, job *jobs.Job) bool {
+	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
+	defer cancel()
+	if _, err := w.s.learnPauses(ctx); err != nil {
+		w.log(job).WarnContext(ctx, "cannot tell whether the job is still paused", "error", err)
+	}
+	return w.s.paused.is(w.job.Name)
 }
 
 // prepareTimeout bounds what a run asks the database before its handler is called.

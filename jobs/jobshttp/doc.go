@@ -37,7 +37,7 @@
 // Probes. What may not be read otherwise is left out of what they tell.
 //
 //	GET  /livez                          probe       200 while the process serves; asks nobody
-//	GET  /readyz                         probe       200 if jobs can be taken and run, else 503
+//	GET  /readyz                         probe       200 if started and the database answers, else 503
 //	GET  /healthz                        probe       200 if healthy, else 503; Health with its reasons
 //
 // The second column is the [Action] that Authorize is asked for, with the name of the

@@ -247,7 +247,12 @@ func TestTicksThatHaveARunAreNotCalledMissed(t *testing.T) {
 		receive(t, ran)
 	}
 	require.NoError(t, shutdown(s))
-	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE id > $1 AND metadata ? 'everytick_missed'`, known))
+	// On a slow machine some do miss theirs.
+	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM (
+			SELECT args->>'tick' AS tick, metadata->>'everytick_next' AS next, (metadata->>'everytick_missed')::int AS missed
+			FROM river.river_job WHERE id > $1 AND metadata ? 'everytick_missed') AS late
+		WHERE missed + (SELECT count(*) FROM river.river_job WHERE args->>'tick' > tick AND args->>'tick' < next)
+			<> extract(epoch FROM next::timestamptz - tick::timestamptz) - 1`, known))
 }
 
 func TestATickThatSomebodyCancelledIsNotOverdue(t *testing.T) {

@@ -271,15 +271,16 @@ var tickRules = []rule{
 		require.True(e, r.Tick.After(last.Tick.Add(time.Second)), "tick %v ran, the last before the stop was %v", r.Tick, last.Tick)
 	}},
 	{name: "with StartWithin a job that could only start later is skipped", check: func(e *env) {
+		const limit, later = 3 * time.Second, 3500 * time.Millisecond // a machine may be slow
 		release := e.gate()
 		p := e.probe(release.wait)
-		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Concurrency(1), jobs.StartWithin(time.Second)))
+		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Concurrency(1), jobs.StartWithin(limit)))
 		e.start()
 		first := e.trigger("test.job", nil)
 		require.Equal(e, first, p.next().ID)
 		e.trigger("test.job", nil)
-		inTime := e.trigger("test.job", nil, jobs.Delay(1500*time.Millisecond)) // is not late, as it is not due until then
-		e.until(time.Now().Add(1500 * time.Millisecond))
+		inTime := e.trigger("test.job", nil, jobs.Delay(later)) // is not late, as it is not due until then
+		e.until(time.Now().Add(later))
 		close(release.open)
 		e.total(jobs.StateSkipped, 1)
 		require.Equal(e, inTime, p.next().ID, "ID of the job that ran")

@@ -140,7 +140,7 @@ func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jo
 
 // Cancel implements [jobs.Canceller].
 func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
-	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, _ jobs.State, _ int) error {
+	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, _ jobs.State) error {
 		_, err := s.insertOnly.JobCancelTx(ctx, tx, id)
 		return err
 	})
@@ -154,7 +154,7 @@ func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 	var queue string
 	retry := func() error {
-		return s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, state jobs.State, _ int) error {
+		return s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, state jobs.State) error {
 			switch state {
 			case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped, jobs.StateRetrying:
 			default:
@@ -190,7 +190,7 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 }
 
 // withJob calls f in a transaction that has locked the job of that name and ID.
-func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.Tx, id int64, state jobs.State, attempt int) error) error {
+func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.Tx, id int64, state jobs.State) error) error {
 	if _, err := s.definition(name); err != nil {
 		return err
 	}
@@ -199,18 +199,14 @@ func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.
 		return jobs.ErrUnknownID
 	}
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		var (
-			state   jobs.State
-			attempt int
-		)
-		err := tx.QueryRow(ctx, `SELECT `+stateSQL+`, attempt FROM `+s.table+` WHERE id = $1 AND kind = $2 FOR UPDATE`, number, name).
-			Scan(&state, &attempt)
+		var state jobs.State
+		err := tx.QueryRow(ctx, `SELECT `+stateSQL+` FROM `+s.table+` WHERE id = $1 AND kind = $2 FOR UPDATE`, number, name).Scan(&state)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return jobs.ErrUnknownID
 		}
 		if err != nil {
 			return err
 		}
-		return f(tx, number, state, attempt)
+		return f(tx, number, state)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -261,4 +262,172 @@ func TestOperatorsUnderLoad(t *testing.T) {
 		require.Equal(t, [3]int{}, [3]int{st.Waiting, st.Running, st.Retrying})
 	}
 	require.NoError(t, s.Shutdown(ctx))
+}
+
+var errAgain = errors.New("again")
+
+func TestAJobThatIsRetriedBeforeItsFirstAttemptHasAllOfThem(t *testing.T) {
+	t.Parallel()
+	var runs atomic.Int64
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error {
+			runs.Add(1)
+			return errAgain
+		})
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		id, err := s.Trigger(t.Context(), "test.job", nil, jobs.Delay(time.Hour))
+		require.NoError(t, err)
+		require.NoError(t, s.Cancel(t.Context(), "test.job", id))
+		require.NoError(t, s.Retry(t.Context(), "test.job", id))
+		time.Sleep(time.Hour)
+		require.EqualValues(t, 3, runs.Load())
+		require.Equal(t, [2]int{3, 3}, [2]int{run(t, s, "test.job", id).Attempt, run(t, s, "test.job", id).MaxAttempts})
+	})
+}
+
+func TestRetryOfAJobWhoseNextAttemptIsDueDoesNoHarm(t *testing.T) {
+	t.Parallel()
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { return errAgain })
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		id, err := s.Trigger(t.Context(), "test.job", nil)
+		require.NoError(t, err)
+		synctest.Wait()
+		require.Equal(t, jobs.StateRetrying, run(t, s, "test.job", id).State)
+		require.NoError(t, s.Shutdown(t.Context()))
+		time.Sleep(time.Hour)
+		require.NoError(t, s.Retry(t.Context(), "test.job", id), "it runs as soon as it can already")
+		require.NoError(t, s.Start(t.Context()))
+		synctest.Wait()
+		require.Equal(t, 2, run(t, s, "test.job", id).Attempt)
+	})
+}
+
+func TestAJobThatWasCancelledAndIsRetriedByHandIsRetriedWhenItFails(t *testing.T) {
+	t.Parallel()
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, func(ctx context.Context, job *jobs.Job) error {
+			switch job.Attempt {
+			case 1:
+				<-ctx.Done()
+				return ctx.Err()
+			case 2:
+				return errAgain
+			}
+			return nil
+		})
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		id, err := s.Trigger(t.Context(), "test.job", nil)
+		require.NoError(t, err)
+		synctest.Wait()
+		require.NoError(t, s.Cancel(t.Context(), "test.job", id))
+		synctest.Wait()
+		require.Equal(t, jobs.StateCancelled, run(t, s, "test.job", id).State)
+		require.NoError(t, s.Retry(t.Context(), "test.job", id))
+		time.Sleep(time.Hour)
+		require.Equal(t, jobs.StateCompleted, run(t, s, "test.job", id).State)
+	})
+}
+
+func TestActivityCountsNothingThatEndedBeforeItsStart(t *testing.T) {
+	t.Parallel()
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, done)
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		time.Sleep(time.Until(time.Now().Truncate(time.Hour).Add(90 * time.Minute)))
+		_, err := s.Trigger(t.Context(), "test.job", nil)
+		require.NoError(t, err)
+		time.Sleep(45 * time.Minute)
+		a, err := s.Activity(t.Context(), time.Hour, 1)
+		require.NoError(t, err)
+		require.Less(t, time.Since(a.Start), 45*time.Minute)
+		require.Empty(t, a.Jobs, "it ended less than a step before")
+	})
+}
+
+func TestAnInterruptedJobIsNotSkippedAsTooLate(t *testing.T) {
+	t.Parallel()
+	var stop atomic.Bool
+	stop.Store(true)
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, func(ctx context.Context, _ *jobs.Job) error {
+			if stop.Load() {
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		}, jobs.StartWithin(time.Minute))
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		id, err := s.Trigger(t.Context(), "test.job", nil)
+		require.NoError(t, err)
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, s.Shutdown(ctx), context.Canceled)
+		stop.Store(false)
+		time.Sleep(time.Hour)
+		require.NoError(t, s.Start(t.Context()))
+		synctest.Wait()
+		r := run(t, s, "test.job", id)
+		require.Equal(t, [2]any{jobs.StateCompleted, 1}, [2]any{r.State, r.Attempt})
+	})
+}
+
+// held has the tick of an hour run for 90 minutes, with CatchUp(All), and the next one wait for it; test begins
+// meanwhile. ran returns the hours of the ticks that have begun.
+func held(t *testing.T, test func(t *testing.T, s *memory.Scheduler, ran func() []float64)) {
+	t.Helper()
+	ticks := make(chan time.Time, 100)
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterInterval("test.tick", time.Hour, func(ctx context.Context, job *jobs.Job) error {
+			if job.Tick.IsZero() { // triggered
+				<-ctx.Done()
+				return nil
+			}
+			ticks <- job.Tick
+			if len(ticks) == 1 {
+				time.Sleep(90 * time.Minute)
+			}
+			return nil
+		}, jobs.CatchUp(jobs.All), jobs.Timeout(24*time.Hour))
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		first := time.Now().UTC().Truncate(time.Hour).Add(time.Hour)
+		time.Sleep(time.Until(first.Add(75 * time.Minute)))
+		require.Equal(t, 1, statusOf(t, s, "test.tick").Running)
+		require.Equal(t, 15*time.Minute, statusOf(t, s, "test.tick").OverdueBy)
+		test(t, s, func() (hours []float64) {
+			for i := len(ticks); i > 0; i-- {
+				tick := <-ticks
+				ticks <- tick
+				hours = append(hours, tick.Sub(first).Hours())
+			}
+			return hours
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_ = s.Shutdown(ctx)
+	})
+}
+
+func TestATickThatIsCancelledAsItWaitsForTheOneBeforeNeverRuns(t *testing.T) {
+	t.Parallel()
+	held(t, func(t *testing.T, s *memory.Scheduler, ran func() []float64) {
+		runs, err := s.Runs(t.Context(), "test.tick", 1)
+		require.NoError(t, err)
+		require.Equal(t, jobs.StateWaiting, runs[0].State)
+		require.NoError(t, s.Cancel(t.Context(), "test.tick", runs[0].ID))
+		time.Sleep(time.Hour)
+		require.Equal(t, []float64{0, 2}, ran())
+		require.Equal(t, jobs.StateCancelled, run(t, s, "test.tick", runs[0].ID).State)
+	})
+}
+
+func TestATickWaitsForNoTriggeredRun(t *testing.T) {
+	t.Parallel()
+	held(t, func(t *testing.T, s *memory.Scheduler, ran func() []float64) {
+		_, err := s.Trigger(t.Context(), "test.tick", nil)
+		require.NoError(t, err)
+		time.Sleep(30 * time.Minute)
+		require.Equal(t, []float64{0, 1}, ran())
+		require.Equal(t, 1, statusOf(t, s, "test.tick").Running, "the triggered run goes on")
+	})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -293,6 +294,28 @@ func TestARunIsLinkedToTheSpanAroundIt(t *testing.T) {
 	require.Equal(t, around.SpanContext().SpanID(), run.Links[0].SpanContext.SpanID())
 }
 
+func TestTheBaggageOfTheApplicationsStartIsInNoRun(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		member, err := baggage.NewMember("start", "1")
+		require.NoError(t, err)
+		ofStart, err := baggage.New(member)
+		require.NoError(t, err)
+		var got []string
+		s := newTelemetry(t).scheduler(t)
+		require.NoError(t, s.RegisterDelayed("email.welcome", 0, func(ctx context.Context, _ *jobs.Job) error {
+			got = append(got, baggage.FromContext(ctx).String())
+			return nil
+		}))
+		require.NoError(t, s.Start(baggage.ContextWithBaggage(t.Context(), ofStart)))
+		t.Cleanup(func() { _ = s.Shutdown(context.Background()) })
+		_, err = s.Trigger(t.Context(), "email.welcome", nil)
+		require.NoError(t, err)
+		synctest.Wait()
+		require.Equal(t, []string{""}, got)
+	})
+}
+
 type ownError struct{}
 
 func (*ownError) Error() string { return "own" }
@@ -307,6 +330,7 @@ func TestFailuresSayWhatTheyAre(t *testing.T) {
 		"a plain error":  {func(context.Context, *jobs.Job) error { return errors.New("no luck") }, "*errors.errorString", "no luck", "failed", 3},
 		"wrapped":        {func(context.Context, *jobs.Job) error { return fmt.Errorf("x: %w", &ownError{}) }, "*otel_test.ownError", "x: own", "failed", 3},
 		"permanent":      {func(context.Context, *jobs.Job) error { return jobs.Permanent(&ownError{}) }, "*otel_test.ownError", "own", "failed", 1},
+		"both":           {func(context.Context, *jobs.Job) error { return fmt.Errorf("x: %w", jobs.Permanent(&ownError{})) }, "*otel_test.ownError", "x: own", "failed", 1},
 		"retry after":    {func(context.Context, *jobs.Job) error { return jobs.RetryAfter(0, &ownError{}) }, "*otel_test.ownError", "own (to be retried after 0s)", "failed", 3},
 		"redacted":       {func(context.Context, *jobs.Job) error { return errors.New("a secret") }, "*errors.errorString", "a ***", "failed", 3},
 		"a panic":        {func(context.Context, *jobs.Job) error { panic("a secret") }, "panic", "panic: a ***", "failed", 3},
@@ -411,6 +435,20 @@ func TestATriggerThatFailsIsTold(t *testing.T) {
 	require.Equal(t, codes.Error, sent[0].Status.Code)
 	require.Equal(t, "*otel_test.ownError", attributes(sent[0].Attributes)["error.type"])
 	require.Equal(t, 2, tel.count(t, "messaging.client.sent.messages", attribute.String("error.type", "*otel_test.ownError")))
+}
+
+func TestATriggerThatFailsHasNoMessageID(t *testing.T) {
+	t.Parallel()
+	tel := newTelemetry(t)
+	s := tel.scheduler(t, jobs.UseTrigger(func(jobs.Enqueue) jobs.Enqueue {
+		return func(context.Context, []*jobs.Request) error { return &ownError{} }
+	}))
+	require.NoError(t, s.RegisterDelayed("email.welcome", 0, func(context.Context, *jobs.Job) error { return nil }))
+	_, err := s.Trigger(t.Context(), "email.welcome", nil)
+	require.Error(t, err)
+	sent := tel.spans("send email.welcome")
+	require.Len(t, sent, 1)
+	require.NotContains(t, attributes(sent[0].Attributes), "messaging.message.id")
 }
 
 func TestOtherMetadataStays(t *testing.T) {

@@ -141,3 +141,6 @@ func (s *Scheduler) Broken(ctx context.Context) (int, error) {
 	found, err := s.broken(ctx, s.pool)
 	return len(found), err
 }
+
+// StartedEarlier makes a start that much older.
+func (s *Scheduler) StartedEarlier(by time.Duration) { s.startedAt.Add(-int64(by)) }

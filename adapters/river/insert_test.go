@@ -264,3 +264,33 @@ func TestTriggersGoOnAfterANetworkThatSwallowedEverything(t *testing.T) {
 		}
 	})
 }
+
+func TestStatementsThatAreStuckTakeFewConnections(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var running, most int
+		var mu sync.Mutex
+		trigger := river.Insert(func(ctx context.Context) error {
+			mu.Lock()
+			running++
+			most = max(most, running)
+			mu.Unlock()
+			<-ctx.Done()
+			mu.Lock()
+			running--
+			mu.Unlock()
+			return ctx.Err()
+		})
+		failed := make(chan error, 100)
+		for range 30 {
+			go func() { failed <- trigger(context.Background()) }()
+			time.Sleep(300 * time.Millisecond) // by the clock of the bubble: it takes no time
+		}
+		for range 30 {
+			require.Error(t, <-failed)
+		}
+		synctest.Wait()
+		require.LessOrEqual(t, most, 6, "two beside the four that may be stuck")
+		require.Greater(t, most, 1)
+	})
+}

@@ -320,3 +320,36 @@ func TestMigrateRebuildsNothingWhereAllIdentifiersAreQuoted(t *testing.T) {
 	require.NoError(t, river.Migrate(t.Context(), pool, ""))
 	require.Equal(t, before, index())
 }
+
+func TestMigrateOnAPoolOfOneConnectionIsAnError(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	require.ErrorContains(t, river.Migrate(ctx, poolOf(t, 1, pgx.QueryExecModeCacheStatement), ""), "at least 2 are needed")
+}
+
+func TestMigrateOutlivesATimeoutOfIdleTransactions(t *testing.T) {
+	t.Parallel()
+	pool := poolWith(t, func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "5s"
+	})
+	before := indexes(t, pool)
+	execSQL(t, pool, `DROP INDEX river.`+river.TicksIndex)
+	tx := begin(t, pool) // the index waits for it
+	_, err := tx.Exec(t.Context(), `SET LOCAL idle_in_transaction_session_timeout TO 0`)
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE river.river_job IN ROW EXCLUSIVE MODE`)
+	require.NoError(t, err)
+	migrating := make(chan error, 1)
+	go func() { migrating <- river.Migrate(context.Background(), pool, "") }()
+	eventually(t, "the index is made", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'`) == 1
+	})
+	eventually(t, "both transactions have been idle for too long", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND state = 'idle in transaction' AND state_change < now() - interval '7 seconds'`) == 2
+	})
+	require.NoError(t, tx.Commit(t.Context()))
+	require.NoError(t, receive(t, migrating))
+	require.Equal(t, before, indexes(t, pool))
+}

@@ -343,3 +343,96 @@ func TestATickOfAJobThatNobodyRegistersIsNotWaitedFor(t *testing.T) {
 		require.Equal(t, waits, health.OldestWaiting > 0)
 	}
 }
+
+func TestATickThatNobodyTakesIsNotPutDownToBusyWorkers(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{MaxWorkers: 1})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	require.NoError(t, s.Start(t.Context()))
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	require.Equal(t, id, receive(t, ran).ID)
+	eventually(t, "the worker is free again", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateCompleted })
+	// A tick that is due, but that no worker finds.
+	reasonAfter := func(age string) string {
+		execSQL(t, pool, `UPDATE river.river_job SET scheduled_at = now() + interval '1 hour',
+			args = args || jsonb_build_object('tick', to_char(now() AT TIME ZONE 'UTC' - $1::interval, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
+			WHERE kind = 'a.tick' AND state = 'available'`, age)
+		all, err := s.Jobs(t.Context())
+		require.NoError(t, err)
+		return all[1].OverdueReason
+	}
+	eventually(t, "workers are free", func() bool {
+		return reasonAfter("1 minute") == "it is not taken, though workers of this process are free: the log may tell why"
+	})
+	eventually(t, "a tick that has just come due is about to start", func() bool { return reasonAfter("0") == "it is about to start" })
+}
+
+func TestATickThatIsAboutToBeRetriedIsNotTheNextOne(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	failed := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, s, "a.tick", failed)
+	execSQL(t, pool, `UPDATE river.river_job SET attempt = 1, attempted_at = now(), errors = '{"{}"}'`)
+	next := failed.Add(2 * time.Hour)
+	insertTick(t, s, "a.tick", next)
+	all, err := s.Jobs(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, [2]time.Time{failed, next}, [2]time.Time{all[0].PrevTick, all[0].NextTick})
+	require.Zero(t, all[0].OverdueBy)
+}
+
+func TestOfTicksThatWereCancelledTheLatestCounts(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	grid := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, s, "a.tick", grid.Add(-3*time.Hour))
+	insertTick(t, s, "a.tick", grid.Add(2*time.Hour))
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'cancelled', finalized_at = now()`)
+	all, err := s.Jobs(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, all[0].OverdueBy)
+	require.Equal(t, grid.Add(3*time.Hour), all[0].NextTick)
+}
+
+func TestAScheduleWithoutAnyTickIsOverdueSinceTheStart(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	require.NoError(t, s.Start(t.Context()))
+	s.StartedEarlier(time.Minute)
+	eventually(t, "it is overdue", func() bool {
+		execSQL(t, pool, `DELETE FROM river.river_job`) // which the keeper mends within seconds
+		all, err := s.Jobs(t.Context())
+		require.NoError(t, err)
+		return all[0].OverdueBy >= time.Minute && all[0].OverdueReason != ""
+	})
+}
+
+func TestHealthTellsThatNobodyLeads(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	execSQL(t, pool, `CREATE FUNCTION river.nobody() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`)
+	execSQL(t, pool, `CREATE TRIGGER nobody BEFORE INSERT OR UPDATE ON river.river_leader FOR EACH ROW EXECUTE FUNCTION river.nobody()`)
+	reasons := func() []string {
+		health, err := s.Health(t.Context())
+		require.NoError(t, err)
+		return health.Reasons
+	}
+	require.NoError(t, s.Start(t.Context()))
+	require.Empty(t, reasons(), "an election takes its time")
+	s.StartedEarlier(time.Minute)
+	require.Equal(t, []string{"no process leads: delayed jobs, retries and schedules wait for an election"}, reasons())
+	require.NoError(t, shutdown(s))
+	require.Equal(t, []string{"the scheduler is not started"}, reasons())
+}

@@ -228,3 +228,90 @@ func TestAJobIsRetriedThoughATransactionTakesItsKeyMeanwhile(t *testing.T) {
 	require.NoError(t, receive(t, retried))
 	require.Equal(t, 2, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state = 'available'`))
 }
+
+func TestATickThatWasCancelledBeforeItWasDueIsListed(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	next := time.Now().UTC().Truncate(time.Hour).Add(2 * time.Hour)
+	row := insertTick(t, s, "a.tick", next)
+	runs, err := s.Runs(t.Context(), "a.tick", 10)
+	require.NoError(t, err)
+	require.Empty(t, runs)
+	_, err = s.Client().JobCancel(t.Context(), row.Job.ID)
+	require.NoError(t, err)
+	require.Equal(t, jobs.StateCancelled, runAt(t, s, "a.tick", next).State)
+}
+
+func TestActivityTellsFromWhenOnItIsComplete(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	const most = 50_000
+	fill := func(n int, ended string) {
+		execSQL(t, pool, `INSERT INTO river.river_job (kind, args, state, finalized_at, attempt)
+			SELECT 'filler.job', '{}', 'completed', `+ended+`, 1 FROM generate_series(1, $1)`, n)
+	}
+	fill(most-1, `now() - interval '1 minute'`)
+	activity, err := s.Activity(t.Context(), time.Minute, 60)
+	require.NoError(t, err)
+	require.Equal(t, activity.Start, activity.CompleteSince)
+	fill(2, `now() - interval '20 minutes'`)
+	activity, err = s.Activity(t.Context(), time.Minute, 60)
+	require.NoError(t, err)
+	require.Equal(t, scalar[time.Time](t, pool, `SELECT min(finalized_at) FROM river.river_job`).UTC(), activity.CompleteSince,
+		"of those that ended before, not all are counted")
+}
+
+func TestASkippedJobThatIsRetriedWaitsForItsFirstAttempt(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop, jobs.StartWithin(time.Second)))
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	execSQL(t, pool, `UPDATE river.river_job SET scheduled_at = now() - interval '1 hour'`)
+	require.NoError(t, s.Start(t.Context()))
+	eventually(t, "it is skipped", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateSkipped })
+	require.NoError(t, shutdown(s))
+	require.NoError(t, s.Retry(t.Context(), "a.job", id))
+	run := runOf(t, s, "a.job", id)
+	require.Equal(t, [3]any{jobs.StateWaiting, 0, ""}, [3]any{run.State, run.Attempt, run.Error})
+}
+
+func TestAJobThatIsRetriedKeepsItsKeyIfTheOtherHasEnded(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	trigger := func() string {
+		id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Unique("key"))
+		require.NoError(t, err)
+		return id
+	}
+	first := trigger()
+	require.NoError(t, s.Cancel(t.Context(), "a.job", first))
+	require.NoError(t, s.Cancel(t.Context(), "a.job", trigger()))
+	require.NoError(t, s.Retry(t.Context(), "a.job", first))
+	require.Equal(t, first, trigger(), "the key is its own")
+}
+
+func TestAJobThatCompletesMeanwhileIsNotRetried(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	insertRows(t, pool, 1, `kind, state, scheduled_at, attempt, errors`, `'a.job', 'retryable', now() + interval '1 hour', 1, '{"{}"}'`)
+	id := scalar[string](t, pool, `SELECT id::text FROM river.river_job`)
+	tx := begin(t, pool) // of a worker that has taken it
+	_, err := tx.Exec(t.Context(), `UPDATE river.river_job SET state = 'completed', finalized_at = now()`)
+	require.NoError(t, err)
+	retried := make(chan error, 1)
+	go func() { retried <- s.Retry(context.Background(), "a.job", id) }()
+	eventually(t, "the retry waits for the transaction", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+	})
+	require.NoError(t, tx.Commit(t.Context()))
+	require.ErrorIs(t, receive(t, retried), jobs.ErrNotRetryable)
+	require.Equal(t, jobs.StateCompleted, stateOf(t, s, "a.job", id))
+}

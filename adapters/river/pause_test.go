@@ -311,3 +311,31 @@ func TestATickOfAPauseThatHasJustEndedRuns(t *testing.T) {
 	insertTick(t, other, "a.tick", time.Now().UTC().Truncate(24*time.Hour))
 	receive(t, ran)
 }
+
+func TestResumeTellsWorkersAndThisProcessAtOnce(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.Pause(t.Context(), "a.job"))
+	require.True(t, s.KnowsPaused("a.job"))
+	insertRows(t, pool, 1, `kind, state, queue`, `'a.job', 'available', '`+river.PausedQueue+`'`)
+	next := listening(t, pool.Config().ConnString(), "river")
+	require.NoError(t, s.Resume(t.Context(), "a.job"))
+	require.False(t, s.KnowsPaused("a.job"))
+	execSQL(t, pool, `SELECT pg_notify('river.river_insert', '{"queue": "last"}')`)
+	require.JSONEq(t, `{"queue": "default"}`, next())
+}
+
+func TestAJobThatIsPausedAgainIsNotTakenForOneWhosePauseEnded(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	insertRows(t, pool, 1, `kind, state`, `'a.job', 'available'`)
+	require.NoError(t, s.Pause(t.Context(), "a.job"))
+	require.NoError(t, s.Resume(t.Context(), "a.job"))
+	require.NoError(t, s.Pause(t.Context(), "a.job"))
+	require.NoError(t, s.RefreshPauses(t.Context(), 0))
+	require.Equal(t, 1, parked(t, pool, "a.job"))
+}

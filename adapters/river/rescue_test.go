@@ -110,3 +110,20 @@ func TestRescueIsQuickWithPoorStatistics(t *testing.T) {
 	require.NoError(t, s.Rescue(ctx))
 	require.Equal(t, jobs.StateRetrying, stateOf(t, s, "a.job", id))
 }
+
+func TestARescuedJobWaitsAsAfterAFailure(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop, jobs.Timeout(time.Minute), jobs.RetryDelay(time.Hour)))
+	ids := []string{abandoned(t, s, "a.job", 1, ""), abandoned(t, s, "a.job", 2, "")}
+	const due = `, scheduled_at = now() - interval '10 minutes'`
+	failed := abandoned(t, s, "a.job", 3, due)
+	require.NoError(t, s.Rescue(t.Context()))
+	for i, id := range ids {
+		require.WithinDuration(t, time.Now().Add(time.Duration(i+1)*time.Hour), runOf(t, s, "a.job", id).DueAt, 5*time.Minute)
+	}
+	run := runOf(t, s, "a.job", failed)
+	require.Equal(t, jobs.StateFailed, run.State)
+	require.WithinDuration(t, time.Now().Add(-10*time.Minute), run.DueAt, 5*time.Minute)
+}

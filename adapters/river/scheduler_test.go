@@ -528,3 +528,43 @@ func TestWhatGoesOnBetweenJobsIsReadCommittedWhateverTheRolesDefault(t *testing.
 	require.Equal(t, "read committed", scalar[string](t, s.OwnPool(), `SHOW default_transaction_isolation`))
 	require.Equal(t, "serializable", scalar[string](t, pool, `SHOW default_transaction_isolation`), "handlers have what is configured")
 }
+
+func TestAJobOfATriggerOnlyProcessThatIsRetriedByHandHasAnotherAttempt(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	remote := newScheduler(t, pool, river.Config{TriggerOnly: true})
+	id, err := remote.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	ran := make(chan jobs.Job, 10)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
+		return errors.Join(forward(ran)(ctx, job), errAgain)
+	}, jobs.MaxRetries(0)))
+	require.NoError(t, s.Start(t.Context()))
+	for attempt := 1; attempt <= 3; attempt++ {
+		job := receive(t, ran)
+		require.Equal(t, [2]int{attempt, attempt}, [2]int{job.Attempt, job.MaxAttempts})
+		eventually(t, "it has failed", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateFailed })
+		require.NoError(t, s.Retry(t.Context(), "a.job", id))
+	}
+}
+
+func TestWithPollOnlyNobodyIsNotified(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{PollOnly: true})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	next := listening(t, pool.Config().ConnString(), "river")
+	_, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	_, err = s.Trigger(t.Context(), "a.job", nil, jobs.Unique("key"))
+	require.NoError(t, err)
+	_, err = s.TriggerMany(t.Context(), "a.job", numbered(501))
+	require.NoError(t, err)
+	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		_, err := s.TriggerTx(t.Context(), tx, "a.job", nil)
+		return err
+	}))
+	execSQL(t, pool, `SELECT pg_notify('river.river_insert', '{"queue": "last"}')`)
+	require.JSONEq(t, `{"queue": "last"}`, next())
+}

@@ -292,3 +292,56 @@ func TestShutdownLeavesToOthersWhatHasNotBegun(t *testing.T) {
 	require.Less(t, completed, n/2)
 	require.Equal(t, n-completed, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state = 'available' AND attempt = 0`))
 }
+
+// crowded has n runs of a.job begin on a scheduler whose pool is used up, so that most wait for their turn. They go
+// on until the test ends. It returns how many have begun.
+func crowded(t *testing.T, n int, register func(*river.Scheduler), options ...jobs.Option) (s *river.Scheduler, begun *atomic.Int64) {
+	t.Helper()
+	pool := poolOf(t, 4, pgx.QueryExecModeCacheStatement)
+	other, err := pgxpool.New(t.Context(), pool.Config().ConnString())
+	require.NoError(t, err)
+	t.Cleanup(other.Close)
+	s, begun = newScheduler(t, pool, river.Config{}), new(atomic.Int64)
+	finish := make(chan struct{})
+	t.Cleanup(func() { close(finish) })
+	blocked := func(context.Context, *jobs.Job) error {
+		begun.Add(1)
+		<-finish
+		return nil
+	}
+	register(s)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, blocked, options...))
+	require.NoError(t, s.Start(t.Context()))
+	for range 4 {
+		conn, err := pool.Acquire(t.Context())
+		require.NoError(t, err)
+		t.Cleanup(conn.Release)
+	}
+	remote := newScheduler(t, other, river.Config{})
+	require.NoError(t, remote.RegisterDelayed("a.job", 0, noop))
+	_, err = remote.TriggerMany(t.Context(), "a.job", make([]any, n))
+	require.NoError(t, err)
+	return remote, begun
+}
+
+func TestAJobThatWaitsTooLongForItsTurnIsSkipped(t *testing.T) {
+	t.Parallel()
+	remote, _ := crowded(t, 50, func(*river.Scheduler) {}, jobs.StartWithin(500*time.Millisecond))
+	eventually(t, "some are skipped that were not put back meanwhile", func() bool {
+		return scalar[int](t, remote.Pool(), `SELECT count(*) FROM river.river_job WHERE state = 'cancelled' AND NOT metadata ? 'snoozes'`) > 0
+	})
+}
+
+func TestTicksWaitForNoTurn(t *testing.T) {
+	t.Parallel()
+	ticks := make(chan jobs.Job, 1000)
+	remote, begun := crowded(t, 150, func(s *river.Scheduler) {
+		require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ticks)))
+	})
+	eventually(t, "jobs are taken", func() bool { return begun.Load() > 0 })
+	for range len(ticks) + 3 {
+		job := receive(t, ticks)
+		taken := scalar[time.Time](t, remote.Pool(), `SELECT attempted_at FROM river.river_job WHERE id = $1::text::bigint`, job.ID)
+		require.Equal(t, taken.UTC(), job.StartedAt, "what waits starts later than it was taken")
+	}
+}

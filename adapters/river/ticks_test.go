@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -535,4 +536,167 @@ func TestATickThatFailsIsRetriedBesideTheNext(t *testing.T) {
 		}
 	}
 	require.FailNow(t, "it was not retried")
+}
+
+func TestWithCatchUpAllATickWaitsForNoRetryOfAnEarlierOne(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	retried, finish := make(chan jobs.Job, 10), make(chan struct{})
+	t.Cleanup(func() { close(finish) })
+	ran := make(chan jobs.Job, 1000)
+	grid := time.Now().UTC().Truncate(time.Hour)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, func(ctx context.Context, job *jobs.Job) error {
+		switch {
+		case !job.Tick.Equal(grid.Add(-time.Hour)):
+			return forward(ran)(ctx, job)
+		case job.Attempt == 1:
+			return jobs.RetryAfter(0, errAgain)
+		}
+		retried <- *job
+		select {
+		case <-finish:
+		case <-ctx.Done():
+		}
+		return nil
+	}, jobs.CatchUp(jobs.All)))
+	insertTick(t, s, "a.tick", grid.Add(-time.Hour))
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, 2, receive(t, retried).Attempt)
+	require.Equal(t, grid, receive(t, ran).Tick, "while the retry goes on")
+}
+
+func TestATickDoesNotHeedARunThatHasLostItsProcess(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{RescueAfter: 24 * time.Hour})
+	ran := make(chan jobs.Job, 10)
+	grid := time.Now().UTC().Truncate(time.Hour)
+	for name, option := range map[string]jobs.Option{"a.all": jobs.CatchUp(jobs.All), "a.skip": jobs.Overlap(jobs.Skip)} {
+		require.NoError(t, s.RegisterInterval(name, time.Hour, forward(ran), option, jobs.Timeout(time.Second)))
+		insertTick(t, s, name, grid.Add(-time.Hour))
+	}
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'running', attempt = 1, attempted_at = now() - interval '1 minute'`)
+	insertTick(t, s, "a.all", grid)
+	insertTick(t, s, "a.skip", grid)
+	require.NoError(t, s.Start(t.Context()))
+	one, two := receive(t, ran), receive(t, ran)
+	require.ElementsMatch(t, []string{"a.all", "a.skip"}, []string{one.Name, two.Name})
+	require.Equal(t, [2]time.Time{grid, grid}, [2]time.Time{one.Tick, two.Tick})
+}
+
+func TestANextTickHasThePriorityAndTheAttemptsOfTheNewRegistration(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	stored := func(options ...jobs.Option) string {
+		s := newScheduler(t, pool, river.Config{})
+		require.NoError(t, s.RegisterInterval("a.tick", 24*time.Hour, noop, options...))
+		require.NoError(t, s.Start(t.Context()))
+		require.NoError(t, shutdown(s))
+		return scalar[string](t, pool, `SELECT priority || ' ' || max_attempts FROM river.river_job`)
+	}
+	require.Equal(t, "1 3", stored())
+	require.Equal(t, "4 3", stored(jobs.Priority(4)))
+	require.Equal(t, "4 8", stored(jobs.Priority(4), jobs.MaxRetries(7)))
+}
+
+func TestARetriedTickOfLongAgoDoesNotTellWhatItStandsFor(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
+	// Those that ran since have been removed.
+	insertTick(t, s, "a.tick", time.Now().UTC().Truncate(time.Hour).Add(-30*time.Hour))
+	execSQL(t, pool, `UPDATE river.river_job SET attempt = 1, attempted_at = scheduled_at, errors = '{"{}"}'`)
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, 2, receive(t, ran).Attempt)
+	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE metadata ? 'everytick_missed'`))
+}
+
+func TestAHoleIsFilledThoughItsLastTickPassesForRunning(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
+	grid := time.Now().UTC().Truncate(time.Hour)
+	// Its process died before it stored the successor, and nobody has found out yet.
+	insertTick(t, s, "a.tick", grid.Add(-4*time.Hour))
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'running', attempt = 1, attempted_at = now() - interval '1 minute'`)
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, grid.Add(-3*time.Hour), receive(t, ran).Tick)
+}
+
+func TestAHoleOlderThanTheWindowIsFilledWithCatchUpAllAlone(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 100)
+	require.NoError(t, s.RegisterInterval("a.once", time.Hour, forward(ran)))
+	require.NoError(t, s.RegisterInterval("a.all", time.Hour, forward(ran), jobs.CatchUp(jobs.All)))
+	grid := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, s, "a.once", grid.Add(-20*time.Hour))
+	insertTick(t, s, "a.all", grid.Add(-20*time.Hour))
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'completed', finalized_at = now(), attempt = 1`)
+	require.NoError(t, s.Start(t.Context()))
+	for i := range 12 {
+		job := receive(t, ran)
+		require.Equal(t, "a.all", job.Name)
+		require.WithinDuration(t, grid.Add(time.Duration(i-11)*time.Hour), job.Tick, time.Hour)
+	}
+	require.Len(t, tickRows(t, pool, "a.once"), 2, "the last one and the next one")
+}
+
+func TestADelayedTriggerIsDueByTheDatabasesClockWhateverOursSays(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
+	var shift atomic.Int64
+	s.ShiftWallClock(&shift)
+	for _, off := range []time.Duration{3 * time.Hour, -3 * time.Hour, 0, -time.Hour} {
+		shift.Store(int64(off)) // somebody sets the clock
+		id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Delay(10*time.Hour))
+		require.NoError(t, err)
+		due := scalar[float64](t, pool, `SELECT extract(epoch FROM scheduled_at - now())::float8 FROM river.river_job WHERE id = $1::text::bigint`, id)
+		require.InDelta(t, (10 * time.Hour).Seconds(), due, 600, "off by %s", off)
+	}
+}
+
+// frozen stops whoever sends a statement that begins with that, until it is thawed.
+type frozen struct {
+	at           string
+	hung, thawed chan struct{}
+	once         sync.Once
+}
+
+func (f *frozen) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.HasPrefix(data.SQL, f.at) {
+		f.once.Do(func() {
+			close(f.hung)
+			<-f.thawed
+		})
+	}
+	return ctx
+}
+
+func (*frozen) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func TestAProcessThatFreezesAsItReconcilesHoldsUpNoOtherForLong(t *testing.T) {
+	t.Parallel()
+	f := &frozen{at: `DELETE FROM "river"."river_job" AS row`, hung: make(chan struct{}), thawed: make(chan struct{})}
+	pool := poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.Tracer = f })
+	first := newScheduler(t, pool, river.Config{})
+	require.NoError(t, first.RegisterInterval("a.tick", time.Hour, noop))
+	t.Cleanup(func() { close(f.thawed) }) // before the first one is shut down
+	go func() { _ = first.Start(context.Background()) }()
+	receive(t, f.hung)
+	other, err := pgxpool.New(t.Context(), pool.Config().ConnString())
+	require.NoError(t, err)
+	t.Cleanup(other.Close)
+	second := newScheduler(t, other, river.Config{})
+	require.NoError(t, second.RegisterInterval("a.tick", time.Hour, noop))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	require.NoError(t, second.Start(ctx))
 }

@@ -2,6 +2,7 @@ package jobshttp_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -834,4 +836,129 @@ func TestAReasonIsHiddenByTheWholeNameOfItsJob(t *testing.T) {
 	var health jobs.Health
 	require.NoError(t, json.Unmarshal(send(h, "GET", "/healthz", "").Body.Bytes(), &health))
 	require.Equal(t, []string{"audit.sync-all is overdue"}, health.Reasons)
+}
+
+func TestWhoMayNotReadAllJobsIsToldNoCountOfThem(t *testing.T) {
+	t.Parallel()
+	s := newFake(time.Now())
+	s.health.AtLeast, s.health.OldestWaiting = []jobs.State{jobs.StateCompleted}, time.Hour
+	for _, all := range []bool{true, false} {
+		h := jobshttp.New(s, &jobshttp.Options{Authorize: func(_ *http.Request, _ jobshttp.Action, job string) error {
+			return refuseUnless(all || job != "email.stuck")
+		}})
+		want := `{"healthy": true, "started": true, "oldest_waiting_seconds": 0}`
+		if all {
+			want = `{"healthy": true, "started": true, "oldest_waiting_seconds": 3600, "totals": {"completed": 12}, "at_least": ["completed"]}`
+		}
+		require.JSONEq(t, want, send(h, "GET", "/healthz", "").Body.String())
+	}
+}
+
+// jobless is a scheduler that does not tell its jobs.
+type jobless struct{ *full }
+
+func (jobless) Jobs(context.Context) ([]jobs.Status, error) { return nil, errors.New("no answer") }
+
+func TestReasonsAreHiddenWhereItIsNotKnownWhichJobsThereAre(t *testing.T) {
+	t.Parallel()
+	s := newFake(time.Now())
+	s.health = jobs.Health{Started: true, Reasons: []string{"email.stuck is overdue by 12m0s"}}
+	h := jobshttp.New(jobless{s}, &jobshttp.Options{Authorize: func(_ *http.Request, _ jobshttp.Action, job string) error {
+		return refuseUnless(job != "email.stuck")
+	}})
+	w := send(h, "GET", "/healthz", "")
+	require.Equal(t, http.StatusServiceUnavailable, w.Code)
+	require.NotContains(t, w.Body.String(), "email.stuck")
+	require.Contains(t, w.Body.String(), "the state of the jobs is not known")
+}
+
+func TestAReasonIsHiddenThatNamesALongerJobBefore(t *testing.T) {
+	t.Parallel()
+	_, s := open(t)
+	s.set(func() {
+		s.statuses = []jobs.Status{{Name: "audit.sync"}, {Name: "audit.sync-all"}}
+		s.health = jobs.Health{Started: true, Reasons: []string{"audit.sync-all waits for audit.sync", "no leader"}}
+	})
+	h := jobshttp.New(s, &jobshttp.Options{Authorize: func(_ *http.Request, _ jobshttp.Action, job string) error {
+		return refuseUnless(job != "audit.sync")
+	}})
+	var health jobs.Health
+	require.NoError(t, json.Unmarshal(send(h, "GET", "/healthz", "").Body.Bytes(), &health))
+	require.Equal(t, []string{"no leader"}, health.Reasons)
+}
+
+func TestAllowNamesHeadBesideGet(t *testing.T) {
+	t.Parallel()
+	h, _ := open(t)
+	require.Equal(t, "GET, HEAD", send(h, "DELETE", "/jobs", "").Header().Get("Allow"))
+	require.Equal(t, "POST", send(h, "GET", "/jobs/demo.flaky/trigger", "").Header().Get("Allow"))
+}
+
+func TestAfterAnActAllIsAskedAnew(t *testing.T) {
+	t.Parallel()
+	h, s := open(t)
+	look := func() (health, runs, all int) {
+		send(h, "GET", "/", "")
+		send(h, "GET", "/healthz", "")
+		return s.called("Health"), s.called("Runs"), s.called("Jobs")
+	}
+	health, runs, all := look()
+	require.Equal(t, http.StatusAccepted, send(h, "POST", "/jobs/demo.flaky/trigger", "").Code)
+	health2, runs2, all2 := look()
+	require.Greater(t, health2, health)
+	require.Greater(t, runs2, runs)
+	require.Greater(t, all2, all)
+}
+
+func TestAJobWithoutRunsHasAListOfThemWhateverItsProvider(t *testing.T) {
+	t.Parallel()
+	h, _ := open(t)
+	var out map[string]json.RawMessage
+	require.NoError(t, json.Unmarshal(send(h, "GET", "/jobs/audit.retention", "").Body.Bytes(), &out))
+	require.Equal(t, "[]", string(out["runs"]))
+}
+
+// slow is a scheduler whose first answer about its jobs is long on its way.
+type slow struct {
+	*full
+	answered       *atomic.Bool
+	asked, release chan struct{}
+}
+
+func (s slow) Jobs(ctx context.Context) ([]jobs.Status, error) {
+	all, err := s.full.Jobs(ctx)
+	if !s.answered.Swap(true) {
+		close(s.asked)
+		<-s.release
+	}
+	return all, err
+}
+
+func TestAnAnswerOfBeforeAChangeIsNotShownAfterIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := slow{newFake(time.Now()), new(atomic.Bool), make(chan struct{}), make(chan struct{})}
+		h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody})
+		first := make(chan string, 1)
+		go func() { first <- send(h, "GET", "/jobs/demo.flaky", "").Body.String() }()
+		<-s.asked
+		require.Equal(t, http.StatusOK, send(h, "POST", "/jobs/demo.flaky/pause", "").Code)
+		require.Contains(t, send(h, "GET", "/jobs/demo.flaky", "").Body.String(), "paused_since")
+		close(s.release)
+		<-first
+		synctest.Wait()
+		require.Contains(t, send(h, "GET", "/jobs/demo.flaky", "").Body.String(), "paused_since")
+	})
+}
+
+func TestAnErrorStandsForASecond(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h, s := open(t)
+		s.set(func() { s.down = errors.New("no answer") })
+		require.Equal(t, http.StatusServiceUnavailable, send(h, "GET", "/activity", "").Code)
+		s.set(func() { s.down = nil })
+		time.Sleep(1100 * time.Millisecond)
+		require.Equal(t, http.StatusOK, send(h, "GET", "/activity", "").Code)
+	})
 }

@@ -155,6 +155,20 @@ func TestATemporaryRefusalIsTriedAgainLaterAndLater(t *testing.T) {
 	require.Len(t, server.mails(), 1)
 }
 
+func TestALongRetryDelayIsNotCut(t *testing.T) {
+	t.Parallel()
+	server := serveSMTP(t, func(s *smtpServer) {
+		s.answer = func(int, mailData) error { return refuse(451, "later") }
+	})
+	e := newEnv(t, server, func(cfg *email.Config) { cfg.RetryDelay = 2 * time.Hour })
+	e.enqueue(hello)
+	for range 3 {
+		require.Equal(t, email.Result{Postponed: 1}, e.process())
+		require.InDelta(t, 2*time.Hour, e.row(1).DueIn, float64(10*time.Minute))
+		e.makeDue()
+	}
+}
+
 func TestEveryAttemptCarriesTheSameIdentity(t *testing.T) {
 	t.Parallel()
 	var ids, dates []string
@@ -358,6 +372,44 @@ func TestWhoLostItsClaimDoesNotDecideTheOutcome(t *testing.T) {
 	require.Contains(t, e.log.String(), "taken over")
 }
 
+func TestWhoLostItsClaimNeitherPostponesNorReleasesTheMail(t *testing.T) {
+	t.Parallel()
+	for name, interrupt := range map[string]bool{"postpones": false, "releases": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			arrived := make(chan func(), 1)
+			server := serveSMTP(t, func(s *smtpServer) {
+				s.answer = func(int, mailData) error {
+					(<-arrived)()
+					if interrupt {
+						cancel()
+						return errDrop
+					}
+					return refuse(451, "later")
+				}
+			})
+			e := newEnv(t, server)
+			e.enqueue(hello)
+			arrived <- func() { // somebody else is at it by now
+				_, _ = e.pool.Exec(context.Background(), `UPDATE email_outbox
+					SET claim = '00000000-0000-0000-0000-000000000001', claimed_until = now() + interval '1 hour', attempts = 2`)
+			}
+			_, err := e.service.ProcessQueue(ctx, e.pool, e.logger)
+			require.Equal(t, interrupt, errors.Is(err, context.Canceled), "%v", err)
+			require.Contains(t, e.log.String(), "taken over")
+			require.Equal(t, !interrupt, strings.Contains(e.log.String(), "mail postponed"))
+			require.Equal(t, 2, e.row(1).Attempts)
+			require.Empty(t, e.row(1).LastError)
+			var claimed bool
+			require.NoError(t, e.pool.QueryRow(t.Context(), `SELECT claim = '00000000-0000-0000-0000-000000000001'
+				AND claimed_until > now() AND due_at <= now() FROM email_outbox`).Scan(&claimed))
+			require.True(t, claimed)
+		})
+	}
+}
+
 func TestAnInterruptedMailIsReleasedAtOnce(t *testing.T) {
 	t.Parallel()
 	arrived, end := make(chan struct{}), make(chan struct{})
@@ -387,6 +439,27 @@ func TestAnInterruptedMailIsReleasedAtOnce(t *testing.T) {
 	require.Less(t, time.Since(started), 15*time.Second, "a server that hangs holds up the shutdown")
 	require.Zero(t, e.row(1).Attempts, "an interruption counts as an attempt")
 	require.Equal(t, email.Result{Sent: 2}, e.process(), "an interrupted mail stays claimed")
+}
+
+func TestALastAttemptThatIsInterruptedGivesNothingUp(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	server := serveSMTP(t, func(s *smtpServer) {
+		s.answer = func(n int, _ mailData) error {
+			if n == 1 {
+				cancel()
+				return errDrop
+			}
+			return nil
+		}
+	})
+	e := newEnv(t, server, func(cfg *email.Config) { cfg.MaxAttempts = 1 })
+	e.enqueue(hello)
+	res, err := e.service.ProcessQueue(ctx, e.pool, e.logger)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, email.Result{}, res)
+	require.Equal(t, "pending", e.row(1).Status)
+	require.Equal(t, email.Result{Sent: 1}, e.process())
 }
 
 func TestAMailOnItsWayIsFinishedWhenTheContextEnds(t *testing.T) {
@@ -479,6 +552,7 @@ func TestAJobThatGaveUpSendsItsMailWhenSomebodyRetriesIt(t *testing.T) {
 	for range 2 {
 		require.ErrorContains(t, e.send("job 1", hello), "not yet")
 		require.Equal(t, "failed", e.row(1).Status)
+		require.Equal(t, 1, e.row(1).Attempts, "they are counted anew")
 	}
 	accepts.Store(true)
 	require.NoError(t, e.send("job 1", hello))

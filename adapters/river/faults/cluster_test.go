@@ -96,8 +96,8 @@ func (c *cluster) spawn(all []job, p *proxy) *node {
 		started: make(chan struct{}), exited: make(chan struct{}),
 	}
 	c.mu.Unlock()
-	// 4 connections are pgx's default on a small machine.
-	params := map[string]string{"pool_max_conns": "4"}
+	// A process may have five connections with that, and many run at once.
+	params := map[string]string{"pool_max_conns": "2"}
 	for key, value := range c.params {
 		params[key] = value
 	}

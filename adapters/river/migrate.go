@@ -103,7 +103,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, opts ...Mig
 // a server connection that the unlock does not reach.
 func (m *migration) try(ctx context.Context) (done bool, err error) {
 	// In another isolation it would hold a snapshot, and CREATE INDEX CONCURRENTLY wait for it.
-	err = pgx.BeginTxFunc(ctx, m.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, m.pool, readCommitted, func(tx pgx.Tx) error {
 		// It idles for as long as an index takes.
 		if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout TO 0`); err != nil {
 			return err

@@ -496,7 +496,8 @@ func (s *Scheduler) clientConfig(indexes []string, shared *throttle) *riverqueue
 
 // Shutdown implements [jobs.Scheduler]. A handler that ignores its context for 10
 // seconds after it was cancelled is left behind, and the error says so; its job is
-// given to another process once its timeout and [Config].RescueAfter have passed.
+// given to another process once its timeout and [Config].RescueAfter have passed. So is one
+// whose end could not be stored: an error says how many, or that the database does not say.
 func (s *Scheduler) Shutdown(ctx context.Context) error {
 	if err := s.acquire(ctx); err != nil {
 		return fmt.Errorf("river: shutdown: another call goes on: %w", err)

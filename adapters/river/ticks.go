@@ -563,13 +563,14 @@ func (s *Scheduler) broken(ctx context.Context, db jobs.DB) ([]*jobs.Definition,
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
-	found = slices.DeleteFunc(found, func(d *jobs.Definition) bool { return d.Schedule.Next(now).IsZero() })
-	next := make([]string, len(found))
-	for i, d := range found {
-		next[i] = formatTick(d.Schedule.Next(now))
+	var names, ticks []string
+	for _, d := range found {
+		if next := d.Schedule.Next(now); !next.IsZero() {
+			names, ticks = append(names, d.Name), append(ticks, formatTick(next))
+		}
 	}
 	rows, err = db.Query(ctx, `SELECT name FROM unnest($1::text[], $2::text[]) AS own (name, tick)
-		WHERE NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND `+tickOrder+` = tick)`, namesOf(found), next)
+		WHERE NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND `+tickOrder+` = tick)`, names, ticks)
 	return s.collect(rows, err)
 }
 

@@ -233,7 +233,7 @@ func TestAHoleLeftByADeadProcessIsFilled(t *testing.T) {
 	grid := time.Now().UTC().Truncate(time.Hour)
 	// The last tick ran four hours ago and stored no successor.
 	insertTick(t, s, "a.tick", grid.Add(-4*time.Hour))
-	execSQL(t, pool, `UPDATE river.river_job SET state = 'completed', finalized_at = now(), attempt = 1`)
+	markRan(t, pool)
 	require.NoError(t, s.Start(t.Context()))
 	require.Equal(t, grid.Add(-3*time.Hour), receive(t, ran).Tick, "the first missed tick stands for all")
 	eventually(t, "the late run is done", func() bool {
@@ -638,7 +638,7 @@ func TestAHoleOlderThanTheWindowIsFilledWithCatchUpAllAlone(t *testing.T) {
 	grid := time.Now().UTC().Truncate(time.Hour)
 	insertTick(t, s, "a.once", grid.Add(-20*time.Hour))
 	insertTick(t, s, "a.all", grid.Add(-20*time.Hour))
-	execSQL(t, pool, `UPDATE river.river_job SET state = 'completed', finalized_at = now(), attempt = 1`)
+	markRan(t, pool)
 	require.NoError(t, s.Start(t.Context()))
 	for i := range 12 {
 		job := receive(t, ran)

@@ -404,7 +404,7 @@ func (s *Scheduler) skipPaused(q *queue, now time.Time) (begin []func()) {
 		s.finish(r, jobs.StateSkipped, jobs.SkippedPaused, now)
 		job := r.job(now, s.db)
 		begin = append(begin, func() {
-			s.logger.Debug("memory: job skipped", slog.Any("", job), slog.String("reason", jobs.SkippedPaused))
+			s.logger.Info("memory: job skipped", slog.Any("", job), slog.String("reason", jobs.SkippedPaused))
 		})
 	}
 	return begin

@@ -186,6 +186,17 @@ func TestASkipIsInTheRunsAndInTheLog(t *testing.T) {
 	})
 }
 
+func TestASkipThatSomebodyAskedForIsNoWarning(t *testing.T) {
+	t.Parallel()
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterInterval("test.tick", time.Minute, func(context.Context, *jobs.Job) error { return nil })
+	}, func(t *testing.T, s *memory.Scheduler, log func() string) {
+		require.NoError(t, s.Pause(t.Context(), "test.tick"))
+		time.Sleep(2 * time.Minute)
+		require.Regexp(t, `level=INFO msg="memory: job skipped" .*reason="skipped: the job is paused"`, log())
+	})
+}
+
 func TestTicksThatAreGivenUpAreCountedInTheLog(t *testing.T) {
 	t.Parallel()
 	for policy, want := range map[jobs.CatchUpPolicy]string{

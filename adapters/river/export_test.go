@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
 )
 
 // TickRow returns the row of a tick of a registered job.
@@ -28,6 +29,18 @@ func (s *Scheduler) StoodFor(t testing.TB, name string, tick time.Time) bool {
 		t.Fatal(err)
 	}
 	return len(left) == 0
+}
+
+// Seed asks for a tick to be stored, as the seeder does, so many times, and waits for it.
+func (s *Scheduler) Seed(t testing.TB, name string, tick time.Time, times int) {
+	args, _ := s.TickRow(name, tick)
+	m := &seederMiddleware{s: s}
+	for range times {
+		if _, err := m.InsertMany(t.Context(), []*rivertype.JobInsertParams{{Args: args}}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.background.Wait()
 }
 
 // ShiftWallClock makes the process's clock, as far as schedules read it, wrong by

@@ -2,6 +2,7 @@ package river_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -338,4 +339,16 @@ func TestAJobThatIsPausedAgainIsNotTakenForOneWhosePauseEnded(t *testing.T) {
 	require.NoError(t, s.Pause(t.Context(), "a.job"))
 	require.NoError(t, s.RefreshPauses(t.Context(), 0))
 	require.Equal(t, 1, parked(t, pool, "a.job"))
+}
+
+func TestASkipThatSomebodyAskedForIsNoWarning(t *testing.T) {
+	t.Parallel()
+	log, logged := loud()
+	s := newScheduler(t, migrated.Pool(t), river.Config{Logger: log})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, noop))
+	require.NoError(t, s.Start(t.Context()))
+	require.NoError(t, s.Pause(t.Context(), "a.tick"))
+	eventually(t, "a tick is skipped", func() bool {
+		return strings.Contains(logged.String(), `level=INFO msg="job skipped: the job is paused" job=a.tick job_id=`)
+	})
 }

@@ -144,8 +144,9 @@ func (l laggedSchedule) Next(t time.Time) time.Time {
 // the jobs that run just then.
 type seederMiddleware struct {
 	riverqueue.MiddlewareDefaults
-	s  *Scheduler
-	mu sync.Mutex
+	s      *Scheduler
+	mu     sync.Mutex
+	logged time.Time // that it could not store them
 }
 
 // InsertMany implements [rivertype.JobInsertMiddleware].
@@ -163,14 +164,19 @@ func (m *seederMiddleware) InsertMany(ctx context.Context, params []*rivertype.J
 		defer m.mu.Unlock()
 		ctx, cancel := context.WithTimeout(ctx, seedTimeout)
 		defer cancel()
-		if err := m.store(ctx, params); err != nil {
+		if err := m.store(ctx, params); err != nil && time.Since(m.logged) > seedLogged {
+			m.logged = time.Now()
 			m.s.log.ErrorContext(ctx, "the schedules' next ticks could not be stored; their own runs do so once they can", "error", err)
 		}
 	})
 	return nil, nil
 }
 
-const seedTimeout = 10 * time.Second
+const (
+	seedTimeout = 10 * time.Second
+	// seedLogged is how often the log is told of it: it is tried again with each tick.
+	seedLogged = time.Minute
+)
 
 func (m *seederMiddleware) store(ctx context.Context, params []*rivertype.JobInsertParams) error {
 	byKey := make(map[string]tickArgs, len(params))

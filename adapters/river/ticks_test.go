@@ -700,3 +700,14 @@ func TestAProcessThatFreezesAsItReconcilesHoldsUpNoOtherForLong(t *testing.T) {
 	defer cancel()
 	require.NoError(t, second.Start(ctx))
 }
+
+func TestThatTicksCannotBeStoredIsSaidOnceAMinute(t *testing.T) {
+	t.Parallel()
+	log, logged := loud()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{Logger: log})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, noop))
+	pool.Close()
+	s.Seed(t, "a.tick", time.Now(), 3)
+	require.Equal(t, 1, strings.Count(logged.String(), "could not be stored"))
+}

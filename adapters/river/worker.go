@@ -151,12 +151,12 @@ func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 	if meta.Started {
 		due = job.StartedAt // it did start in time, and was interrupted
 	}
-	reason := w.job.Skip(job, due, overlapping)
+	reason, level := w.job.Skip(job, due, overlapping), slog.LevelWarn
 	if paused {
-		reason = jobs.SkippedPaused
+		reason, level = jobs.SkippedPaused, slog.LevelInfo // somebody asked for it
 	}
 	if reason != "" {
-		w.log(job).WarnContext(ctx, "job "+reason, "tick", job.Tick)
+		w.log(job).Log(ctx, level, "job "+reason, "tick", job.Tick)
 		if err := riverqueue.MetadataSet(ctx, metaSkipped, reason); err != nil {
 			return &failure{err: err}
 		}

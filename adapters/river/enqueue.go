@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
@@ -406,6 +407,10 @@ func (s *Scheduler) storeUnique(ctx context.Context, tx pgx.Tx, r *record) error
 func (s *Scheduler) storeOrFind(ctx context.Context, db jobs.DB, r *record, lock bool) (stored bool, queues []string, err error) {
 	for {
 		if err := s.storeRecords(ctx, db, r); err != nil {
+			var refused *pgconn.PgError
+			if !lock && errors.As(err, &refused) && refused.Code == "40001" {
+				continue // the role's isolation is not read committed, and nothing but this is in the transaction
+			}
 			return false, nil, err
 		}
 		if r.id != 0 {

@@ -155,5 +155,11 @@ func (s *Scheduler) Broken(ctx context.Context) (int, error) {
 	return len(found), err
 }
 
+// Mend looks after the schedules as the keeper of a process that has done so since then.
+func (s *Scheduler) Mend(ctx context.Context, since time.Time) error {
+	s.watchedSince.Store(since.UnixNano())
+	return s.mend(ctx)
+}
+
 // StartedEarlier makes a start that much older.
 func (s *Scheduler) StartedEarlier(by time.Duration) { s.startedAt.Add(-int64(by)) }

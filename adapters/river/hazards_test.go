@@ -384,3 +384,47 @@ func TestEveryModeOfSendingQueriesWorks(t *testing.T) {
 		})
 	}
 }
+
+// What waits for somebody's lock goes on when it is given up, in whatever isolation transactions are by default.
+func TestALockThatIsWaitedForFailsNothingWhateverTheRolesIsolation(t *testing.T) {
+	t.Parallel()
+	pool := poolWith(t, func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "repeatable read"
+	})
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", time.Hour, noop))
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	for what, waits := range map[string]struct {
+		lock func(tx pgx.Tx) error
+		do   func(ctx context.Context) error
+	}{
+		"Cancel": {
+			func(tx pgx.Tx) error {
+				_, err := tx.Exec(t.Context(), `UPDATE river.river_job SET priority = 2`)
+				return err
+			},
+			func(ctx context.Context) error { return s.Cancel(ctx, "a.job", id) },
+		},
+		"Trigger of a unique job": {
+			func(tx pgx.Tx) error {
+				_, err := s.TriggerTx(t.Context(), tx, "a.job", nil, jobs.Unique("key"))
+				return err
+			},
+			func(ctx context.Context) error {
+				_, err := s.Trigger(ctx, "a.job", nil, jobs.Unique("key"))
+				return err
+			},
+		},
+	} {
+		tx := begin(t, pool)
+		require.NoError(t, waits.lock(tx), what)
+		done := make(chan error, 1)
+		go func() { done <- waits.do(t.Context()) }()
+		eventually(t, what+" waits", func() bool {
+			return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+		})
+		require.NoError(t, tx.Commit(t.Context()), what)
+		require.NoError(t, receive(t, done), what)
+	}
+}

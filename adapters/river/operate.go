@@ -198,7 +198,7 @@ func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.
 	if err != nil || formatID(number) != id {
 		return jobs.ErrUnknownID
 	}
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	return pgx.BeginTxFunc(ctx, s.pool, readCommitted, func(tx pgx.Tx) error {
 		var state jobs.State
 		err := tx.QueryRow(ctx, `SELECT `+stateSQL+` FROM `+s.table+` WHERE id = $1 AND kind = $2 FOR UPDATE`, number, name).Scan(&state)
 		if errors.Is(err, pgx.ErrNoRows) {

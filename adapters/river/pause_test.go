@@ -352,3 +352,25 @@ func TestASkipThatSomebodyAskedForIsNoWarning(t *testing.T) {
 		return strings.Contains(logged.String(), `level=INFO msg="job skipped: the job is paused" job=a.tick job_id=`)
 	})
 }
+
+// A skip is final.
+func TestATickIsPutOffWhereItCannotBeToldWhetherItsJobIsStillPaused(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", 24*time.Hour, forward(ran)))
+	require.NoError(t, s.Start(t.Context()))
+	require.NoError(t, s.Pause(t.Context(), "a.tick"))
+	other := newScheduler(t, pool, river.Config{})
+	require.NoError(t, other.RegisterInterval("a.tick", 24*time.Hour, noop))
+	execSQL(t, pool, `DELETE FROM river.everytick_pause`) // as another process does when it resumes the job
+	execSQL(t, pool, `ALTER TABLE river.everytick_pause RENAME since TO sometime`)
+	tick := time.Now().UTC().Truncate(24 * time.Hour)
+	insertTick(t, other, "a.tick", tick)
+	eventually(t, "it is put off", func() bool {
+		return scalar[bool](t, pool, `SELECT metadata ? 'snoozes' FROM river.river_job WHERE args->>'tick' = $1`, tick.Format(time.RFC3339))
+	})
+	execSQL(t, pool, `ALTER TABLE river.everytick_pause RENAME sometime TO since`)
+	require.Equal(t, tick, receive(t, ran).Tick)
+}

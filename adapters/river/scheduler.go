@@ -156,8 +156,10 @@ type Scheduler struct {
 	working   atomic.Pointer[riverqueue.Client[pgx.Tx]]
 	started   atomic.Bool
 	startedAt atomic.Int64 // Unix nanoseconds
-	ending    atomic.Bool  // a Shutdown goes on
-	stopping  atomic.Bool  // running jobs are being cancelled
+	// watchedSince is when this process began to look after its schedules, by the database's clock.
+	watchedSince atomic.Int64
+	ending       atomic.Bool // a Shutdown goes on
+	stopping     atomic.Bool // running jobs are being cancelled
 }
 
 var (
@@ -357,6 +359,11 @@ func (s *Scheduler) acquire(ctx context.Context) error {
 func (s *Scheduler) release() { <-s.busy }
 
 func (s *Scheduler) startClient(ctx context.Context) (err error) {
+	since, err := s.clock.now(ctx)
+	if err != nil {
+		return err
+	}
+	s.watchedSince.Store(since.UnixNano())
 	if err := s.reconcile(ctx, false); err != nil {
 		return err
 	}
@@ -548,16 +555,17 @@ const storedTimeout = 5 * time.Second
 // checkStored says whether River could store what became of the last jobs of a client that has
 // stopped: it gives up after some tries, and reports nothing.
 func (s *Scheduler) checkStored(ctx context.Context, clientID string) error {
-	ctx, cancel := context.WithTimeout(ctx, storedTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storedTimeout) // it may end just now
 	defer cancel()
 	var lost int
 	err := s.ownPool().QueryRow(ctx, `SELECT count(*) FROM `+s.table+`
-		WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $1`, clientID).Scan(&lost)
+		WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $1 AND attempted_at >= $2`,
+		clientID, time.Unix(0, s.watchedSince.Load())).Scan(&lost) // a process of before may have had the same ID
 	switch {
 	case err != nil:
-		return fmt.Errorf("river: shutdown: the database does not say whether it has stored what became of the last jobs; those of which it has not are run again: %w", err)
+		return fmt.Errorf("river: shutdown: the database does not say whether it has stored what became of the last jobs; those of which it has not are run again, or fail if it was their last attempt: %w", err)
 	case lost > 0:
-		return fmt.Errorf("river: shutdown: what became of %d jobs could not be stored, so they are run again", lost)
+		return fmt.Errorf("river: shutdown: what became of %d jobs could not be stored: they are run again, or fail if it was their last attempt", lost)
 	}
 	return nil
 }

@@ -501,7 +501,47 @@ func TestShutdownTellsOfJobsWhoseEndCouldNotBeStored(t *testing.T) {
 	receive(t, ran)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	require.ErrorContains(t, s.Shutdown(ctx), "what became of 1 jobs could not be stored, so they are run again")
+	require.ErrorContains(t, s.Shutdown(ctx), "what became of 1 jobs could not be stored: they are run again")
+}
+
+// A pod's name, for instance.
+func TestShutdownDoesNotTellOfJobsOfAnEarlierProcessOfItsName(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{Native: func(cfg *riverqueue.Config) { cfg.ID = "pod-0" }})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	insertRows(t, pool, 1, `kind, state, attempt, attempted_at, attempted_by`, `'a.job', 'running', 1, now() - interval '1 minute', '{pod-0}'`)
+	require.NoError(t, s.Start(t.Context()))
+	require.NoError(t, shutdown(s))
+}
+
+// endsOn ends a context as a statement begins.
+type endsOn struct {
+	statement string
+	end       context.CancelFunc
+}
+
+func (e endsOn) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.Contains(data.SQL, e.statement) {
+		e.end()
+	}
+	return ctx
+}
+
+func (endsOn) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func TestShutdownSucceedsThoughItsContextEndsWhenAllIsDone(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	pool := poolWith(t, func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.Tracer = endsOn{"attempted_by[cardinality(attempted_by)]", cancel}
+	})
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.Start(t.Context()))
+	require.NoError(t, s.Shutdown(ctx))
+	require.Error(t, ctx.Err())
 }
 
 func TestShutdownTellsThatTheDatabaseIsGone(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,7 +50,9 @@ func (a tickArgs) Kind() string { return a.Schedule }
 
 func formatTick(tick time.Time) string { return tick.UTC().Format(time.RFC3339Nano) }
 
-func (a tickArgs) time() (time.Time, error) { return time.Parse(time.RFC3339Nano, a.Tick) }
+func parseTick(s string) (time.Time, error) { return time.Parse(time.RFC3339Nano, s) }
+
+func (a tickArgs) time() (time.Time, error) { return parseTick(a.Tick) }
 
 var tickMetadata = []byte(`{"` + metaTick + `":true}`)
 
@@ -269,10 +272,10 @@ const (
 // relay stores the successor of the tick that job is a run of.
 func (w *worker) relay(ctx context.Context, row *rivertype.JobRow, meta rowMeta, job *jobs.Job, log *slog.Logger) error {
 	next, skipped := w.job.Successor(job.Tick, job.StartedAt)
-	if next.IsZero() {
-		return nil
+	next, err := w.s.afterOthers(ctx, w.job, job, next)
+	if err != nil || next.IsZero() {
+		return err
 	}
-	var err error
 	for try := range relayTries {
 		if try > 0 {
 			select {
@@ -294,15 +297,40 @@ func (w *worker) relay(ctx context.Context, row *rivertype.JobRow, meta rowMeta,
 	return err
 }
 
+// afterOthers returns the first tick from next on, of those up to now, that no other version has
+// stored: what such a version took has its successor on another schedule.
+func (s *Scheduler) afterOthers(ctx context.Context, d *jobs.Definition, job *jobs.Job, next time.Time) (time.Time, error) {
+	if next.IsZero() || !next.Before(job.StartedAt) {
+		return next, nil
+	}
+	stored, err := s.ticksBetween(ctx, s.ownPool(), map[string]time.Time{d.Name: job.Tick}, job.StartedAt)
+	if err != nil {
+		return next, err
+	}
+	spec := specOf(d)
+	for slices.ContainsFunc(stored[d.Name], func(t storedTick) bool { return t.at.Equal(next) && t.spec != spec }) {
+		next = d.Schedule.Next(next)
+	}
+	return next, nil
+}
+
 // standFor has a late tick's row say that it stands for those before next that have none,
 // and so no run, of their own. That outlives the process.
 func (w *worker) standFor(ctx context.Context, row *rivertype.JobRow, job *jobs.Job, next time.Time, skipped int, log *slog.Logger) error {
 	if job.Attempt > 1 && job.StartedAt.Sub(job.Tick) > jobs.CatchUpWindow {
 		return nil // rows of ticks that did run may have been removed
 	}
-	stored, err := w.s.ticksBetween(ctx, w.s.ownPool(), w.job, job.Tick, next)
-	if skipped -= len(stored); err != nil || skipped <= 0 {
+	stored, err := w.s.ticksBetween(ctx, w.s.ownPool(), map[string]time.Time{w.job.Name: job.Tick}, next)
+	if err != nil {
 		return err
+	}
+	for _, t := range stored[w.job.Name] {
+		if isTickOf(w.job, t.at) {
+			skipped--
+		}
+	}
+	if skipped <= 0 {
+		return nil
 	}
 	_, err = w.s.ownPool().Exec(ctx, `UPDATE `+w.s.table+`
 		SET metadata = metadata || jsonb_build_object('`+metaMissed+`', $2::int, '`+metaNext+`', $3::text) WHERE id = $1`,
@@ -314,24 +342,54 @@ func (w *worker) standFor(ctx context.Context, row *rivertype.JobRow, job *jobs.
 	return err
 }
 
-// ticksBetween returns the ticks of the job's schedule after one and before another that have a
-// row, whoever stored it: the schedule of another version may have some instants in common.
-func (s *Scheduler) ticksBetween(ctx context.Context, db jobs.DB, d *jobs.Definition, after, before time.Time) (map[time.Time]bool, error) {
-	rows, err := db.Query(ctx, `SELECT `+tickTime+` FROM `+s.table+`
-		WHERE `+isTick+` AND kind = $1 AND `+tickOrder+` > $2 AND `+tickOrder+` < $3`, d.Name, formatTick(after), formatTick(before))
-	if err != nil {
-		return nil, err
-	}
-	ticks := map[time.Time]bool{}
-	var tick time.Time
-	_, err = pgx.ForEachRow(rows, []any{&tick}, func() error {
-		if tick = tick.UTC(); isTickOf(d, tick) {
-			ticks[tick] = true
-		}
-		return nil
-	})
-	return ticks, err
+// storedTick is a tick that has a row. PostgreSQL's own timestamps would round its instant.
+type storedTick struct {
+	at   time.Time
+	spec string    // see specOf
+	next time.Time // up to which it stands for those after it, if it was late
 }
+
+// tickColumns are what eachTick reads.
+const tickColumns = `kind, args->>'tick', coalesce(args->>'spec', ''), coalesce(metadata->>'` + metaNext + `', '')`
+
+func eachTick(rows pgx.Rows, err error, f func(name string, tick storedTick)) error {
+	if err != nil {
+		return err
+	}
+	var name, at, spec, next string
+	_, err = pgx.ForEachRow(rows, []any{&name, &at, &spec, &next}, func() (err error) {
+		tick := storedTick{spec: spec}
+		if tick.at, err = parseTick(at); err == nil && next != "" {
+			tick.next, err = parseTick(next)
+		}
+		if err == nil {
+			f(name, tick)
+		}
+		return err
+	})
+	return err
+}
+
+// ticksBetween returns the ticks that have a row, after an instant of each job's and before another,
+// whoever stored them: the schedule of another version may have some instants in common.
+func (s *Scheduler) ticksBetween(ctx context.Context, db jobs.DB, after map[string]time.Time, before time.Time) (map[string][]storedTick, error) {
+	var names, ticks []string
+	for name, tick := range after {
+		names, ticks = append(names, name), append(ticks, formatTick(tick))
+	}
+	// OFFSET 0 has it use the index for each of them, rather than read the table.
+	rows, err := db.Query(ctx, `SELECT later.* FROM unnest($1::text[], $2::text[]) AS since (name, at), LATERAL (
+			SELECT `+tickColumns+` FROM `+s.table+` AS row
+			WHERE `+isTick+` AND kind = name AND row.`+s.inAnyState()+` AND `+tickOrder+` > at AND `+tickOrder+` < $3 OFFSET 0
+		) AS later`,
+		names, ticks, formatTick(before))
+	stored := map[string][]storedTick{}
+	return stored, eachTick(rows, err, func(name string, tick storedTick) { stored[name] = append(stored[name], tick) })
+}
+
+// inAnyState has PostgreSQL look into each part of the index of ticks, in which the state comes
+// before the instant.
+func (s *Scheduler) inAnyState() string { return `state = ANY (enum_range(NULL::` + s.state + `))` }
 
 // isTickOf tells whether the instant is one of the job's schedule.
 func isTickOf(d *jobs.Definition, at time.Time) bool {
@@ -429,18 +487,21 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 	all := s.reg.Jobs()
 	names := namesOf(all)
 	// Ticks to come that an older registration stored.
-	if _, err := tx.Exec(ctx, `DELETE FROM `+s.table+` AS row
-		USING unnest($1::text[], $2::text[]) AS current (kind, spec)
-		WHERE row.kind = current.kind AND row.state IN ('available', 'scheduled')
-			AND `+isTick+` AND `+tickTime+` > now() AND row.args->>'spec' <> current.spec`, names, specsOf(all)); err != nil {
+	changed := map[string]bool{}
+	rows, err := tx.Query(ctx, `DELETE FROM `+s.table+` AS row
+		USING unnest($1::text[], $2::text[]) AS current (name, spec)
+		WHERE kind = name AND state IN ('available', 'scheduled')
+			AND `+isTick+` AND `+tickTime+` > now() AND row.args->>'spec' <> current.spec
+		RETURNING `+tickColumns, names, specsOf(all))
+	if err := eachTick(rows, err, func(name string, _ storedTick) { changed[name] = true }); err != nil {
 		return fmt.Errorf("removing ticks of changed schedules: %w", err)
 	}
 	schedules := s.schedules()
-	stored, err := s.waitingTicks(ctx, tx, schedules)
+	waiting, err := s.waitingTicks(ctx, tx, schedules)
 	if err != nil {
 		return err
 	}
-	if err := s.fill(ctx, tx, schedules, stored); err != nil || !orphans {
+	if err := s.fill(ctx, tx, schedules, waiting, changed); err != nil || !orphans {
 		return err
 	}
 	return s.removeOrphans(ctx, tx, names)
@@ -467,18 +528,22 @@ func (s *Scheduler) schedules() []*jobs.Definition {
 	return slices.DeleteFunc(s.reg.Jobs(), func(d *jobs.Definition) bool { return d.Schedule == nil })
 }
 
-// fill stores the next tick of each schedule, and one that was missed.
-func (s *Scheduler) fill(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]time.Time) error {
-	missed, err := s.missedTicks(ctx, tx, schedules, stored)
+// fill stores the next tick of each schedule, and one that was missed. Those that changed
+// have just had another version's ticks removed.
+func (s *Scheduler) fill(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, waiting map[string][]storedTick, changed map[string]bool) error {
+	missed, err := s.missedTicks(ctx, tx, schedules, waiting, changed)
 	if err != nil {
 		return fmt.Errorf("looking for missed ticks: %w", err)
+	}
+	for name, tick := range missed {
+		s.log.WarnContext(ctx, "a missed tick is made up", "job", name, "tick", tick)
 	}
 	now := s.clock.estimate()
 	var rows []riverqueue.InsertManyParams
 	for _, d := range schedules {
 		for _, tick := range []time.Time{missed[d.Name], d.Schedule.Next(now)} {
 			if args, opts := tickRow(d, tick); !tick.IsZero() &&
-				!slices.ContainsFunc(stored[d.Name], tick.Equal) {
+				!slices.ContainsFunc(waiting[d.Name], func(t storedTick) bool { return t.at.Equal(tick) }) {
 				rows = append(rows, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
 			}
 		}
@@ -527,11 +592,12 @@ func (s *Scheduler) keep(ctx context.Context) {
 
 // mend fills the schedules that have no tick waiting.
 func (s *Scheduler) mend(ctx context.Context) error {
-	if found, err := s.broken(ctx, s.ownPool()); err != nil || len(found) == 0 {
+	var found []*jobs.Definition
+	err := s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
+		found, err = s.broken(ctx, conn)
 		return err
-	}
-	// Our clock may have been set since it was measured, and name ticks long past.
-	if err := s.clock.measure(ctx); err != nil {
+	})
+	if err != nil || len(found) == 0 {
 		return err
 	}
 	return pgx.BeginTxFunc(ctx, s.ownPool(), readCommitted, func(tx pgx.Tx) error {
@@ -544,39 +610,56 @@ func (s *Scheduler) mend(ctx context.Context) error {
 		}
 		// Of a tick that is being started only the next one can be told; its own run says
 		// which of those in between are due a run.
-		stored, err := s.waitingTicks(ctx, tx, found)
+		waiting, err := s.waitingTicks(ctx, tx, found)
 		if err != nil {
 			return err
 		}
-		return s.fill(ctx, tx, found, stored)
+		return s.fill(ctx, tx, found, waiting, nil)
 	})
 }
 
-// broken returns the schedules that have no tick waiting, unless it was cancelled: its
+// broken returns the schedules that lack a tick: those of which none waits, unless it was cancelled: its
 // successor is stored when it was due. Ticks that another version stored, which may run beside
-// this one and have another schedule, count only where this one's next tick is among them.
+// this one and have another schedule, count where this one's are among them.
 func (s *Scheduler) broken(ctx context.Context, db jobs.DB) ([]*jobs.Definition, error) {
 	schedules := s.schedules()
 	if len(schedules) == 0 {
 		return nil, nil
 	}
-	now := s.clock.estimate()
 	rows, err := db.Query(ctx, `SELECT name FROM unnest($1::text[], $2::text[]) AS own (name, spec)
-		WHERE NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND args->>'spec' = spec AND state IN ('available', 'scheduled'))
-			AND NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND args->>'spec' = spec AND state = 'cancelled' AND `+tickOrder+` > $3)`,
-		namesOf(schedules), specsOf(schedules), formatTick(now))
-	found, err := s.collect(rows, err)
-	if err != nil || len(found) == 0 {
+		WHERE NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND args->>'spec' = spec AND state IN ('available', 'scheduled'))`,
+		namesOf(schedules), specsOf(schedules))
+	idle, err := s.collect(rows, err)
+	if err != nil || len(idle) == 0 {
 		return nil, err
 	}
-	var names, ticks []string
-	for _, d := range found {
-		if next := d.Schedule.Next(now); !next.IsZero() {
-			names, ticks = append(names, d.Name), append(ticks, formatTick(next))
+	// Our clock may have been set since it was measured, and name ticks long past.
+	if err := s.clock.measureOn(ctx, db); err != nil {
+		return nil, err
+	}
+	waiting, err := s.waitingTicks(ctx, db, idle)
+	if err != nil {
+		return nil, err
+	}
+	missed, err := s.missedTicks(ctx, db, idle, waiting, nil)
+	if err != nil {
+		return nil, err
+	}
+	now := s.clock.estimate()
+	var names, specs, ticks []string
+	for _, d := range idle {
+		tick := missed[d.Name]
+		if tick.IsZero() {
+			tick = d.Schedule.Next(now)
+		}
+		if !tick.IsZero() {
+			names, specs, ticks = append(names, d.Name), append(specs, specOf(d)), append(ticks, formatTick(tick))
 		}
 	}
-	rows, err = db.Query(ctx, `SELECT name FROM unnest($1::text[], $2::text[]) AS own (name, tick)
-		WHERE NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND `+tickOrder+` = tick)`, names, ticks)
+	rows, err = db.Query(ctx, `SELECT name FROM unnest($1::text[], $2::text[], $3::text[]) AS own (name, spec, tick)
+		WHERE NOT EXISTS (SELECT FROM `+s.table+` AS row WHERE `+isTick+` AND kind = name AND row.`+s.inAnyState()+` AND `+tickOrder+` = tick)
+			AND NOT EXISTS (SELECT FROM `+s.table+` WHERE `+isTick+` AND kind = name AND args->>'spec' = spec AND state = 'cancelled' AND `+tickOrder+` > $4)`,
+		names, specs, ticks, formatTick(now))
 	return s.collect(rows, err)
 }
 
@@ -619,47 +702,59 @@ func namesOf(defs []*jobs.Definition) []string {
 
 // waitingTicks returns the stored ticks of each schedule that have not been started,
 // or so lately that their runs may be about to store the successor.
-func (s *Scheduler) waitingTicks(ctx context.Context, db jobs.DB, schedules []*jobs.Definition) (map[string][]time.Time, error) {
-	rows, err := db.Query(ctx, `SELECT kind, `+tickTime+` FROM `+s.table+`
+func (s *Scheduler) waitingTicks(ctx context.Context, db jobs.DB, schedules []*jobs.Definition) (map[string][]storedTick, error) {
+	rows, err := db.Query(ctx, `SELECT `+tickColumns+` FROM `+s.table+`
 		WHERE `+isTick+` AND kind = ANY ($1) AND state IN ('available', 'scheduled', 'running')
 			AND (state <> 'running' OR attempted_at > now() - $2::float8 * interval '1 second')`, namesOf(schedules), (relayTries * relayTimeout).Seconds())
-	stored := map[string][]time.Time{}
-	if err := eachTime(rows, err, func(name string, tick time.Time) { stored[name] = append(stored[name], tick) }); err != nil {
+	waiting := map[string][]storedTick{}
+	if err := eachTick(rows, err, func(name string, tick storedTick) { waiting[name] = append(waiting[name], tick) }); err != nil {
 		return nil, fmt.Errorf("looking for stored ticks: %w", err)
 	}
-	return stored, nil
+	return waiting, nil
 }
 
-// missedTicks returns, for each schedule with no tick waiting, the first tick that
+// missedTicks returns, for each schedule of which no tick waits that this version stored, the first tick that
 // should have run since the last one that did. That happens when a process died
 // between taking a tick and storing its successor, somebody deleted the row, or a process
-// of another version took the tick, which knows another schedule.
-// Where no tick has this spec there is none: a changed schedule makes up nothing.
-func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, stored map[string][]time.Time) (map[string]time.Time, error) {
-	var names, specs []string
-	idle := map[string]*jobs.Definition{}
+// of another version took or removed the tick, which knows another schedule.
+//
+// A changed schedule makes up nothing of the time before: where no tick has this spec there is
+// none, and where those of another version are later, none from before this process started.
+func (s *Scheduler) missedTicks(ctx context.Context, db jobs.DB, schedules []*jobs.Definition, waiting map[string][]storedTick, changed map[string]bool) (map[string]time.Time, error) {
+	idle, specs := map[string]*jobs.Definition{}, map[string]string{}
 	for _, d := range schedules {
-		if !slices.ContainsFunc(stored[d.Name], func(tick time.Time) bool { return isTickOf(d, tick) }) {
-			names, specs = append(names, d.Name), append(specs, specOf(d))
-			idle[d.Name] = d
+		spec := specOf(d)
+		if !slices.ContainsFunc(waiting[d.Name], func(t storedTick) bool { return t.spec == spec }) {
+			idle[d.Name], specs[d.Name] = d, spec
 		}
 	}
-	rows, err := tx.Query(ctx, `
-		SELECT row.kind, max((row.args->>'tick')::timestamptz)
-		FROM unnest($1::text[], $2::text[]) AS idle (kind, spec)
-			JOIN `+s.table+` AS row ON row.kind = idle.kind AND row.args->>'spec' = idle.spec
-		WHERE `+isTick+` GROUP BY row.kind`, names, specs)
+	rows, err := db.Query(ctx, `SELECT name, max(tick), spec, ''
+		FROM unnest($1::text[], $2::text[]) AS idle (name, spec), unnest(enum_range(NULL::`+s.state+`)) AS each (state), LATERAL (
+			SELECT `+tickOrder+` AS tick FROM `+s.table+` AS row
+			WHERE `+isTick+` AND kind = name AND row.state = each.state AND args->>'spec' = spec ORDER BY `+tickOrder+` DESC LIMIT 1
+		) AS latest GROUP BY name, spec`, slices.Collect(maps.Keys(specs)), slices.Collect(maps.Values(specs)))
+	now := s.clock.estimate()
+	last := map[string]time.Time{}
+	if err := eachTick(rows, err, func(name string, tick storedTick) {
+		if next := idle[name].Schedule.Next(tick.at); !next.IsZero() && !next.After(now) {
+			last[name] = tick.at.Add(-1) // so that it is among those that follow
+		}
+	}); err != nil || len(last) == 0 {
+		return nil, err
+	}
+	stored, err := s.ticksBetween(ctx, db, last, now.Add(time.Second))
 	if err != nil {
 		return nil, err
 	}
-	last := map[string]time.Time{}
-	if err := eachTime(rows, err, func(name string, tick time.Time) { last[name] = tick }); err != nil {
-		return nil, err
-	}
-	now := s.clock.estimate()
+	since := time.Unix(0, s.watchedSince.Load())
 	missed := map[string]time.Time{}
 	for name, last := range last {
 		d := idle[name]
+		others := func(t storedTick) bool { return t.spec != specs[name] }
+		if before := since.Add(-1); last.Before(before) &&
+			(changed[name] || len(waiting[name]) > 0 || slices.ContainsFunc(stored[name], others)) {
+			last = before
+		}
 		tick := d.Schedule.Next(last)
 		if horizon := now.Add(-jobs.CatchUpWindow); tick.Before(horizon) {
 			if d.CatchUp != jobs.All {
@@ -667,22 +762,33 @@ func (s *Scheduler) missedTicks(ctx context.Context, tx pgx.Tx, schedules []*job
 			}
 			tick = d.Schedule.Next(horizon)
 		}
-		if tick.IsZero() || tick.After(now) {
-			continue
-		}
-		stored, err := s.ticksBetween(ctx, tx, d, last, now.Add(time.Second))
-		if err != nil {
-			return nil, err
-		}
-		for stored[tick] {
-			tick = d.Schedule.Next(tick)
-		}
-		if !tick.IsZero() && !tick.After(now) {
+		tick = firstWithout(d, tick, stored[name])
+		// The run of one before it tells which of the later ones it stands for.
+		before := func(t storedTick) bool { return isTickOf(d, t.at) && t.at.Before(tick) }
+		if !tick.IsZero() && !tick.After(now) && !slices.ContainsFunc(waiting[name], before) {
 			missed[name] = tick
-			s.log.WarnContext(ctx, "a missed tick is made up", "job", name, "tick", tick)
 		}
 	}
 	return missed, nil
+}
+
+// firstWithout returns the first tick of a schedule, from one on, that has no row and no late run
+// that stands for it.
+func firstWithout(d *jobs.Definition, tick time.Time, stored []storedTick) time.Time {
+	slices.SortFunc(stored, func(a, b storedTick) int { return a.at.Compare(b.at) })
+	var stoodFor time.Time
+	for ; !tick.IsZero(); tick = d.Schedule.Next(tick) {
+		for len(stored) > 0 && stored[0].at.Before(tick) {
+			if stored[0].next.After(stoodFor) {
+				stoodFor = stored[0].next
+			}
+			stored = stored[1:]
+		}
+		if (len(stored) == 0 || !stored[0].at.Equal(tick)) && !stoodFor.After(tick) {
+			break
+		}
+	}
+	return tick
 }
 
 // removeOrphans deletes ticks that have been due for a week and that no process

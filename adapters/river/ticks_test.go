@@ -277,29 +277,144 @@ func TestALateRunTellsOfTicksMissedThoughThoseOfAnotherVersionRan(t *testing.T) 
 	require.NoError(t, other.RegisterInterval("a.tick", 30*time.Minute, noop))
 	grid := time.Now().UTC().Truncate(time.Hour)
 	insertTick(t, other, "a.tick", grid.Add(-90*time.Minute)) // no instant of this schedule
-	insertTick(t, s, "a.tick", grid.Add(-4*time.Hour))
+	insertTick(t, other, "a.tick", grid.Add(-time.Hour))
 	markRan(t, pool)
+	insertTick(t, s, "a.tick", grid.Add(-3*time.Hour))
 	require.NoError(t, s.Start(t.Context()))
 	require.Equal(t, grid.Add(-3*time.Hour), receive(t, ran).Tick)
 	missed := `SELECT (metadata->>'everytick_missed')::int FROM river.river_job WHERE args->>'tick' = $1`
-	require.Equal(t, 3, scalar[int](t, pool, missed, grid.Add(-3*time.Hour).Format(time.RFC3339)))
+	require.Equal(t, 2, scalar[int](t, pool, missed, grid.Add(-3*time.Hour).Format(time.RFC3339)))
 }
 
-func TestATickThatAnotherVersionRanIsNotMadeUp(t *testing.T) {
+func TestWithCatchUpAllTicksAreRunBetweenThoseThatAnotherVersionRan(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
 	ran := make(chan jobs.Job, 10)
-	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran), jobs.CatchUp(jobs.All)))
 	other := newScheduler(t, pool, river.Config{})
 	require.NoError(t, other.RegisterInterval("a.tick", time.Hour, noop, jobs.MaxRetries(9)))
 	grid := time.Now().UTC().Truncate(time.Hour)
-	insertTick(t, s, "a.tick", grid.Add(-4*time.Hour))
-	insertTick(t, other, "a.tick", grid.Add(-3*time.Hour))
-	insertTick(t, other, "a.tick", grid.Add(-2*time.Hour))
+	for _, ago := range []time.Duration{5, 4, 2} {
+		insertTick(t, other, "a.tick", grid.Add(-ago*time.Hour))
+	}
 	markRan(t, pool)
+	insertTick(t, s, "a.tick", grid.Add(-6*time.Hour))
 	require.NoError(t, s.Start(t.Context()))
-	require.Equal(t, grid.Add(-time.Hour), receive(t, ran).Tick)
+	for _, ago := range []time.Duration{6, 3, 1, 0} {
+		require.Equal(t, grid.Add(-ago*time.Hour), receive(t, ran).Tick)
+	}
+}
+
+func TestATickIsMadeUpBetweenThoseOfAnotherVersionThatRunsBesideThisOne(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{Logger: log})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	other := newScheduler(t, pool, river.Config{})
+	require.NoError(t, other.RegisterInterval("a.tick", time.Hour, noop, jobs.MaxRetries(9)))
+	grid := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, s, "a.tick", grid.Add(-3*time.Hour))
+	insertTick(t, other, "a.tick", grid.Add(-2*time.Hour))
+	insertTick(t, other, "a.tick", grid)
+	markRan(t, pool)
+	insertTick(t, other, "a.tick", grid.Add(time.Hour)) // the next one of both
+	require.NoError(t, s.Mend(t.Context(), grid.Add(-30*time.Minute)))
+	require.Len(t, tickRows(t, pool, "a.tick"), 4, "before this process started that was the other's matter")
+	require.NoError(t, s.Mend(t.Context(), grid.Add(-5*time.Hour)))
+	rows := tickRows(t, pool, "a.tick")
+	require.Len(t, rows, 5)
+	require.Equal(t, "available", rows[grid.Add(-time.Hour).Format(time.RFC3339)])
+	require.Contains(t, logged.String(), "a missed tick is made up")
+}
+
+func TestATickThatALateRunOfAnotherVersionStandsForIsNotMadeUp(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	other := newScheduler(t, pool, river.Config{})
+	require.NoError(t, other.RegisterInterval("a.tick", 30*time.Minute, noop))
+	grid := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, s, "a.tick", grid.Add(-5*time.Hour))
+	insertTick(t, other, "a.tick", grid.Add(-4*time.Hour))
+	markRan(t, pool)
+	execSQL(t, pool, `UPDATE river.river_job SET metadata = metadata || jsonb_build_object('everytick_missed', 5, 'everytick_next', $2::text)
+		WHERE args->>'tick' = $1`, grid.Add(-4*time.Hour).Format(time.RFC3339), grid.Add(-90*time.Minute).Format(time.RFC3339))
+	require.NoError(t, s.Mend(t.Context(), grid.Add(-6*time.Hour)))
+	rows := tickRows(t, pool, "a.tick")
+	require.Len(t, rows, 4)
+	require.Equal(t, "available", rows[grid.Add(-time.Hour).Format(time.RFC3339)], "nobody stands for this one")
+}
+
+func TestARollbackMakesUpNothing(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	other := newScheduler(t, pool, river.Config{})
+	require.NoError(t, other.RegisterInterval("a.tick", 24*time.Hour, noop))
+	grid := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, s, "a.tick", grid.Add(-5*time.Hour)) // then the other version was deployed
+	markRan(t, pool)
+	insertTick(t, other, "a.tick", grid.Add(24*time.Hour))
+	require.NoError(t, s.Start(t.Context()))
+	rows := tickRows(t, pool, "a.tick")
+	require.Len(t, rows, 2)
+	require.Contains(t, rows, grid.Add(time.Hour).Format(time.RFC3339))
+}
+
+func TestABrokenChainIsMendedThoughTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	var shift atomic.Int64
+	s.ShiftWallClock(&shift)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	grid := time.Now().UTC().Truncate(time.Hour)
+	insertTick(t, s, "a.tick", grid)
+	markRan(t, pool)
+	shift.Store(-int64(time.Hour)) // its next tick is one that has a row
+	require.NoError(t, s.Mend(t.Context(), grid))
+	require.Contains(t, tickRows(t, pool, "a.tick"), grid.Add(time.Hour).Format(time.RFC3339))
+}
+
+// An interval of no whole number of microseconds, which PostgreSQL's timestamps are.
+func TestAnOddIntervalHasOneLateRun(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	const every = time.Hour / 7
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", every, forward(ran)))
+	tick := time.Now().UTC().Truncate(every).Add(-4 * every)
+	for tick.Round(time.Microsecond).Before(tick) { // so that it would be rounded up
+		tick = tick.Add(-every)
+	}
+	insertTick(t, s, "a.tick", tick)
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, tick, receive(t, ran).Tick)
+	eventually(t, "its successor is stored", func() bool { return len(tickRows(t, pool, "a.tick")) > 1 })
+	require.Len(t, tickRows(t, pool, "a.tick"), 2, "the late one and the next one")
+}
+
+func TestAnOddIntervalsRetriedTickStandsForNoneThatRan(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	const every = time.Hour / 7
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterInterval("a.tick", every, forward(ran)))
+	now := time.Now().UTC().Truncate(every)
+	for ago := range 3 {
+		insertTick(t, s, "a.tick", now.Add(-time.Duration(ago)*every))
+	}
+	execSQL(t, pool, `UPDATE river.river_job SET attempt = 1, attempted_at = scheduled_at, state = 'completed', finalized_at = now()`)
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'available', finalized_at = NULL WHERE args->>'tick' = $1`, now.Add(-2*every).Format(time.RFC3339Nano))
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, 2, receive(t, ran).Attempt)
+	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE metadata ? 'everytick_missed'`))
 }
 
 func TestABrokenChainIsMendedThoughAnotherServiceLeads(t *testing.T) {

@@ -132,7 +132,11 @@ func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 	}
 	paused := w.s.paused.is(w.job.Name)
 	if paused && meta.Tick { // a skip is final, and what this process knows may be seconds old
-		paused = w.stillPaused(ctx, job)
+		var err error
+		if paused, err = w.stillPaused(ctx); err != nil {
+			w.log(job).WarnContext(ctx, "tick is put off: cannot tell whether its job is still paused", "error", err)
+			return &failure{err: riverqueue.JobSnooze(transientSnooze)}
+		}
 	}
 	overlapping := false
 	if meta.Tick || meta.Open || paused || row.Queue != w.queue {
@@ -179,13 +183,12 @@ func (w *worker) log(job *jobs.Job) *slog.Logger {
 }
 
 // stillPaused asks the database.
-func (w *worker) stillPaused(ctx context.Context, job *jobs.Job) bool {
+func (w *worker) stillPaused(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
 	defer cancel()
-	if _, err := w.s.learnPauses(ctx); err != nil {
-		w.log(job).WarnContext(ctx, "cannot tell whether the job is still paused", "error", err)
-	}
-	return w.s.paused.is(w.job.Name)
+	paused, err := w.s.readPauses(ctx)
+	_, still := paused[w.job.Name]
+	return still, err
 }
 
 // prepareTimeout bounds what a run asks the database before its handler is called.

@@ -734,15 +734,15 @@ func (s *Scheduler) missedTicks(ctx context.Context, db jobs.DB, schedules []*jo
 			WHERE `+isTick+` AND kind = name AND row.state = each.state AND args->>'spec' = spec ORDER BY `+tickOrder+` DESC LIMIT 1
 		) AS latest GROUP BY name, spec`, slices.Collect(maps.Keys(specs)), slices.Collect(maps.Values(specs)))
 	now := s.clock.estimate()
-	last := map[string]time.Time{}
+	last, after := map[string]time.Time{}, map[string]time.Time{} // among those after is the last
 	if err := eachTick(rows, err, func(name string, tick storedTick) {
 		if next := idle[name].Schedule.Next(tick.at); !next.IsZero() && !next.After(now) {
-			last[name] = tick.at.Add(-1) // so that it is among those that follow
+			last[name], after[name] = tick.at, tick.at.Add(-1)
 		}
 	}); err != nil || len(last) == 0 {
 		return nil, err
 	}
-	stored, err := s.ticksBetween(ctx, db, last, now.Add(time.Second))
+	stored, err := s.ticksBetween(ctx, db, after, now.Add(time.Second))
 	if err != nil {
 		return nil, err
 	}

@@ -260,7 +260,7 @@ func TestATickThatSomebodyCancelledIsNotOverdue(t *testing.T) {
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
 	require.NoError(t, s.RegisterInterval("a.daily", 24*time.Hour, noop))
-	today := time.Now().UTC().Truncate(24 * time.Hour)
+	today := lastTick(24 * time.Hour)
 	insertTick(t, s, "a.daily", today)
 	require.NoError(t, s.Start(t.Context()))
 	eventually(t, "today's tick is done", func() bool { return tickRows(t, pool, "a.daily")[today.Format(time.RFC3339)] == "completed" })
@@ -279,7 +279,7 @@ func TestATickThatSomebodyCancelledIsMendedOnceItWasDue(t *testing.T) {
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	broken := func() int {
 		n, err := s.Broken(t.Context())
 		require.NoError(t, err)

@@ -309,7 +309,7 @@ func TestATickOfAPauseThatHasJustEndedRuns(t *testing.T) {
 	other := newScheduler(t, pool, river.Config{})
 	require.NoError(t, other.RegisterInterval("a.tick", 24*time.Hour, noop))
 	execSQL(t, pool, `DELETE FROM river.everytick_pause`) // as another process does, unnoticed here
-	insertTick(t, other, "a.tick", time.Now().UTC().Truncate(24*time.Hour))
+	insertTick(t, other, "a.tick", lastTick(24*time.Hour))
 	receive(t, ran)
 }
 
@@ -366,7 +366,7 @@ func TestATickIsPutOffWhereItCannotBeToldWhetherItsJobIsStillPaused(t *testing.T
 	require.NoError(t, other.RegisterInterval("a.tick", 24*time.Hour, noop))
 	execSQL(t, pool, `DELETE FROM river.everytick_pause`) // as another process does when it resumes the job
 	execSQL(t, pool, `ALTER TABLE river.everytick_pause RENAME since TO sometime`)
-	tick := time.Now().UTC().Truncate(24 * time.Hour)
+	tick := lastTick(24 * time.Hour)
 	insertTick(t, other, "a.tick", tick)
 	eventually(t, "it is put off", func() bool {
 		return scalar[bool](t, pool, `SELECT metadata ? 'snoozes' FROM river.river_job WHERE args->>'tick' = $1`, tick.Format(time.RFC3339))

@@ -36,6 +36,15 @@ func tickRows(t testing.TB, pool *pgxpool.Pool, name string) map[string]string {
 	return ticks
 }
 
+// lastTick returns the last instant of an interval, and waits where the next is so near that it
+// might come during the test.
+func lastTick(every time.Duration) time.Time {
+	if left := every - time.Since(time.Now().Truncate(every)); left < 30*time.Second {
+		<-time.After(left)
+	}
+	return time.Now().UTC().Truncate(every)
+}
+
 // insertTick stores a tick as another process with the same registration would.
 func insertTick(t testing.TB, s *river.Scheduler, name string, tick time.Time) *rivertype.JobInsertResult {
 	t.Helper()
@@ -92,7 +101,7 @@ func TestATickThatRanIsNotStoredAgain(t *testing.T) {
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
-	tick := time.Now().UTC().Truncate(time.Hour)
+	tick := lastTick(time.Hour)
 	insertTick(t, s, "a.tick", tick)
 	for _, state := range []string{"completed", "cancelled", "discarded"} {
 		execSQL(t, pool, `UPDATE river.river_job SET state = $1::text::river.river_job_state, finalized_at = now()`, state)
@@ -143,8 +152,8 @@ func TestTheSuccessorIsStoredBeforeTheHandlerRuns(t *testing.T) {
 		ticks <- tickRows(t, pool, "a.tick")
 		return nil
 	}))
-	now := time.Now().UTC()
-	late, next := now.Truncate(time.Hour).Add(-5*time.Hour), now.Truncate(time.Hour).Add(time.Hour)
+	now := lastTick(time.Hour)
+	late, next := now.Add(-5*time.Hour), now.Add(time.Hour)
 	insertTick(t, s, "a.tick", late)
 	require.NoError(t, s.Start(t.Context()))
 	require.Equal(t, map[string]string{
@@ -169,7 +178,7 @@ func TestATickWhoseSuccessorCannotBeStoredIsPutOffUnused(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{})
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
-	tick := time.Now().UTC().Truncate(time.Hour)
+	tick := lastTick(time.Hour)
 	insertTick(t, s, "a.tick", tick)
 	// The tick starts only once the start has stored the next one, that one is
 	// deleted, and no other can be inserted, as on a full disk.
@@ -215,7 +224,7 @@ func TestATickThatIsDueOutlivesItsScheduleThoughItIsPutOff(t *testing.T) {
 	pool := migrated.Pool(t)
 	before := newScheduler(t, pool, river.Config{})
 	require.NoError(t, before.RegisterInterval("a.tick", 24*time.Hour, noop))
-	due := time.Now().UTC().Truncate(24 * time.Hour)
+	due := lastTick(24 * time.Hour)
 	insertTick(t, before, "a.tick", due)
 	execSQL(t, pool, `UPDATE river.river_job SET scheduled_at = now() + interval '1 second'`)
 	after := newScheduler(t, pool, river.Config{})
@@ -231,7 +240,7 @@ func TestAHoleLeftByADeadProcessIsFilled(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{})
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	// The last tick ran four hours ago and stored no successor.
 	insertTick(t, s, "a.tick", grid.Add(-4*time.Hour))
 	markRan(t, pool)
@@ -261,7 +270,7 @@ func TestATickOfAnotherVersionCountsAsTheNextOneWhereItIs(t *testing.T) {
 		require.NoError(t, err)
 		return n
 	}
-	next := time.Now().UTC().Truncate(24 * time.Hour).Add(24 * time.Hour)
+	next := lastTick(24 * time.Hour).Add(24 * time.Hour)
 	insertTick(t, other, "a.tick", next.Add(24*time.Hour))
 	require.Equal(t, 1, broken())
 	insertTick(t, other, "a.tick", next)
@@ -276,7 +285,7 @@ func TestALateRunTellsOfTicksMissedThoughThoseOfAnotherVersionRan(t *testing.T) 
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
 	other := newScheduler(t, pool, river.Config{})
 	require.NoError(t, other.RegisterInterval("a.tick", 30*time.Minute, noop))
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	insertTick(t, other, "a.tick", grid.Add(-90*time.Minute)) // no instant of this schedule
 	insertTick(t, other, "a.tick", grid.Add(-time.Hour))
 	markRan(t, pool)
@@ -295,7 +304,7 @@ func TestWithCatchUpAllTicksAreRunBetweenThoseThatAnotherVersionRan(t *testing.T
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran), jobs.CatchUp(jobs.All)))
 	other := newScheduler(t, pool, river.Config{})
 	require.NoError(t, other.RegisterInterval("a.tick", time.Hour, noop, jobs.MaxRetries(9)))
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	for _, hours := range []int{5, 4, 2} {
 		insertTick(t, other, "a.tick", grid.Add(-time.Duration(hours)*time.Hour))
 	}
@@ -315,7 +324,7 @@ func TestATickIsMadeUpBetweenThoseOfAnotherVersionThatRunsBesideThisOne(t *testi
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
 	other := newScheduler(t, pool, river.Config{})
 	require.NoError(t, other.RegisterInterval("a.tick", time.Hour, noop, jobs.MaxRetries(9)))
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	insertTick(t, s, "a.tick", grid.Add(-3*time.Hour))
 	insertTick(t, other, "a.tick", grid.Add(-2*time.Hour))
 	insertTick(t, other, "a.tick", grid)
@@ -337,7 +346,7 @@ func TestATickThatALateRunOfAnotherVersionStandsForIsNotMadeUp(t *testing.T) {
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
 	other := newScheduler(t, pool, river.Config{})
 	require.NoError(t, other.RegisterInterval("a.tick", 30*time.Minute, noop))
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	insertTick(t, s, "a.tick", grid.Add(-5*time.Hour))
 	insertTick(t, other, "a.tick", grid.Add(-4*time.Hour))
 	markRan(t, pool)
@@ -356,7 +365,7 @@ func TestARollbackMakesUpNothing(t *testing.T) {
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
 	other := newScheduler(t, pool, river.Config{})
 	require.NoError(t, other.RegisterInterval("a.tick", 24*time.Hour, noop))
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	insertTick(t, s, "a.tick", grid.Add(-5*time.Hour)) // then the other version was deployed
 	markRan(t, pool)
 	insertTick(t, other, "a.tick", grid.Add(24*time.Hour))
@@ -370,7 +379,7 @@ func TestATickIsMadeUpHoweverLongAgoTheOneBeforeItWas(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
-	tick := time.Now().UTC().Add(-time.Hour).Truncate(time.Hour)
+	tick := lastTick(time.Hour).Add(-time.Hour)
 	require.NoError(t, s.RegisterCron("a.tick", fmt.Sprintf("0 %d * * *", tick.Hour()), noop, jobs.TimeZone(time.UTC)))
 	insertTick(t, s, "a.tick", tick.Add(-24*time.Hour))
 	markRan(t, pool)
@@ -385,7 +394,7 @@ func TestABrokenChainIsMendedThoughTheClockWasSetBack(t *testing.T) {
 	var shift atomic.Int64
 	s.ShiftWallClock(&shift)
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	insertTick(t, s, "a.tick", grid)
 	markRan(t, pool)
 	shift.Store(-int64(time.Hour)) // its next tick is one that has a row
@@ -401,7 +410,7 @@ func TestAnOddIntervalHasOneLateRun(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{})
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterInterval("a.tick", every, forward(ran)))
-	tick := time.Now().UTC().Truncate(every).Add(-4 * every)
+	tick := lastTick(every).Add(-4 * every)
 	for tick.Round(time.Microsecond).Before(tick) { // so that it would be rounded up
 		tick = tick.Add(-every)
 	}
@@ -419,7 +428,7 @@ func TestAnOddIntervalsRetriedTickStandsForNoneThatRan(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{})
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterInterval("a.tick", every, forward(ran)))
-	now := time.Now().UTC().Truncate(every)
+	now := lastTick(every)
 	for ago := range 3 {
 		insertTick(t, s, "a.tick", now.Add(-time.Duration(ago)*every))
 	}
@@ -497,7 +506,7 @@ func TestATickThatALateOneStandsForIsNotStoredAfterwards(t *testing.T) {
 		<-finish
 		return nil
 	}))
-	now := time.Now().UTC().Truncate(time.Hour)
+	now := lastTick(time.Hour)
 	late, passed := now.Add(-5*time.Hour), []time.Time{now.Add(-4 * time.Hour), now}
 	insertTick(t, s, "a.tick", late)
 	for _, tick := range passed {
@@ -524,7 +533,7 @@ func TestALateTickTellsWhatItStandsForThoughItsFirstProcessDied(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{RescueAfter: time.Second})
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran), jobs.Timeout(time.Second), jobs.RetryDelay(0)))
-	insertTick(t, s, "a.tick", time.Now().UTC().Truncate(time.Hour).Add(-5*time.Hour))
+	insertTick(t, s, "a.tick", lastTick(time.Hour).Add(-5*time.Hour))
 	execSQL(t, pool, `UPDATE river.river_job SET state = 'running', attempt = 1, attempted_at = now()`)
 	require.NoError(t, s.Start(t.Context()))
 	require.Equal(t, 2, receive(t, ran).Attempt)
@@ -537,7 +546,7 @@ func TestARetriedTickStandsForNoneThatRan(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{})
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
-	now := time.Now().UTC().Truncate(time.Hour)
+	now := lastTick(time.Hour)
 	for ago := range 3 {
 		insertTick(t, s, "a.tick", now.Add(-time.Duration(ago)*time.Hour))
 	}
@@ -554,7 +563,7 @@ func TestTicksOfJobsThatNobodyRegistersAreRemovedAfterAWeek(t *testing.T) {
 	old := newScheduler(t, pool, river.Config{})
 	require.NoError(t, old.RegisterInterval("gone.long-ago", time.Hour, noop))
 	require.NoError(t, old.RegisterInterval("gone.recently", time.Hour, noop))
-	now := time.Now().UTC().Truncate(time.Hour)
+	now := lastTick(time.Hour)
 	insertTick(t, old, "gone.long-ago", now.Add(-8*24*time.Hour))
 	insertTick(t, old, "gone.recently", now.Add(-6*24*time.Hour))
 	_, err := old.Trigger(t.Context(), "gone.long-ago", nil, jobs.At(now.Add(time.Hour)))
@@ -677,7 +686,7 @@ func TestWithCatchUpAllATickWaitsForNoRetryOfAnEarlierOne(t *testing.T) {
 	retried, finish := make(chan jobs.Job, 10), make(chan struct{})
 	t.Cleanup(func() { close(finish) })
 	ran := make(chan jobs.Job, 1000)
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, func(ctx context.Context, job *jobs.Job) error {
 		switch {
 		case !job.Tick.Equal(grid.Add(-time.Hour)):
@@ -703,7 +712,7 @@ func TestATickDoesNotHeedARunThatHasLostItsProcess(t *testing.T) {
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{RescueAfter: 24 * time.Hour})
 	ran := make(chan jobs.Job, 10)
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	for name, option := range map[string]jobs.Option{"a.all": jobs.CatchUp(jobs.All), "a.skip": jobs.Overlap(jobs.Skip)} {
 		require.NoError(t, s.RegisterInterval(name, time.Hour, forward(ran), option, jobs.Timeout(time.Second)))
 		insertTick(t, s, name, grid.Add(-time.Hour))
@@ -739,7 +748,7 @@ func TestARetriedTickOfLongAgoDoesNotTellWhatItStandsFor(t *testing.T) {
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
 	// Those that ran since have been removed.
-	insertTick(t, s, "a.tick", time.Now().UTC().Truncate(time.Hour).Add(-30*time.Hour))
+	insertTick(t, s, "a.tick", lastTick(time.Hour).Add(-30*time.Hour))
 	execSQL(t, pool, `UPDATE river.river_job SET attempt = 1, attempted_at = scheduled_at, errors = '{"{}"}'`)
 	require.NoError(t, s.Start(t.Context()))
 	require.Equal(t, 2, receive(t, ran).Attempt)
@@ -752,7 +761,7 @@ func TestAHoleIsFilledThoughItsLastTickPassesForRunning(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{})
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	// Its process died before it stored the successor, and nobody has found out yet.
 	insertTick(t, s, "a.tick", grid.Add(-4*time.Hour))
 	execSQL(t, pool, `UPDATE river.river_job SET state = 'running', attempt = 1, attempted_at = now() - interval '1 minute'`)
@@ -767,7 +776,7 @@ func TestAHoleOlderThanTheWindowIsFilledWithCatchUpAllAlone(t *testing.T) {
 	ran := make(chan jobs.Job, 100)
 	require.NoError(t, s.RegisterInterval("a.once", time.Hour, forward(ran)))
 	require.NoError(t, s.RegisterInterval("a.all", time.Hour, forward(ran), jobs.CatchUp(jobs.All)))
-	grid := time.Now().UTC().Truncate(time.Hour)
+	grid := lastTick(time.Hour)
 	insertTick(t, s, "a.once", grid.Add(-20*time.Hour))
 	insertTick(t, s, "a.all", grid.Add(-20*time.Hour))
 	markRan(t, pool)

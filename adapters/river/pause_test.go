@@ -298,17 +298,25 @@ func TestAJobThatSomebodyHasLockedAsThePauseEndsIsFreedInTheEnd(t *testing.T) {
 	require.Equal(t, 1, parked(t, pool, "a.job"), "and no longer")
 }
 
-func TestATickOfAPauseThatHasJustEndedRuns(t *testing.T) {
-	t.Parallel()
-	pool := migrated.Pool(t)
+// resumedUnnoticed returns the database of a process that takes its job, a.tick of every day, for
+// paused, another with the same registration, not started, and what the first has run.
+func resumedUnnoticed(t testing.TB) (pool *pgxpool.Pool, other *river.Scheduler, ran chan jobs.Job) {
+	t.Helper()
+	pool = migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
-	ran := make(chan jobs.Job, 10)
+	ran = make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterInterval("a.tick", 24*time.Hour, forward(ran)))
 	require.NoError(t, s.Start(t.Context()))
 	require.NoError(t, s.Pause(t.Context(), "a.tick"))
-	other := newScheduler(t, pool, river.Config{})
+	other = newScheduler(t, pool, river.Config{})
 	require.NoError(t, other.RegisterInterval("a.tick", 24*time.Hour, noop))
-	execSQL(t, pool, `DELETE FROM river.everytick_pause`) // as another process does, unnoticed here
+	execSQL(t, pool, `DELETE FROM river.everytick_pause`) // as another process does when it resumes the job
+	return pool, other, ran
+}
+
+func TestATickOfAPauseThatHasJustEndedRuns(t *testing.T) {
+	t.Parallel()
+	_, other, ran := resumedUnnoticed(t)
 	insertTick(t, other, "a.tick", lastTick(24*time.Hour))
 	receive(t, ran)
 }
@@ -356,15 +364,7 @@ func TestASkipThatSomebodyAskedForIsNoWarning(t *testing.T) {
 // A skip is final.
 func TestATickIsPutOffWhereItCannotBeToldWhetherItsJobIsStillPaused(t *testing.T) {
 	t.Parallel()
-	pool := migrated.Pool(t)
-	s := newScheduler(t, pool, river.Config{})
-	ran := make(chan jobs.Job, 10)
-	require.NoError(t, s.RegisterInterval("a.tick", 24*time.Hour, forward(ran)))
-	require.NoError(t, s.Start(t.Context()))
-	require.NoError(t, s.Pause(t.Context(), "a.tick"))
-	other := newScheduler(t, pool, river.Config{})
-	require.NoError(t, other.RegisterInterval("a.tick", 24*time.Hour, noop))
-	execSQL(t, pool, `DELETE FROM river.everytick_pause`) // as another process does when it resumes the job
+	pool, other, ran := resumedUnnoticed(t)
 	execSQL(t, pool, `ALTER TABLE river.everytick_pause RENAME since TO sometime`)
 	tick := lastTick(24 * time.Hour)
 	insertTick(t, other, "a.tick", tick)

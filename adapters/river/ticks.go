@@ -272,7 +272,7 @@ const (
 // relay stores the successor of the tick that job is a run of.
 func (w *worker) relay(ctx context.Context, row *rivertype.JobRow, meta rowMeta, job *jobs.Job, log *slog.Logger) error {
 	next, skipped := w.job.Successor(job.Tick, job.StartedAt)
-	next, err := w.s.afterOthers(ctx, w.job, job, next)
+	next, err := w.afterOthers(ctx, job, next)
 	if err != nil || next.IsZero() {
 		return err
 	}
@@ -297,21 +297,18 @@ func (w *worker) relay(ctx context.Context, row *rivertype.JobRow, meta rowMeta,
 	return err
 }
 
-// afterOthers returns the first tick from next on, of those up to now, that no other version has
-// stored: what such a version took has its successor on another schedule.
-func (s *Scheduler) afterOthers(ctx context.Context, d *jobs.Definition, job *jobs.Job, next time.Time) (time.Time, error) {
+// afterOthers returns the first tick from next on, of those up to now, that is not another version's
+// matter: what such a version took has its successor on another schedule.
+func (w *worker) afterOthers(ctx context.Context, job *jobs.Job, next time.Time) (time.Time, error) {
 	if next.IsZero() || !next.Before(job.StartedAt) {
 		return next, nil
 	}
-	stored, err := s.ticksBetween(ctx, s.ownPool(), map[string]time.Time{d.Name: job.Tick}, job.StartedAt)
+	stored, err := w.s.ticksBetween(ctx, w.s.ownPool(), map[string]time.Time{w.job.Name: job.Tick}, job.StartedAt)
 	if err != nil {
 		return next, err
 	}
-	spec := specOf(d)
-	for slices.ContainsFunc(stored[d.Name], func(t storedTick) bool { return t.at.Equal(next) && t.spec != spec }) {
-		next = d.Schedule.Next(next)
-	}
-	return next, nil
+	others := slices.DeleteFunc(stored[w.job.Name], func(t storedTick) bool { return t.spec == w.spec })
+	return firstWithout(w.job, next, others), nil
 }
 
 // standFor has a late tick's row say that it stands for those before next that have none,
@@ -590,7 +587,7 @@ func (s *Scheduler) keep(ctx context.Context) {
 	}
 }
 
-// mend fills the schedules that have no tick waiting.
+// mend fills the schedules that lack a tick.
 func (s *Scheduler) mend(ctx context.Context) error {
 	var found []*jobs.Definition
 	err := s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
@@ -746,14 +743,13 @@ func (s *Scheduler) missedTicks(ctx context.Context, db jobs.DB, schedules []*jo
 	if err != nil {
 		return nil, err
 	}
-	since := time.Unix(0, s.watchedSince.Load())
+	since := time.Unix(0, s.watchedSince.Load()).UTC()
 	missed := map[string]time.Time{}
 	for name, last := range last {
 		d := idle[name]
-		others := func(t storedTick) bool { return t.spec != specs[name] }
-		if before := since.Add(-1); last.Before(before) &&
-			(changed[name] || len(waiting[name]) > 0 || slices.ContainsFunc(stored[name], others)) {
-			last = before
+		ofAnother := func(t storedTick) bool { return t.spec != specs[name] }
+		if last.Before(since) && (changed[name] || len(waiting[name]) > 0 || slices.ContainsFunc(stored[name], ofAnother)) {
+			last = since
 		}
 		tick := d.Schedule.Next(last)
 		if horizon := now.Add(-jobs.CatchUpWindow); tick.Before(horizon) {
@@ -764,8 +760,8 @@ func (s *Scheduler) missedTicks(ctx context.Context, db jobs.DB, schedules []*jo
 		}
 		tick = firstWithout(d, tick, stored[name])
 		// The run of one before it tells which of the later ones it stands for.
-		before := func(t storedTick) bool { return isTickOf(d, t.at) && t.at.Before(tick) }
-		if !tick.IsZero() && !tick.After(now) && !slices.ContainsFunc(waiting[name], before) {
+		tells := func(t storedTick) bool { return isTickOf(d, t.at) && t.at.Before(tick) }
+		if !tick.IsZero() && !tick.After(now) && !slices.ContainsFunc(waiting[name], tells) {
 			missed[name] = tick
 		}
 	}

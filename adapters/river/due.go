@@ -3,8 +3,12 @@ package river
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 )
 
@@ -25,8 +29,6 @@ const (
 	// are some each time: then it is most likely jobs that are triggered to run at once, of
 	// which workers are told anyway.
 	duePause = 25 * time.Millisecond
-	// completionLag is how long River may take to store what follows from a run.
-	completionLag = 300 * time.Millisecond
 )
 
 // watchDue has workers told of jobs that become due. It ends with ctx, which is as long
@@ -102,9 +104,35 @@ func (s *Scheduler) tellWhenDue(stored ...*record) {
 	}
 }
 
-// tellAgain has workers told of a job that is put off for so long, or retried then.
-func (s *Scheduler) tellAgain(queue string, after time.Duration) {
-	if after < dueInterval+completionLag { // of others the leader tells
-		s.notifier.in(max(after, completionLag)+dueMargin, queue)
+// returnEvents are what River says once a job is stored that goes back to the queue. It drops
+// what does not fit, so that all may be in there that it stores at once.
+var returnEvents = riverqueue.SubscribeConfig{
+	Kinds:    []riverqueue.EventKind{riverqueue.EventKindJobFailed, riverqueue.EventKindJobSnoozed, riverqueue.EventKindJobInterrupted},
+	ChanSize: 20_000,
+}
+
+// tellOfReturned has workers told of the jobs of those events, until there are no more. Of those
+// that were interrupted others are told before it returns: this process ends.
+func (s *Scheduler) tellOfReturned(events <-chan *riverqueue.Event, own *pgxpool.Pool) {
+	interrupted := map[string]struct{}{}
+	for event := range events {
+		job := event.Job
+		switch {
+		case job.State != rivertype.JobStateAvailable: // River's leader makes it so
+		case event.Kind == riverqueue.EventKindJobInterrupted:
+			interrupted[job.Queue] = struct{}{}
+		default:
+			if wait := s.clock.until(job.ScheduledAt); wait < dueInterval { // of others the leader tells
+				s.notifier.in(max(0, wait)+dueMargin, job.Queue)
+			}
+		}
+	}
+	if len(interrupted) == 0 || s.cfg.PollOnly {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), notifyTimeout)
+	defer cancel()
+	if err := s.notifier.send(ctx, own, slices.Collect(maps.Keys(interrupted))); err != nil {
+		s.notifier.failed(ctx, err)
 	}
 }

@@ -1,6 +1,7 @@
 package river_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"testing"
@@ -161,6 +162,53 @@ func TestNothingThatRunsByItselfWaitsForAPoll(t *testing.T) {
 	})
 	require.NoError(t, s.Resume(t.Context(), "a.own"))
 	require.Equal(t, id, receive(t, ran).ID)
+}
+
+func TestARunThatRiverIsLongInStoringWaitsForNoPoll(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{Native: unpolled})
+	ran, locked := make(chan jobs.Job, 1), make(chan pgx.Tx, 1)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
+		if job.Attempt > 1 {
+			return forward(ran)(ctx, job)
+		}
+		tx := begin(t, pool)
+		_, err := tx.Exec(ctx, `SELECT FROM river.river_job WHERE id = $1::text::bigint FOR UPDATE`, job.ID)
+		locked <- tx
+		return jobs.RetryAfter(10*time.Millisecond, cmp.Or(err, errAgain))
+	}))
+	require.NoError(t, s.Start(t.Context()))
+	_, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	tx := receive(t, locked)
+	_, err = tx.Exec(t.Context(), `SELECT pg_sleep(1)`) // River stores what becomes of runs each 250 ms
+	require.NoError(t, err)
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.Equal(t, 2, receive(t, ran).Attempt)
+}
+
+func TestAJobThatAShutdownInterruptsWaitsForNoPollElsewhere(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	begun, ran := make(chan jobs.Job, 1), make(chan jobs.Job, 1)
+	leader := newScheduler(t, pool, river.Config{Native: unpolled})
+	require.NoError(t, leader.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
+		begun <- *job
+		<-ctx.Done()
+		return ctx.Err()
+	}))
+	require.NoError(t, leader.Start(t.Context()))
+	_, err := leader.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	receive(t, begun)
+	other := newScheduler(t, pool, river.Config{Native: unpolled})
+	require.NoError(t, other.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, other.Start(t.Context()))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, leader.Shutdown(ctx), context.Canceled)
+	require.Equal(t, 1, receive(t, ran).Attempt)
 }
 
 // The second of two transactions is not told of as it commits, since the first was just before.

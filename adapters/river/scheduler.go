@@ -150,6 +150,8 @@ type Scheduler struct {
 	busy chan struct{} // holds a token through Start and Shutdown
 	// stopKeeping is set by Start and called by Shutdown.
 	stopKeeping context.CancelFunc
+	// returned is closed when the client has stopped and others know of the jobs it gave back.
+	returned chan struct{}
 
 	ledSince  atomic.Int64 // when this process last became leader, by the database's clock, in Unix nanoseconds
 	migrated  atomic.Bool  // the schema has been found complete
@@ -395,16 +397,24 @@ func (s *Scheduler) startClient(ctx context.Context) (err error) {
 	// start alone.
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, cancel)
+	events, unsubscribe := client.SubscribeConfig(&returnEvents)
 	if err := client.Start(runCtx); err != nil {
 		cancel()
+		unsubscribe()
 		return err
 	}
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned)
+		s.tellOfReturned(events, own) // until the client has stopped
+	}()
 	if !stop() { // ctx ended meanwhile, and took the client with it
 		<-client.Stopped()
 		return context.Cause(ctx)
 	}
 	s.working.Store(client)
 	s.stopKeeping = stopKeeping
+	s.returned = returned
 	s.background.Go(func() { s.keep(keepCtx) })
 	return nil
 }
@@ -523,15 +533,17 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	}
 	defer func() {
 		s.background.Wait() // not for long: what is in it has a limit, or ends now
-		own := s.own.Swap(nil)
+		own, returned := s.own.Swap(nil), s.returned
+		closeOwn := func() {
+			<-client.Stopped()
+			<-returned
+			own.Close()
+		}
 		select {
 		case <-client.Stopped():
-			own.Close()
+			closeOwn()
 		default: // handlers that ignore their context may end yet, and River stores what became of them
-			go func() {
-				<-client.Stopped()
-				own.Close()
-			}()
+			go closeOwn()
 		}
 	}()
 	s.stopKeeping()

@@ -246,7 +246,6 @@ func (w *worker) prepareTick(ctx context.Context, row *rivertype.JobRow, meta ro
 				log.WarnContext(ctx, "it could not be stored that a tick waits for an earlier one", "tick", job.Tick, "error", err)
 			}
 		}
-		w.s.tellAgain(w.queue, holdInterval)
 		return holdInterval, nil
 	}
 	if meta.Held {
@@ -290,7 +289,6 @@ func (w *worker) failed(ctx context.Context, job *jobs.Job, err error) *failure 
 	delay, again := w.job.Retry(job, err)
 	if again {
 		log.WarnContext(ctx, "job failed and is retried", "retry_in", delay, "max_attempts", job.MaxAttempts)
-		w.s.tellAgain(w.queue, delay)
 		return &failure{err: err, retryAfter: &delay}
 	}
 	log.ErrorContext(ctx, "job failed for good", "max_attempts", job.MaxAttempts)
@@ -369,7 +367,6 @@ func (w *worker) adopt(ctx context.Context, row *rivertype.JobRow, queue string,
 		log.WarnContext(ctx, "job is put off: it could not be moved to its queue", "queue", queue, "error", err)
 		return riverqueue.JobSnooze(transientSnooze)
 	}
-	w.s.tellAgain(queue, 0)
 	return putBack(row)
 }
 

@@ -124,7 +124,8 @@ type Health struct {
 	Reasons []string
 	// Started is true between Start and Shutdown of this scheduler.
 	Started bool
-	// OldestWaiting is how long the job that waits longest has been due.
+	// OldestWaiting is how long the job that waits longest has been due. The ticks of jobs that
+	// are not registered on this scheduler are left out: nobody may register them any more.
 	OldestWaiting time.Duration
 	// Totals counts the jobs of all names by state, as far as they are kept. A state
 	// that is in AtLeast may have more of them: a provider stops counting where it

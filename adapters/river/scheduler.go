@@ -556,9 +556,10 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	hardCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hardStopGrace)
 	defer cancel()
 	if err := client.StopAndCancel(hardCtx); err != nil {
-		return fmt.Errorf("river: shutdown: handlers that ignore their context still run %s after they were cancelled: %w", hardStopGrace, ctx.Err())
+		return fmt.Errorf("river: shutdown: %s after they were cancelled handlers that ignore their context still run, or what became of jobs is not stored yet: %w", hardStopGrace, ctx.Err())
 	}
-	return fmt.Errorf("river: shutdown: the jobs that still ran, if any, were cancelled, and go back to the queue unless they were done: %w", ctx.Err())
+	err := fmt.Errorf("river: shutdown: the jobs that still ran, if any, were cancelled, and go back to the queue unless they were done: %w", ctx.Err())
+	return errors.Join(err, s.checkStored(ctx, client.ID()))
 }
 
 // storedTimeout bounds how long Shutdown asks whether all is stored.

@@ -504,6 +504,29 @@ func TestShutdownTellsOfJobsWhoseEndCouldNotBeStored(t *testing.T) {
 	require.ErrorContains(t, s.Shutdown(ctx), "what became of 1 jobs could not be stored: they are run again")
 }
 
+func TestAShutdownThatInterruptsJobsTellsOfThoseWhoseEndCouldNotBeStored(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	begun := make(chan jobs.Job, 1)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
+		begun <- *job
+		<-ctx.Done()
+		return ctx.Err()
+	}))
+	execSQL(t, pool, `CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$`)
+	execSQL(t, pool, `CREATE TRIGGER ignore BEFORE UPDATE ON river.river_job FOR EACH ROW WHEN (new.state = 'available') EXECUTE FUNCTION ignore()`)
+	require.NoError(t, s.Start(t.Context()))
+	_, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	receive(t, begun)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err = s.Shutdown(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "what became of 1 jobs could not be stored: they are run again")
+}
+
 // A pod's name, for instance.
 func TestShutdownDoesNotTellOfJobsOfAnEarlierProcessOfItsName(t *testing.T) {
 	t.Parallel()

@@ -204,11 +204,17 @@ func TestAJobThatAShutdownInterruptsWaitsForNoPollElsewhere(t *testing.T) {
 	receive(t, begun)
 	other := newScheduler(t, pool, river.Config{Native: unpolled})
 	require.NoError(t, other.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, other.RegisterDelayed("b.job", 0, forward(ran)))
 	require.NoError(t, other.Start(t.Context()))
+	_, err = other.Trigger(t.Context(), "b.job", nil)
+	require.NoError(t, err)
+	require.Equal(t, "b.job", receive(t, ran).Name) // it has looked for jobs by now
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, leader.Shutdown(ctx), context.Canceled)
-	require.Equal(t, 1, receive(t, ran).Attempt)
+	again := receive(t, ran)
+	require.Equal(t, "a.job", again.Name)
+	require.Equal(t, 1, again.Attempt)
 }
 
 // The second of two transactions is not told of as it commits, since the first was just before.

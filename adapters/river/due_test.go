@@ -1,7 +1,6 @@
 package river_test
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"testing"
@@ -168,20 +167,23 @@ func TestARunThatRiverIsLongInStoringWaitsForNoPoll(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{Native: unpolled})
-	ran, locked := make(chan jobs.Job, 1), make(chan pgx.Tx, 1)
+	begun, ran, locked := make(chan jobs.Job, 1), make(chan jobs.Job, 1), make(chan struct{})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
 		if job.Attempt > 1 {
 			return forward(ran)(ctx, job)
 		}
-		tx := begin(t, pool)
-		_, err := tx.Exec(ctx, `SELECT FROM river.river_job WHERE id = $1::text::bigint FOR UPDATE`, job.ID)
-		locked <- tx
-		return jobs.RetryAfter(10*time.Millisecond, cmp.Or(err, errAgain))
+		begun <- *job
+		<-locked
+		return jobs.RetryAfter(10*time.Millisecond, errAgain)
 	}))
 	require.NoError(t, s.Start(t.Context()))
-	_, err := s.Trigger(t.Context(), "a.job", nil)
+	id, err := s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
-	tx := receive(t, locked)
+	receive(t, begun)
+	tx := begin(t, pool)
+	_, err = tx.Exec(t.Context(), `SELECT FROM river.river_job WHERE id = $1::text::bigint FOR UPDATE`, id)
+	require.NoError(t, err)
+	close(locked)
 	_, err = tx.Exec(t.Context(), `SELECT pg_sleep(1)`) // River stores what becomes of runs each 250 ms
 	require.NoError(t, err)
 	require.NoError(t, tx.Rollback(t.Context()))
@@ -193,11 +195,7 @@ func TestAJobThatAShutdownInterruptsWaitsForNoPollElsewhere(t *testing.T) {
 	pool := migrated.Pool(t)
 	begun, ran := make(chan jobs.Job, 1), make(chan jobs.Job, 1)
 	leader := newScheduler(t, pool, river.Config{Native: unpolled})
-	require.NoError(t, leader.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
-		begun <- *job
-		<-ctx.Done()
-		return ctx.Err()
-	}))
+	require.NoError(t, leader.RegisterDelayed("a.job", 0, untilCancelled(begun)))
 	require.NoError(t, leader.Start(t.Context()))
 	_, err := leader.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
@@ -209,9 +207,7 @@ func TestAJobThatAShutdownInterruptsWaitsForNoPollElsewhere(t *testing.T) {
 	_, err = other.Trigger(t.Context(), "b.job", nil)
 	require.NoError(t, err)
 	require.Equal(t, "b.job", receive(t, ran).Name) // it has looked for jobs by now
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.ErrorIs(t, leader.Shutdown(ctx), context.Canceled)
+	require.ErrorIs(t, interrupt(leader), context.Canceled)
 	again := receive(t, ran)
 	require.Equal(t, "a.job", again.Name)
 	require.Equal(t, 1, again.Attempt)

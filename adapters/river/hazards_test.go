@@ -335,16 +335,10 @@ func TestAnInterruptedTickIsNotSkippedAsTooLate(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	ran := make(chan jobs.Job, 100)
-	require.NoError(t, s.RegisterInterval("a.tick", 5*time.Second, func(ctx context.Context, job *jobs.Job) error {
-		ran <- *job
-		<-ctx.Done()
-		return ctx.Err()
-	}, jobs.StartWithin(time.Second)))
+	require.NoError(t, s.RegisterInterval("a.tick", 5*time.Second, untilCancelled(ran), jobs.StartWithin(time.Second)))
 	require.NoError(t, s.Start(t.Context()))
 	first := receive(t, ran)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.ErrorIs(t, s.Shutdown(ctx), context.Canceled)
+	require.ErrorIs(t, interrupt(s), context.Canceled)
 	<-time.After(time.Until(first.Tick.Add(2 * time.Second))) // later than it could have begun
 	require.NoError(t, s.Start(t.Context()))
 	again := receive(t, ran)
@@ -352,7 +346,7 @@ func TestAnInterruptedTickIsNotSkippedAsTooLate(t *testing.T) {
 		again = receive(t, ran)
 	}
 	require.Equal(t, 1, again.Attempt)
-	require.ErrorIs(t, s.Shutdown(ctx), context.Canceled)
+	require.ErrorIs(t, interrupt(s), context.Canceled)
 }
 
 // PgBouncer in transaction mode wants queries sent without prepared statements.

@@ -41,6 +41,13 @@ func shutdown(s *river.Scheduler) error {
 	return s.Shutdown(ctx)
 }
 
+// interrupt shuts down without waiting: what runs is cancelled.
+func interrupt(s *river.Scheduler) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return s.Shutdown(ctx)
+}
+
 // forward returns a handler that hands its job to the channel.
 func forward(ch chan<- jobs.Job) jobs.Handler {
 	return func(ctx context.Context, job *jobs.Job) error {
@@ -50,6 +57,15 @@ func forward(ch chan<- jobs.Job) jobs.Handler {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// untilCancelled returns a handler that does so and goes on until it is cancelled.
+func untilCancelled(ch chan<- jobs.Job) jobs.Handler {
+	return func(ctx context.Context, job *jobs.Job) error {
+		ch <- *job
+		<-ctx.Done()
+		return ctx.Err()
 	}
 }
 
@@ -426,9 +442,7 @@ func TestAShutdownLeavesBehindAHandlerThatIgnoresItsContext(t *testing.T) {
 	_, err := s.Trigger(t.Context(), "a.deaf", nil)
 	require.NoError(t, err)
 	receive(t, running)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	err = s.Shutdown(ctx)
+	err = interrupt(s)
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorContains(t, err, "ignore their context")
 }
@@ -509,20 +523,14 @@ func TestAShutdownThatInterruptsJobsTellsOfThoseWhoseEndCouldNotBeStored(t *test
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
 	begun := make(chan jobs.Job, 1)
-	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
-		begun <- *job
-		<-ctx.Done()
-		return ctx.Err()
-	}))
+	require.NoError(t, s.RegisterDelayed("a.job", 0, untilCancelled(begun)))
 	execSQL(t, pool, `CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$`)
 	execSQL(t, pool, `CREATE TRIGGER ignore BEFORE UPDATE ON river.river_job FOR EACH ROW WHEN (new.state = 'available') EXECUTE FUNCTION ignore()`)
 	require.NoError(t, s.Start(t.Context()))
 	_, err := s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
 	receive(t, begun)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	err = s.Shutdown(ctx)
+	err = interrupt(s)
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorContains(t, err, "what became of 1 jobs could not be stored: they are run again")
 }

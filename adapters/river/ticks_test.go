@@ -459,7 +459,7 @@ func TestABrokenChainIsMendedThoughAnotherServiceLeads(t *testing.T) {
 	}
 	last := receive(t, ran[1])
 	// Retried until it hits the moment at which one waits and none is about to be stored.
-	// All that waits is deleted: of a tick that is made up the chain goes on with the next one alone.
+	// A tick that is made up is stored with the one after it, so both go: with that one the chain is whole.
 	eventually(t, "the chain is broken", func() bool {
 		execSQL(t, pools[0], `DELETE FROM river.river_job WHERE state IN ('available', 'scheduled') AND kind = 'follows.tick'`)
 		for len(ran[1]) > 0 { // two that start together may do so in any order

@@ -40,19 +40,22 @@ type field struct {
 	names    []string // names[i] stands for min+i
 }
 
+// sunday is Sunday's second number in field day-of-week; the first is 0.
+const sunday = 7
+
 var cronFields = [5]field{
 	{name: "minute", max: 59},
 	{name: "hour", max: 23},
 	{name: "day-of-month", min: 1, max: 31},
 	{name: "month", min: 1, max: 12, names: []string{"jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"}},
-	{name: "day-of-week", max: 7, names: []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}},
+	{name: "day-of-week", max: sunday, names: []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}},
 }
 
 // ParseCron returns the schedule of a cron pattern read in the zone loc; nil means
 // UTC. The pattern has five fields (minute, hour, day of month, month, day of
 // week), each '*', a value, a range a-b, a step */n or a-b/n, or a list of these
 // joined by commas; months and days may be given as three-letter names, and Sunday
-// is 0 or 7. @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually
+// is 0 or 7, also at the end of a range: fri-sun and 5-0 are 5-7. @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually
 // stand for patterns.
 // When both day fields are restricted, a day that matches either one counts.
 //
@@ -98,7 +101,7 @@ func ParseCron(pattern string, loc *time.Location) (Schedule, error) {
 			return nil, invalid("field %s: %s", cronFields[i].name, err)
 		}
 	}
-	if c.dow&(1<<7) != 0 { // Sunday
+	if c.dow&(1<<sunday) != 0 {
 		c.dow |= 1
 	}
 	c.hourStar, c.domStar, c.dowStar = texts[1][0] == '*', texts[2][0] == '*', texts[4][0] == '*'
@@ -124,6 +127,9 @@ func (f field) parse(text string) (bits uint64, err error) {
 			case ranged:
 				if high, err = f.value(to); err != nil {
 					return 0, err
+				}
+				if high == 0 && low > 0 && f.max == sunday { // a range that ends on Sunday, as 0 or by name
+					high = sunday
 				}
 			case stepped:
 				return 0, fmt.Errorf("%q: a step needs a range or *, as in %d-%d/%s", part, low, f.max, stepText)

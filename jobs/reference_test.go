@@ -63,6 +63,9 @@ func refSet(text string, low, high int) (set [60]bool) {
 		from, to := low, high
 		if i := strings.IndexByte(span, '-'); i >= 0 {
 			from, to = refInt(span[:i]), refInt(span[i+1:])
+			if to == 0 && from > 0 { // of days of the week: Sunday ends a range as 7
+				to = 7
+			}
 		} else if span != "*" {
 			from, to = refInt(span), refInt(span)
 		}

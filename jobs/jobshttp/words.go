@@ -131,6 +131,9 @@ func parseField(text string, low, high, i int) (v values, ok bool) {
 				if to, ok = value(b); !ok {
 					return v, false
 				}
+				if i == 4 && to == 0 && from > 0 { // a range that ends on Sunday
+					to = 7
+				}
 			}
 		}
 		if stepped {

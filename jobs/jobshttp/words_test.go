@@ -54,6 +54,8 @@ func TestWords(t *testing.T) {
 		"30 9 * * 7":                  "Sundays at 09:30",
 		"30 9 * * 6,7":                "Saturdays and Sundays at 09:30",
 		"30 9 * * sun-tue":            "Mondays, Tuesdays and Sundays at 09:30",
+		"30 9 * * fri-sun":            "Fridays to Sundays at 09:30",
+		"30 9 * * mon,6-0":            "Mondays, Saturdays and Sundays at 09:30",
 		"30 9 * * 0-6":                "every day at 09:30",
 		"0 0 1 * *":                   "on the 1st of every month at 00:00",
 		"0 0 1,15 * *":                "on the 1st and 15th of every month at 00:00",

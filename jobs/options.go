@@ -130,19 +130,26 @@ func Concurrency(n int) Option {
 }
 
 // TimeZone sets the zone in which a cron pattern is read. Defaults to UTC. It
-// applies to RegisterCron alone. [time.Local] is [ErrInvalidOption]: it is another zone in a
-// process whose TZ is another, and all have to agree.
+// applies to RegisterCron alone. [time.Local] is [ErrInvalidOption]: its meaning differs from
+// process to process, and all have to agree. A zone given by its name is taken in every
+// process, whatever the process's own zone is.
 func TimeZone(loc *time.Location) Option {
 	return tickOption{name: "TimeZone", cronOnly: true, option: func(d *Definition) error {
 		if loc == nil {
 			return invalidOption("TimeZone(nil): want a *time.Location")
 		}
-		if loc.String() == time.Local.String() {
+		if isLocal(loc) {
 			return invalidOption("TimeZone(time.Local): processes may differ in it; want a zone by its name, such as time.LoadLocation(%q)", "Europe/Berlin")
 		}
 		d.zone = loc
 		return nil
 	}}
+}
+
+// isLocal reports whether loc is time.Local, which some programs set to UTC. Its name tells nothing else:
+// that of the process's zone under TZ, or "UTC" where TZ is empty.
+func isLocal(loc *time.Location) bool {
+	return loc != time.UTC && (loc == time.Local || loc.String() == "Local") //nolint:gosmopolitan // to refuse it
 }
 
 // CatchUpPolicy says what becomes of ticks that passed while nothing could run.

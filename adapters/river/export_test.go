@@ -151,7 +151,7 @@ func Insert(store func(context.Context) error) func(context.Context) error {
 
 // Broken returns how many schedules the keeper would mend.
 func (s *Scheduler) Broken(ctx context.Context) (int, error) {
-	found, err := s.broken(ctx, s.pool)
+	found, err := s.broken(ctx, s.pool, time.Time{})
 	return len(found), err
 }
 

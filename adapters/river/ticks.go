@@ -478,7 +478,8 @@ func (s *Scheduler) reconcile(ctx context.Context, orphans bool) error {
 }
 
 func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) error {
-	if err := s.lockTicks(ctx, tx); err != nil {
+	now, err := s.lockTicks(ctx, tx)
+	if err != nil {
 		return err
 	}
 	all := s.reg.Jobs()
@@ -488,8 +489,8 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 	rows, err := tx.Query(ctx, `DELETE FROM `+s.table+` AS row
 		USING unnest($1::text[], $2::text[]) AS current (name, spec)
 		WHERE kind = name AND state IN ('available', 'scheduled')
-			AND `+isTick+` AND `+tickTime+` > now() AND row.args->>'spec' <> current.spec
-		RETURNING `+tickColumns, names, specsOf(all))
+			AND `+isTick+` AND `+tickTime+` > $3 AND row.args->>'spec' <> current.spec
+		RETURNING `+tickColumns, names, specsOf(all), now)
 	if err := eachTick(rows, err, func(name string, _ storedTick) { changed[name] = true }); err != nil {
 		return fmt.Errorf("removing ticks of changed schedules: %w", err)
 	}
@@ -498,7 +499,7 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 	if err != nil {
 		return err
 	}
-	if err := s.fill(ctx, tx, schedules, waiting, changed); err != nil || !orphans {
+	if err := s.fill(ctx, tx, now, schedules, waiting, changed); err != nil || !orphans {
 		return err
 	}
 	return s.removeOrphans(ctx, tx, names)
@@ -508,16 +509,21 @@ func (s *Scheduler) reconcileTx(ctx context.Context, tx pgx.Tx, orphans bool) er
 // see what those who had it before have done.
 var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
 
-// lockTicks makes processes that mend the same schedules do so one after the other.
-func (s *Scheduler) lockTicks(ctx context.Context, tx pgx.Tx) error {
+// lockTicks makes processes that mend the same schedules do so one after the other. It returns the
+// database's time once it has the lock: every decision in tx is as of then. With two instants, a tick
+// between them is removed as one to come by the first, and its successor is computed from the second.
+func (s *Scheduler) lockTicks(ctx context.Context, tx pgx.Tx) (now time.Time, err error) {
 	// A process that dies here without a word, its connection half-open, must not hold
 	// the lock until TCP gives up, which takes hours.
 	if _, err := tx.Exec(ctx, `SELECT set_config('idle_in_transaction_session_timeout', $1, true)`,
 		strconv.FormatInt(reconcileIdle.Milliseconds(), 10)); err != nil {
-		return err
+		return now, err
 	}
-	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('everytick reconcile ' || $1, 0))`, s.cfg.Schema)
-	return err
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('everytick reconcile ' || $1, 0))`, s.cfg.Schema); err != nil {
+		return now, err
+	}
+	err = tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now)
+	return now.UTC(), err
 }
 
 // schedules returns the jobs that have one.
@@ -527,15 +533,14 @@ func (s *Scheduler) schedules() []*jobs.Definition {
 
 // fill stores the next tick of each schedule, and one that was missed. Those that changed
 // have just had another version's ticks removed.
-func (s *Scheduler) fill(ctx context.Context, tx pgx.Tx, schedules []*jobs.Definition, waiting map[string][]storedTick, changed map[string]bool) error {
-	missed, err := s.missedTicks(ctx, tx, schedules, waiting, changed)
+func (s *Scheduler) fill(ctx context.Context, tx pgx.Tx, now time.Time, schedules []*jobs.Definition, waiting map[string][]storedTick, changed map[string]bool) error {
+	missed, err := s.missedTicks(ctx, tx, now, schedules, waiting, changed)
 	if err != nil {
 		return fmt.Errorf("looking for missed ticks: %w", err)
 	}
 	for name, tick := range missed {
 		s.log.WarnContext(ctx, "a missed tick is made up", "job", name, "tick", tick)
 	}
-	now := s.clock.estimate()
 	var rows []riverqueue.InsertManyParams
 	for _, d := range schedules {
 		for _, tick := range []time.Time{missed[d.Name], d.Schedule.Next(now)} {
@@ -591,17 +596,18 @@ func (s *Scheduler) keep(ctx context.Context) {
 func (s *Scheduler) mend(ctx context.Context) error {
 	var found []*jobs.Definition
 	err := s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
-		found, err = s.broken(ctx, conn)
+		found, err = s.broken(ctx, conn, time.Time{})
 		return err
 	})
 	if err != nil || len(found) == 0 {
 		return err
 	}
 	return pgx.BeginTxFunc(ctx, s.ownPool(), readCommitted, func(tx pgx.Tx) error {
-		if err := s.lockTicks(ctx, tx); err != nil {
+		now, err := s.lockTicks(ctx, tx)
+		if err != nil {
 			return err
 		}
-		found, err := s.broken(ctx, tx) // by now somebody else may have mended them
+		found, err := s.broken(ctx, tx, now) // by now somebody else may have mended them
 		if err != nil || len(found) == 0 {
 			return err
 		}
@@ -611,14 +617,14 @@ func (s *Scheduler) mend(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return s.fill(ctx, tx, found, waiting, nil)
+		return s.fill(ctx, tx, now, found, waiting, nil)
 	})
 }
 
 // broken returns the schedules that lack a tick: those of which none waits, unless it was cancelled: its
 // successor is stored when it was due. Ticks that another version stored, which may run beside
-// this one and have another schedule, count where this one's are among them.
-func (s *Scheduler) broken(ctx context.Context, db jobs.DB) ([]*jobs.Definition, error) {
+// this one and have another schedule, count where this one's are among them. It asks for the time if now is zero.
+func (s *Scheduler) broken(ctx context.Context, db jobs.DB, now time.Time) ([]*jobs.Definition, error) {
 	schedules := s.schedules()
 	if len(schedules) == 0 {
 		return nil, nil
@@ -630,19 +636,21 @@ func (s *Scheduler) broken(ctx context.Context, db jobs.DB) ([]*jobs.Definition,
 	if err != nil || len(idle) == 0 {
 		return nil, err
 	}
-	// Our clock may have been set since it was measured, and name ticks long past.
-	if err := s.clock.measureOn(ctx, db); err != nil {
-		return nil, err
+	if now.IsZero() {
+		// Our clock may have been set since it was measured, and name ticks long past.
+		if err := s.clock.measureOn(ctx, db); err != nil {
+			return nil, err
+		}
+		now = s.clock.estimate()
 	}
 	waiting, err := s.waitingTicks(ctx, db, idle)
 	if err != nil {
 		return nil, err
 	}
-	missed, err := s.missedTicks(ctx, db, idle, waiting, nil)
+	missed, err := s.missedTicks(ctx, db, now, idle, waiting, nil)
 	if err != nil {
 		return nil, err
 	}
-	now := s.clock.estimate()
 	var names, specs, ticks []string
 	for _, d := range idle {
 		tick := missed[d.Name]
@@ -717,7 +725,7 @@ func (s *Scheduler) waitingTicks(ctx context.Context, db jobs.DB, schedules []*j
 //
 // A changed schedule makes up nothing of the time before: where no tick has this spec there is
 // none, and where those of another version are later, none from before this process started.
-func (s *Scheduler) missedTicks(ctx context.Context, db jobs.DB, schedules []*jobs.Definition, waiting map[string][]storedTick, changed map[string]bool) (map[string]time.Time, error) {
+func (s *Scheduler) missedTicks(ctx context.Context, db jobs.DB, now time.Time, schedules []*jobs.Definition, waiting map[string][]storedTick, changed map[string]bool) (map[string]time.Time, error) {
 	idle, specs := map[string]*jobs.Definition{}, map[string]string{}
 	for _, d := range schedules {
 		spec := specOf(d)
@@ -730,7 +738,6 @@ func (s *Scheduler) missedTicks(ctx context.Context, db jobs.DB, schedules []*jo
 			SELECT `+tickOrder+` AS tick FROM `+s.table+` AS row
 			WHERE `+isTick+` AND kind = name AND row.state = each.state AND args->>'spec' = spec ORDER BY `+tickOrder+` DESC LIMIT 1
 		) AS latest GROUP BY name, spec`, slices.Collect(maps.Keys(specs)), slices.Collect(maps.Values(specs)))
-	now := s.clock.estimate()
 	last, after := map[string]time.Time{}, map[string]time.Time{} // among those after is the last
 	if err := eachTick(rows, err, func(name string, tick storedTick) {
 		if next := idle[name].Schedule.Next(tick.at); !next.IsZero() && !next.After(now) {

@@ -853,3 +853,32 @@ func TestThatTicksCannotBeStoredIsSaidOnceAMinute(t *testing.T) {
 	s.Seed(t, "a.tick", time.Now(), 3)
 	require.Equal(t, 1, strings.Count(logged.String(), "could not be stored"))
 }
+
+// A tick passes while the start of a process with a changed option waits for another that mends schedules.
+func TestStart_LosesNoTickThatPassesMeanwhile(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	old := newScheduler(t, pool, river.Config{})
+	require.NoError(t, old.RegisterInterval("a.tick", 2*time.Second, noop))
+	require.NoError(t, old.Start(t.Context()))
+	require.NoError(t, old.Shutdown(t.Context()))
+	tick := scalar[time.Time](t, pool, `SELECT max((args->>'tick')::timestamptz) FROM river.river_job WHERE state = 'available'`)
+
+	tx := begin(t, pool)
+	_, err := tx.Exec(t.Context(), `SELECT pg_advisory_xact_lock(hashtextextended('everytick reconcile river', 0))`)
+	require.NoError(t, err)
+	s := newScheduler(t, pool, river.Config{})
+	ticks := make(chan jobs.Job, 100)
+	require.NoError(t, s.RegisterInterval("a.tick", 2*time.Second, forward(ticks), jobs.MaxRetries(7)))
+	started := make(chan error, 1)
+	go func() { started <- s.Start(context.Background()) }()
+	eventually(t, "the start waits", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database
+			WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted`) == 1
+	})
+	eventually(t, "the tick passes", func() bool { return scalar[bool](t, pool, `SELECT clock_timestamp() > $1`, tick) })
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, receive(t, started))
+	require.Equal(t, tick.UTC(), receive(t, ticks).Tick)
+	require.Equal(t, tick.Add(2*time.Second).UTC(), receive(t, ticks).Tick)
+}

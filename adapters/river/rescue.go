@@ -2,10 +2,12 @@ package river
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river/rivertype"
 )
 
 // riverNeverRescues puts River's rescuer out of work. It goes by the leader's clock,
@@ -13,6 +15,9 @@ import (
 // share a schema it discards the jobs that the leader has not registered. So every
 // process rescues its own jobs, by the database's clock.
 const riverNeverRescues = 100 * 365 * 24 * time.Hour
+
+// errProcessGone is the error of an attempt whose process died.
+var errProcessGone = errors.New("the process that ran the job is gone")
 
 // rescueInterval is how often a process looks for them: late by a tenth of the time that
 // they have waited, but not more than 10 s.
@@ -49,20 +54,33 @@ func (s *Scheduler) rescue(ctx context.Context) error {
 				THEN now() + least(lost.delay * 2 ^ least(row.attempt - 1, 100), 86400) * interval '1 second' ELSE row.scheduled_at END,
 			queue = CASE WHEN row.queue = $5 THEN lost.home ELSE row.queue END,
 			errors = array_append(row.errors, jsonb_build_object('at', now(), 'attempt', row.attempt,
-				'error', 'the process that ran the job is gone', 'trace', ''))
-		FROM lost WHERE row.id = lost.id RETURNING row.kind`, names, after, delay, queues, pausedQueue)
-	rescued := map[string]int{}
+				'error', $6::text, 'trace', ''))
+		FROM lost WHERE row.id = lost.id RETURNING row.kind, row.id, row.state::text, row.attempt, row.max_attempts`, names, after, delay, queues, pausedQueue, errProcessGone.Error())
+	again := map[string]int{}
 	if err == nil {
-		var name string
-		_, err = pgx.ForEachRow(rows, []any{&name}, func() error {
-			rescued[name]++
+		var (
+			name              string
+			id                int64
+			state             rivertype.JobState
+			attempt, attempts int
+		)
+		_, err = pgx.ForEachRow(rows, []any{&name, &id, &state, &attempt, &attempts}, func() error {
+			log := s.log.With("job", name, "job_id", formatID(id), "attempt", attempt)
+			switch state {
+			case rivertype.JobStateDiscarded:
+				log.ErrorContext(ctx, "job failed for good", "error", errProcessGone, "max_attempts", attempts)
+			case rivertype.JobStateCancelled:
+				log.WarnContext(ctx, "job was cancelled", "error", errProcessGone)
+			default:
+				again[name]++
+			}
 			return nil
 		})
 	}
 	if err != nil {
 		return fmt.Errorf("rescuing jobs: %w", err)
 	}
-	for name, n := range rescued {
+	for name, n := range again {
 		s.log.WarnContext(ctx, "jobs of a process that is gone are given another attempt", "job", name, "jobs", n)
 	}
 	return nil

@@ -91,6 +91,39 @@ func TestAJobThatWasBeingPutAsideIsRescuedToItsOwnQueue(t *testing.T) {
 	require.Equal(t, id, receive(t, ran).ID)
 }
 
+// An alert on the message finds what failed for good, whoever found out.
+func TestRescue_ReportsWhatBecameOfEachJob(t *testing.T) {
+	t.Parallel()
+	log, logged := loud()
+	s := newScheduler(t, migrated.Pool(t), river.Config{Logger: log})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop, jobs.Timeout(time.Minute)))
+	again := abandoned(t, s, "a.job", 1, "")
+	first, second := abandoned(t, s, "a.job", 3, ""), abandoned(t, s, "a.job", 3, "")
+	cancelled := abandoned(t, s, "a.job", 1, `, metadata = metadata || '{"cancel_attempted_at": "2026-01-01T00:00:00Z"}'`)
+	require.NoError(t, s.Rescue(t.Context()))
+	for _, id := range []string{first, second} {
+		require.Contains(t, logged.String(), `level=ERROR msg="job failed for good" job=a.job job_id=`+id+
+			` attempt=3 error="the process that ran the job is gone" max_attempts=3`)
+	}
+	require.Contains(t, logged.String(), `level=WARN msg="job was cancelled" job=a.job job_id=`+cancelled+` `)
+	require.Contains(t, logged.String(), `level=WARN msg="jobs of a process that is gone are given another attempt" job=a.job jobs=1`)
+	require.NotContains(t, logged.String(), "job_id="+again+" ")
+}
+
+// Not even its handler can tell.
+func TestAJobThatNoAttemptCanRunIsReported(t *testing.T) {
+	t.Parallel()
+	log, logged := loud()
+	s := newScheduler(t, migrated.Pool(t), river.Config{Logger: log})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	execSQL(t, s.Pool(), `UPDATE river.river_job SET metadata = '{"everytick_open": "no boolean"}'`)
+	require.NoError(t, s.Start(t.Context()))
+	eventually(t, "it fails at its first attempt", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateFailed })
+	require.Contains(t, logged.String(), `level=ERROR msg="job failed for good" job=a.job job_id=`+id+` `)
+}
+
 // As a table has them that was analysed while a transaction stored its first jobs.
 func TestRescueIsQuickWithPoorStatistics(t *testing.T) {
 	t.Parallel()

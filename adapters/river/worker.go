@@ -103,7 +103,8 @@ func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 	var meta rowMeta
 	if bytes.Contains(row.Metadata, []byte(`"everytick_`)) {
 		if err := json.Unmarshal(row.Metadata, &meta); err != nil {
-			return &failure{err: fmt.Errorf("river: metadata does not decode: %w", err)}
+			err = fmt.Errorf("river: metadata does not decode: %w", err)
+			return &failure{err: w.giveUp(ctx, &jobs.Job{ID: formatID(row.ID)}, err)}
 		}
 	}
 	started := row.AttemptedAt.UTC()
@@ -182,6 +183,12 @@ func (w *worker) log(job *jobs.Job) *slog.Logger {
 	return w.s.log.With("job", w.job.Name, "job_id", job.ID)
 }
 
+// giveUp reports a job that no attempt can run, and ends it.
+func (w *worker) giveUp(ctx context.Context, job *jobs.Job, err error) error {
+	w.log(job).ErrorContext(ctx, "job failed for good", "error", err)
+	return riverqueue.JobCancel(err)
+}
+
 // stillPaused asks the database.
 func (w *worker) stillPaused(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
@@ -228,11 +235,11 @@ func (w *worker) prepare(ctx context.Context, row *rivertype.JobRow, meta rowMet
 // successor. A wait means that the tick cannot run yet.
 func (w *worker) prepareTick(ctx context.Context, row *rivertype.JobRow, meta rowMeta, job *jobs.Job, log *slog.Logger) (wait time.Duration, err error) {
 	var args tickArgs
-	if err := job.Decode(&args); err != nil {
-		return 0, riverqueue.JobCancel(err)
+	if err = job.Decode(&args); err == nil {
+		job.Tick, err = args.time()
 	}
-	if job.Tick, err = args.time(); err != nil {
-		return 0, riverqueue.JobCancel(err)
+	if err != nil {
+		return 0, w.giveUp(ctx, job, err)
 	}
 	job.Data = json.RawMessage(`{}`)
 	hold, err := w.mustWait(ctx, job)

@@ -11,6 +11,13 @@ import (
 // interface; find it by type assertion. Names that are not registered are
 // [ErrUnknownJob], IDs that no kept job of that name has are [ErrUnknownID].
 
+// A BulkTriggerer inserts very many jobs at once.
+type BulkTriggerer interface {
+	// TriggerBulk inserts a job for each element of data, all or none, and returns how many. It is like
+	// [Triggerer].TriggerMany without the IDs, which lets a provider insert a million jobs in seconds.
+	TriggerBulk(ctx context.Context, name string, data []any, opts ...TriggerOption) (n int, err error)
+}
+
 // A RunLister tells what became of single jobs.
 type RunLister interface {
 	// Runs returns the latest jobs of that name, triggered ones and ticks, the newest

@@ -71,6 +71,7 @@ type Scheduler struct {
 
 var (
 	_ jobs.Scheduler        = (*Scheduler)(nil)
+	_ jobs.BulkTriggerer    = (*Scheduler)(nil)
 	_ jobs.RunLister        = (*Scheduler)(nil)
 	_ jobs.ActivityReporter = (*Scheduler)(nil)
 	_ jobs.Canceller        = (*Scheduler)(nil)
@@ -171,6 +172,12 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 		ids[i] = req.ID
 	}
 	return ids, nil
+}
+
+// TriggerBulk implements [jobs.BulkTriggerer].
+func (s *Scheduler) TriggerBulk(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error) {
+	ids, err := s.TriggerMany(ctx, name, data, opts...)
+	return len(ids), err
 }
 
 // store is a [jobs.Enqueue].

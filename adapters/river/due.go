@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
+
+	"github.com/everytick/everytick/adapters/river/internal/insert"
 )
 
 // Nobody tells River's workers that a stored job becomes due: they poll, and such a job is
@@ -29,6 +31,9 @@ const (
 	// are some each time: then it is most likely jobs that are triggered to run at once, of
 	// which workers are told anyway.
 	duePause = 25 * time.Millisecond
+	// toldBySelf is how soon a job is due that its own process tells of: the leader, which looks every
+	// dueInterval, might not see it in time.
+	toldBySelf = 5 * time.Second
 )
 
 // watchDue has workers told of jobs that become due. It ends with ctx, which is as long
@@ -87,18 +92,19 @@ func (s *Scheduler) findDue(ctx context.Context, since *time.Time) (now time.Tim
 }
 
 // tellWhenDue has workers told of those rows that become due within seconds.
-func (s *Scheduler) tellWhenDue(stored ...*record) {
+func (s *Scheduler) tellWhenDue(stored ...*insert.Job) {
 	type due struct {
 		queue string
 		at    int64
 	}
 	var last due
 	for _, r := range stored {
-		if r.at == nil || r.state != rivertype.JobStateAvailable {
+		if r.Immediate() {
 			continue
 		}
-		if d := (due{r.queue, r.at.UnixNano()}); d != last { // many are due together
-			s.notifier.in(s.clock.until(*r.at)+dueMargin, r.queue)
+		wait := s.clock.Until(r.Due)
+		if d := (due{r.Queue, r.Due.UnixNano()}); d != last && wait < toldBySelf { // many are due together
+			s.notifier.in(wait+dueMargin, r.Queue)
 			last = d
 		}
 	}
@@ -122,7 +128,7 @@ func (s *Scheduler) tellOfReturned(events <-chan *riverqueue.Event, own *pgxpool
 		case event.Kind == riverqueue.EventKindJobInterrupted:
 			interrupted[job.Queue] = struct{}{}
 		default:
-			if wait := s.clock.until(job.ScheduledAt); wait < dueInterval { // of others the leader tells
+			if wait := s.clock.Until(job.ScheduledAt); wait < dueInterval { // of others the leader tells
 				s.notifier.in(max(0, wait)+dueMargin, job.Queue)
 			}
 		}

@@ -43,7 +43,7 @@ func TestWhoeverStoresAJobThatIsDueSoonTellsOfItThen(t *testing.T) {
 func TestTheLeaderTellsOfJobsThatNobodyElseTellsOf(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
-	s := newScheduler(t, pool, river.Config{Native: unpolled})
+	s := newScheduler(t, pool, river.Config{River: unpolled})
 	ran := make(chan jobs.Job, 100)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.RegisterDelayed("a.own", 0, forward(ran), jobs.Concurrency(1)))
@@ -114,7 +114,7 @@ func TestTheLeaderKnowsOfJobsBeforeRiverMakesThemAvailable(t *testing.T) {
 func TestNothingThatRunsByItselfWaitsForAPoll(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
-	s := newScheduler(t, pool, river.Config{Native: unpolled})
+	s := newScheduler(t, pool, river.Config{River: unpolled})
 	ran, ticks := make(chan jobs.Job, 100), make(chan jobs.Job, 100)
 	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ticks)))
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
@@ -166,7 +166,7 @@ func TestNothingThatRunsByItselfWaitsForAPoll(t *testing.T) {
 func TestARunThatRiverIsLongInStoringWaitsForNoPoll(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
-	s := newScheduler(t, pool, river.Config{Native: unpolled})
+	s := newScheduler(t, pool, river.Config{River: unpolled})
 	begun, ran, locked := make(chan jobs.Job, 1), make(chan jobs.Job, 1), make(chan struct{})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
 		if job.Attempt > 1 {
@@ -194,13 +194,13 @@ func TestAJobThatAShutdownInterruptsWaitsForNoPollElsewhere(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	begun, ran := make(chan jobs.Job, 1), make(chan jobs.Job, 1)
-	leader := newScheduler(t, pool, river.Config{Native: unpolled})
+	leader := newScheduler(t, pool, river.Config{River: unpolled})
 	require.NoError(t, leader.RegisterDelayed("a.job", 0, untilCancelled(begun)))
 	require.NoError(t, leader.Start(t.Context()))
 	_, err := leader.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
 	receive(t, begun)
-	other := newScheduler(t, pool, river.Config{Native: unpolled})
+	other := newScheduler(t, pool, river.Config{River: unpolled})
 	require.NoError(t, other.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, other.RegisterDelayed("b.job", 0, forward(ran)))
 	require.NoError(t, other.Start(t.Context()))
@@ -217,7 +217,7 @@ func TestAJobThatAShutdownInterruptsWaitsForNoPollElsewhere(t *testing.T) {
 func TestATransactionThatFollowsAnotherWaitsForNoPoll(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
-	s := newScheduler(t, pool, river.Config{Native: unpolled})
+	s := newScheduler(t, pool, river.Config{River: unpolled})
 	ran := make(chan jobs.Job, 100)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.Start(t.Context()))

@@ -46,7 +46,7 @@ func (s *Scheduler) Seed(t testing.TB, name string, tick time.Time, times int) {
 // ShiftWallClock makes the process's clock, as far as schedules read it, wrong by
 // what by holds, in nanoseconds. It is called before Start; by may change later.
 func (s *Scheduler) ShiftWallClock(by *atomic.Int64) {
-	s.clock.wall = func() time.Time { return time.Now().Add(time.Duration(by.Load())) }
+	s.clock.Wall = func() time.Time { return time.Now().Add(time.Duration(by.Load())) }
 }
 
 // Pool returns the pool that New was given.
@@ -54,22 +54,6 @@ func (s *Scheduler) Pool() *pgxpool.Pool { return s.pool }
 
 // OwnPool returns the pool for what goes on between jobs.
 func (s *Scheduler) OwnPool() *pgxpool.Pool { return s.ownPool() }
-
-// Inserting tells how many statements of triggers are on their way.
-func (s *Scheduler) Inserting() int {
-	s.inserts.mu.Lock()
-	defer s.inserts.mu.Unlock()
-	return s.inserts.running
-}
-
-// WaitFor sets how long triggers wait for a statement that is stuck.
-func (s *Scheduler) WaitFor(patience time.Duration) { s.inserts.patience = patience }
-
-// TellsEarly tells whether workers are told of rows that are not on disk yet.
-func (s *Scheduler) TellsEarly() bool {
-	can := s.early.Load()
-	return can != nil && *can
-}
 
 // EndCooldown lets workers be told at once of what is triggered next.
 func (s *Scheduler) EndCooldown() {
@@ -103,28 +87,6 @@ func (s *Scheduler) KnowsPaused(name string) bool { return s.paused.is(name) }
 // Rescue does what the keeper does.
 func (s *Scheduler) Rescue(ctx context.Context) error { return s.rescue(ctx) }
 
-// NewThrottle is that of a start, until ctx ends, with turns of that length.
-func (s *Scheduler) NewThrottle(ctx context.Context, turnTime time.Duration) *Throttle {
-	t := s.newThrottle(ctx)
-	t.turnTime = turnTime
-	return t
-}
-
-// Throttle limits how many handlers run at once.
-type Throttle = throttle
-
-// ErrNoTurn is of a job that goes back to the queue.
-var ErrNoTurn = errNoTurn
-
-// Enter waits for a turn.
-func (t *throttle) Enter(ctx context.Context) (turn int, err error) {
-	turn, _, err = t.enter(ctx)
-	return turn, err
-}
-
-// Leave ends a turn.
-func (t *throttle) Leave(turn int) { t.leave(turn) }
-
 // RefreshPauses does what the keeper does, as if pauses that it knows to have ended had done so
 // that much earlier.
 func (s *Scheduler) RefreshPauses(ctx context.Context, earlier time.Duration) error {
@@ -138,16 +100,6 @@ func (s *Scheduler) RefreshPauses(ctx context.Context, earlier time.Duration) er
 
 // Rehome does what the keeper does.
 func (s *Scheduler) Rehome(ctx context.Context, all bool) error { return s.rehome(ctx, all) }
-
-// Insert returns what a trigger does to store a row, with that in place of the database.
-func Insert(store func(context.Context) error) func(context.Context) error {
-	in := &inserter[int]{
-		store:    func(ctx context.Context, _ []int) error { return store(ctx) },
-		size:     func(int) int { return 0 },
-		patience: insertPatience,
-	}
-	return func(ctx context.Context) error { return in.insert(ctx, 1) }
-}
 
 // Broken returns how many schedules the keeper would mend.
 func (s *Scheduler) Broken(ctx context.Context) (int, error) {

@@ -34,32 +34,6 @@ func poolWith(t testing.TB, set func(*pgxpool.Config)) *pgxpool.Pool {
 	return pool
 }
 
-// Each handler may want a connection, and so does River between jobs.
-func TestMoreJobsRunAtOnceWhereThePoolAllowsMoreConnections(t *testing.T) {
-	t.Parallel()
-	for conns, want := range map[int32]int{2: 100, 40: 1000} {
-		pool := poolOf(t, conns, pgx.QueryExecModeCacheStatement)
-		s := newScheduler(t, pool, river.Config{})
-		var started atomic.Int64
-		finish := make(chan struct{})
-		require.NoError(t, s.RegisterDelayed("a.job", 0, func(context.Context, *jobs.Job) error {
-			started.Add(1)
-			<-finish
-			return nil
-		}))
-		const more = 30
-		_, err := s.TriggerMany(t.Context(), "a.job", make([]any, want+more))
-		require.NoError(t, err)
-		require.NoError(t, s.Start(t.Context()))
-		eventually(t, "all workers are busy", func() bool { return started.Load() == int64(want) })
-		waiting, err := s.QueueSize(t.Context(), "a.job")
-		require.NoError(t, err)
-		require.Equal(t, more, waiting, "with %d connections", conns)
-		close(finish)
-		eventually(t, "the others have run", func() bool { return started.Load() == int64(want+more) })
-	}
-}
-
 // leads waits until a process leads and has seen a tick as leader.
 func leads(t testing.TB, pool *pgxpool.Pool, ran <-chan jobs.Job) {
 	t.Helper()

@@ -63,7 +63,7 @@ func (s *Scheduler) Jobs(ctx context.Context) ([]jobs.Status, error) {
 
 // statuses returns the status of every job, without the counts of what is live.
 func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
-	now, err := s.clock.now(ctx)
+	now, err := s.clock.Now(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -329,7 +329,7 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 		return err
 	}
 	for _, st := range statuses {
-		if st.NextTick.Before(s.clock.estimate()) { // it waits, though River may look at it, or be about to
+		if st.NextTick.Before(s.clock.Estimate()) { // it waits, though River may look at it, or be about to
 			h.OldestWaiting = max(h.OldestWaiting, st.OverdueBy)
 		}
 	}

@@ -11,7 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/riverqueue/river/rivertype"
+
+	"github.com/everytick/everytick/adapters/river/internal/insert"
 )
 
 // notifier tells workers of new jobs, in River's place. River sends one notification at
@@ -44,10 +45,10 @@ type execer interface {
 }
 
 // queuesOf returns the queues whose workers may take one of the rows now.
-func queuesOf(stored ...*record) (queues []string) {
+func queuesOf(stored ...*insert.Job) (queues []string) {
 	for _, r := range stored {
-		if r.state == rivertype.JobStateAvailable && r.at == nil && !slices.Contains(queues, r.queue) {
-			queues = append(queues, r.queue)
+		if r.Immediate() && !slices.Contains(queues, r.Queue) {
+			queues = append(queues, r.Queue)
 		}
 	}
 	return queues
@@ -113,17 +114,6 @@ func (n *notifier) send(ctx context.Context, conn execer, queues []string) error
 func (n *notifier) sql(queues []string) (string, []any) {
 	return `SELECT pg_notify($1::text || '.river_insert', '{"queue": "' || queue || '"}') FROM unnest($2::text[]) AS queue`,
 		[]any{n.schema, queues}
-}
-
-// claim tells whether it is time for a notification; then the caller sends it, of these queues alone.
-func (n *notifier) claim(queues []string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(queues) == 0 || time.Since(n.last) < fetchCooldown {
-		return false
-	}
-	n.last = time.Now()
-	return true
 }
 
 // dueWith returns these queues and those that wait to be told, or none when it is too early.

@@ -66,7 +66,7 @@ func TestANotificationThatComesTooEarlyIsSentLate(t *testing.T) {
 func TestJobsThatAreTriggeredAtOnceWaitForNoPoll(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
-	s := newScheduler(t, pool, river.Config{Native: unpolled})
+	s := newScheduler(t, pool, river.Config{River: unpolled})
 	ran := make(chan jobs.Job, 1000)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.RegisterDelayed("a.own", 0, forward(ran), jobs.Concurrency(5)))
@@ -102,7 +102,7 @@ func TestJobsThatAreTriggeredAtOnceWaitForNoPoll(t *testing.T) {
 func TestAJobThatAnotherTriggerHadLockedWaitsForNoPoll(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
-	s := newScheduler(t, pool, river.Config{Native: unpolled})
+	s := newScheduler(t, pool, river.Config{River: unpolled})
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.RegisterDelayed("a.other", 0, forward(ran)))
@@ -124,7 +124,7 @@ func TestAJobThatAnotherTriggerHadLockedWaitsForNoPoll(t *testing.T) {
 func TestManyJobsWaitForNoPoll(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
-	s := newScheduler(t, pool, river.Config{Native: unpolled})
+	s := newScheduler(t, pool, river.Config{River: unpolled})
 	ran := make(chan jobs.Job, 2000)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.RegisterDelayed("a.own", 0, forward(ran), jobs.Concurrency(50)))
@@ -144,7 +144,7 @@ func TestATransactionNotifiesAsItCommits(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	next := listening(t, pool.Config().ConnString(), "river")
-	s := newScheduler(t, pool, river.Config{Native: unpolled})
+	s := newScheduler(t, pool, river.Config{River: unpolled})
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.Start(t.Context()))

@@ -94,7 +94,7 @@ const activityRows = 50_000
 // Activity implements [jobs.ActivityReporter]. It counts the latest 50,000 jobs that
 // completed, as many that failed, and as many that were cancelled or skipped.
 func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
-	now, err := s.clock.now(ctx)
+	now, err := s.clock.Now(ctx, nil)
 	if err != nil {
 		return jobs.Activity{}, fmt.Errorf("river: activity: %w", err)
 	}

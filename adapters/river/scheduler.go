@@ -21,10 +21,14 @@ package river
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"os"
 	"regexp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,12 +39,20 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/dbclock"
+	"github.com/everytick/everytick/adapters/river/internal/insert"
+	"github.com/everytick/everytick/adapters/river/internal/store"
+	"github.com/everytick/everytick/internal/batch"
 	"github.com/everytick/everytick/jobs"
 )
 
 // DefaultSchema is the database schema that holds River's tables unless
 // [Config].Schema names another.
 const DefaultSchema = "river"
+
+// DefaultMaxWorkers is how many jobs run at once in a process unless [Config].MaxWorkers
+// says otherwise.
+const DefaultMaxWorkers = 100
 
 // Config configures a [Scheduler]. The zero value, and a nil *Config, mean the
 // defaults.
@@ -56,10 +68,8 @@ type Config struct {
 	Schema string
 
 	// MaxWorkers is how many jobs run at once in this process, beside those that
-	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to 50 for
-	// each connection that the pool allows, at most 1,000, which drains a backlog of short
-	// jobs at more than 10,000 a second on two cores. While connections of the pool are long in
-	// coming fewer begin, as many as it allows connections at least, and the others wait their turn.
+	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to
+	// [DefaultMaxWorkers]. Handlers that keep a connection of the pool for long want fewer.
 	MaxWorkers int
 
 	// Defaults are applied to every job before its own options. Without any, a job
@@ -86,10 +96,16 @@ type Config struct {
 	// delay or priority is only known here if it is given with the trigger.
 	TriggerOnly bool
 
-	// Native changes River's own configuration of the working client just before
-	// each Start, for what this package has no name for. It can break the promises
-	// of this package; change neither Queues, Workers, PeriodicJobs nor Hooks.
-	Native func(*riverqueue.Config)
+	// River changes River's own configuration, for what this package has no name for: hooks,
+	// middleware and plugins (logging, tracing, encryption), periods, limits. It is called afresh for
+	// each of the two clients, with the configuration of that client: by New for the one that inserts
+	// what is triggered, and by each Start for the one that works. So hooks and middleware see every
+	// Trigger, TriggerTx, TriggerMany, TriggerBulk and tick, and every run. The package's own come
+	// after them. Triggers that come at the same time share one insert, whose context has none of
+	// their values. With an insert middleware or a plugin each insert is a transaction, so that nothing
+	// is stored when one fails afterwards. To change ID, Queues, Workers, PeriodicJobs, Schema,
+	// LeaderElectionDisabled, RescueStuckJobsAfter or JobTimeout is an error of New or Start.
+	River func(*riverqueue.Config)
 }
 
 // These are the working client's pace, chosen by measurement (docs/scaling.md). A fetch
@@ -105,14 +121,6 @@ const (
 	pollOnlyInterval  = 200 * time.Millisecond
 )
 
-// The default of MaxWorkers is ten times River's usual 100: a fetch brings more jobs, a backlog of
-// short ones drains 1.6 times as fast, and 10,000 that are due together start within a second
-// (docs/scaling.md). What one process takes, no other can: with a small pool it would be long at it.
-const (
-	mostDefaultWorkers = 1000
-	workersPerConn     = 50
-)
-
 // hardStopGrace is how long Shutdown waits for handlers after cancelling them.
 const hardStopGrace = 10 * time.Second
 
@@ -123,7 +131,8 @@ type Scheduler struct {
 	pool   *pgxpool.Pool
 	cfg    Config
 	log    *slog.Logger
-	clock  *dbClock
+	clock  *dbclock.Clock
+	store  *store.Store
 	table  string // river_job, qualified and quoted
 	leader string // river_leader, likewise
 	// inBitmask is River's function river_job_state_in_bitmask, likewise.
@@ -132,12 +141,10 @@ type Scheduler struct {
 	pauses    string // our table of paused jobs, likewise
 
 	insertOnly *riverqueue.Client[pgx.Tx]
-	// Ticks do not wait behind triggers.
-	inserts    inserter[*record]
-	ticks      inserter[riverqueue.InsertManyParams]
+	inserts    *insert.Inserter
+	ticks      *batch.Batcher[riverqueue.InsertManyParams]
 	notifier   *notifier
-	early      atomic.Pointer[bool] // what canTellEarly has found
-	background sync.WaitGroup       // the seeder's insertions, and what runs while this process leads
+	background sync.WaitGroup // the seeder's insertions, and what runs while this process leads
 
 	paused pauseSet
 	// analyzeAgain is the time before which a failed ANALYZE is not repeated, in Unix
@@ -165,8 +172,9 @@ type Scheduler struct {
 }
 
 var (
-	_ jobs.Scheduler   = (*Scheduler)(nil)
-	_ jobs.TxTriggerer = (*Scheduler)(nil)
+	_ jobs.Scheduler     = (*Scheduler)(nil)
+	_ jobs.TxTriggerer   = (*Scheduler)(nil)
+	_ jobs.BulkTriggerer = (*Scheduler)(nil)
 )
 
 var errNilPool = errors.New("river: the pool is nil")
@@ -202,8 +210,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, err
 	}
 	c.Logger = cmp.Or(c.Logger, slog.Default())
-	conns := int(pool.Config().MaxConns)
-	c.MaxWorkers = cmp.Or(c.MaxWorkers, min(workersPerConn*conns, mostDefaultWorkers))
+	c.MaxWorkers = cmp.Or(c.MaxWorkers, DefaultMaxWorkers)
 	c.RescueAfter = min(cmp.Or(c.RescueAfter, 5*time.Minute), 1<<61) // a timeout is added to it
 	c.Retention = cmp.Or(c.Retention, 24*time.Hour)
 	switch {
@@ -213,7 +220,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: RescueAfter %s: at least 1s is allowed", c.RescueAfter)
 	case c.Retention < jobs.CatchUpWindow+time.Hour:
 		return nil, fmt.Errorf("river: Retention %s: at least %s is allowed", c.Retention, jobs.CatchUpWindow+time.Hour)
-	case conns < 2 && !c.TriggerOnly:
+	case pool.Config().MaxConns < 2 && !c.TriggerOnly:
 		return nil, errOneConnection
 	}
 	reg, err := jobs.NewRegistry(c.Defaults...)
@@ -227,25 +234,69 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		inBitmask: pgx.Identifier{c.Schema, "river_job_state_in_bitmask"}.Sanitize(),
 		state:     pgx.Identifier{c.Schema, "river_job_state"}.Sanitize(),
 		pauses:    pgx.Identifier{c.Schema, pauseTable}.Sanitize(),
+		store:     store.New(c.Schema),
 	}
-	s.clock = newDBClock(s.ownPool)
-	s.insertOnly, err = riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{
+	s.clock = dbclock.New(func(ctx context.Context, ask func(dbclock.Asker) error) error {
+		return s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return ask(conn) })
+	}, time.Now)
+	cfgInsert := &riverqueue.Config{
 		Logger: riverLogger(c.Logger),
 		Schema: c.Schema,
-		Hooks:  []rivertype.Hook{&insertHook{s: s}},
 		// Of what somebody inserts by the client itself; of ours the notifier tells.
 		FetchCooldown: fetchCooldown,
-	})
+	}
+	if err := s.configure(cfgInsert); err != nil {
+		return nil, fmt.Errorf("river: %w", err)
+	}
+	s.insertOnly, err = riverqueue.NewClient(riverpgxv5.New(pool), cfgInsert)
 	if err != nil {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	s.notifier = &notifier{pool: pool, log: c.Logger, schema: c.Schema, pollOnly: c.PollOnly}
-	s.inserts.size = func(r *record) int { return len(r.args) }
-	s.inserts.store = s.storeAndTell
-	s.ticks.size = func(riverqueue.InsertManyParams) int { return 0 }
-	s.ticks.store = s.storeTicks
-	s.inserts.patience, s.ticks.patience = insertPatience, insertPatience
+	s.inserts = insert.New(pool, s.insertOnly, insertsInTx(cfgInsert), s.inserted)
+	s.ticks = batch.New(batch.Config[riverqueue.InsertManyParams]{
+		Call: s.storeTicks, Divisible: func(error) bool { return false }, Size: func(riverqueue.InsertManyParams) int { return 0 },
+		MaxItems: 1000, MaxSize: 1, Patience: 250 * time.Millisecond, Timeout: 10 * time.Second,
+	})
 	return s, nil
+}
+
+// inserted has workers told of jobs that were inserted.
+func (s *Scheduler) inserted(ctx context.Context, all []*insert.Job) {
+	s.tellWhenDue(all...)
+	s.notifier.notify(ctx, s.pool, queuesOf(all...))
+}
+
+// configure lets the user change cfg, and adds the hooks that every insert needs.
+func (s *Scheduler) configure(cfg *riverqueue.Config) error {
+	if s.cfg.River != nil {
+		before := *cfg
+		before.Queues, before.PeriodicJobs = maps.Clone(cfg.Queues), slices.Clone(cfg.PeriodicJobs)
+		s.cfg.River(cfg)
+		for field, changed := range map[string]bool{
+			"ID": cfg.ID != before.ID, "Schema": cfg.Schema != before.Schema, "Workers": cfg.Workers != before.Workers,
+			"Queues":                 !maps.Equal(cfg.Queues, before.Queues),
+			"PeriodicJobs":           !slices.Equal(cfg.PeriodicJobs, before.PeriodicJobs),
+			"LeaderElectionDisabled": cfg.LeaderElectionDisabled != before.LeaderElectionDisabled,
+			"RescueStuckJobsAfter":   cfg.RescueStuckJobsAfter != before.RescueStuckJobsAfter,
+			"JobTimeout":             cfg.JobTimeout != before.JobTimeout,
+		} {
+			if changed {
+				return fmt.Errorf("Config.River has changed %s: all else of River's configuration may be changed, but not ID, Queues, Workers, "+
+					"PeriodicJobs, Schema, LeaderElectionDisabled, RescueStuckJobsAfter and JobTimeout", field)
+			}
+		}
+	}
+	cfg.Hooks = append(slices.Clone(cfg.Hooks), &insert.Hook{Clock: s.clock}, &tickHook{})
+	return nil
+}
+
+// insertsInTx reports whether somebody's insert middleware, or a plugin that may have one, sees inserts.
+func insertsInTx(cfg *riverqueue.Config) bool {
+	return len(cfg.Plugins) > 0 || len(cfg.JobInsertMiddleware) > 0 || slices.ContainsFunc(cfg.Middleware, func(m rivertype.Middleware) bool {
+		_, ok := m.(rivertype.JobInsertMiddleware)
+		return ok
+	})
 }
 
 // riverLogger is the logger given to River.
@@ -361,7 +412,7 @@ func (s *Scheduler) acquire(ctx context.Context) error {
 func (s *Scheduler) release() { <-s.busy }
 
 func (s *Scheduler) startClient(ctx context.Context) (err error) {
-	since, err := s.clock.now(ctx)
+	since, err := s.clock.Now(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -388,7 +439,11 @@ func (s *Scheduler) startClient(ctx context.Context) (err error) {
 			own.Close()
 		}
 	}()
-	client, err := riverqueue.NewClient(riverpgxv5.New(own), s.clientConfig(indexes, s.newThrottle(keepCtx)))
+	cfg, err := s.clientConfig(indexes)
+	if err != nil {
+		return err
+	}
+	client, err := riverqueue.NewClient(riverpgxv5.New(own), cfg)
 	if err != nil {
 		return err
 	}
@@ -457,8 +512,15 @@ func (s *Scheduler) ownPool() *pgxpool.Pool {
 	return s.pool
 }
 
-func (s *Scheduler) clientConfig(indexes []string, shared *throttle) *riverqueue.Config {
+// newClientID returns an ID for River's client that no other has, with the host and process ID in it.
+func newClientID() string {
+	host, _ := os.Hostname() // may be unknown
+	return fmt.Sprintf("%.60s_%d_%s", host, os.Getpid(), rand.Text()[:8])
+}
+
+func (s *Scheduler) clientConfig(indexes []string) (*riverqueue.Config, error) {
 	cfg := &riverqueue.Config{
+		ID:                          newClientID(),
 		Logger:                      riverLogger(s.log),
 		Schema:                      s.cfg.Schema,
 		PollOnly:                    s.cfg.PollOnly,
@@ -467,8 +529,6 @@ func (s *Scheduler) clientConfig(indexes []string, shared *throttle) *riverqueue
 		FetchOnlyKnownKinds:         true,
 		Queues:                      map[string]riverqueue.QueueConfig{riverqueue.QueueDefault: {MaxWorkers: s.cfg.MaxWorkers}},
 		Workers:                     riverqueue.NewWorkers(),
-		Hooks:                       []rivertype.Hook{&leaderHook{s: s}},
-		Middleware:                  []rivertype.Middleware{&seederMiddleware{s: s}},
 		CancelledJobRetentionPeriod: s.cfg.Retention,
 		CompletedJobRetentionPeriod: s.cfg.Retention,
 		DiscardedJobRetentionPeriod: s.cfg.Retention,
@@ -489,26 +549,26 @@ func (s *Scheduler) clientConfig(indexes []string, shared *throttle) *riverqueue
 		if d.Concurrency > 0 {
 			w.slots = &slots{}
 			cfg.Queues[w.queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
-		} else if d.Schedule == nil || d.Overlap != jobs.Skip { // its ticks would take one that waits for a run
-			w.throttle = shared
 		}
 		if d.Schedule != nil {
 			w.spec = specOf(d)
 			cfg.PeriodicJobs = append(cfg.PeriodicJobs, s.periodicJobs(d)...)
 		}
 	}
-	ours := len(cfg.Hooks)
-	if s.cfg.Native != nil {
-		s.cfg.Native(cfg)
+	if err := s.configure(cfg); err != nil {
+		return nil, err
 	}
+	theirs := len(cfg.Hooks) > 2 || len(cfg.Plugins) > 0
+	cfg.Hooks = append(cfg.Hooks, &leaderHook{s: s})
+	cfg.Middleware = append(slices.Clone(cfg.Middleware), &seederMiddleware{s: s})
 	for _, w := range short.workers {
 		w.slots.n = cfg.Queues[w.queue].MaxWorkers
 	}
 	s.workers.Store(&short.workers)
-	if len(cfg.Hooks) == ours && len(cfg.Plugins) == 0 { // others may be about runs
+	if !theirs { // others may be about runs
 		cfg.Middleware = append(cfg.Middleware, short) // the innermost
 	}
-	return cfg
+	return cfg, nil
 }
 
 // Shutdown implements [jobs.Scheduler]. A handler that ignores its context for 10
@@ -572,8 +632,7 @@ func (s *Scheduler) checkStored(ctx context.Context, clientID string) error {
 	defer cancel()
 	var lost int
 	err := s.ownPool().QueryRow(ctx, `SELECT count(*) FROM `+s.table+`
-		WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $1 AND attempted_at >= $2`,
-		clientID, time.Unix(0, s.watchedSince.Load())).Scan(&lost) // a process of before may have had the same ID
+		WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $1`, clientID).Scan(&lost)
 	switch {
 	case err != nil:
 		return fmt.Errorf("river: shutdown: the database does not say whether it has stored what became of the last jobs; those of which it has not are run again, or fail if it was their last attempt: %w", err)

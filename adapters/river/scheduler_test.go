@@ -372,14 +372,43 @@ func TestTwoProcessesShareTheTicksAndOneCarriesOn(t *testing.T) {
 		SELECT FROM river.river_job GROUP BY kind, args->>'tick' HAVING count(*) > 1) AS doubled`))
 }
 
-func TestNativeChangesRiversConfiguration(t *testing.T) {
+func TestConfigRiver_ChangesBothClientsButNotWhatThePackageNeeds(t *testing.T) {
 	t.Parallel()
-	s := newScheduler(t, migrated.Pool(t), river.Config{Native: func(cfg *riverqueue.Config) { cfg.ID = "chosen" }})
+	pool := migrated.Pool(t)
+	var calls atomic.Int64
+	s := newScheduler(t, pool, river.Config{River: func(cfg *riverqueue.Config) {
+		calls.Add(1)
+		cfg.MaxAttempts = 7
+	}})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	inserting := s.Client()
-	require.NoError(t, s.Start(t.Context()))
-	require.Equal(t, "chosen", s.Client().ID())
-	require.NotSame(t, inserting, s.Client())
+	for range 2 {
+		require.NoError(t, s.Start(t.Context()))
+		require.NotSame(t, inserting, s.Client())
+		require.NoError(t, s.Shutdown(t.Context()))
+	}
+	require.EqualValues(t, 3, calls.Load(), "by New and each Start")
+
+	for field, change := range map[string]func(cfg *riverqueue.Config){
+		"ID":                     func(cfg *riverqueue.Config) { cfg.ID = "chosen" },
+		"Schema":                 func(cfg *riverqueue.Config) { cfg.Schema = "other" },
+		"Workers":                func(cfg *riverqueue.Config) { cfg.Workers = riverqueue.NewWorkers() },
+		"LeaderElectionDisabled": func(cfg *riverqueue.Config) { cfg.LeaderElectionDisabled = true },
+		"RescueStuckJobsAfter":   func(cfg *riverqueue.Config) { cfg.RescueStuckJobsAfter = 2 * time.Hour },
+		"JobTimeout":             func(cfg *riverqueue.Config) { cfg.JobTimeout = time.Minute },
+		"Queues":                 func(cfg *riverqueue.Config) { cfg.Queues = map[string]riverqueue.QueueConfig{"mine": {MaxWorkers: 1}} },
+		"PeriodicJobs":           func(cfg *riverqueue.Config) { cfg.PeriodicJobs = []*riverqueue.PeriodicJob{nil} },
+	} {
+		_, err := river.New(pool, &river.Config{River: change})
+		require.ErrorContains(t, err, "Config.River has changed "+field+":")
+	}
+	late := newScheduler(t, pool, river.Config{River: func(cfg *riverqueue.Config) {
+		if cfg.Workers != nil {
+			cfg.Queues["mine"] = riverqueue.QueueConfig{MaxWorkers: 1}
+		}
+	}})
+	require.NoError(t, late.RegisterDelayed("a.job", 0, noop))
+	require.ErrorContains(t, late.Start(t.Context()), "Config.River has changed Queues:")
 }
 
 func TestPollOnlyDoesWithoutListen(t *testing.T) {
@@ -483,7 +512,7 @@ func TestRiversHooksAndMiddlewareSeeEachRun(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var seen atomic.Int32
-			s := newScheduler(t, migrated.Pool(t), river.Config{Native: func(cfg *riverqueue.Config) { add(cfg, func() { seen.Add(1) }) }})
+			s := newScheduler(t, migrated.Pool(t), river.Config{River: func(cfg *riverqueue.Config) { add(cfg, func() { seen.Add(1) }) }})
 			ran := make(chan jobs.Job, 10)
 			require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
 				if job.Attempt < 3 {
@@ -533,17 +562,6 @@ func TestAShutdownThatInterruptsJobsTellsOfThoseWhoseEndCouldNotBeStored(t *test
 	err = interrupt(s)
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorContains(t, err, "what became of 1 jobs could not be stored: they are run again")
-}
-
-// A pod's name, for instance.
-func TestShutdownDoesNotTellOfJobsOfAnEarlierProcessOfItsName(t *testing.T) {
-	t.Parallel()
-	pool := migrated.Pool(t)
-	s := newScheduler(t, pool, river.Config{Native: func(cfg *riverqueue.Config) { cfg.ID = "pod-0" }})
-	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
-	insertRows(t, pool, 1, `kind, state, attempt, attempted_at, attempted_by`, `'a.job', 'running', 1, now() - interval '1 minute', '{pod-0}'`)
-	require.NoError(t, s.Start(t.Context()))
-	require.NoError(t, shutdown(s))
 }
 
 // endsOn ends a context as a statement begins.

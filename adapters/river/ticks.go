@@ -21,6 +21,7 @@ import (
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/dbclock"
 	"github.com/everytick/everytick/jobs"
 )
 
@@ -115,7 +116,7 @@ func (s *Scheduler) construct(d *jobs.Definition, pick func(now time.Time) time.
 				args, opts = nil, nil
 			}
 		}()
-		tick := pick(s.clock.estimate())
+		tick := pick(s.clock.Estimate())
 		if tick.IsZero() {
 			return nil, nil
 		}
@@ -126,13 +127,13 @@ func (s *Scheduler) construct(d *jobs.Definition, pick func(now time.Time) time.
 // laggedSchedule fires lag after each tick of the database's clock.
 type laggedSchedule struct {
 	schedule jobs.Schedule
-	clock    *dbClock
+	clock    *dbclock.Clock
 	lag      time.Duration
 }
 
 // Next implements [riverqueue.PeriodicSchedule], in the process's own time.
 func (l laggedSchedule) Next(t time.Time) time.Time {
-	shift := l.lag - time.Duration(l.clock.offset.Load())
+	shift := l.lag - l.clock.Offset()
 	tick := l.schedule.Next(t.Add(-shift))
 	if tick.IsZero() {
 		return riverqueue.NeverSchedule().Next(t)
@@ -207,10 +208,10 @@ func (m *seederMiddleware) store(ctx context.Context, params []*rivertype.JobIns
 	}
 	// Our clock may have been set since the ticks were named. What is long past is for
 	// the relay and reconcile to judge.
-	if err := m.s.clock.measure(ctx); err != nil {
+	if err := m.s.clock.Measure(ctx); err != nil {
 		return err
 	}
-	horizon := m.s.clock.estimate().Add(-2 * guardReach)
+	horizon := m.s.clock.Estimate().Add(-2 * guardReach)
 	var missing []riverqueue.InsertManyParams
 	for _, args := range byKey {
 		d, err := m.s.reg.Job(args.Schedule)
@@ -399,7 +400,7 @@ func (s *Scheduler) storeTick(ctx context.Context, d *jobs.Definition, tick time
 	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
 	defer cancel()
 	args, opts := tickRow(d, tick)
-	return s.ticks.insert(ctx, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
+	return s.ticks.Do(ctx, riverqueue.InsertManyParams{Args: args, InsertOpts: opts})
 }
 
 // storeTicks stores them in one statement. Nobody is told: they lie in the future.
@@ -408,10 +409,21 @@ func (s *Scheduler) storeTicks(ctx context.Context, rows []riverqueue.InsertMany
 	sortTicks(rows)
 	// PostgreSQL refuses a statement that names a unique key twice.
 	rows = slices.CompactFunc(rows, func(a, b riverqueue.InsertManyParams) bool { return a.Args == b.Args })
-	return s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		_, err := s.insertOnly.InsertManyTx(ctx, autocommit{conn: conn}, rows)
+	return pgx.BeginFunc(ctx, s.ownPool(), func(tx pgx.Tx) error {
+		_, err := s.insertOnly.InsertManyTx(ctx, tx, rows)
 		return err
 	})
+}
+
+// tickHook makes ticks available at once: they wait for no leader.
+type tickHook struct{ riverqueue.HookDefaults }
+
+// InsertBegin implements [rivertype.HookInsertBegin].
+func (*tickHook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams) error {
+	if _, tick := p.Args.(tickArgs); tick {
+		p.State = rivertype.JobStateAvailable
+	}
+	return nil
 }
 
 // sortTicks puts rows in one order, so that two insertions cannot deadlock.
@@ -446,7 +458,7 @@ func (h *leaderHook) Start(parent context.Context, _ *rivertype.HookPeriodicJobs
 			h.s.log.ErrorContext(ctx, "reconciling schedules panicked", "panic", v)
 		}
 	}()
-	h.s.ledSince.Store(h.s.clock.estimate().UnixNano())
+	h.s.ledSince.Store(h.s.clock.Estimate().UnixNano())
 	if err := h.s.reconcile(ctx, true); err != nil && parent.Err() == nil {
 		h.s.log.ErrorContext(ctx, "schedules could not be reconciled; their own runs go on", "error", err)
 	}
@@ -457,7 +469,7 @@ func (h *leaderHook) Start(parent context.Context, _ *rivertype.HookPeriodicJobs
 // reconcile brings the stored ticks in line with the registered schedules. It is
 // idempotent. orphans says to remove the overdue ticks of jobs nobody registers.
 func (s *Scheduler) reconcile(ctx context.Context, orphans bool) error {
-	if err := s.clock.measure(ctx); err != nil {
+	if err := s.clock.Measure(ctx); err != nil {
 		return err
 	}
 	for try := 1; ; try++ {
@@ -638,10 +650,10 @@ func (s *Scheduler) broken(ctx context.Context, db jobs.DB, now time.Time) ([]*j
 	}
 	if now.IsZero() {
 		// Our clock may have been set since it was measured, and name ticks long past.
-		if err := s.clock.measureOn(ctx, db); err != nil {
+		if err := s.clock.Measure(ctx); err != nil {
 			return nil, err
 		}
-		now = s.clock.estimate()
+		now = s.clock.Estimate()
 	}
 	waiting, err := s.waitingTicks(ctx, db, idle)
 	if err != nil {

@@ -18,6 +18,50 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
+// rowArgs are the args of every job to its worker: any JSON object, under the kind that is
+// the job's registered name. River makes an interface of them for each run, which costs no
+// memory of what is as large as a pointer.
+type rowArgs struct{ *rowData }
+
+type rowData struct {
+	kind string
+	// retryAfter is set by Work and read by NextRetry, on the same attempt.
+	retryAfter *time.Duration
+}
+
+// Kind implements [riverqueue.JobArgs].
+func (a rowArgs) Kind() string {
+	if a.rowData == nil { // River asks of a zero value, for hooks that there are none of
+		return ""
+	}
+	return a.kind
+}
+
+// UnmarshalJSON does nothing: the handler decodes the data, which the row has as well.
+func (a *rowArgs) UnmarshalJSON([]byte) error { return nil }
+
+// Metadata keys of ours in River's rows. The queries write metaTick out, since an
+// index has it in its condition.
+const (
+	metaTick    = "everytick_tick"    // true: the row is a tick, its args are tickArgs
+	metaOpen    = "everytick_open"    // true: enqueued by a process that does not know the job's options
+	metaSkipped = "everytick_skipped" // why the job was not run
+	metaStarted = "everytick_started" // true: an attempt began, of a job with jobs.StartWithin
+	metaMissed  = "everytick_missed"  // how many later ticks a late one stands for
+	metaNext    = "everytick_next"    // the one after these
+	metaHeld    = "everytick_held"    // true: the tick waits for an earlier one; River runs it now and then, to look again
+)
+
+// rowMeta is what a run reads of them.
+type rowMeta struct {
+	Tick     bool              `json:"everytick_tick,omitempty"`
+	Open     bool              `json:"everytick_open,omitempty"`
+	Started  bool              `json:"everytick_started,omitempty"`
+	Next     string            `json:"everytick_next,omitempty"`
+	Held     bool              `json:"everytick_held,omitempty"`
+	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
+}
+
 // worker runs the jobs of one registered name.
 type worker struct {
 	riverqueue.WorkerDefaults[rowArgs]
@@ -25,9 +69,7 @@ type worker struct {
 	job   *jobs.Definition
 	queue string
 	spec  string // of the schedule, "" if there is none
-	// throttle is nil where the job has workers of its own, or one that waits would pass for a run.
-	throttle *throttle
-	slots    *slots
+	slots *slots
 }
 
 // slots are those of the workers of a queue in this process.
@@ -107,20 +149,6 @@ func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 			return &failure{err: w.giveUp(ctx, &jobs.Job{ID: formatID(row.ID)}, err)}
 		}
 	}
-	started := row.AttemptedAt.UTC()
-	if w.throttle != nil && !meta.Tick {
-		turn, waited, err := w.throttle.enter(ctx)
-		if errors.Is(err, errNoTurn) {
-			err = putBack(row)
-		}
-		if err != nil {
-			return &failure{err: err}
-		}
-		defer w.throttle.leave(turn)
-		if waited {
-			started = w.s.clock.estimate()
-		}
-	}
 	job := &jobs.Job{
 		ID:          formatID(row.ID),
 		Name:        w.job.Name,
@@ -128,7 +156,7 @@ func (w *worker) run(ctx context.Context, row *rivertype.JobRow) *failure {
 		Attempt:     row.Attempt,
 		MaxAttempts: row.MaxAttempts,
 		Metadata:    meta.Metadata,
-		StartedAt:   started,
+		StartedAt:   row.AttemptedAt.UTC(),
 		DB:          w.s.pool,
 	}
 	paused := w.s.paused.is(w.job.Name)

@@ -151,7 +151,7 @@ func TestAWeeklyIntervalRunsWeeklyThoughProcessesRestartDaily(t *testing.T) {
 		c.putClockAhead(time.Until(today))
 		// The leader of the days that are not waited for would have made the row available.
 		execSQL(t, c.pool, `UPDATE river.river_job SET state = 'available' WHERE scheduled_at < now() + interval '1 minute' AND state = 'scheduled'`)
-		s, err := newScheduler(c.pool, fmt.Sprintf("day-%d", n), []job{j}, quiet)
+		s, err := newScheduler(c.pool, []job{j}, quiet)
 		require.NoError(t, err)
 		require.NoError(t, s.Start(t.Context()))
 		require.Equal(t, 1, scalar[int](t, c.pool, `SELECT count(*) FROM river.river_job WHERE state IN ('available', 'scheduled')`), "on day %d", n)
@@ -183,10 +183,10 @@ func TestSchedulersThatStartAndStopAllTheTimeDoubleNothing(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), length)
 	defer cancel()
 	var wg sync.WaitGroup
-	for n := range 3 {
+	for range 3 {
 		pool := newPool(t, c.pool.Config().ConnString())
 		wg.Go(func() {
-			s, err := newScheduler(pool, fmt.Sprintf("node-%d", n), all, quiet)
+			s, err := newScheduler(pool, all, quiet)
 			if err != nil {
 				t.Error(err)
 				return
@@ -212,7 +212,7 @@ func TestSchedulersThatStartAndStopAllTheTimeDoubleNothing(t *testing.T) {
 	}
 	wg.Wait()
 	// One that stays sees to what is due.
-	s, err := newScheduler(newPool(t, c.pool.Config().ConnString()), "last", all, quiet)
+	s, err := newScheduler(newPool(t, c.pool.Config().ConnString()), all, quiet)
 	require.NoError(t, err)
 	require.NoError(t, s.Start(t.Context()))
 	to := c.now().Add(3 * time.Second)

@@ -107,18 +107,17 @@ func runChild(encoded string) (exitCode int) {
 }
 
 func startEverytick(ctx context.Context, pool *pgxpool.Pool, cfg childConfig, log *slog.Logger) (shutdown func(context.Context) error, err error) {
-	s, err := newScheduler(pool, cfg.ID, cfg.Jobs, log)
+	s, err := newScheduler(pool, cfg.Jobs, log)
 	if err != nil {
 		return nil, err
 	}
 	return s.Shutdown, s.Start(ctx)
 }
 
-func newScheduler(pool *pgxpool.Pool, id string, all []job, log *slog.Logger) (*river.Scheduler, error) {
+func newScheduler(pool *pgxpool.Pool, all []job, log *slog.Logger) (*river.Scheduler, error) {
 	s, err := river.New(pool, &river.Config{
 		Logger:      log,
 		RescueAfter: rescueAfter,
-		Native:      func(c *riverqueue.Config) { c.ID = id },
 	})
 	if err != nil {
 		return nil, err
@@ -169,7 +168,7 @@ func (w *nativeWorker) NextRetry(*riverqueue.Job[nativeArgs]) time.Time {
 
 func startNative(ctx context.Context, pool *pgxpool.Pool, cfg childConfig, log *slog.Logger) (shutdown func(context.Context) error, err error) {
 	c := &riverqueue.Config{
-		ID:      cfg.ID,
+		ID:      fmt.Sprintf("%s_%d_", cfg.ID, os.Getpid()),
 		Logger:  log,
 		Schema:  river.DefaultSchema,
 		Queues:  map[string]riverqueue.QueueConfig{riverqueue.QueueDefault: {MaxWorkers: 100}},

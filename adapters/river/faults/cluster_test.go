@@ -234,7 +234,7 @@ func (c *cluster) tryLeader() *node {
 		return nil
 	}
 	for _, n := range c.living() {
-		if n.id == id {
+		if strings.Contains(id, fmt.Sprintf("_%d_", n.pid())) {
 			return n
 		}
 	}

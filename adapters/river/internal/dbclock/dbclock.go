@@ -1,0 +1,90 @@
+// Package dbclock tells the database's time without asking each time. The database decides what is due, and
+// the clock of a process may be wrong by any amount.
+package dbclock
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// maxAge is how long an offset is trusted.
+const maxAge = time.Minute
+
+// A Clock knows how far the database's clock is ahead of the process's. Make one with [New].
+type Clock struct {
+	with func(ctx context.Context, ask func(Asker) error) error
+	// Wall returns the process's time. It is not changed while the clock is used.
+	Wall     func() time.Time
+	offset   atomic.Int64 // nanoseconds the database is ahead of wall
+	accuracy atomic.Int64 // nanoseconds by which that may be wrong
+	measured atomic.Int64 // when that was found, in Unix nanoseconds of wall
+}
+
+// An Asker is a connection or a transaction.
+type Asker interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// New returns a clock. with calls ask with a connection, for which it may have to wait. wall returns the
+// process's time: [time.Now], but in tests.
+func New(with func(ctx context.Context, ask func(Asker) error) error, wall func() time.Time) *Clock {
+	return &Clock{with: with, Wall: wall}
+}
+
+// Estimate returns the database's time by the offset last found, without blocking. Before the first
+// measurement it is the process's.
+func (c *Clock) Estimate() time.Time {
+	return c.Wall().Add(time.Duration(c.offset.Load())).UTC()
+}
+
+// Offset returns how far the database's clock is ahead of the process's.
+func (c *Clock) Offset() time.Duration { return time.Duration(c.offset.Load()) }
+
+// Until returns how long it takes until the database's time is surely t, without blocking.
+func (c *Clock) Until(t time.Time) time.Duration {
+	return t.Sub(c.Estimate()) + time.Duration(c.accuracy.Load())
+}
+
+// Now returns the database's time. It asks if the offset is over a minute old: in tx unless that is nil,
+// since whoever holds a transaction must not wait for a second connection of the same pool.
+func (c *Clock) Now(ctx context.Context, tx pgx.Tx) (time.Time, error) {
+	if age := c.Wall().UnixNano() - c.measured.Load(); age < 0 || age > int64(maxAge) {
+		measure := c.Measure
+		if tx != nil {
+			measure = func(ctx context.Context) error { return c.measure(ctx, tx) }
+		}
+		if err := measure(ctx); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return c.Estimate(), nil
+}
+
+// Measure asks for the time, however old the offset is.
+func (c *Clock) Measure(ctx context.Context) error {
+	return c.with(ctx, func(ask Asker) error { return c.measure(ctx, ask) })
+}
+
+// measure finds the offset, off by at most half of the query's round trip.
+func (c *Clock) measure(ctx context.Context, ask Asker) error {
+	var db time.Time
+	before := c.Wall()
+	if err := ask.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&db); err != nil {
+		return fmt.Errorf("asking the database's time: %w", err)
+	}
+	c.Learn(before, db)
+	return nil
+}
+
+// Learn takes db for the database's time at some instant between before, by the process's clock, and now.
+func (c *Clock) Learn(before, db time.Time) {
+	after := c.Wall()
+	half := after.Sub(before) / 2
+	c.offset.Store(int64(db.Sub(before.Add(half))))
+	c.accuracy.Store(int64(half))
+	c.measured.Store(after.UnixNano())
+}

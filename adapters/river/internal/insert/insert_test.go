@@ -1,0 +1,425 @@
+package insert_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/adapters/river/internal/dbclock"
+	"github.com/everytick/everytick/adapters/river/internal/insert"
+	"github.com/everytick/everytick/internal/devdb/dbtest"
+)
+
+// migrated is a database with River's tables, copied for each test.
+var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, "") })
+
+// A fixture is an inserter and what it works with.
+type fixture struct {
+	*insert.Inserter
+	pool   *pgxpool.Pool
+	client *riverqueue.Client[pgx.Tx]
+	told   atomic.Int64 // jobs that workers were told of
+}
+
+type options struct {
+	configure func(cfg *riverqueue.Config)
+	driver    func(d *riverpgxv5.Driver) riverdriver.Driver[pgx.Tx]
+	inTx      bool
+	ahead     time.Duration // the process's clock is
+}
+
+func newFixture(t testing.TB, pool *pgxpool.Pool, o options) *fixture {
+	t.Helper()
+	clock := dbclock.New(func(ctx context.Context, ask func(dbclock.Asker) error) error {
+		return pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return ask(conn) })
+	}, func() time.Time { return time.Now().Add(o.ahead) })
+	require.NoError(t, clock.Measure(t.Context()))
+	cfg := &riverqueue.Config{Schema: "river"}
+	if o.configure != nil {
+		o.configure(cfg)
+	}
+	cfg.Hooks = append(cfg.Hooks, &insert.Hook{Clock: clock})
+	var driver riverdriver.Driver[pgx.Tx] = riverpgxv5.New(pool)
+	if o.driver != nil {
+		driver = o.driver(riverpgxv5.New(pool))
+	}
+	client, err := riverqueue.NewClient(driver, cfg)
+	require.NoError(t, err)
+	f := &fixture{pool: pool, client: client}
+	f.Inserter = insert.New(pool, client, o.inTx, func(_ context.Context, jobs []*insert.Job) { f.told.Add(int64(len(jobs))) })
+	return f
+}
+
+func newJob(n int) *insert.Job {
+	return &insert.Job{Kind: "a.job", Queue: "default", Priority: 1, MaxAttempts: 3, Data: []byte(`{"n": ` + strconv.Itoa(n) + `}`)}
+}
+
+func scalar[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) T {
+	t.Helper()
+	rows, err := pool.Query(t.Context(), sql, args...)
+	require.NoError(t, err)
+	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[T])
+	require.NoError(t, err, sql)
+	return v
+}
+
+func execSQL(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
+	t.Helper()
+	_, err := pool.Exec(t.Context(), sql, args...)
+	require.NoError(t, err, sql)
+}
+
+// insertMany has so many callers insert while the table is locked, so that they gather, and returns what
+// each got.
+func (f *fixture) insertMany(t testing.TB, n int) []error {
+	t.Helper()
+	tx, err := f.pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), "LOCK TABLE river.river_job IN EXCLUSIVE MODE")
+	require.NoError(t, err)
+	errs := make([]error, n)
+	var calling atomic.Int64
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			calling.Add(1)
+			errs[i] = f.One(context.Background(), newJob(i))
+		})
+	}
+	require.Eventually(t, func() bool {
+		return calling.Load() == int64(n) && scalar[int](t, f.pool, `SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database
+			WHERE datname = current_database() AND relation = 'river.river_job'::regclass AND NOT granted`) >= 2
+	}, 30*time.Second, 5*time.Millisecond, "callers gather")
+	require.NoError(t, tx.Rollback(context.Background()))
+	wg.Wait()
+	return errs
+}
+
+func TestOne_CallersAtOnceGetTheIDsOfTheirOwnJobs(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrated.Pool(t), options{})
+	const callers = 200
+	jobs := make([]*insert.Job, callers)
+	var wg sync.WaitGroup
+	for i := range callers {
+		jobs[i] = newJob(i)
+		wg.Go(func() {
+			if err := f.One(context.Background(), jobs[i]); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for i, j := range jobs {
+		require.Equal(t, i, scalar[int](t, f.pool, `SELECT (args->>'n')::int FROM river.river_job WHERE id = $1`, j.ID))
+	}
+	require.Equal(t, callers, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))
+	require.EqualValues(t, callers, f.told.Load())
+}
+
+func TestOne_AJobThatIsRefusedFailsAlone(t *testing.T) {
+	t.Parallel()
+	errHook := errors.New("thirteen has no key")
+	hook := riverqueue.HookInsertBeginFunc(func(_ context.Context, p *rivertype.JobInsertParams) error {
+		if string(p.EncodedArgs) == `{"n":13}` {
+			return errHook
+		}
+		return nil
+	})
+	for _, inTx := range []bool{false, true} {
+		t.Run(fmt.Sprint("in a transaction ", inTx), func(t *testing.T) {
+			t.Parallel()
+			pool := migrated.Pool(t)
+			f := newFixture(t, pool, options{inTx: inTx, configure: func(cfg *riverqueue.Config) { cfg.Hooks = []rivertype.Hook{hook} }})
+			execSQL(t, pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				IF NEW.args->>'n' = '7' THEN RAISE 'seven is refused'; END IF; RETURN NEW; END $$`)
+			execSQL(t, pool, `CREATE TRIGGER refuse BEFORE INSERT ON river.river_job FOR EACH ROW EXECUTE FUNCTION refuse()`)
+			for i, err := range f.insertMany(t, 40) {
+				switch i {
+				case 7:
+					require.ErrorContains(t, err, "seven is refused")
+					require.NotContains(t, err.Error(), "stored or not")
+				case 13:
+					require.ErrorIs(t, err, errHook)
+				default:
+					require.NoError(t, err, "caller %d", i)
+				}
+			}
+			require.Equal(t, 38, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
+		})
+	}
+}
+
+// What stands between us and the server may answer for an INSERT that was committed.
+func TestOne_AnAnswerThatProvesNothingInsertsNothingTwice(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ severity, code string }{
+		{"FATAL", "08P01"}, // PgBouncer: the server went away
+		{"ERROR", "08P01"},
+		{"FATAL", "57P01"},
+		{"ERROR", "58000"},
+		{"ERROR", "53100"},
+		{"", ""}, // the connection breaks
+	} {
+		t.Run(test.severity+test.code, func(t *testing.T) {
+			t.Parallel()
+			cfg, err := pgxpool.ParseConfig(migrated.URL(t))
+			require.NoError(t, err)
+			cfg.MaxConns = 10
+			direct, err := pgxpool.NewWithConfig(t.Context(), cfg)
+			require.NoError(t, err)
+			defer direct.Close()
+			p, port := newPooler(t, &cfg.ConnConfig.Copy().Config)
+			through := cfg.Copy()
+			through.ConnConfig.Host, through.ConnConfig.Port, through.ConnConfig.TLSConfig, through.ConnConfig.Fallbacks = "127.0.0.1", port, nil, nil
+			through.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // as a pooler wants it
+			pool, err := pgxpool.NewWithConfig(t.Context(), through)
+			require.NoError(t, err)
+			defer pool.Close()
+			f := newFixture(t, pool, options{})
+			require.NoError(t, f.One(t.Context(), newJob(1000)))
+			if test.code == "" {
+				p.dropped.Store(true)
+			} else {
+				p.answers.Store(&pgproto3.ErrorResponse{Severity: test.severity, SeverityUnlocalized: test.severity, Code: test.code, Message: "by the pooler"})
+			}
+			f.pool = direct // to lock and to look
+			for i, err := range f.insertMany(t, 40) {
+				require.ErrorContains(t, err, "stored or not", "caller %d", i)
+			}
+			require.Error(t, f.One(t.Context(), newJob(40)), "alone")
+			require.Equal(t, 42, scalar[int](t, direct, `SELECT count(*) FROM river.river_job`))
+			require.Equal(t, 42, scalar[int](t, direct, `SELECT count(DISTINCT args->>'n') FROM river.river_job`))
+			require.EqualValues(t, 1, f.told.Load())
+			p.answers.Store(nil)
+			p.dropped.Store(false)
+			require.NoError(t, f.One(t.Context(), newJob(2000)))
+		})
+	}
+}
+
+// A trigger of the user's own can leave rows out without a word.
+func TestInserter_FewerRowsThanJobsIsAnError(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	f := newFixture(t, pool, options{})
+	execSQL(t, pool, `CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		IF NEW.args->>'n' = '7' THEN RETURN NULL; END IF; RETURN NEW; END $$`)
+	execSQL(t, pool, `CREATE TRIGGER leave_out BEFORE INSERT ON river.river_job FOR EACH ROW EXECUTE FUNCTION leave_out()`)
+	const want = "is there a trigger on River's table?"
+	require.ErrorContains(t, f.One(t.Context(), newJob(7)), want)
+	unique := newJob(7)
+	unique.UniqueKey = []byte("key")
+	require.ErrorContains(t, f.One(t.Context(), unique), want)
+	require.ErrorContains(t, f.Many(t.Context(), []*insert.Job{newJob(1), newJob(7)}), want)
+	require.ErrorContains(t, f.Bulk(t.Context(), []*insert.Job{newJob(1), newJob(7)}), want)
+	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`), "of several nothing is stored")
+	errs := f.insertMany(t, 20)
+	for i, err := range errs {
+		if i == 7 {
+			require.ErrorContains(t, err, want)
+		}
+	}
+	require.NoError(t, f.One(t.Context(), newJob(8)))
+}
+
+// aborting is an insert middleware that fails once the jobs are inserted.
+type aborting struct{ riverqueue.MiddlewareDefaults }
+
+var errAborted = errors.New("aborted")
+
+func (*aborting) InsertMany(ctx context.Context, _ []*rivertype.JobInsertParams, doInner func(context.Context) ([]*rivertype.JobInsertResult, error)) ([]*rivertype.JobInsertResult, error) {
+	if _, err := doInner(ctx); err != nil {
+		return nil, err
+	}
+	return nil, errAborted
+}
+
+func TestOne_AMiddlewareThatFailsAfterwardsLeavesNothingStored(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrated.Pool(t), options{inTx: true, configure: func(cfg *riverqueue.Config) {
+		cfg.Middleware = []rivertype.Middleware{&aborting{}}
+	}})
+	err := f.One(t.Context(), newJob(1))
+	require.ErrorIs(t, err, errAborted)
+	require.NotContains(t, err.Error(), "stored or not")
+	require.Zero(t, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))
+	require.Zero(t, f.told.Load())
+}
+
+// nested is a driver, as River's may become, that begins a transaction within the one it is given.
+type nested struct{ *riverpgxv5.Driver }
+
+type nestedExecutor struct {
+	riverdriver.ExecutorTx
+	tx     pgx.Tx
+	driver *riverpgxv5.Driver
+}
+
+func (d nested) UnwrapExecutor(tx pgx.Tx) riverdriver.ExecutorTx {
+	return nestedExecutor{d.Driver.UnwrapExecutor(tx), tx, d.Driver}
+}
+
+func (e nestedExecutor) JobInsertFastMany(ctx context.Context, params *riverdriver.JobInsertFastManyParams) (results []*riverdriver.JobInsertFastResult, err error) {
+	err = pgx.BeginFunc(ctx, e.tx, func(tx pgx.Tx) error {
+		results, err = e.driver.UnwrapExecutor(tx).JobInsertFastMany(ctx, params)
+		return err
+	})
+	return results, err
+}
+
+func TestOne_WhatAStandInCannotDoGoesThroughATransaction(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrated.Pool(t), options{driver: func(d *riverpgxv5.Driver) riverdriver.Driver[pgx.Tx] { return nested{d} }})
+	for i := range 3 {
+		require.NoError(t, f.One(t.Context(), newJob(i)))
+	}
+	require.Equal(t, 3, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))
+}
+
+func TestOne_AHookThatInsertsDoesNotWaitForItsOwnBatch(t *testing.T) {
+	t.Parallel()
+	var f *fixture
+	hook := riverqueue.HookInsertBeginFunc(func(ctx context.Context, p *rivertype.JobInsertParams) error {
+		if p.Kind == "a.job" {
+			j := newJob(0)
+			j.Kind = "an.audit"
+			return f.One(ctx, j)
+		}
+		return nil
+	})
+	// A pool of one connection: none is held while hooks run.
+	f = newFixture(t, poolOf(t, 1), options{configure: func(cfg *riverqueue.Config) { cfg.Hooks = []rivertype.Hook{hook} }})
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			if err := f.One(context.Background(), newJob(i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, 20, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job WHERE kind = 'an.audit'`))
+}
+
+func poolOf(t testing.TB, conns int32) *pgxpool.Pool {
+	t.Helper()
+	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
+	require.NoError(t, err)
+	cfg.MaxConns = conns
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// What is due now is due by the database's clock, also of somebody who uses River's client.
+func TestHook_RowsHaveTheDatabasesClock(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrated.Pool(t), options{ahead: 90 * time.Second})
+	require.NoError(t, f.One(t.Context(), newJob(1)))
+	require.NoError(t, f.Many(t.Context(), []*insert.Job{newJob(2), newJob(3)}))
+	require.NoError(t, f.Bulk(t.Context(), []*insert.Job{newJob(4), newJob(5)}))
+	require.NoError(t, pgx.BeginFunc(t.Context(), f.pool, func(tx pgx.Tx) error { return f.Tx(t.Context(), tx, newJob(6)) }))
+	_, err := f.client.Insert(t.Context(), foreign{}, nil)
+	require.NoError(t, err)
+	_, err = f.client.InsertManyFast(t.Context(), []riverqueue.InsertManyParams{{Args: foreign{}}})
+	require.NoError(t, err)
+	require.Equal(t, 8, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job WHERE state = 'available'
+		AND scheduled_at BETWEEN now() - interval '1 minute' AND now() + interval '1 second'
+		AND created_at BETWEEN now() - interval '1 minute' AND now() + interval '1 second'`))
+}
+
+// foreign are args of somebody who uses River's client.
+type foreign struct{}
+
+func (foreign) Kind() string { return "foreign" }
+
+func TestHook_WhatIsDueSoonIsAvailable(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrated.Pool(t), options{ahead: time.Hour})
+	now := scalar[time.Time](t, f.pool, `SELECT now()`)
+	soon, later := newJob(1), newJob(2)
+	soon.Due, later.Due = now.Add(2*time.Second), now.Add(time.Minute)
+	require.NoError(t, f.One(t.Context(), soon))
+	require.NoError(t, f.One(t.Context(), later))
+	for j, state := range map[*insert.Job]string{soon: "available", later: "scheduled"} {
+		require.Equal(t, state, scalar[string](t, f.pool, `SELECT state::text FROM river.river_job WHERE id = $1`, j.ID))
+		require.WithinDuration(t, j.Due, scalar[time.Time](t, f.pool, `SELECT scheduled_at FROM river.river_job WHERE id = $1`, j.ID), time.Millisecond)
+	}
+}
+
+func TestOne_AnIDThatWasDrawnIsTheRows(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrated.Pool(t), options{})
+	j := newJob(1)
+	j.ID = 4711
+	require.NoError(t, f.One(t.Context(), j))
+	require.Equal(t, 1, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job WHERE id = 4711`))
+}
+
+func TestOne_ACallerThatLeavesHurtsNobody(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrated.Pool(t), options{})
+	tx, err := f.pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "LOCK TABLE river.river_job IN EXCLUSIVE MODE")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	left, stayed := make(chan error, 10), make(chan error, 10)
+	for i := range 20 {
+		ctx, done := ctx, left
+		if i%2 == 0 {
+			ctx, done = context.Background(), stayed
+		}
+		go func() { done <- f.One(ctx, newJob(i)) }()
+	}
+	require.Eventually(t, func() bool {
+		return scalar[int](t, f.pool, `SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database
+			WHERE datname = current_database() AND relation = 'river.river_job'::regclass AND NOT granted`) >= 1
+	}, 30*time.Second, 5*time.Millisecond)
+	cancel()
+	for range 10 {
+		require.ErrorIs(t, <-left, context.Canceled, "while the insert is still held up")
+	}
+	require.NoError(t, tx.Rollback(context.Background()))
+	for range 10 {
+		require.NoError(t, <-stayed)
+	}
+}
+
+func TestMany_IsAllOrNothingInChunks(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrated.Pool(t), options{})
+	jobs := make([]*insert.Job, 10_001)
+	for i := range jobs {
+		jobs[i] = newJob(i)
+	}
+	require.NoError(t, f.Many(t.Context(), jobs))
+	for _, i := range []int{0, 1, 9_999, 10_000} {
+		require.Equal(t, i, scalar[int](t, f.pool, `SELECT (args->>'n')::int FROM river.river_job WHERE id = $1`, jobs[i].ID))
+	}
+	for i := range jobs {
+		jobs[i] = newJob(i)
+	}
+	jobs[10_000].Data = []byte(`{"n": "\u0000"}`) // which PostgreSQL refuses
+	require.Error(t, f.Many(t.Context(), jobs))
+	require.Error(t, f.Bulk(t.Context(), jobs))
+	require.Equal(t, 10_001, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))
+}

@@ -1,0 +1,229 @@
+package river
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/everytick/everytick/adapters/river/internal/insert"
+	"github.com/everytick/everytick/jobs"
+)
+
+// Trigger implements [jobs.Triggerer]. Unless the job is unique it waits for the database, or
+// for a connection of the pool, 10 seconds at most. An error that the job may be stored or not
+// says so: it is not inserted again.
+func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+	return s.trigger(ctx, nil, name, data, opts)
+}
+
+// TriggerTx implements [jobs.TxTriggerer]. The job can run once tx has committed.
+func (s *Scheduler) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+	if tx == nil {
+		return "", fmt.Errorf("river: trigger %q: the transaction is nil; Trigger does without one", name)
+	}
+	return s.trigger(ctx, tx, name, data, opts)
+}
+
+// trigger inserts one job, in tx unless that is nil.
+func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data any, opts []jobs.TriggerOption) (string, error) {
+	d, err := s.definition(name)
+	if err != nil {
+		return "", err
+	}
+	req, err := d.Request(data, opts...)
+	if err != nil {
+		return "", err
+	}
+	err = d.Enqueue(ctx, []*jobs.Request{req}, func(ctx context.Context, _ []*jobs.Request) error {
+		toInsert, err := s.toInsert(ctx, tx, req)
+		if err == nil {
+			err = s.insert(ctx, tx, toInsert[0])
+		}
+		if err != nil {
+			return fmt.Errorf("river: trigger %q: %w", name, s.unmigrated(err))
+		}
+		req.ID = formatID(toInsert[0].ID)
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return req.ID, nil
+}
+
+// insert inserts one job, in tx unless that is nil, or finds the one that has its unique key.
+func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, j *insert.Job) error {
+	if j.UniqueKey != nil {
+		queue, err := s.findUnique(ctx, tx, j)
+		if err != nil || j.ID != 0 {
+			if queue != "" {
+				err = s.notifier.notifyTx(ctx, tx, []string{queue})
+			}
+			return err
+		}
+	}
+	if tx == nil {
+		err := s.inserts.One(ctx, j)
+		if refused := (*pgconn.PgError)(nil); j.UniqueKey != nil && errors.As(err, &refused) && refused.Code == "40001" {
+			return s.insert(ctx, nil, j) // the role's isolation is not read committed: look again
+		}
+		return err
+	}
+	if err := s.inserts.Tx(ctx, tx, j); err != nil {
+		return err
+	}
+	s.tellWhenDue(j)
+	return s.notifier.notifyTx(ctx, tx, queuesOf(j))
+}
+
+// findUnique sets the ID of j to that of the job that has its unique key, if there is one. In a transaction
+// an available one has to start after the commit, so that it sees what was written before: it is locked so
+// that workers pass over it, and its queue is returned, whose workers are to be told of it then. River's
+// insert would lock whatever it finds until the transaction ends, and River's statements of many rows, which
+// store the ends of jobs or make those that are due available, would wait for that.
+func (s *Scheduler) findUnique(ctx context.Context, tx pgx.Tx, j *insert.Job) (queue string, err error) {
+	db := jobs.DB(s.pool)
+	if tx != nil {
+		db = tx
+	}
+	for {
+		found, err := s.store.FindUnique(ctx, db, j.UniqueKey)
+		if err != nil || found.ID == 0 {
+			return "", err
+		}
+		j.ID = found.ID
+		if tx == nil || found.State != rivertype.JobStateAvailable {
+			return "", nil
+		}
+		locked, err := s.store.LockAvailable(ctx, tx, found.ID)
+		if locked || err != nil {
+			return found.Queue, err
+		}
+		j.ID = 0 // it has gone on, or ended: look again
+	}
+}
+
+// TriggerMany implements [jobs.Triggerer]. The jobs are inserted in one transaction.
+func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	reqs, err := s.triggerMany(ctx, name, data, opts, s.inserts.Many)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(reqs))
+	for i, req := range reqs {
+		ids[i] = req.ID
+	}
+	return ids, nil
+}
+
+// TriggerBulk implements [jobs.BulkTriggerer]. The jobs are inserted in one transaction by COPY.
+func (s *Scheduler) TriggerBulk(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error) {
+	reqs, err := s.triggerMany(ctx, name, data, opts, s.inserts.Bulk)
+	if err != nil {
+		return 0, err
+	}
+	return len(reqs), nil
+}
+
+// triggerMany inserts all or none by that function.
+func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, opts []jobs.TriggerOption, insertAll func(context.Context, []*insert.Job) error) ([]*jobs.Request, error) {
+	d, err := s.definition(name)
+	if err != nil {
+		return nil, err
+	}
+	reqs, err := d.Requests(data, opts...)
+	if err != nil || len(reqs) == 0 {
+		return nil, err
+	}
+	return reqs, d.Enqueue(ctx, reqs, func(ctx context.Context, reqs []*jobs.Request) error {
+		toInsert, err := s.toInsert(ctx, nil, reqs...)
+		if err == nil {
+			err = insertAll(ctx, toInsert)
+		}
+		if err != nil {
+			return fmt.Errorf("river: trigger %d of %q: %w", len(reqs), name, s.unmigrated(err))
+		}
+		for i, j := range toInsert {
+			reqs[i].ID = formatID(j.ID)
+		}
+		return nil
+	})
+}
+
+// toInsert says in River's terms what reqs say in ours. It asks for the time in tx unless that is nil, and
+// once: those with the same delay are due together.
+func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, reqs ...*jobs.Request) ([]*insert.Job, error) {
+	var now time.Time
+	all := make([]*insert.Job, len(reqs))
+	for i, req := range reqs {
+		j := &insert.Job{
+			Kind: req.Job.Name, Queue: queueOf(req.Job), Priority: req.Priority, MaxAttempts: req.Job.MaxAttempts,
+			Data: req.Data, UniqueKey: uniqueKey(req),
+		}
+		if all[i] = j; req.Delay > 0 || !req.At.IsZero() {
+			if now.IsZero() {
+				var err error
+				if now, err = s.clock.Now(ctx, tx); err != nil {
+					return nil, err
+				}
+			}
+			// A job that is due now leaves the time to the database.
+			if due := req.Due(now); due.After(now) {
+				j.Due = due
+			}
+		}
+		if s.cfg.TriggerOnly || len(req.Metadata) > 0 {
+			var err error
+			if j.Metadata, err = json.Marshal(rowMeta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+// uniqueKey is nil if the job is not unique.
+func uniqueKey(req *jobs.Request) []byte {
+	if req.Unique == "" {
+		return nil
+	}
+	key := sha256.Sum256([]byte("everytick unique\x00" + req.Job.Name + "\x00" + req.Unique))
+	return key[:]
+}
+
+func formatID(id int64) string { return strconv.FormatInt(id, 10) }
+
+// definition returns the job's definition, or a default one when another process
+// registers it.
+func (s *Scheduler) definition(name string) (*jobs.Definition, error) {
+	if s.cfg.TriggerOnly {
+		return s.reg.Undefined(name)
+	}
+	return s.reg.Job(name)
+}
+
+var notInQueueName = regexp.MustCompile(`[^a-z0-9]+`)
+
+// queueOf returns the River queue of a job: its own when it has worker slots of
+// its own. River's queue names take neither dots nor 100 bytes, so a hash keeps
+// them apart.
+func queueOf(d *jobs.Definition) string {
+	if d.Concurrency == 0 {
+		return riverqueue.QueueDefault
+	}
+	readable := strings.Trim(notInQueueName.ReplaceAllString(d.Name, "-"), "-")
+	sum := sha256.Sum256([]byte(d.Name))
+	return strings.TrimRight(readable[:min(len(readable), 48)], "-") + "-" + hex.EncodeToString(sum[:4])
+}

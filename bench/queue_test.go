@@ -180,7 +180,7 @@ func newScheduler(b *testing.B, pool *pgxpool.Pool, set settings) *river.Schedul
 	b.Helper()
 	s, err := river.New(pool, &river.Config{
 		Logger: logger, MaxWorkers: set.workers, TriggerOnly: set.enqueueOnly,
-		Native: func(cfg *riverqueue.Config) { pace(cfg, set) },
+		River: func(cfg *riverqueue.Config) { pace(cfg, set) },
 	})
 	require.NoError(b, err)
 	return s

@@ -211,11 +211,15 @@ func StartWithin(limit time.Duration) Option {
 }
 
 // Delay runs the triggered job that long from now, in place of the delay it was
-// registered with. A negative delay is [ErrInvalidSchedule].
+// registered with. A delay that is negative or not whole milliseconds is
+// [ErrInvalidSchedule].
 func Delay(delay time.Duration) TriggerOption {
 	return triggerOption(func(r *Request) error {
 		if delay < 0 {
 			return fmt.Errorf("%w: Delay(%s): must not be negative", ErrInvalidSchedule, delay)
+		}
+		if !isWhole(delay) {
+			return fmt.Errorf("%w: Delay(%s): must be whole milliseconds", ErrInvalidSchedule, delay)
 		}
 		r.Delay, r.At = delay, time.Time{}
 		return nil

@@ -138,6 +138,9 @@ func (r *Registry) RegisterDelayed(name string, delay time.Duration, h Handler, 
 		if delay < 0 {
 			return fmt.Errorf("%w: delay %s: must not be negative", ErrInvalidSchedule, delay)
 		}
+		if !isWhole(delay) {
+			return fmt.Errorf("%w: delay %s: must be whole milliseconds", ErrInvalidSchedule, delay)
+		}
 		d.Delay = delay
 		return refuseTickOptions(opts, false)
 	})

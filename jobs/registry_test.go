@@ -182,7 +182,11 @@ func TestRegistry_RefusesSchedules(t *testing.T) {
 		{"a bad pattern", func(r *jobs.Registry) error { return r.RegisterCron("a.b", "*/100 * * * *", nothing) }, "field minute"},
 		{"a short interval", func(r *jobs.Registry) error { return r.RegisterInterval("a.b", time.Second-1, nothing) }, "at least 1s is allowed"},
 		{"a negative interval", func(r *jobs.Registry) error { return r.RegisterInterval("a.b", -time.Minute, nothing) }, "interval -1m0s"},
+		{"an interval finer than a millisecond", func(r *jobs.Registry) error { return r.RegisterInterval("a.b", time.Second+time.Microsecond, nothing) }, "interval 1.000001s: must be whole milliseconds"},
 		{"a negative delay", func(r *jobs.Registry) error { return r.RegisterDelayed("a.b", -1, nothing) }, "delay -1ns: must not be negative"},
+		{"a delay finer than a millisecond", func(r *jobs.Registry) error {
+			return r.RegisterDelayed("a.b", time.Second+999*time.Microsecond, nothing)
+		}, "delay 1.000999s: must be whole milliseconds"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
@@ -543,6 +547,7 @@ func TestRequest_RefusesTriggerOptions(t *testing.T) {
 		want string
 	}{
 		{"a negative delay", jobs.Delay(-1), jobs.ErrInvalidSchedule, "Delay(-1ns): must not be negative"},
+		{"a delay finer than a millisecond", jobs.Delay(time.Millisecond + 1), jobs.ErrInvalidSchedule, "Delay(1.000001ms): must be whole milliseconds"},
 		{"the zero time", jobs.At(time.Time{}), jobs.ErrInvalidSchedule, "want a time in the years 1 to 9999"},
 		{"a year too early", jobs.At(time.Date(0, 12, 31, 0, 0, 0, 0, time.UTC)), jobs.ErrInvalidSchedule, "years 1 to 9999"},
 		{"a year too late", jobs.At(time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)), jobs.ErrInvalidSchedule, "years 1 to 9999"},

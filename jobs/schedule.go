@@ -17,13 +17,21 @@ type Schedule interface {
 // Every returns the schedule whose ticks are the multiples of interval since the
 // zero time, as [time.Time.Truncate] counts them: an interval that divides a day
 // runs at the same times every day, one of a week on Mondays at 00:00 UTC. An
-// interval below one second is [ErrInvalidSchedule].
+// interval below one second, or one that is not whole milliseconds, is
+// [ErrInvalidSchedule].
 func Every(interval time.Duration) (Schedule, error) {
 	if interval < time.Second {
 		return nil, fmt.Errorf("%w: interval %s: at least 1s is allowed", ErrInvalidSchedule, interval)
 	}
+	if !isWhole(interval) {
+		return nil, fmt.Errorf("%w: interval %s: must be whole milliseconds", ErrInvalidSchedule, interval)
+	}
 	return every(interval), nil
 }
+
+// isWhole reports whether d is whole milliseconds. Anything finer would lead to times
+// that not every provider can store: PostgreSQL keeps microseconds.
+func isWhole(d time.Duration) bool { return d%time.Millisecond == 0 }
 
 type every time.Duration
 

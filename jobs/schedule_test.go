@@ -28,6 +28,16 @@ func TestEvery_RefusesLessThanASecond(t *testing.T) {
 	}
 }
 
+func TestEvery_RefusesLessThanWholeMilliseconds(t *testing.T) {
+	t.Parallel()
+	for _, interval := range []time.Duration{time.Second + 1, time.Second + time.Microsecond, time.Hour - 1, time.Minute + 1500*time.Microsecond, math.MaxInt64} {
+		s, err := jobs.Every(interval)
+		require.ErrorIs(t, err, jobs.ErrInvalidSchedule)
+		require.Nil(t, s)
+		require.ErrorContains(t, err, "interval "+interval.String()+": must be whole milliseconds")
+	}
+}
+
 func TestEvery_TicksLieOnTheGrid(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -45,7 +55,8 @@ func TestEvery_TicksLieOnTheGrid(t *testing.T) {
 		{"a tick is not after itself", 5 * time.Minute, "every 5m0s", "2025-01-01T00:05:00Z", []string{"2025-01-01T00:10:00Z"}},
 		{"a nanosecond before a tick", 5 * time.Minute, "every 5m0s", "2025-01-01T00:04:59.999999999Z", []string{"2025-01-01T00:05:00Z"}},
 		{"before 1970", time.Hour, "every 1h0m0s", "1969-12-31T22:59:59.5Z", []string{"1969-12-31T23:00:00Z", "1970-01-01T00:00:00Z"}},
-		{"the longest", math.MaxInt64, "every 2562047h47m16.854775807s", "2025-01-01T00:00:00Z", []string{"2046-12-09T22:30:57.983430649Z"}},
+		{"milliseconds", 1001 * time.Millisecond, "every 1.001s", "0001-01-01T00:00:00Z", []string{"0001-01-01T00:00:01.001Z", "0001-01-01T00:00:02.002Z"}},
+		{"the longest", math.MaxInt64 / 1_000_000 * 1_000_000, "every 2562047h47m16.854s", "2025-01-01T00:00:00Z", []string{"2046-12-09T22:30:57.978Z"}},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
@@ -63,7 +74,7 @@ func TestEvery_TicksLieOnTheGrid(t *testing.T) {
 
 // intervals draws intervals that are allowed, seconds and fractions of them.
 var intervals = rapid.Custom(func(t *rapid.T) time.Duration {
-	unit := rapid.SampledFrom([]time.Duration{time.Nanosecond, time.Millisecond, time.Second, time.Minute, time.Hour}).Draw(t, "unit")
+	unit := rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, time.Minute, time.Hour}).Draw(t, "unit")
 	return max(time.Second, time.Duration(rapid.Int64Range(1, int64(90*24*time.Hour/unit)).Draw(t, "units"))*unit)
 })
 

@@ -28,10 +28,12 @@ type Registrar interface {
 	RegisterCron(name, pattern string, h Handler, opts ...Option) error
 	// RegisterInterval runs h every so often, at multiples of every counted from
 	// the zero time, so that all processes agree on the instants and a restart does
-	// not move them. every below one second is [ErrInvalidSchedule].
+	// not move them. every below one second, or not whole milliseconds, is
+	// [ErrInvalidSchedule].
 	RegisterInterval(name string, every time.Duration, h Handler, opts ...Option) error
 	// RegisterDelayed runs h only when it is triggered, delay after that. A delay of
-	// 0 means at once; a negative one is [ErrInvalidSchedule].
+	// 0 means at once; one that is negative or not whole milliseconds is
+	// [ErrInvalidSchedule].
 	RegisterDelayed(name string, delay time.Duration, h Handler, opts ...Option) error
 }
 

@@ -683,8 +683,25 @@ var faults = []struct {
 	{"a pattern that never fires is accepted", "a cron pattern that is malformed or never fires is refused, and the error names the field", func(f *faulty, _ jobstest.Config) {
 		f.register = accepting(jobs.ErrInvalidSchedule)
 	}},
-	{"an interval below a second is accepted", "an interval below a second is refused, and so is a negative delay", func(f *faulty, _ jobstest.Config) {
+	{"an interval below a second is accepted", "an interval below a second is refused, and so is a negative delay, and either finer than a millisecond", func(f *faulty, _ jobstest.Config) {
 		f.register = accepting(jobs.ErrInvalidSchedule)
+	}},
+	{"intervals and delays are rounded", "an interval below a second is refused, and so is a negative delay, and either finer than a millisecond", func(f *faulty, _ jobstest.Config) {
+		f.register = func(err error) error {
+			if err != nil && strings.Contains(err.Error(), "milliseconds") {
+				return nil
+			}
+			return err
+		}
+	}},
+	{"the delay of a trigger is rounded", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ jobstest.Config) {
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
+			if err != nil && strings.Contains(err.Error(), "milliseconds") {
+				id, err = f.Scheduler.Trigger(ctx, name, data)
+			}
+			return id, err
+		}
 	}},
 	{"a bad trigger option is ignored", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ jobstest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {

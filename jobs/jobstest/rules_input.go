@@ -89,16 +89,20 @@ var inputRules = []rule{
 		e.registered(0)
 		e.noError(e.s.RegisterCron("test.cron", " 0 0 29 feb sun ", h))
 	}},
-	{name: "an interval below a second is refused, and so is a negative delay", check: func(e *env) {
+	{name: "an interval below a second is refused, and so is a negative delay, and either finer than a millisecond", check: func(e *env) {
 		h := e.probe(nil).handle
-		for _, every := range []time.Duration{time.Second - 1, time.Nanosecond, 0, -time.Hour, math.MinInt64} {
+		for _, every := range []time.Duration{
+			time.Second - 1, time.Nanosecond, 0, -time.Hour, math.MinInt64, time.Second + 1, time.Second + time.Microsecond, time.Hour + 1500*time.Microsecond,
+		} {
 			require.ErrorIs(e, e.s.RegisterInterval("test.tick", every, h), jobs.ErrInvalidSchedule, "RegisterInterval of %s", every)
 		}
-		for _, delay := range []time.Duration{-1, -time.Hour, math.MinInt64} {
+		for _, delay := range []time.Duration{-1, -time.Hour, math.MinInt64, 1, time.Microsecond, time.Second + 999*time.Microsecond} {
 			require.ErrorIs(e, e.s.RegisterDelayed("test.job", delay, h), jobs.ErrInvalidSchedule, "RegisterDelayed of %s", delay)
 		}
 		e.registered(0)
 		e.noError(e.s.RegisterInterval("test.tick", time.Second, h))
+		e.noError(e.s.RegisterInterval("test.odd", 1001*time.Millisecond, h))
+		e.noError(e.s.RegisterDelayed("test.job", time.Millisecond, h))
 	}},
 	{name: "an option out of range is refused", check: func(e *env) {
 		h := e.probe(nil).handle
@@ -189,6 +193,7 @@ var inputRules = []rule{
 			want error
 		}{
 			"Delay(-1)":              {jobs.Delay(-1), jobs.ErrInvalidSchedule},
+			"Delay(1ms + 1ns)":       {jobs.Delay(time.Millisecond + 1), jobs.ErrInvalidSchedule},
 			"At of the zero time":    {jobs.At(time.Time{}), jobs.ErrInvalidSchedule},
 			"At in the year 10,000":  {jobs.At(time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)), jobs.ErrInvalidSchedule},
 			"Priority(0)":            {jobs.Priority(0), jobs.ErrInvalidOption},

@@ -26,6 +26,7 @@ func TestImportRules(t *testing.T) {
 		never    []string
 	}{
 		{"./jobs", []string{river, testify, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
+		{"./jobs/provider", []string{river, testify, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
 		{"./jobs/jobstest", []string{river, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
 		{"./jobs/jobshttp", []string{river, testify, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
 		{"./adapters/memory", []string{river, testify, tint, module + "adapters/river", module + "modules", module + "migrations", module + "internal"}},

@@ -41,3 +41,10 @@ func (e every) Next(t time.Time) time.Time {
 }
 
 func (e every) String() string { return "every " + time.Duration(e).String() }
+
+// Count returns how many ticks lie after the first instant and not after the second,
+// for jobs/provider, which would visit each of them otherwise.
+func (e every) Count(after, upTo time.Time) int {
+	d := time.Duration(e)
+	return int(upTo.UTC().Truncate(d).Sub(after.UTC().Truncate(d)) / d)
+}

@@ -33,9 +33,10 @@
 //
 // Ticks. A cron or interval schedule is a pure function of time: the instants at
 // which it runs, its ticks, depend on nothing but its definition. [Job.Tick] is
-// the instant a run stands for, however late it runs. Each tick is enqueued at most
-// once, in however many processes the schedule is registered. Ticks that passed
-// while nothing could run are made up as [CatchUp] says.
+// the instant a run stands for, however late it runs. Each tick is inserted at most
+// once, in however many processes the schedule is registered. Ticks that pass while
+// nothing is running or all workers are busy are caught up on as [CatchUp] says, and
+// [Job.Missed] is how many earlier ticks a run stands for.
 //
 // Concurrency. Jobs run concurrently with each other and with themselves, unless
 // [Concurrency] gives a job a number of worker slots of its own. Among jobs that

@@ -28,9 +28,14 @@ type Job struct {
 	Attempt int
 	// MaxAttempts is the attempt after which the job has failed for good.
 	MaxAttempts int
-	// Tick is the instant a cron or interval run stands for, in UTC. It is zero for
-	// a job that was triggered.
+	// Tick is the instant a cron or interval run stands for, in UTC. If several have
+	// passed it is the latest of them, see [CatchUp]. It is zero for a job that was
+	// triggered.
 	Tick time.Time
+	// Missed is how many earlier ticks this run stands for as well: those that passed
+	// while nothing was running or all workers were busy, and have no run of their own.
+	// It is 0 for a run in time and for a job that was triggered.
+	Missed int
 	// Metadata is what [TriggerMiddleware] left in the process that triggered the job,
 	// nil if nothing. It is not for the handler's own data.
 	Metadata map[string]string
@@ -52,7 +57,8 @@ func (j *Job) Decode(v any) error {
 }
 
 // Late returns how long after its tick this attempt started, by the provider's
-// clock. It is 0 for a job that was triggered.
+// clock. For a run that stands for several ticks that is the latest one. It is 0 for
+// a job that was triggered.
 func (j *Job) Late() time.Duration {
 	if j.Tick.IsZero() {
 		return 0
@@ -92,6 +98,9 @@ func (j *Job) LogValue() slog.Value {
 	}
 	if !j.Tick.IsZero() {
 		attrs = append(attrs, slog.Time("tick", j.Tick))
+	}
+	if j.Missed > 0 {
+		attrs = append(attrs, slog.Int("missed", j.Missed))
 	}
 	return slog.GroupValue(attrs...)
 }

@@ -80,6 +80,8 @@ func TestJob_LogValueNeverContainsTheData(t *testing.T) {
 		Tick: at(t, "2025-01-01T03:00:00Z"), StartedAt: at(t, "2025-01-01T03:00:01Z"), Logger: quiet,
 	}
 	require.Equal(t, "[job=a.b job_id=7 attempt=2 max_attempts=3 tick=2025-01-01 03:00:00 +0000 UTC]", job.LogValue().String())
+	job.Missed = 3
+	require.Equal(t, "[job=a.b job_id=7 attempt=2 max_attempts=3 tick=2025-01-01 03:00:00 +0000 UTC missed=3]", job.LogValue().String())
 
 	for _, handler := range []func(io.Writer) slog.Handler{
 		func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, nil) },
@@ -92,7 +94,7 @@ func TestJob_LogValueNeverContainsTheData(t *testing.T) {
 		require.NotContains(t, log.String(), "115 101 99 114 101 116", "nor its bytes")
 	}
 
-	job.Tick = time.Time{}
+	job.Tick, job.Missed = time.Time{}, 0
 	require.Equal(t, "[job=a.b job_id=7 attempt=2 max_attempts=3]", job.LogValue().String(), "a triggered job has no tick")
 }
 
@@ -248,9 +250,9 @@ func TestHealthAndStatus_AsJSON(t *testing.T) {
 		{
 			jobs.Status{
 				Name: "a.b", Schedule: "0 3 * * *", Zone: "UTC", PrevTick: at(t, "2025-01-01T03:00:00Z"), PrevState: jobs.StateCompleted,
-				NextTick: at(t, "2025-01-02T03:00:00Z"), OverdueBy: 90 * time.Second, Waiting: 3, Running: 2, Retrying: 1,
+				Missed: 4, LastSuccess: at(t, "2025-01-01T03:00:00Z"), NextTick: at(t, "2025-01-02T03:00:00Z"), OverdueBy: 90 * time.Second, Waiting: 3, Running: 2, Retrying: 1,
 			},
-			`{"name":"a.b","schedule":"0 3 * * *","zone":"UTC","previous_tick":"2025-01-01T03:00:00Z","previous_state":"completed",
+			`{"name":"a.b","schedule":"0 3 * * *","zone":"UTC","previous_tick":"2025-01-01T03:00:00Z","previous_state":"completed","missed":4,"last_success":"2025-01-01T03:00:00Z",
 				"next_tick":"2025-01-02T03:00:00Z","overdue_seconds":90,"waiting":3,"running":2,"retrying":1}`,
 		},
 	} {

@@ -152,19 +152,27 @@ func isLocal(loc *time.Location) bool {
 	return loc != time.UTC && (loc == time.Local || loc.String() == "Local") //nolint:gosmopolitan // to refuse it
 }
 
-// CatchUpPolicy says what becomes of ticks that passed while nothing could run.
+// CatchUpPolicy says what happens to ticks that pass before a run can start.
 type CatchUpPolicy int
 
 // The policies of [CatchUp].
 const (
-	Once CatchUpPolicy = iota // one late run stands for all that were missed
+	Once CatchUpPolicy = iota // one run for all ticks that passed
 	All                       // each tick of the last 12 hours runs, in order and one at a time
 )
 
-// CatchUp sets what becomes of missed ticks. Defaults to [Once]. Older ones than
-// [CatchUpWindow] are skipped in any case, and counted in the log. With [All] a tick
-// waits for the run of the one before, also when none was missed; retries do not hold
-// up the ticks after them. It does not apply to RegisterDelayed.
+// CatchUp sets what happens to ticks that pass before a run can start, because nothing
+// was running or all workers were busy. Defaults to [Once]. It does not apply to
+// RegisterDelayed.
+//
+// With [Once] a single run stands for all of them. Its [Job.Tick] is the latest, and
+// [Job.Missed] is how many earlier ones it stands for. So at most one tick of a
+// schedule waits for a worker: while it does, each further tick takes its place.
+//
+// With [All] each tick runs, in order and one at a time: a tick waits for the run of
+// the one before, also when none was missed. Only a first attempt holds up the tick
+// after it; a retry may run beside it. Ticks older than [CatchUpWindow] have no run of
+// their own, and the first run after them counts them in Job.Missed.
 func CatchUp(policy CatchUpPolicy) Option {
 	return tickOption{name: "CatchUp", option: func(d *Definition) error {
 		if policy != Once && policy != All {
@@ -198,7 +206,8 @@ func Overlap(policy OverlapPolicy) Option {
 }
 
 // StartWithin skips a tick or delayed job that could only start later than limit
-// after it was due; its history tells. Retries are not affected. Defaults to no
+// after it was due; its history tells. For a run that stands for several ticks, see
+// [CatchUp], limit counts from the latest. Retries are not affected. Defaults to no
 // limit.
 func StartWithin(limit time.Duration) Option {
 	return option(func(d *Definition) error {

@@ -86,9 +86,7 @@ func (r *Request) Due(now time.Time) time.Time {
 // maxBackoff is the longest wait that doubling leads to.
 const maxBackoff = 24 * time.Hour
 
-// CatchUpWindow is how far back missed ticks are made up. It is shorter than
-// the time for which a provider keeps what has run, so that a tick that ran is
-// known to have run.
+// CatchUpWindow is how far back missed ticks have runs of their own with [All].
 const CatchUpWindow = 12 * time.Hour
 
 // A Registry is the portable half of a [Scheduler]: names, options, schedules,
@@ -477,7 +475,8 @@ func (d *Definition) Successor(tick, now time.Time) (next time.Time, skipped int
 const maxCountedTicks = 1_000_000
 
 // Skip tells why a run is not to start, or "" when it is. due is when the attempt
-// was first due, overlapping whether another run of the job goes on.
+// was first due (for a tick, the tick), overlapping whether another run of the job goes
+// on.
 func (d *Definition) Skip(job *Job, due time.Time, overlapping bool) string {
 	late := job.StartedAt.Sub(due)
 	switch {

@@ -21,8 +21,9 @@ type BulkTriggerer interface {
 // A RunLister tells what became of single jobs.
 type RunLister interface {
 	// Runs returns the latest jobs of that name, triggered ones and ticks, the newest
-	// first, at most limit of them (1 to 1,000, else [ErrInvalidOption]). A schedule's
-	// next tick is among them once it is due.
+	// first, at most limit of them (1 to 1,000, else [ErrInvalidOption]). A tick is among
+	// them once it was inserted, which is when it is due and the scheduler is started.
+	// Ticks that a pause skips are not: see [Status].PrevTick.
 	Runs(ctx context.Context, name string, limit int) ([]Run, error)
 }
 
@@ -39,7 +40,8 @@ type ActivityReporter interface {
 type Canceller interface {
 	// Cancel keeps a job that waits from running, and ends the context of one that
 	// runs, in whatever process, so that it is not retried. A job that has ended stays
-	// as it is, and that is no error. A cancelled tick does not end its schedule.
+	// as it is, and that is no error. A cancelled tick does not end its schedule. A tick
+	// that is not inserted yet, see [RunLister], has no ID to cancel.
 	Cancel(ctx context.Context, name, id string) error
 }
 
@@ -54,8 +56,10 @@ type Retrier interface {
 // A Pauser holds the runs of a job back.
 type Pauser interface {
 	// Pause keeps jobs of that name from starting, in all processes, within a few
-	// seconds, and across restarts: what is triggered waits, and ticks that come due are
-	// skipped and recorded as such. What runs goes on. Pausing again changes nothing.
+	// seconds, and across restarts: what is triggered waits, and so does a tick that was
+	// due before. Ticks that come due are skipped: the latest is in [Status].PrevTick and
+	// each in the log, but they are no runs. What runs goes on. Pausing again changes
+	// nothing.
 	Pause(ctx context.Context, name string) error
 	// Resume ends a pause: what waited can start. It does nothing if there is none.
 	Resume(ctx context.Context, name string) error

@@ -81,8 +81,10 @@ type Monitor interface {
 	Jobs(ctx context.Context) ([]Status, error)
 	// QueueSize counts the jobs of that name that wait: due, delayed or to be
 	// retried, in all processes together. What runs or is done does not count, nor
-	// does a schedule's next tick before it is due. An unregistered name is
-	// [ErrUnknownJob].
+	// does a schedule's next tick before it is due. A schedule that is due and whose
+	// tick is not inserted yet, because nothing is running or because with [All] it
+	// waits for the tick before, counts as one job, however many ticks have passed. An
+	// unregistered name is [ErrUnknownJob].
 	QueueSize(ctx context.Context, name string) (int, error)
 }
 
@@ -126,10 +128,12 @@ type Health struct {
 	Reasons []string
 	// Started is true between Start and Shutdown of this scheduler.
 	Started bool
-	// OldestWaiting is how long the job that waits longest has been due. The ticks of jobs that
-	// are not registered on this scheduler are left out: nobody may register them any more.
+	// OldestWaiting is how long the job that waits longest has been due, a due tick that
+	// is not inserted yet among them, see [Monitor].QueueSize. The ticks of jobs that are
+	// not registered on this scheduler are left out: nobody may register them any more.
 	OldestWaiting time.Duration
-	// Totals counts the jobs of all names by state, as far as they are kept. A state
+	// Totals counts the jobs of all names by state, as far as they are kept. A due tick
+	// that is not inserted yet counts as waiting, one that is not due not at all. A state
 	// that is in AtLeast may have more of them: a provider stops counting where it
 	// would take long.
 	Totals  map[State]int
@@ -156,21 +160,28 @@ type Status struct {
 	Schedule string
 	// Zone is the time zone of a cron pattern, such as "Europe/Berlin"; else "".
 	Zone string
-	// PrevTick is the latest tick that was started, and PrevState what became of it.
-	// Both are zero when there is none, or none that is still kept.
+	// PrevTick is the latest tick that has started, or was skipped or cancelled before it
+	// could; a tick that waits is NextTick. PrevState is what became of it: it is skipped
+	// for a tick that came due while the job was paused. Both outlive the tick's run, and
+	// are zero when there was none.
 	PrevTick  time.Time
 	PrevState State
-	// Missed is how many later ticks PrevTick stands for besides its own: they passed
-	// while nothing could run and get no run, see [CatchUp].
+	// Missed is how many earlier ticks PrevTick's run stands for, see [Job].Missed, or
+	// how many were skipped together with it.
 	Missed int
-	// NextTick is the tick that runs next; zero for a job without a schedule. It lies
-	// in the past when that tick is late.
+	// LastSuccess is the tick of the latest run that succeeded, zero when there was none.
+	// It outlives the run.
+	LastSuccess time.Time
+	// NextTick is the tick that runs next; zero for a job without a schedule, and when no
+	// tick is left. It lies in the past when that tick is late. While the job is paused it
+	// is the next one to be skipped.
 	NextTick time.Time
 	// Upcoming is the next three ticks, NextTick first.
 	Upcoming []time.Time
-	// OverdueBy is how late the next tick is: it is due and has not started, or it
-	// should be stored and is not. It is 0 when all is well. OverdueReason says in words
-	// what keeps it, "" when all is well.
+	// OverdueBy is for how long a tick has been due and none has started. A run that has
+	// waited for a worker since an earlier tick than NextTick, see [CatchUp], is overdue
+	// since then. It is 0 when all is well and while the job is paused. OverdueReason says
+	// in words what keeps it, "" when OverdueBy is 0.
 	OverdueBy     time.Duration
 	OverdueReason string
 	// PausedSince is when the job was paused, see [Pauser]; zero when it is not.
@@ -189,6 +200,7 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		PrevTick      time.Time   `json:"previous_tick,omitzero"`
 		PrevState     State       `json:"previous_state,omitempty"`
 		Missed        int         `json:"missed,omitempty"`
+		LastSuccess   time.Time   `json:"last_success,omitzero"`
 		NextTick      time.Time   `json:"next_tick,omitzero"`
 		Upcoming      []time.Time `json:"upcoming,omitempty"`
 		OverdueBy     float64     `json:"overdue_seconds,omitzero"`
@@ -198,7 +210,7 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		Running       int         `json:"running"`
 		Retrying      int         `json:"retrying"`
 	}{
-		s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.Missed, s.NextTick, s.Upcoming,
+		s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.Missed, s.LastSuccess, s.NextTick, s.Upcoming,
 		s.OverdueBy.Seconds(), s.OverdueReason, s.PausedSince, s.Waiting, s.Running, s.Retrying,
 	})
 }

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // Config sets up a [Scheduler]. The zero value is ready to use.
@@ -216,9 +217,9 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	defer s.mu.Unlock()
 	now := clock()
 	for _, d := range s.registry.Jobs() {
-		// A tick that is left from before runs late, so that a stop loses none.
-		if q := s.queue(d); d.Schedule != nil && q.next == nil {
-			s.insertTick(q, d.Schedule.Next(now), now)
+		// A next tick that is left from before may have passed: that is caught up on.
+		if q := s.queue(d); d.Schedule != nil && q.next.IsZero() {
+			q.next = provider.Next(d.Schedule, now)
 		}
 	}
 	// Jobs outlive the start, and so may not end with its context.
@@ -320,17 +321,14 @@ func (s *Scheduler) dispatch(ctx context.Context, ss *session) {
 		s.mu.Lock()
 		now := clock()
 		begin := s.take(ctx, now)
-		wait := time.Duration(-1)
-		if r := s.delayed.top(); r != nil {
-			wait = max(0, r.due.Sub(now))
-		}
+		next := s.nextDue(now)
 		s.mu.Unlock()
 		for _, f := range begin {
 			f()
 		}
 		timer.Stop()
-		if wait >= 0 {
-			timer.Reset(wait)
+		if !next.IsZero() {
+			timer.Reset(next.Sub(now))
 		}
 	}
 }
@@ -343,37 +341,34 @@ func (s *Scheduler) look() {
 	}
 }
 
-// take claims what is due and has a free slot, and returns what to do about it once
-// the mutex is released: start handlers, write to the log.
+// take inserts the ticks that are due, claims what is due and has a free slot, and
+// returns what to do about it once the mutex is released: start handlers, write to the
+// log.
 func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
-	s.promote(now)
 	for _, q := range s.queues {
-		begin = append(begin, s.skipPaused(q, now)...)
+		begin = append(begin, s.advance(q, now)...)
 	}
+	s.promote(now)
 	for i := 0; i < len(s.slots); i++ {
 		for group := s.slots[i]; group.free > 0 && group.ready.Len() > 0; {
 			r := heap.Pop(&group.ready).(*row)
-			d := r.queue.def
-			if r == r.queue.next {
-				if d.CatchUp == jobs.All && r.queue.ticking > 0 {
-					r.queue.held = r
-					continue
-				}
-				begin = append(begin, s.relay(r, now)...)
-			}
 			overlapping := r.queue.running > 0
 			s.move(r, jobs.StateRunning)
 			r.attempt++
 			job := r.job(now, s.db)
-			due := r.due
+			due := cmp.Or(r.tick, r.due)
 			if r.begun {
 				due = now // it did start in time, and was interrupted
 			}
-			if reason := d.Skip(job, due, overlapping); reason != "" {
+			if reason := r.queue.def.Skip(job, due, overlapping); reason != "" {
 				s.finish(r, jobs.StateSkipped, reason, now)
 				r.attempt-- // it never began
+				s.look()    // the tick after it may have waited for its run
 				begin = append(begin, func() { s.logger.Warn("memory: job skipped", slog.Any("", job), slog.String("reason", reason)) })
 				continue
+			}
+			if r.queue.passed(r); r.missed > 0 && r.attempt == 1 {
+				begin = append(begin, func() { s.logger.Warn("memory: job stands for missed ticks", slog.Any("", job)) })
 			}
 			r.begun, r.started = true, now
 			rowCtx, cancel := context.WithCancel(ctx)
@@ -386,35 +381,39 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
 	return begin
 }
 
-// relay stores the successor of r, the stored tick of its schedule. That comes
-// before the handler is called: a tick never ends with the schedule's chain broken.
-func (s *Scheduler) relay(r *row, now time.Time) (begin []func()) {
-	q := r.queue
-	next, skipped := q.def.Successor(r.tick, now)
-	q.prev, q.next = r, nil
-	r.missed = skipped
-	if s.insertTick(q, next, now); skipped > 0 {
-		begin = append(begin, func() {
-			s.logger.Warn("memory: missed ticks are given up", "job", q.def.Name, "skipped", skipped, "next", next)
-		})
+// advance does what the plan says about the ticks of q that are due.
+func (s *Scheduler) advance(q *queue, now time.Time) (begin []func()) {
+	for {
+		a := q.plan(now)
+		switch a.Action {
+		case provider.Insert:
+			q.last = s.insert(q, row{data: []byte("{}"), priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed}, now)
+		case provider.Fold: // it stays due since its first tick, so that it keeps its place
+			q.last.tick, q.last.missed = a.Tick, a.Missed
+		case provider.Skip:
+			q.passed(&row{tick: a.Tick, missed: a.Missed, state: jobs.StateSkipped})
+			begin = append(begin, func() {
+				s.logger.Info("memory: job skipped", "job", q.def.Name, "tick", a.Tick, "missed", a.Missed, "reason", jobs.SkippedPaused)
+			})
+		default:
+			return begin
+		}
+		q.next = a.Next
 	}
-	s.promote(now) // a successor that is late as well is due now
-	return begin
 }
 
-// skipPaused ends the ticks of a paused job that have come due.
-func (s *Scheduler) skipPaused(q *queue, now time.Time) (begin []func()) {
-	for !q.paused.IsZero() && q.next != nil && q.next.state == jobs.StateWaiting {
-		r := q.next
-		begin = append(begin, s.relay(r, now)...)
-		s.unpark(r)
-		s.finish(r, jobs.StateSkipped, jobs.SkippedPaused, now)
-		job := r.job(now, s.db)
-		begin = append(begin, func() {
-			s.logger.Info("memory: job skipped", slog.Any("", job), slog.String("reason", jobs.SkippedPaused))
-		})
+// nextDue returns when something comes due that is not, or zero. A tick that is held
+// waits for the end of a run instead.
+func (s *Scheduler) nextDue(now time.Time) (next time.Time) {
+	if r := s.delayed.top(); r != nil {
+		next = r.due
 	}
-	return begin
+	for _, q := range s.queues {
+		if q.next.After(now) && (next.IsZero() || q.next.Before(next)) {
+			next = q.next
+		}
+	}
+	return next
 }
 
 // promote makes what has come due ready to run, and forgets what ended long ago.
@@ -427,11 +426,8 @@ func (s *Scheduler) promote(now time.Time) {
 	for len(s.finished) > 0 && now.Sub(s.finished[0].ended) >= s.retention {
 		r := s.finished[0]
 		s.finished[0], s.finished = nil, s.finished[1:]
-		s.move(r, "")
+		s.totals[r.state]--
 		delete(s.rows, r.id)
-		if r.queue.prev == r {
-			r.queue.prev = nil
-		}
 	}
 }
 
@@ -463,6 +459,9 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	switch {
 	case err == nil:
 		s.finish(r, jobs.StateCompleted, "", now)
+		if q := r.queue; r.tick.After(q.lastSuccess) {
+			q.lastSuccess = r.tick
+		}
 	case r.cancelled:
 		level, msg = slog.LevelInfo, "memory: job cancelled"
 		s.finish(r, jobs.StateCancelled, text, now)
@@ -473,14 +472,11 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	case again:
 		level, msg = slog.LevelWarn, "memory: job failed, will be retried"
 		attrs = append(attrs, "retry_in", delay)
-		r.due, r.err = now.Add(delay), text
+		r.due, r.err, r.aside = now.Add(delay), text, true
 		s.park(r, jobs.StateRetrying)
 	default:
 		level, msg = slog.LevelError, "memory: job failed for good"
 		s.finish(r, jobs.StateFailed, text, now)
-	}
-	if r.queue.ticking == 0 {
-		s.unhold(r.queue)
 	}
 	s.mu.Unlock()
 	s.logger.Log(ctx, level, msg, attrs...)

@@ -197,18 +197,21 @@ func TestASkipThatSomebodyAskedForIsNoWarning(t *testing.T) {
 	})
 }
 
-func TestTicksThatAreGivenUpAreCountedInTheLog(t *testing.T) {
+func TestMissedTicksAreCountedInTheRunAndInTheLog(t *testing.T) {
 	t.Parallel()
-	for policy, want := range map[jobs.CatchUpPolicy]string{
+	for policy, want := range map[jobs.CatchUpPolicy]struct {
+		log   string
+		ticks []int
+	}{
 		// Stopped from 00:30 for 20 h, then started at 20:30: the ticks of 01:00 to 20:00
-		// are missed, and that of 01:00 runs late.
-		jobs.Once: "skipped=19",
-		jobs.All:  "skipped=7", // 02:00 to 08:00 lie more than 12 h back
+		// are missed.
+		jobs.Once: {"tick=2000-01-01T20:00:00.000Z missed=19", []int{20, 21}},
+		jobs.All:  {"tick=2000-01-01T09:00:00.000Z missed=8", []int{9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21}}, // 01:00 to 08:00 lie more than 12 h back
 	} {
-		var ticks []int
+		var ticks, missed []int
 		bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 			return s.RegisterInterval("test.tick", time.Hour, func(_ context.Context, job *jobs.Job) error {
-				ticks = append(ticks, job.Tick.Hour())
+				ticks, missed = append(ticks, job.Tick.Hour()), append(missed, job.Missed)
 				return nil
 			}, jobs.CatchUp(policy), jobs.Concurrency(1))
 		}, func(t *testing.T, s *memory.Scheduler, log func() string) {
@@ -218,12 +221,10 @@ func TestTicksThatAreGivenUpAreCountedInTheLog(t *testing.T) {
 			require.NoError(t, s.Start(t.Context()))
 			time.Sleep(time.Hour)
 			synctest.Wait()
-			require.Contains(t, log(), want)
-			if policy == jobs.Once {
-				require.Equal(t, []int{1, 21}, ticks)
-			} else {
-				require.Equal(t, []int{1, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21}, ticks)
-			}
+			require.Contains(t, log(), want.log)
+			require.Equal(t, want.ticks, ticks)
+			require.Positive(t, missed[0])
+			require.Equal(t, make([]int, len(missed)-1), missed[1:])
 		})
 	}
 }
@@ -411,15 +412,15 @@ func TestManyJobsAreQueuedAndRunInReasonableTime(t *testing.T) {
 	})
 }
 
-func TestATickIsStoredBeforeTheOneBeforeItRuns(t *testing.T) {
+func TestAScheduleIsAdvancedBeforeItsTickRuns(t *testing.T) {
 	t.Parallel()
 	var s *memory.Scheduler
 	bubble(t, memory.Config{}, func(sched *memory.Scheduler) error {
 		s = sched
 		return s.RegisterInterval("test.tick", time.Hour, func(ctx context.Context, job *jobs.Job) error {
-			h, err := s.Health(ctx)
-			if err == nil && h.Totals[jobs.StateScheduled] != 1 {
-				panic("no successor")
+			all, err := s.Jobs(ctx)
+			if err == nil && !all[0].NextTick.Equal(job.Tick.Add(time.Hour)) {
+				panic("not advanced")
 			}
 			return err
 		}, jobs.MaxRetries(0))
@@ -427,6 +428,112 @@ func TestATickIsStoredBeforeTheOneBeforeItRuns(t *testing.T) {
 		time.Sleep(24*time.Hour + 1)
 		h, err := s.Health(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, map[jobs.State]int{jobs.StateCompleted: 24, jobs.StateScheduled: 1}, h.Totals)
+		require.Equal(t, map[jobs.State]int{jobs.StateCompleted: 24}, h.Totals, "no tick is stored before it is due")
+	})
+}
+
+func TestPrevTickAndLastSuccessOutliveTheirRuns(t *testing.T) {
+	t.Parallel()
+	var fails atomic.Bool
+	bubble(t, memory.Config{Retention: time.Minute}, func(s *memory.Scheduler) error {
+		return s.RegisterInterval("test.tick", time.Hour, func(context.Context, *jobs.Job) error {
+			if fails.Load() {
+				return jobs.Permanent(errAgain)
+			}
+			return nil
+		})
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		first := time.Now().UTC().Truncate(time.Hour).Add(time.Hour)
+		check := func(prev time.Time, state jobs.State, success time.Time) {
+			t.Helper()
+			runs, err := s.Runs(t.Context(), "test.tick", 10)
+			require.NoError(t, err)
+			require.Empty(t, runs)
+			st := statusOf(t, s, "test.tick")
+			require.Equal(t, [2]time.Time{prev, success}, [2]time.Time{st.PrevTick, st.LastSuccess})
+			require.Equal(t, state, st.PrevState)
+		}
+		check(time.Time{}, "", time.Time{})
+		time.Sleep(time.Until(first.Add(30 * time.Minute)))
+		check(first, jobs.StateCompleted, first)
+		fails.Store(true)
+		time.Sleep(2 * time.Hour)
+		check(first.Add(2*time.Hour), jobs.StateFailed, first)
+		require.NoError(t, s.Shutdown(t.Context()))
+		fails.Store(false)
+		time.Sleep(3 * time.Hour)
+		check(first.Add(2*time.Hour), jobs.StateFailed, first)
+		require.NoError(t, s.Start(t.Context()))
+		synctest.Wait()
+		time.Sleep(2 * time.Minute)
+		check(first.Add(5*time.Hour), jobs.StateCompleted, first.Add(5*time.Hour))
+		require.Equal(t, 2, statusOf(t, s, "test.tick").Missed)
+		h, err := s.Health(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, h.Totals)
+	})
+}
+
+// A tick that is folded into the one that waits would otherwise never start among
+// others that keep coming.
+func TestARunThatTakesLaterTicksKeepsItsPlace(t *testing.T) {
+	t.Parallel()
+	var order []string
+	bubble(t, memory.Config{MaxWorkers: 1}, func(s *memory.Scheduler) error {
+		h := func(_ context.Context, job *jobs.Job) error {
+			order = append(order, job.Name)
+			time.Sleep(90 * time.Second)
+			return nil
+		}
+		return errors.Join(s.RegisterInterval("test.tick", time.Minute, h), s.RegisterDelayed("test.job", 0, h))
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		start := time.Now()
+		_, err := s.TriggerMany(t.Context(), "test.job", []any{nil, nil, nil})
+		require.NoError(t, err)
+		time.Sleep(70 * time.Second)
+		_, err = s.TriggerMany(t.Context(), "test.job", []any{nil, nil, nil})
+		require.NoError(t, err)
+		time.Sleep(time.Until(start.Add(265 * time.Second)))
+		st := statusOf(t, s, "test.tick")
+		require.Equal(t, 1, st.Waiting)
+		require.Equal(t, start.Add(4*time.Minute).UTC(), st.NextTick)
+		require.Equal(t, 205*time.Second, st.OverdueBy, "since its first tick")
+		h, err := s.Health(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 205*time.Second, h.OldestWaiting)
+		require.Equal(t, []string{"memory-4"}, []string{runs(t, s, "test.tick")[0].ID})
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"test.job", "test.job", "test.job", "test.tick"}, order)
+		st = statusOf(t, s, "test.tick")
+		require.Equal(t, start.Add(4*time.Minute).UTC(), st.PrevTick)
+		require.Equal(t, 3, st.Missed)
+	})
+}
+
+func runs(t *testing.T, s *memory.Scheduler, name string) []jobs.Run {
+	t.Helper()
+	all, err := s.Runs(t.Context(), name, 1000)
+	require.NoError(t, err)
+	return all
+}
+
+func TestTicksThatAreTooLateHoldUpNoOther(t *testing.T) {
+	t.Parallel()
+	var ran atomic.Int64
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterInterval("test.tick", time.Hour, func(context.Context, *jobs.Job) error {
+			ran.Add(1)
+			return nil
+		}, jobs.CatchUp(jobs.All), jobs.StartWithin(90*time.Minute))
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		require.NoError(t, s.Shutdown(t.Context()))
+		time.Sleep(10*time.Hour + 15*time.Minute)
+		require.NoError(t, s.Start(t.Context()))
+		time.Sleep(time.Second)
+		h, err := s.Health(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, map[jobs.State]int{jobs.StateSkipped: 8, jobs.StateCompleted: 2}, h.Totals)
+		require.EqualValues(t, 2, ran.Load())
 	})
 }

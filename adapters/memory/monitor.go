@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // QueueSize implements [jobs.Monitor].
@@ -23,16 +24,23 @@ func (s *Scheduler) QueueSize(ctx context.Context, name string) (int, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.promote(clock())
-	return s.queue(d).waiting(), nil
+	now := clock()
+	s.promote(now)
+	return s.queue(d).waiting(now), nil
 }
 
-// waiting counts what waits, without a tick that is not yet due.
-func (q *queue) waiting() int {
-	if q.next != nil && q.next.state == jobs.StateScheduled {
-		return q.pending - 1
+// waiting counts what waits, a tick that is to be inserted among it.
+func (q *queue) waiting(now time.Time) int {
+	if q.due(now) {
+		return q.pending + 1
 	}
 	return q.pending
+}
+
+// due reports whether a tick is due that is yet to be inserted.
+func (q *queue) due(now time.Time) bool {
+	action := q.plan(now).Action
+	return action == provider.Insert || action == provider.Hold
 }
 
 // Jobs implements [jobs.Monitor].
@@ -52,19 +60,24 @@ func (s *Scheduler) statuses(now time.Time) []jobs.Status {
 	all := make([]jobs.Status, len(defs))
 	for i, d := range defs {
 		q := s.queue(d)
-		st := jobs.Status{Name: d.Name, Waiting: q.waiting(), Running: q.running, Retrying: q.retrying, PausedSince: q.paused}
+		st := jobs.Status{Name: d.Name, Waiting: q.waiting(now), Running: q.running, Retrying: q.retrying, PausedSince: q.paused}
 		st.Schedule, st.Zone = d.Describe()
 		if d.Schedule != nil {
-			if st.NextTick = d.Schedule.Next(now); q.next != nil {
-				st.NextTick = q.next.tick
-				if st.OverdueBy = max(0, now.Sub(q.next.tick)); st.OverdueBy > 0 {
-					st.OverdueReason = s.overdueReason(q)
+			st.NextTick = cmp.Or(q.next, provider.Next(d.Schedule, now))
+			if q.paused.IsZero() {
+				due := st.NextTick
+				if q.last.progress() == provider.Waiting {
+					st.NextTick, due = q.last.tick, q.last.due
+				}
+				if !due.IsZero() && due.Before(now) {
+					st.OverdueBy, st.OverdueReason = now.Sub(due), s.overdueReason(q)
 				}
 			}
 			st.Upcoming = d.Upcoming(st.NextTick)
 			if q.prev != nil {
 				st.PrevTick, st.PrevState, st.Missed = q.prev.tick, q.prev.state, q.prev.missed
 			}
+			st.LastSuccess = q.lastSuccess
 		}
 		all[i] = st
 	}
@@ -76,7 +89,7 @@ func (s *Scheduler) overdueReason(q *queue) string {
 	switch reason := s.stopped(); {
 	case reason != "":
 		return reason
-	case q.next == q.held:
+	case q.def.CatchUp == jobs.All && q.last.progress() == provider.Going:
 		return "the run of the tick before it goes on"
 	case q.slots.free == 0 && q.def.Concurrency > 0:
 		return fmt.Sprintf("all %d worker slots of the job are taken", q.def.Concurrency)
@@ -119,8 +132,9 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 		for _, r := range q.back {
 			h.OldestWaiting = max(h.OldestWaiting, now.Sub(r.due))
 		}
-		if q.held != nil {
-			h.OldestWaiting = max(h.OldestWaiting, now.Sub(q.held.due))
+		if q.due(now) {
+			h.OldestWaiting = max(h.OldestWaiting, now.Sub(q.next))
+			h.Totals[jobs.StateWaiting]++
 		}
 	}
 	if reason := s.stopped(); reason != "" {
@@ -146,7 +160,7 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 	q := s.queue(d)
 	var rows []*row
 	for _, r := range s.rows {
-		if r.queue == q && (r != q.next || r.state == jobs.StateWaiting) {
+		if r.queue == q {
 			rows = append(rows, r)
 		}
 	}

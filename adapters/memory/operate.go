@@ -11,8 +11,7 @@ import (
 
 // Cancel implements [jobs.Canceller].
 func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
-	var begin []func()
-	err := s.operate(ctx, name, func(q *queue, now time.Time) error {
+	return s.operate(ctx, name, func(q *queue, now time.Time) error {
 		r, err := s.row(q, id)
 		switch {
 		case err != nil || !r.ended.IsZero():
@@ -20,18 +19,11 @@ func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 			r.cancelled = true
 			r.cancel()
 		default:
-			if r == q.next {
-				begin = s.relay(r, now)
-			}
 			s.unpark(r)
 			s.finish(r, jobs.StateCancelled, "", now)
 		}
 		return err
 	})
-	for _, f := range begin {
-		f()
-	}
-	return err
 }
 
 // Retry implements [jobs.Retrier]. The job runs however late it is, see
@@ -49,7 +41,7 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 			if r.state == jobs.StateSkipped {
 				r.err = ""
 			}
-			r.ended, r.begun, r.cancelled = time.Time{}, true, false
+			r.ended, r.begun, r.aside, r.cancelled = time.Time{}, true, true, false
 			r.attempts = max(r.attempts, r.attempt+1)
 			q.claim(r)
 		case jobs.StateRetrying:
@@ -82,14 +74,17 @@ func (s *Scheduler) Pause(ctx context.Context, name string) error {
 		for _, r := range waiting {
 			s.ready(r)
 		}
-		s.unhold(q)
 		return nil
 	})
 }
 
 // Resume implements [jobs.Pauser].
 func (s *Scheduler) Resume(ctx context.Context, name string) error {
-	return s.operate(ctx, name, func(q *queue, _ time.Time) error {
+	var skipped []func()
+	err := s.operate(ctx, name, func(q *queue, now time.Time) error {
+		if !q.paused.IsZero() {
+			skipped = s.advance(q, now) // what came due meanwhile, also while stopped
+		}
 		waited := q.back
 		q.paused, q.back = time.Time{}, nil
 		for _, r := range waited {
@@ -97,6 +92,10 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 		}
 		return nil
 	})
+	for _, log := range skipped {
+		log()
+	}
+	return err
 }
 
 // operate does what somebody asks for the jobs of one name.

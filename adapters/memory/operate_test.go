@@ -63,18 +63,18 @@ func TestPauseSkipsATickThatWaitsForTheOneBefore(t *testing.T) {
 			return nil
 		}, jobs.CatchUp(jobs.All))
 	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		start := time.Now().UTC()
 		time.Sleep(5500 * time.Millisecond)
 		require.NoError(t, s.Pause(t.Context(), "test.tick"))
 		synctest.Wait()
-		runs, err := s.Runs(t.Context(), "test.tick", 10)
-		require.NoError(t, err)
-		require.Len(t, runs, 5, "one runs, and four that came due since are skipped")
-		require.Equal(t, jobs.StateRunning, runs[4].State)
-		for _, r := range runs[:4] {
-			require.Equal(t, jobs.StateSkipped, r.State)
-			require.Equal(t, jobs.SkippedPaused, r.Error)
-			require.Zero(t, r.Attempt)
-		}
+		require.Len(t, runs(t, s, "test.tick"), 1, "what is skipped is no run")
+		st := statusOf(t, s, "test.tick")
+		require.Equal(t, start.Add(5*time.Second), st.PrevTick)
+		require.Equal(t, jobs.StateSkipped, st.PrevState)
+		require.Equal(t, 3, st.Missed, "that came due since the first, and are skipped as well")
+		require.Equal(t, start.Add(6*time.Second), st.NextTick)
+		require.Equal(t, [2]int{0, 1}, [2]int{st.Waiting, st.Running})
+		require.Zero(t, st.OverdueBy)
 		require.NoError(t, s.Resume(t.Context(), "test.tick"))
 		time.Sleep(10 * time.Second)
 		require.Equal(t, 1, statusOf(t, s, "test.tick").Running)
@@ -147,28 +147,80 @@ func TestARetriedJobRunsBesideALaterOneOfItsKey(t *testing.T) {
 	})
 }
 
-func TestCancelOfATickThatIsLateGivesUpWhatPassed(t *testing.T) {
+func TestCancelOfATickThatWaitsCancelsWhatItStandsFor(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
-		return s.RegisterInterval("test.tick", time.Hour, done)
-	}, func(t *testing.T, s *memory.Scheduler, log func() string) {
-		require.NoError(t, s.Shutdown(t.Context()))
-		require.NoError(t, s.Cancel(t.Context(), "test.tick", "memory-1"), "the tick is stored, if not due")
-		require.Equal(t, jobs.StateCancelled, run(t, s, "test.tick", "memory-1").State)
-		time.Sleep(5*time.Hour + time.Minute)
-		runs, err := s.Runs(t.Context(), "test.tick", 1)
-		require.NoError(t, err)
-		require.Equal(t, jobs.StateWaiting, runs[0].State)
-		require.NoError(t, s.Cancel(t.Context(), "test.tick", runs[0].ID))
-		require.Contains(t, log(), "skipped=3")
+		return s.RegisterInterval("test.tick", time.Hour, func(context.Context, *jobs.Job) error {
+			time.Sleep(270 * time.Minute)
+			return nil
+		}, jobs.Concurrency(1), jobs.Timeout(24*time.Hour))
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		first := time.Now().UTC().Truncate(time.Hour).Add(time.Hour)
+		time.Sleep(time.Until(first.Add(4*time.Hour + time.Minute)))
+		waiting := runs(t, s, "test.tick")[0]
+		require.Equal(t, jobs.StateWaiting, waiting.State)
+		require.Equal(t, first.Add(4*time.Hour), waiting.Tick)
+		require.NoError(t, s.Cancel(t.Context(), "test.tick", waiting.ID))
 		st := statusOf(t, s, "test.tick")
 		require.Equal(t, jobs.StateCancelled, st.PrevState)
-		require.Equal(t, runs[0].Tick, st.PrevTick)
+		require.Equal(t, waiting.Tick, st.PrevTick)
 		require.Equal(t, 3, st.Missed)
-		require.Equal(t, runs[0].Tick.Add(4*time.Hour), st.NextTick)
-		require.NoError(t, s.Start(t.Context()))
+		require.Equal(t, first.Add(5*time.Hour), st.NextTick)
+		require.Zero(t, st.LastSuccess)
 		time.Sleep(time.Hour)
-		require.Equal(t, jobs.StateCompleted, statusOf(t, s, "test.tick").PrevState)
+		st = statusOf(t, s, "test.tick")
+		require.Equal(t, first.Add(5*time.Hour), st.PrevTick)
+		require.Equal(t, jobs.StateRunning, st.PrevState)
+		require.Zero(t, st.Missed)
+		require.Equal(t, first, st.LastSuccess)
+	})
+}
+
+func TestTicksOfAPauseHaveNoRunThoughNothingWasStarted(t *testing.T) {
+	t.Parallel()
+	var ticks []time.Time
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterInterval("test.tick", time.Hour, func(_ context.Context, job *jobs.Job) error {
+			ticks = append(ticks, job.Tick)
+			return nil
+		})
+	}, func(t *testing.T, s *memory.Scheduler, log func() string) {
+		first := time.Now().UTC().Truncate(time.Hour).Add(time.Hour)
+		require.NoError(t, s.Shutdown(t.Context()))
+		require.NoError(t, s.Pause(t.Context(), "test.tick"))
+		time.Sleep(time.Until(first.Add(150 * time.Minute)))
+		require.Zero(t, statusOf(t, s, "test.tick").Waiting, "they are to be skipped")
+		require.NoError(t, s.Resume(t.Context(), "test.tick"))
+		require.Contains(t, log(), `missed=2 reason="skipped: the job is paused"`)
+		time.Sleep(time.Hour)
+		require.NoError(t, s.Start(t.Context()))
+		synctest.Wait()
+		require.Equal(t, []time.Time{first.Add(3 * time.Hour)}, ticks)
+	})
+}
+
+func TestATickThatWaitsWhenItsJobIsPausedTakesTheFirstOneAfter(t *testing.T) {
+	t.Parallel()
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterInterval("test.tick", time.Hour, func(context.Context, *jobs.Job) error {
+			time.Sleep(500 * time.Minute)
+			return nil
+		}, jobs.Concurrency(1), jobs.Timeout(24*time.Hour))
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		first := time.Now().UTC().Truncate(time.Hour).Add(time.Hour)
+		time.Sleep(time.Until(first.Add(90 * time.Minute)))
+		require.NoError(t, s.Pause(t.Context(), "test.tick"))
+		time.Sleep(2 * time.Hour)
+		st := statusOf(t, s, "test.tick")
+		require.Equal(t, [2]time.Time{first.Add(3 * time.Hour), first.Add(4 * time.Hour)}, [2]time.Time{st.PrevTick, st.NextTick})
+		require.Equal(t, 1, st.Waiting)
+		require.Zero(t, st.OverdueBy)
+		require.NoError(t, s.Resume(t.Context(), "test.tick"))
+		require.Equal(t, first.Add(time.Hour), statusOf(t, s, "test.tick").NextTick, "it can start again")
+		time.Sleep(time.Hour)
+		require.Len(t, runs(t, s, "test.tick"), 2)
+		require.Equal(t, first.Add(4*time.Hour), runs(t, s, "test.tick")[0].Tick)
+		require.Equal(t, 1, statusOf(t, s, "test.tick").Waiting)
 	})
 }
 
@@ -408,16 +460,16 @@ func held(t *testing.T, test func(t *testing.T, s *memory.Scheduler, ran func() 
 	})
 }
 
-func TestATickThatIsCancelledAsItWaitsForTheOneBeforeNeverRuns(t *testing.T) {
+func TestATickThatWaitsForTheOneBeforeHasNoRun(t *testing.T) {
 	t.Parallel()
 	held(t, func(t *testing.T, s *memory.Scheduler, ran func() []float64) {
-		runs, err := s.Runs(t.Context(), "test.tick", 1)
+		require.Len(t, runs(t, s, "test.tick"), 1)
+		n, err := s.QueueSize(t.Context(), "test.tick")
 		require.NoError(t, err)
-		require.Equal(t, jobs.StateWaiting, runs[0].State)
-		require.NoError(t, s.Cancel(t.Context(), "test.tick", runs[0].ID))
+		require.Equal(t, 1, n)
 		time.Sleep(time.Hour)
-		require.Equal(t, []float64{0, 2}, ran())
-		require.Equal(t, jobs.StateCancelled, run(t, s, "test.tick", runs[0].ID).State)
+		require.Equal(t, []float64{0, 1, 2}, ran())
+		require.Len(t, runs(t, s, "test.tick"), 3)
 	})
 }
 

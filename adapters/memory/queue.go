@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // row is a job as it is stored.
@@ -24,8 +25,9 @@ type row struct {
 	priority int
 	unique   string
 	tick     time.Time
-	missed   int       // later ticks this one stands for
+	missed   int       // earlier ticks this one stands for
 	begun    bool      // an attempt was started, or is to be however late
+	aside    bool      // has failed before or is retried by hand, and holds no tick up
 	due      time.Time // of the next attempt
 	attempt  int       // attempts begun and counted
 	attempts int       // how many there are at most
@@ -42,13 +44,43 @@ type queue struct {
 	def                        *jobs.Definition
 	slots                      *slots
 	unique                     map[string]*row // live rows by their key
-	next                       *row            // the stored tick that has not been started
-	prev                       *row            // the latest tick that was
-	held                       *row            // next, due, when it waits for the run before it
 	paused                     time.Time       // zero when it is not
 	back                       []*row          // what is due and waits for the end of the pause
 	pending, retrying, running int
-	ticking                    int // the ticks among running
+
+	// The schedule. What last and prev point to outlives its retention here.
+	next        time.Time // its next tick; zero if there is none
+	last        *row      // the latest tick that was inserted
+	prev        *row      // the latest tick that started, or was skipped or cancelled
+	lastSuccess time.Time // the latest tick whose run succeeded
+}
+
+// plan says what is to become of the schedule now.
+func (q *queue) plan(now time.Time) provider.Advance {
+	row := provider.Row{Next: q.next, LastJob: q.last.progress()}
+	if q.last != nil {
+		row.Last, row.LastMissed = q.last.tick, q.last.missed
+	}
+	return provider.Plan(q.def.Schedule, provider.Policy{CatchUp: q.def.CatchUp, Paused: !q.paused.IsZero()}, row, now)
+}
+
+// progress says how far r, the latest tick, has come; nil means that there is none.
+func (r *row) progress() provider.Progress {
+	switch {
+	case r == nil || r.aside || !r.ended.IsZero():
+		return provider.Over
+	case r.begun:
+		return provider.Going
+	default:
+		return provider.Waiting
+	}
+}
+
+// passed notes that r waits no longer, if it is the latest tick of which that is so.
+func (q *queue) passed(r *row) {
+	if !r.tick.IsZero() && (q.prev == nil || !r.tick.Before(q.prev.tick)) {
+		q.prev = r
+	}
 }
 
 // slots are a number of workers and the rows that wait for one of them.
@@ -82,13 +114,6 @@ func (s *Scheduler) insert(q *queue, r row, now time.Time) *row {
 	return &r
 }
 
-// insertTick stores the next tick of a schedule. The zero time stands for none.
-func (s *Scheduler) insertTick(q *queue, tick, now time.Time) {
-	if !tick.IsZero() {
-		q.next = s.insert(q, row{data: []byte("{}"), priority: q.def.Priority, due: tick, tick: tick}, now)
-	}
-}
-
 // park puts r where it waits for its time, which may have come.
 func (s *Scheduler) park(r *row, state jobs.State) {
 	s.move(r, state)
@@ -104,23 +129,12 @@ func (s *Scheduler) ready(r *row) {
 	}
 }
 
-// unhold lets the tick run that waited for the one before it, if there is one.
-func (s *Scheduler) unhold(q *queue) {
-	if r := q.held; r != nil {
-		q.held = nil
-		s.ready(r)
-	}
-}
-
 // unpark takes r out of wherever it waits.
 func (s *Scheduler) unpark(r *row) {
 	q := r.queue
 	s.delayed.remove(r)
 	q.slots.ready.remove(r)
 	q.back = slices.DeleteFunc(q.back, func(other *row) bool { return other == r })
-	if q.held == r {
-		q.held = nil
-	}
 }
 
 // finish ends r, with the error of its latest attempt or why it was skipped; "" keeps
@@ -128,6 +142,7 @@ func (s *Scheduler) unpark(r *row) {
 func (s *Scheduler) finish(r *row, state jobs.State, reason string, now time.Time) {
 	s.move(r, state)
 	r.ended, r.err = now, cmp.Or(reason, r.err)
+	r.queue.passed(r)
 	s.finished = append(s.finished, r)
 	if q := r.queue; q.unique[r.unique] == r {
 		delete(q.unique, r.unique)
@@ -152,9 +167,6 @@ func (s *Scheduler) move(r *row, to jobs.State) {
 		switch change.state {
 		case jobs.StateRunning:
 			r.queue.running += change.by
-			if !r.tick.IsZero() {
-				r.queue.ticking += change.by
-			}
 		case jobs.StateScheduled, jobs.StateWaiting, jobs.StateRetrying:
 			r.queue.pending += change.by
 			if r.attempt > 0 {
@@ -170,7 +182,7 @@ func (r *row) job(now time.Time, db jobs.DB) *jobs.Job {
 	return &jobs.Job{
 		ID: r.id, Name: r.queue.def.Name, Data: bytes.Clone(r.data),
 		Attempt: r.attempt, MaxAttempts: r.attempts,
-		Tick: r.tick, Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
+		Tick: r.tick, Missed: r.missed, Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
 	}
 }
 

@@ -244,6 +244,14 @@ func forgetting(err error) error {
 	return errors.New(err.Error())
 }
 
+// Rules that several faults break.
+const (
+	oneForAll   = "after missed ticks one run stands for all of them: its tick is the latest, and Missed counts the others"
+	oneWaits    = "ticks that pass while all workers are busy become one run, that of the latest"
+	oneIsDue    = "a schedule that is due while stopped counts as one job that waits, and as overdue"
+	lastSuccess = "Jobs tells the tick of the latest run that succeeded, through failures and a restart"
+)
+
 // faults are schedulers with one fault each, and the rule that is to tell.
 var faults = []struct {
 	fault, rule string
@@ -493,11 +501,56 @@ var faults = []struct {
 			}
 		})
 	}},
-	{"missed ticks are dropped", "after missed ticks one late run stands for all of them", func(f *faulty, _ jobstest.Config) {
-		f.options = []jobs.Option{jobs.StartWithin(time.Second)}
+	{"missed ticks are dropped", oneForAll, func(f *faulty, _ jobstest.Config) {
+		losesFirstRun(f)
 	}},
-	{"missed ticks are all made up", "after missed ticks one late run stands for all of them", func(f *faulty, _ jobstest.Config) {
+	{"missed ticks are all made up", oneForAll, func(f *faulty, _ jobstest.Config) {
 		f.options = []jobs.Option{jobs.CatchUp(jobs.All)}
+	}},
+	{"missed ticks are not counted", oneForAll, func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.Missed = 0 })
+	}},
+	{"a late run counts its own tick as missed", oneForAll, func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if job.Missed > 0 {
+				job.Missed++
+			}
+		})
+	}},
+	{"a late run has the first missed tick", oneForAll, func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.Add(-time.Duration(job.Missed) * time.Second) })
+	}},
+	{"the status does not tell of missed ticks", oneForAll, telling(func(st *jobs.Status) { st.Missed = 0 })},
+	{"each tick waits for the busy worker", oneWaits, func(f *faulty, _ jobstest.Config) {
+		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+			runs, err := f.Scheduler.Runs(ctx, name, limit)
+			if st, _ := f.Scheduler.Jobs(ctx); len(st) > 0 && st[0].OverdueBy >= time.Second {
+				runs = append(runs[:1], runs...)
+			}
+			return runs, err
+		}
+	}},
+	{"each tick runs when the worker is free", oneWaits, func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.CatchUp(jobs.All)}
+	}},
+	{"the run that waited has the first tick", oneWaits, func(f *faulty, _ jobstest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			job.Tick, job.Missed = job.Tick.Add(-time.Duration(job.Missed)*time.Second), 0
+		})
+	}},
+	{"a tick that takes the place of another is in time", oneWaits, telling(func(st *jobs.Status) { st.OverdueBy %= time.Second })},
+	{"a late run is as late as its first tick", "with StartWithin a run that stands for several ticks is as late as the latest of them", func(f *faulty, _ jobstest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				if job.Late()+time.Duration(job.Missed)*time.Second > 5*time.Second {
+					return nil // skipped
+				}
+				return h(ctx, job)
+			}
+		}
+	}},
+	{"StartWithin drops missed ticks", "with StartWithin a run that stands for several ticks is as late as the latest of them", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.StartWithin(100 * time.Millisecond)}
 	}},
 	{"CatchUp(All) is ignored", "with CatchUp(All) each missed tick runs, in order and one at a time", func(f *faulty, _ jobstest.Config) {
 		f.options = []jobs.Option{jobs.CatchUp(jobs.Once)}
@@ -554,10 +607,74 @@ var faults = []struct {
 			return n, nil
 		}
 	}},
-	{"a late tick is not overdue", "a tick counts as waiting, and as overdue, once it is due", func(f *faulty, _ jobstest.Config) {
+	{"a late tick is not overdue", "a schedule that is due while stopped counts as one job that waits, and as overdue", func(f *faulty, _ jobstest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
 				all[i].OverdueBy = 0
+			}
+		}
+	}},
+	{"a due tick counts for nothing before it is inserted", oneIsDue, func(f *faulty, _ jobstest.Config) {
+		f.size = func(ctx context.Context, name string) (int, error) {
+			n, err := f.Scheduler.QueueSize(ctx, name)
+			if h, _ := f.Scheduler.Health(ctx); !h.Started {
+				n = 0
+			}
+			return n, err
+		}
+	}},
+	{"each tick that has passed counts as one that waits", oneIsDue, func(f *faulty, _ jobstest.Config) {
+		f.size = func(ctx context.Context, name string) (int, error) {
+			n, err := f.Scheduler.QueueSize(ctx, name)
+			if h, _ := f.Scheduler.Health(ctx); !h.Started && n > 0 {
+				n += int(h.OldestWaiting / time.Second)
+			}
+			return n, err
+		}
+	}},
+	{"Jobs does not count a due tick before it is inserted", oneIsDue, telling(func(st *jobs.Status) { st.Waiting = 0 })},
+	{"Health does not count a due tick before it is inserted", oneIsDue, func(f *faulty, _ jobstest.Config) {
+		f.health = func(h *jobs.Health) { h.Totals[jobs.StateWaiting] = 0 }
+	}},
+	{"a due tick has not waited before it is inserted", oneIsDue, func(f *faulty, _ jobstest.Config) {
+		f.health = func(h *jobs.Health) { h.OldestWaiting = 0 }
+	}},
+	{"what is triggered is a success of the schedule", lastSuccess, telling(func(st *jobs.Status) {
+		if st.LastSuccess.IsZero() {
+			st.LastSuccess = time.Now().UTC()
+		}
+	})},
+	{"a failure is a success", lastSuccess, telling(func(st *jobs.Status) { st.LastSuccess = st.PrevTick })},
+	{"a failure makes the last success be forgotten", lastSuccess, telling(func(st *jobs.Status) {
+		if st.PrevState == jobs.StateFailed {
+			st.LastSuccess = time.Time{}
+		}
+	})},
+	{"the first success stays the last", lastSuccess, func(f *faulty, _ jobstest.Config) {
+		var first time.Time
+		f.status = func(all []jobs.Status) {
+			if first.IsZero() {
+				first = all[0].LastSuccess
+			}
+			all[0].LastSuccess = first
+		}
+	}},
+	{"a stop makes the last success be forgotten", lastSuccess, func(f *faulty, _ jobstest.Config) {
+		var stopped atomic.Bool
+		f.shutdown = func(ctx context.Context) error {
+			stopped.Store(true)
+			return f.Scheduler.Shutdown(ctx)
+		}
+		f.status = func(all []jobs.Status) {
+			if stopped.Load() {
+				all[0].LastSuccess = time.Time{}
+			}
+		}
+	}},
+	{"a stop makes the previous tick be forgotten", lastSuccess, func(f *faulty, _ jobstest.Config) {
+		f.status = func(all []jobs.Status) {
+			if h, err := f.Scheduler.Health(context.Background()); err == nil && !h.Started {
+				all[0].PrevTick, all[0].PrevState = time.Time{}, ""
 			}
 		}
 	}},
@@ -837,8 +954,8 @@ var faults = []struct {
 			st.Upcoming = make([]time.Time, 3)
 		}
 	})},
-	{"a late tick has no reason", "a tick counts as waiting, and as overdue, once it is due", telling(func(st *jobs.Status) { st.OverdueReason = "" })},
-	{"a tick in time has a reason to be late", "a tick counts as waiting, and as overdue, once it is due", telling(func(st *jobs.Status) { st.OverdueReason = "who knows" })},
+	{"a late tick has no reason", "a schedule that is due while stopped counts as one job that waits, and as overdue", telling(func(st *jobs.Status) { st.OverdueReason = "" })},
+	{"a tick in time has a reason to be late", "a schedule that is due while stopped counts as one job that waits, and as overdue", telling(func(st *jobs.Status) { st.OverdueReason = "who knows" })},
 
 	// Runs and Activity.
 	{"the oldest run is listed first", "Runs lists the latest jobs of a name, the newest first", func(f *faulty, _ jobstest.Config) {
@@ -870,7 +987,7 @@ var faults = []struct {
 			r.Error = ""
 		}
 	})},
-	{"the run of a tick has none", "Runs lists a tick once it is due, with its instant", listing(func(r *jobs.Run) { r.Tick = time.Time{} })},
+	{"the run of a tick has none", "Runs lists a tick once it is inserted, with its instant", listing(func(r *jobs.Run) { r.Tick = time.Time{} })},
 	{"to be skipped takes an attempt", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) {
 		if r.State == jobs.StateSkipped {
 			r.Attempt = 1
@@ -881,7 +998,7 @@ var faults = []struct {
 			r.Error = "skipped"
 		}
 	})},
-	{"a tick is listed before it is due", "Runs lists a tick once it is due, with its instant", func(f *faulty, _ jobstest.Config) {
+	{"a tick is listed before it is due", "Runs lists a tick once it is inserted, with its instant", func(f *faulty, _ jobstest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			if name == "test.hourly" {
@@ -890,7 +1007,7 @@ var faults = []struct {
 			return runs, err
 		}
 	}},
-	{"a tick that waits is not listed", "Runs lists a tick once it is due, with its instant", func(f *faulty, _ jobstest.Config) {
+	{"a tick that waits is not listed", "Runs lists a tick once it is inserted, with its instant", func(f *faulty, _ jobstest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			return slices.DeleteFunc(runs, func(r jobs.Run) bool { return r.Attempt == 0 }), err
@@ -975,7 +1092,8 @@ var faults = []struct {
 	}},
 	{"a tick that waits cannot be cancelled", "a tick that is cancelled does not end its schedule", func(f *faulty, _ jobstest.Config) {
 		f.cancel = func(ctx context.Context, name, id string) error {
-			if h, err := f.Scheduler.Health(ctx); err != nil || !h.Started {
+			runs, err := f.Scheduler.Runs(ctx, name, 1000)
+			if slices.ContainsFunc(runs, func(r jobs.Run) bool { return r.ID == id && r.State == jobs.StateWaiting }) {
 				return err
 			}
 			return f.Scheduler.Cancel(ctx, name, id)
@@ -1117,11 +1235,46 @@ var faults = []struct {
 	{"ticks run while their job is paused", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ jobstest.Config) {
 		f.pause = func(context.Context, string) error { return nil }
 	}},
-	{"a paused tick gives another reason", "ticks that come due while their job is paused are skipped, and the schedule goes on", listing(func(r *jobs.Run) {
-		if r.State == jobs.StateSkipped {
-			r.Error = "skipped"
+	{"a tick that a pause skips is a run", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ jobstest.Config) {
+		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+			runs, err := f.Scheduler.Runs(ctx, name, limit)
+			all, _ := f.Scheduler.Jobs(ctx)
+			for _, st := range all {
+				if st.Name == name && st.PrevState == jobs.StateSkipped {
+					runs = append(runs, jobs.Run{ID: "skipped", Name: name, State: jobs.StateSkipped, Tick: st.PrevTick, Error: jobs.SkippedPaused})
+				}
+			}
+			return runs, err
+		}
+	}},
+	{"a tick that a pause skips is not in the status", "ticks that come due while their job is paused are skipped, and the schedule goes on", telling(func(st *jobs.Status) {
+		if st.PrevState == jobs.StateSkipped {
+			st.PrevTick, st.PrevState = st.LastSuccess, jobs.StateCompleted
 		}
 	})},
+	{"a schedule stands still while its job is paused", "ticks that come due while their job is paused are skipped, and the schedule goes on", telling(func(st *jobs.Status) {
+		if !st.PausedSince.IsZero() {
+			st.NextTick = st.PausedSince.Truncate(time.Second).Add(time.Second)
+		}
+	})},
+	{"a paused schedule is overdue", "ticks that come due while their job is paused are skipped, and the schedule goes on", telling(func(st *jobs.Status) {
+		if !st.PausedSince.IsZero() {
+			st.OverdueBy = time.Since(st.PausedSince)
+		}
+	})},
+	{"the ticks of a pause are missed", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ jobstest.Config) {
+		var skipped atomic.Int64
+		f.resume = func(ctx context.Context, name string) error {
+			all, _ := f.Scheduler.Jobs(ctx)
+			for _, st := range all {
+				if st.Name == name {
+					skipped.Store(int64(time.Since(st.PausedSince) / time.Second))
+				}
+			}
+			return f.Scheduler.Resume(ctx, name)
+		}
+		f.handler = before(func(job *jobs.Job) { job.Missed += int(skipped.Swap(0)) })
+	}},
 	{"Resume does nothing", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ jobstest.Config) {
 		f.resume = func(context.Context, string) error { return nil }
 	}},

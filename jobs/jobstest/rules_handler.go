@@ -29,6 +29,7 @@ var handlerRules = []rule{
 		require.Equal(e, 5, r.MaxAttempts, "MaxAttempts")
 		require.True(e, r.Tick.IsZero(), "Tick of a triggered job is %v, want zero", r.Tick)
 		require.Zero(e, r.Late(), "Late of a triggered job")
+		require.Zero(e, r.Missed, "Missed of a triggered job")
 		require.WithinDuration(e, r.at, r.StartedAt, patience, "StartedAt")
 		require.Equal(e, "UTC", r.StartedAt.Location().String(), "location of StartedAt")
 		require.NotNil(e, r.Logger, "Logger")

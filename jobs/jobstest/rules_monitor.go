@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -60,7 +61,7 @@ var monitorRules = []rule{
 		e.total(jobs.StateCompleted, 2)
 		require.Equal(e, 2, e.queueSize("test.job"), "QueueSize after the running job has ended")
 	}},
-	{name: "a tick counts as waiting, and as overdue, once it is due", check: func(e *env) {
+	{name: "a schedule that is due while stopped counts as one job that waits, and as overdue", check: func(e *env) {
 		p := e.probe(nil)
 		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle))
 		e.start()
@@ -70,11 +71,14 @@ var monitorRules = []rule{
 			n := e.queueSize("test.tick")
 			return n, n == 1
 		})
-		e.until(time.Now().Add(time.Second))
-		st := e.status("test.tick")
+		e.until(time.Now().Add(2 * time.Second)) // two more ticks pass
+		st, h := e.status("test.tick"), e.health()
+		require.Equal(e, 1, e.queueSize("test.tick"), "QueueSize")
 		require.Equal(e, 1, st.Waiting, "Waiting")
+		require.Equal(e, 1, h.Totals[jobs.StateWaiting], "waiting jobs in Totals")
+		require.GreaterOrEqual(e, h.OldestWaiting, 2*time.Second-slack, "OldestWaiting")
 		require.True(e, st.NextTick.Before(time.Now()), "NextTick is %v, want the one that is late", st.NextTick)
-		require.GreaterOrEqual(e, st.OverdueBy, time.Second-slack, "OverdueBy")
+		require.GreaterOrEqual(e, st.OverdueBy, 2*time.Second-slack, "OverdueBy")
 		require.NotEmpty(e, st.OverdueReason, "OverdueReason")
 		e.start()
 		p.next()
@@ -118,6 +122,7 @@ var monitorRules = []rule{
 				require.Equal(e, want[i].zone, st.Zone, "Zone of %s %s", st.Name, when)
 				require.Zero(e, st.PrevTick, "PrevTick of %s %s", st.Name, when)
 				require.Empty(e, st.PrevState, "PrevState of %s %s", st.Name, when)
+				require.Zero(e, st.LastSuccess, "LastSuccess of %s %s", st.Name, when)
 				require.Zero(e, st.OverdueBy, "OverdueBy of %s %s", st.Name, when)
 				require.Empty(e, st.OverdueReason, "OverdueReason of %s %s", st.Name, when)
 				require.Zero(e, st.PausedSince, "PausedSince of %s %s", st.Name, when)
@@ -190,6 +195,63 @@ var monitorRules = []rule{
 				return st, st.PrevState == want.state && st.PrevTick.Equal(tick)
 			})
 		}
+	}},
+	{name: "Jobs tells the tick of the latest run that succeeded, through failures and a restart", check: func(e *env) {
+		var succeeds atomic.Bool
+		var latest atomic.Int64 // in seconds, the tick of the latest run that succeeded
+		p := e.probe(func(_ context.Context, job *jobs.Job) error {
+			switch {
+			case job.Tick.IsZero():
+				return nil
+			case !succeeds.Load():
+				return jobs.Permanent(errAgain)
+			case job.Attempt == 1:
+				return errAgain
+			}
+			latest.Store(job.Tick.Unix())
+			return nil
+		})
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.RetryDelay(0), inOrder))
+		e.trigger("test.tick", nil)
+		e.start()
+		e.total(jobs.StateCompleted, 1)
+		failing := func(after time.Time, success time.Time) (tick time.Time) {
+			e.Helper()
+			e.eventually("a tick to fail", func() (any, bool) {
+				st := e.status("test.tick")
+				tick = st.PrevTick
+				return st, st.PrevState == jobs.StateFailed && tick.After(after)
+			})
+			require.Equal(e, success, e.status("test.tick").LastSuccess, "LastSuccess after a tick has failed")
+			return tick
+		}
+		succeeding := func(after time.Time) (tick time.Time) {
+			e.Helper()
+			succeeds.Store(true)
+			e.eventually("LastSuccess to be a tick that has succeeded", func() (any, bool) {
+				tick = e.status("test.tick").LastSuccess
+				return tick, tick.After(after) && tick.Unix() == latest.Load()
+			})
+			succeeds.Store(false)
+			// One more may have succeeded since.
+			e.eventually("a tick to fail", func() (any, bool) {
+				st := e.status("test.tick")
+				tick = time.Unix(latest.Load(), 0).UTC()
+				return st, st.PrevState == jobs.StateFailed && st.PrevTick.After(tick) && st.LastSuccess.Equal(tick)
+			})
+			return tick
+		}
+		first := failing(time.Time{}, time.Time{})
+		success := succeeding(first)
+		failed := failing(failing(success, success), success)
+		e.stop()
+		st := e.status("test.tick")
+		require.Equal(e, success, st.LastSuccess, "LastSuccess while stopped")
+		require.Equal(e, jobs.StateFailed, st.PrevState, "PrevState while stopped")
+		require.False(e, st.PrevTick.Before(failed), "PrevTick is %v while stopped, was %v", st.PrevTick, failed)
+		e.start()
+		failing(st.PrevTick, success)
+		succeeding(success)
 	}},
 	{name: "Jobs counts what waits, what is to be retried and what runs", check: func(e *env) {
 		release := e.gate()

@@ -134,11 +134,12 @@ var runRules = []rule{
 		id := e.trigger("test.job", map[string]string{"do": "succeed"})
 		require.Equal(e, jobs.StateWaiting, e.runOf("test.job", id).State, "State of a job that is due")
 	}},
-	{name: "Runs lists a tick once it is due, with its instant", check: func(e *env) {
+	{name: "Runs lists a tick once it is inserted, with its instant", check: func(e *env) {
 		_ = role[jobs.RunLister](e)
 		p := e.probe(nil)
 		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle))
 		e.noError(e.s.RegisterInterval("test.hourly", time.Hour, p.handle))
+		e.noError(e.s.RegisterInterval("test.busy", time.Second, e.gate().wait, inOrder))
 		e.start()
 		r := p.next()
 		for r.Name != "test.tick" { // the hour may be full just now
@@ -152,15 +153,13 @@ var runRules = []rule{
 		require.Equal(e, "UTC", seen.Tick.Location().String(), "location of Tick")
 		require.WithinDuration(e, r.Tick, seen.DueAt, slack, "DueAt")
 		require.JSONEq(e, "{}", string(seen.Data), "Data")
-		e.stop()
-		e.eventually("the next tick to be due", func() (any, bool) {
-			n := e.queueSize("test.tick")
-			return n, n == 1
+		e.eventually("the tick that waits for the worker to be listed, and to be the next one", func() (any, bool) {
+			waiting, next := e.waitingTick("test.busy"), e.status("test.busy").NextTick
+			return []any{waiting, next}, waiting.Tick.Equal(next)
 		})
-		runs, next := e.runs("test.tick"), e.status("test.tick").NextTick
-		i := slices.IndexFunc(runs, func(run jobs.Run) bool { return run.Tick.Equal(next) })
-		require.GreaterOrEqual(e, i, 0, "the tick %v that is due is listed", next)
-		require.Equal(e, jobs.StateWaiting, runs[i].State, "State of a tick that is due")
+		waiting := e.waitingTick("test.busy")
+		require.Zero(e, waiting.Attempt, "Attempt")
+		require.Zero(e, waiting.StartedAt, "StartedAt")
 		for _, r := range e.runs("test.hourly") {
 			require.False(e, r.Tick.After(time.Now().Add(slack)), "a tick that is not due is listed: %v", r.Tick)
 		}
@@ -273,6 +272,20 @@ func (e *env) runs(name string) []jobs.Run {
 	runs, err := e.s.(jobs.RunLister).Runs(e.ctx, name, 1000)
 	require.NoError(e, err, "Runs")
 	return runs
+}
+
+// waitingTick waits until a tick of that name waits for its first attempt, and returns it.
+func (e *env) waitingTick(name string) (r jobs.Run) {
+	e.Helper()
+	e.eventually("a tick to wait", func() (any, bool) {
+		runs := e.runs(name)
+		i := slices.IndexFunc(runs, func(r jobs.Run) bool { return r.State == jobs.StateWaiting && !r.Tick.IsZero() })
+		if i >= 0 {
+			r = runs[i]
+		}
+		return runs, i >= 0
+	})
+	return r
 }
 
 // runOf returns the run of that ID.

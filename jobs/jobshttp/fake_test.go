@@ -178,8 +178,8 @@ func newFake(now time.Time) *full {
 	f := &full{}
 	f.health = jobs.Health{Healthy: true, Started: true, Totals: map[jobs.State]int{jobs.StateCompleted: 12}}
 	f.statuses = []jobs.Status{
-		{Name: "audit.retention", Schedule: "0 3 * * *", Zone: "Europe/Berlin", PrevTick: now.Add(-9 * time.Hour), PrevState: jobs.StateCompleted, NextTick: now.Add(15 * time.Hour), Upcoming: tick(15 * time.Hour)},
-		{Name: "demo.flaky", Schedule: "every 5m0s", PrevTick: now.Add(-2 * time.Minute), PrevState: jobs.StateFailed, Missed: 2, NextTick: now.Add(3 * time.Minute), Upcoming: tick(3 * time.Minute), Retrying: 1, Waiting: 1},
+		{Name: "audit.retention", Schedule: "0 3 * * *", Zone: "Europe/Berlin", PrevTick: now.Add(-9 * time.Hour), PrevState: jobs.StateCompleted, LastSuccess: now.Add(-9 * time.Hour), NextTick: now.Add(15 * time.Hour), Upcoming: tick(15 * time.Hour)},
+		{Name: "demo.flaky", Schedule: "every 5m0s", PrevTick: now.Add(-2 * time.Minute), PrevState: jobs.StateFailed, Missed: 2, LastSuccess: now.Add(-12 * time.Minute), NextTick: now.Add(3 * time.Minute), Upcoming: tick(3 * time.Minute), Retrying: 1, Waiting: 1},
 		{Name: "email.send", Schedule: "on demand", Running: 1, Waiting: 4},
 		{Name: "email.stuck", Schedule: "*/10 * * * *", Zone: "UTC", PrevTick: now.Add(-22 * time.Minute), PrevState: jobs.StateCompleted, NextTick: now.Add(-12 * time.Minute), OverdueBy: 12 * time.Minute, OverdueReason: "no process works this queue"},
 		{Name: "notifs.cleanup", Schedule: "every 1h0m0s", NextTick: now.Add(time.Minute), Upcoming: tick(time.Minute), PausedSince: now.Add(-time.Hour)},

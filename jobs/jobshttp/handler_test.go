@@ -563,7 +563,7 @@ func TestTheStatusPage(t *testing.T) {
 			"Next: demo.flaky in 3 min 0 s",
 			"Last hour", "41 done", "2 failed", "1 skipped or cancelled",
 			"audit audit.retention every day at 03:00 0 3 * * * Europe/Berlin ✓ done 9 h 0 min ago 06:00:00 UTC in 15 h 0 min 2 Jan, 06:00 2 Jan, 21:00 3 Jan, 12:00 UTC",
-			"every 5 minutes ✗ failed 2 min ago 14:58:00 UTC, stands for 2 missed", "1 waiting 1 of them retrying",
+			"every 5 minutes ✗ failed 2 min ago 14:58:00 UTC, stands for 2 earlier ticks too last success 12 min ago, 14:48:00 UTC", "1 waiting 1 of them retrying",
 			"email.send ● running on demand ● running 2 s ago", "4 waiting 1 running",
 			"! overdue by 12 min 0 s no process works this queue every 10 minutes */10 * * * * UTC", "due 12 min ago",
 			"‖ paused since 14:00:00 UTC, 1 h 0 min ago", "no run is known skipped in 1 min 0 s",
@@ -606,6 +606,25 @@ func TestTheJobPage(t *testing.T) {
 		require.Contains(t, text, "No run is kept")
 		require.Contains(t, visible(send(h, "GET", "/job/audit.retention", "").Body.String()), "2 Jan, 07:00 CET there")
 		require.Contains(t, visible(send(h, "GET", "/job/email.stuck", "").Body.String()), "The next run is overdue by 12 min 0 s: no process works this queue.")
+	})
+}
+
+func TestASkipHasTheReasonOfItsOwnRun(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newFake(time.Now())
+		st := &s.statuses[1]
+		st.PrevState, st.Missed, st.Retrying, st.Waiting = jobs.StateSkipped, 1, 0, 0
+		h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody})
+		text := visible(send(h, "GET", "/", "").Body.String())
+		require.Contains(t, text, "skipped")
+		require.Contains(t, text, "stands for 1 earlier tick too last success 12 min ago")
+		require.NotContains(t, text, "smtp", "the error of another run")
+
+		time.Sleep(time.Minute)
+		run := &s.runs["demo.flaky"][0]
+		run.State, run.Error = jobs.StateSkipped, "skipped: another run of this job goes on"
+		require.Contains(t, visible(send(h, "GET", "/", "").Body.String()), run.Error)
 	})
 }
 

@@ -108,6 +108,7 @@ type row struct {
 	Prev                          outcome
 	PrevAt                        *moment
 	Missed                        int
+	Success                       *moment // the latest one, unless it is Prev
 	Next                          *moment
 	Late                          bool
 	Then                          []moment // the ticks after Next
@@ -345,9 +346,14 @@ func (h *handler) newRow(r *http.Request, st jobs.Status, latest []jobs.Run, now
 		}
 	}
 	x.Prev, x.PrevAt = outcomeOf(prev), newMoment(prevAt, now)
+	if !st.LastSuccess.Equal(st.PrevTick) {
+		x.Success = newMoment(st.LastSuccess, now)
+	}
 	x.Failing = prev == jobs.StateFailed || st.Retrying > 0
-	if x.Failing || prev == jobs.StateSkipped {
-		if i := slices.IndexFunc(latest, func(run jobs.Run) bool { return run.Error != "" }); i >= 0 {
+	if skipped := prev == jobs.StateSkipped && !x.Failing; x.Failing || skipped {
+		if i := slices.IndexFunc(latest, func(run jobs.Run) bool {
+			return run.Error != "" && (!skipped || run.State == prev && run.Tick.Equal(st.PrevTick)) // a pause leaves no run
+		}); i >= 0 {
 			x.Why = latest[i].Error
 		}
 	}

@@ -16,7 +16,8 @@
 // trigger and all attempts are one trace. A run of a schedule that nobody triggered
 // is the root of a trace of its own, as each of its retries is. Besides the attributes
 // of the conventions, a run's span has everytick.job.attempt, everytick.job.max_attempts,
-// everytick.job.tick (RFC 3339; absent for a job that was triggered) and
+// everytick.job.tick (RFC 3339; absent for a job that was triggered),
+// everytick.job.missed (how many earlier ticks the run stands for; absent if none) and
 // everytick.job.outcome, see below. The text of an error is the description of the
 // span's status; [jobs.Redact] has been applied to it. A job's data is nowhere.
 //
@@ -79,6 +80,7 @@ const (
 	attemptKey     = attribute.Key("everytick.job.attempt")
 	maxAttemptsKey = attribute.Key("everytick.job.max_attempts")
 	tickKey        = attribute.Key("everytick.job.tick")
+	missedKey      = attribute.Key("everytick.job.missed")
 	outcomeKey     = attribute.Key("everytick.job.outcome")
 	latenessName   = "everytick.tick.lateness"
 )
@@ -287,6 +289,9 @@ func (i *instruments) startProcess(ctx context.Context, job *jobs.Job, name stri
 		span.SetAttributes(semconv.MessagingMessageID(job.ID), attemptKey.Int(job.Attempt), maxAttemptsKey.Int(job.MaxAttempts))
 		if !job.Tick.IsZero() {
 			span.SetAttributes(tickKey.String(job.Tick.Format(time.RFC3339Nano)))
+		}
+		if job.Missed > 0 {
+			span.SetAttributes(missedKey.Int(job.Missed))
 		}
 	}
 	return ctx, span

@@ -244,7 +244,15 @@ func TestATickIsTheRootOfATrace(t *testing.T) {
 			require.NotEqual(t, startup.SpanContext().TraceID(), run.SpanContext.TraceID())
 		}
 		require.Equal(t, "2000-01-01T00:02:00Z", attributes(runs[1].Attributes)["everytick.job.tick"])
+		require.NotContains(t, attributes(runs[1].Attributes), "everytick.job.missed")
 		require.Equal(t, 2, tel.count(t, "everytick.tick.lateness", attribute.String("messaging.destination.name", "audit.sync")))
+
+		time.Sleep(150 * time.Second)
+		require.NoError(t, s.Start(ctx))
+		synctest.Wait()
+		require.NoError(t, s.Shutdown(t.Context()))
+		late := attributes(tel.spans("process audit.sync")[2].Attributes)
+		require.Equal(t, []any{"2000-01-01T00:04:00Z", int64(1)}, []any{late["everytick.job.tick"], late["everytick.job.missed"]})
 	})
 }
 

@@ -2,22 +2,19 @@ package river
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivermigrate"
-)
 
-// pauseTable holds the names of paused jobs.
-const pauseTable = "everytick_pause"
+	"github.com/everytick/everytick/adapters/river/internal/store"
+)
 
 // kindIndex is River's index of jobs by kind, which Migrate gives two columns more: by these
 // it counts what waits, runs and is retried of a name without reading the jobs. One of our
@@ -29,10 +26,9 @@ const (
 	kindIndexColumns = "(kind, state, attempt)"
 	// widerIndex is the name of it while it is made.
 	widerIndex = "everytick_job_kind_index"
+	// oldTicksIndex served ticks of an older form.
+	oldTicksIndex = "everytick_job_ticks_index"
 )
-
-// ticksIndex is the index that Migrate adds to River's table of jobs.
-const ticksIndex = "everytick_job_ticks_index"
 
 // searchIndexes are those of River's that serve searches in args and metadata alone.
 var searchIndexes = map[string]string{"river_job_args_index": "args", "river_job_metadata_index": "metadata"}
@@ -42,6 +38,7 @@ type MigrateOption func(*migration)
 
 type migration struct {
 	pool     *pgxpool.Pool
+	store    *store.Store
 	schema   string
 	migrator *rivermigrate.Migrator[pgx.Tx]
 	search   *bool
@@ -57,9 +54,8 @@ func SearchIndexes(keep bool) MigrateOption {
 }
 
 // Migrate creates the schema, "river" if it is "", applies River's migrations to it,
-// and adds what this package needs beside them: a partial index on the table of jobs, for
-// finding ticks in a large one, two columns to River's index of jobs by kind, for counting,
-// and the table of paused jobs. It does nothing where that is done already, and processes
+// and adds what this package needs beside them: tables of schedules, processes and paused
+// jobs, and two columns to River's index of jobs by kind, for counting. It does nothing where that is done already, and processes
 // that call it together do it one after the other. It needs the right to create a schema
 // only if the schema does not exist, and two connections of the pool.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, opts ...MigrateOption) error {
@@ -77,7 +73,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, opts ...Mig
 	if err != nil {
 		return fmt.Errorf("river: migrate: %w", err)
 	}
-	m := &migration{pool: pool, schema: schema, migrator: migrator}
+	m := &migration{pool: pool, store: store.New(schema), schema: schema, migrator: migrator}
 	for _, opt := range opts {
 		opt(m)
 	}
@@ -108,11 +104,12 @@ func (m *migration) try(ctx context.Context) (done bool, err error) {
 		if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout TO 0`); err != nil {
 			return err
 		}
-		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended('everytick migrate', 0))`).Scan(&done); err != nil || !done {
+		var err error
+		if done, err = m.store.TryMigrateLock(ctx, tx); err != nil || !done {
 			return err
 		}
-		var exists bool
-		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)`, m.schema).Scan(&exists); err != nil {
+		exists, err := m.store.SchemaExists(ctx, tx)
+		if err != nil {
 			return err
 		}
 		if !exists {
@@ -136,22 +133,23 @@ func (m *migration) try(ctx context.Context) (done bool, err error) {
 // addOurs is on a second connection: indexes are made CONCURRENTLY, outside of a
 // transaction.
 func (m *migration) addOurs(ctx context.Context) error {
-	table, pauses := pgx.Identifier{m.schema, "river_job"}.Sanitize(), pgx.Identifier{m.schema, pauseTable}.Sanitize()
-	var missing bool
-	if err := m.pool.QueryRow(ctx, `SELECT to_regclass($1) IS NULL`, pauses).Scan(&missing); err != nil {
-		return err
-	}
-	if missing { // IF NOT EXISTS would need the right to create it all the same
-		if _, err := m.pool.Exec(ctx, `CREATE TABLE `+pauses+` (name text PRIMARY KEY, since timestamptz NOT NULL DEFAULT now())`); err != nil {
+	for name, create := range map[string]string{
+		"everytick_pause": "CreatePause", "everytick_schedule": "CreateSchedule", "everytick_process": "CreateProcess",
+	} {
+		if err := m.store.CreateTable(ctx, m.pool, name, create); err != nil {
 			return err
 		}
 	}
-	if err := m.widenKindIndex(ctx, table); err != nil {
+	if err := m.widenKindIndex(ctx); err != nil {
 		return err
 	}
-	if err := m.index(ctx, ticksIndex, table+` (kind, state, (`+tickOrder+`)) WHERE `+isTick); err != nil {
+	if err := m.store.DeleteOldTicks(ctx, m.pool); err != nil {
 		return err
 	}
+	if err := m.dropIndex(ctx, oldTicksIndex); err != nil {
+		return err
+	}
+	table := pgx.Identifier{m.schema, "river_job"}.Sanitize()
 	if m.search == nil {
 		return nil
 	}
@@ -171,32 +169,24 @@ func (m *migration) addOurs(ctx context.Context) error {
 
 // widenKindIndex replaces River's index by the wider one. If it is interrupted the next
 // call goes on.
-func (m *migration) widenKindIndex(ctx context.Context, table string) error {
-	var wide bool
-	if err := m.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1)
-		AND indisvalid AND `+isWide+`)`, pgx.Identifier{m.schema, kindIndex}.Sanitize()).Scan(&wide); err != nil || wide {
+func (m *migration) widenKindIndex(ctx context.Context) error {
+	if wide, err := m.store.KindIndexIsWide(ctx, m.pool); err != nil || wide {
 		return err
 	}
-	if err := m.index(ctx, widerIndex, table+` `+kindIndexColumns); err != nil {
+	if err := m.index(ctx, widerIndex, pgx.Identifier{m.schema, "river_job"}.Sanitize()+` `+kindIndexColumns); err != nil {
 		return err
 	}
 	if err := m.dropIndex(ctx, kindIndex); err != nil {
 		return err
 	}
-	_, err := m.pool.Exec(ctx, `ALTER INDEX `+pgx.Identifier{m.schema, widerIndex}.Sanitize()+` RENAME TO `+kindIndex)
-	return err
+	return m.store.RenameWiderIndex(ctx, m.pool)
 }
-
-// isWide is the condition in pg_index of a kindIndex with kindIndexColumns.
-// With quote_all_identifiers PostgreSQL quotes them.
-const isWide = `replace(pg_get_indexdef(indexrelid), '"', '') LIKE '%` + kindIndexColumns + `'`
 
 // dropIndex drops an index if it is there, without blocking those who work with the table.
 func (m *migration) dropIndex(ctx context.Context, name string) error {
 	qualified := pgx.Identifier{m.schema, name}.Sanitize()
 	_, err := m.pool.Exec(ctx, `DROP INDEX CONCURRENTLY IF EXISTS `+qualified)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "0A000" { // YugabyteDB does not support that
+	if store.Code(err) == "0A000" { // YugabyteDB does not support that
 		_, err = m.pool.Exec(ctx, `DROP INDEX IF EXISTS `+qualified)
 	}
 	return err
@@ -205,8 +195,7 @@ func (m *migration) dropIndex(ctx context.Context, name string) error {
 // index makes an index that is not there, or that an interrupted making left invalid.
 func (m *migration) index(ctx context.Context, name, definition string) error {
 	qualified := pgx.Identifier{m.schema, name}.Sanitize()
-	var valid *bool
-	err := m.pool.QueryRow(ctx, `SELECT (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1))`, qualified).Scan(&valid)
+	valid, err := m.store.IndexIsValid(ctx, m.pool, qualified)
 	if err != nil || valid != nil && *valid {
 		return err
 	}
@@ -224,73 +213,15 @@ func (m *migration) index(ctx context.Context, name, definition string) error {
 // inspectIndexes returns those indexes that River's reindexer can rebuild, which are
 // there and ours: it complains of others. It logs if what Migrate adds is missing.
 func (s *Scheduler) inspectIndexes(ctx context.Context) ([]string, error) {
-	rows, err := s.ownPool().Query(ctx, `SELECT relname, pg_has_role(relowner, 'USAGE'), relname <> $2 OR `+isWide+`
-		FROM pg_class JOIN pg_index ON indexrelid = oid
-		WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)`, s.cfg.Schema, kindIndex)
+	indexes, err := s.store.Indexes(ctx, s.ownPool())
 	if err != nil {
 		return nil, err
 	}
-	own, complete := map[string]bool{}, map[string]bool{}
-	var (
-		name      string
-		owned, ok bool
-	)
-	if _, err := pgx.ForEachRow(rows, []any{&name, &owned, &ok}, func() error {
-		own[name], complete[name] = owned, ok
-		return nil
-	}); err != nil {
-		return nil, err
+	if !indexes[kindIndex].Complete {
+		s.log.WarnContext(ctx, "an index is missing or lacks columns, so large tables are counted slowly: call river.Migrate", "schema", s.cfg.Schema, "index", kindIndex)
 	}
-	for _, name := range []string{kindIndex, ticksIndex} {
-		if !complete[name] {
-			s.log.WarnContext(ctx, "an index is missing or lacks columns, so large tables are counted slowly: call river.Migrate", "schema", s.cfg.Schema, "index", name)
-		}
-	}
-	return slices.DeleteFunc(append(riverqueue.ReindexerIndexNamesDefault(), ticksIndex), func(name string) bool { return !own[name] }), nil
+	return slices.DeleteFunc(riverqueue.ReindexerIndexNamesDefault(), func(name string) bool { return !indexes[name].Owned }), nil
 }
-
-// analyzeGrown renews the planner's statistics when the table has grown to many times
-// its size since they were made. On a new table River's queries keep the plans they got
-// while it was empty, and read all of it at each fetch; autovacuum comes a minute late.
-// Where that fails, of a statement_timeout perhaps, it pauses.
-func (s *Scheduler) analyzeGrown(ctx context.Context) error {
-	// What was stored by a transaction that had not ended then was not seen, but had its size.
-	const grown = `SELECT coalesce(pg_has_role(relowner, 'USAGE') AND (pg_relation_size(oid) / 8192 > 4 * greatest(relpages, 0) + 32
-			OR pg_stat_get_mod_since_analyze(oid) > 4 * greatest(reltuples, 0) + 1000), false)
-		FROM pg_class WHERE oid = $1::regclass`
-	var outdated bool
-	if time.Now().UnixNano() < s.analyzeAgain.Load() {
-		return nil
-	}
-	if err := s.ownPool().QueryRow(ctx, grown, s.table).Scan(&outdated); err != nil || !outdated {
-		return err
-	}
-	err := pgx.BeginFunc(ctx, s.ownPool(), func(tx pgx.Tx) error {
-		// An autovacuum that we waited a second for would be cancelled.
-		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '100ms'`); err != nil {
-			return err
-		}
-		var turn bool
-		if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended('everytick analyze ' || $1, 0))`, s.cfg.Schema).
-			Scan(&turn); err != nil || !turn {
-			return err
-		}
-		_, err := tx.Exec(ctx, `ANALYZE `+s.table)
-		return err
-	})
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // somebody has the lock: the next time
-		return nil
-	}
-	if err != nil {
-		s.analyzeAgain.Store(time.Now().Add(analyzePause).UnixNano())
-		return fmt.Errorf("renewing the statistics of the table of jobs: %w", err)
-	}
-	return nil
-}
-
-// analyzePause is how long an ANALYZE that failed is not repeated.
-const analyzePause = time.Minute
 
 func newMigrator(pool *pgxpool.Pool, schema string) (*rivermigrate.Migrator[pgx.Tx], error) {
 	// It logs at info what Migrate and Health say in their own words.
@@ -310,7 +241,7 @@ func (s *Scheduler) checkMigrated(ctx context.Context) (reason string, err error
 	}
 	res, err := migrator.Validate(ctx, nil)
 	switch {
-	case isMissing(err), err == nil && !res.OK:
+	case store.IsMissing(err), err == nil && !res.OK:
 		return s.notMigrated(), nil
 	case err != nil:
 		return "", fmt.Errorf("asking for River's migrations: %w", err)
@@ -323,15 +254,9 @@ func (s *Scheduler) notMigrated() string {
 	return fmt.Sprintf("schema %q lacks River's tables or their latest version: call river.Migrate", s.cfg.Schema)
 }
 
-// isMissing tells whether PostgreSQL says that a table or schema does not exist.
-func isMissing(err error) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000")
-}
-
 // unmigrated says of an error about a missing table what to do.
 func (s *Scheduler) unmigrated(err error) error {
-	if isMissing(err) {
+	if store.IsMissing(err) {
 		return fmt.Errorf("%s: %w", s.notMigrated(), err)
 	}
 	return err

@@ -3,18 +3,15 @@ package river
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/everytick/everytick/adapters/river/internal/insert"
@@ -69,7 +66,7 @@ func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, j *insert.Job) error 
 		queue, err := s.findUnique(ctx, tx, j)
 		if err != nil || j.ID != 0 {
 			if queue != "" {
-				err = s.notifier.notifyTx(ctx, tx, []string{queue})
+				err = s.wake.NotifyTx(ctx, tx, []string{queue})
 			}
 			return err
 		}
@@ -84,8 +81,7 @@ func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, j *insert.Job) error 
 	if err := s.inserts.Tx(ctx, tx, j); err != nil {
 		return err
 	}
-	s.tellWhenDue(j)
-	return s.notifier.notifyTx(ctx, tx, queuesOf(j))
+	return s.wake.InsertedTx(ctx, tx, j)
 }
 
 // findUnique sets the ID of j to that of the job that has its unique key, if there is one. In a transaction
@@ -169,7 +165,7 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, reqs ...*jobs.Reque
 	all := make([]*insert.Job, len(reqs))
 	for i, req := range reqs {
 		j := &insert.Job{
-			Kind: req.Job.Name, Queue: queueOf(req.Job), Priority: req.Priority, MaxAttempts: req.Job.MaxAttempts,
+			Kind: req.Job.Name, Queue: s.queueOf(req.Job), Priority: req.Priority, MaxAttempts: req.Job.MaxAttempts,
 			Data: req.Data, UniqueKey: uniqueKey(req),
 		}
 		if all[i] = j; req.Delay > 0 || !req.At.IsZero() {
@@ -205,25 +201,4 @@ func uniqueKey(req *jobs.Request) []byte {
 
 func formatID(id int64) string { return strconv.FormatInt(id, 10) }
 
-// definition returns the job's definition, or a default one when another process
-// registers it.
-func (s *Scheduler) definition(name string) (*jobs.Definition, error) {
-	if s.cfg.TriggerOnly {
-		return s.reg.Undefined(name)
-	}
-	return s.reg.Job(name)
-}
-
 var notInQueueName = regexp.MustCompile(`[^a-z0-9]+`)
-
-// queueOf returns the River queue of a job: its own when it has worker slots of
-// its own. River's queue names take neither dots nor 100 bytes, so a hash keeps
-// them apart.
-func queueOf(d *jobs.Definition) string {
-	if d.Concurrency == 0 {
-		return riverqueue.QueueDefault
-	}
-	readable := strings.Trim(notInQueueName.ReplaceAllString(d.Name, "-"), "-")
-	sum := sha256.Sum256([]byte(d.Name))
-	return strings.TrimRight(readable[:min(len(readable), 48)], "-") + "-" + hex.EncodeToString(sum[:4])
-}

@@ -20,8 +20,8 @@ import (
 type pooler struct {
 	server  *pgconn.Config
 	answers atomic.Pointer[pgproto3.ErrorResponse] // to the next INSERTs; nil passes the server's answer on
-	dropped atomic.Bool                           // the connection ends in place of an answer
-	inserts atomic.Int64                          // how many it has seen
+	dropped atomic.Bool                            // the connection ends in place of an answer
+	inserts atomic.Int64                           // how many it has seen
 }
 
 // newPooler listens on loopback until the test ends, and returns its port.

@@ -1,0 +1,174 @@
+-- The metadata of a tick's job names its tick. Rows of an older form have a boolean there.
+-- piece: is_tick
+metadata ? 'everytick_tick'
+
+-- piece: tick
+CASE WHEN jsonb_typeof(metadata->'everytick_tick') = 'string' THEN (metadata->>'everytick_tick')::timestamptz END
+
+-- What River ran, and cancelled before the handler was called.
+-- piece: is_skipped
+state = 'cancelled' AND metadata ? 'everytick_skipped'
+
+-- piece: is_waiting
+state IN ('available', 'scheduled', 'retryable', 'pending')
+
+-- The state of a row in our terms.
+-- piece: state
+CASE
+	WHEN state = 'running' THEN 'running'
+	WHEN state = 'completed' THEN 'completed'
+	WHEN state = 'discarded' THEN 'failed'
+	WHEN state = 'cancelled' THEN CASE
+		WHEN metadata ? 'everytick_skipped' THEN 'skipped'
+		-- River calls a job cancelled, too, that gave up on retries.
+		WHEN metadata ? 'cancel_attempted_at' OR errors IS NULL THEN 'cancelled'
+		ELSE 'failed' END
+	WHEN state = 'retryable' OR errors IS NOT NULL THEN 'retrying'
+	WHEN state = 'available' AND scheduled_at <= now() THEN 'waiting'
+	ELSE 'scheduled' END
+
+-- name: QueueSize
+SELECT (SELECT count(*) FROM {{schema}}.river_job WHERE kind = $1 AND {{is_waiting}})
+	+ (SELECT count(*) FROM {{schema}}.everytick_schedule AS s WHERE name = $1 AND {{is_due}})
+
+-- What waits, waits for another attempt, and runs of each name.
+-- name: CountLive
+SELECT kind, count(*), count(*) FILTER (WHERE attempt > 0), 0
+FROM {{schema}}.river_job WHERE kind = ANY ($1) AND {{is_waiting}} GROUP BY kind
+UNION ALL
+SELECT kind, 0, 0, count(*) FROM {{schema}}.river_job WHERE kind = ANY ($1) AND state = 'running' GROUP BY kind
+UNION ALL
+SELECT name, count(*), 0, 0 FROM {{schema}}.everytick_schedule AS s WHERE name = ANY ($1) AND {{is_due}} GROUP BY name
+
+-- name: Runs
+SELECT id, {{state}}, {{tick}}, CASE WHEN {{is_skipped}} THEN attempt - 1 ELSE attempt END, max_attempts,
+	created_at, scheduled_at, attempted_at, finalized_at,
+	coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error', ''), args
+FROM {{schema}}.river_job
+WHERE kind = $1
+ORDER BY id DESC LIMIT $2
+
+-- The jobs that ended in steps of $2 seconds from $1 on, at most $3 of each of River's states.
+-- name: Activity
+SELECT kind, floor(extract(epoch FROM finalized_at - $1::timestamptz) / $2::float8)::int, ours, count(*),
+	max(older) FILTER (WHERE older IS NOT NULL)
+FROM unnest(ARRAY['completed', 'discarded', 'cancelled']::{{schema}}.river_job_state[]) AS wanted (state),
+LATERAL (
+	SELECT kind, finalized_at, {{state}} AS ours,
+		CASE WHEN row_number() OVER (ORDER BY finalized_at DESC) = $3 THEN finalized_at END AS older
+	FROM (
+		SELECT kind, state, finalized_at, metadata, errors, scheduled_at FROM {{schema}}.river_job
+		WHERE state = wanted.state AND finalized_at >= $1 AND finalized_at IS NOT NULL
+		ORDER BY finalized_at DESC LIMIT $3
+	) AS latest
+) AS ended
+GROUP BY 1, 2, 3
+
+-- The order makes PostgreSQL take the index, which has the state first: it cannot know that the rows of a
+-- state may all lie at the end of the table.
+-- name: CountTotals
+SELECT each.state::text, ours, count(*)
+FROM unnest(enum_range(NULL::{{schema}}.river_job_state)) AS each (state),
+LATERAL (
+	SELECT {{state}} AS ours FROM (
+		SELECT state, metadata, errors, scheduled_at FROM {{schema}}.river_job
+		WHERE state = each.state
+		ORDER BY state, queue, priority, scheduled_at, id LIMIT $1
+	) AS first
+) AS counted
+GROUP BY 1, 2
+UNION ALL
+SELECT 'due', 'waiting', count(*) FROM (
+	SELECT FROM {{schema}}.everytick_schedule AS s WHERE {{is_due}} LIMIT $1
+) AS due HAVING count(*) > 0
+
+-- The queues with rows of these of River's states, in a few probes of the index that River fetches by,
+-- however many rows there are.
+-- piece: used_queues
+WITH RECURSIVE used (state, queue) AS (
+	SELECT state, (
+		SELECT queue FROM {{schema}}.river_job AS row WHERE row.state = each.state ORDER BY queue LIMIT 1
+	) FROM unnest($1::text[]::{{schema}}.river_job_state[]) AS each (state)
+	UNION ALL
+	SELECT state, (
+		SELECT queue FROM {{schema}}.river_job AS row
+		WHERE row.state = used.state AND row.queue > used.queue ORDER BY queue LIMIT 1
+	) FROM used WHERE queue IS NOT NULL
+)
+
+-- How long the job that waits longest has been due, in seconds; $2 is the queue of paused jobs.
+-- name: OldestWaiting
+{{used_queues}}
+SELECT coalesce(extract(epoch FROM now() - min(scheduled_at)), 0)::float8
+FROM used, generate_series(1, 4) AS each (priority), LATERAL (
+	SELECT scheduled_at FROM {{schema}}.river_job
+	WHERE state = used.state AND queue = used.queue AND priority = each.priority
+	ORDER BY scheduled_at LIMIT 1
+) AS first
+WHERE used.queue <> $2 AND scheduled_at <= now()
+
+-- The database's time; the queues with available jobs that have become due since $2 (none, if that is null);
+-- and when the next one does, or one that River makes available in the last seconds before.
+-- name: BecomingDue
+{{used_queues}}
+SELECT now(), coalesce(array_agg(DISTINCT queue) FILTER (WHERE state = 'available' AND scheduled_at <= now()), '{}'),
+	min(scheduled_at) FILTER (WHERE scheduled_at > now())
+FROM used, generate_series(1, 4) AS each (priority), LATERAL (
+	SELECT scheduled_at FROM {{schema}}.river_job
+	WHERE state = used.state AND queue = used.queue AND priority = each.priority
+		AND scheduled_at > CASE WHEN used.state = 'available' THEN coalesce($2::timestamptz, now()) ELSE now() END
+	ORDER BY scheduled_at LIMIT 1
+) AS first
+WHERE used.queue <> $3
+
+-- name: NotifyInsert
+SELECT pg_notify($1::text || '.river_insert', '{"queue": "' || queue || '"}') FROM unnest($2::text[]) AS queue
+
+-- name: LockJob
+SELECT {{state}} FROM {{schema}}.river_job WHERE id = $1 AND kind = $2 FOR UPDATE
+
+-- A job that is to be retried by hand. That it was skipped was no attempt, and that it would start late is no
+-- reason to skip it again. If another has its unique key by now, it runs without.
+-- name: PrepareRetry
+UPDATE {{schema}}.river_job AS row SET
+	metadata = metadata - 'everytick_skipped' || '{"everytick_retried": true}',
+	attempt = CASE WHEN {{is_skipped}} THEN attempt - 1 ELSE attempt END,
+	errors = CASE WHEN {{is_skipped}} THEN nullif(errors[:array_upper(errors, 1) - 1], '{}') ELSE errors END,
+	unique_key = CASE WHEN NOT EXISTS (
+		SELECT FROM {{schema}}.river_job AS other
+		WHERE other.unique_key = row.unique_key AND other.id <> row.id
+			AND other.unique_key IS NOT NULL AND other.unique_states IS NOT NULL
+			AND {{schema}}.river_job_state_in_bitmask(other.unique_states, other.state)
+	) THEN unique_key END
+WHERE id = $1
+
+-- name: SetMaxAttempts
+UPDATE {{schema}}.river_job SET max_attempts = $2 WHERE id = $1
+
+-- name: SetQueue
+UPDATE {{schema}}.river_job SET queue = $2 WHERE id = $1
+
+-- Whether an attempt is still its process's: a process that was given up for dead may wake.
+-- name: OwnsAttempt
+SELECT EXISTS (
+	SELECT FROM {{schema}}.river_job
+	WHERE id = $1 AND state = 'running' AND attempt = $2 AND attempted_by[cardinality(attempted_by)] = $3
+)
+
+-- name: CountRunningBy
+SELECT count(*) FROM {{schema}}.river_job WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $1
+
+-- Runs of one job decide one after the other which of them goes on.
+-- name: LockOverlap
+SELECT pg_advisory_xact_lock(hashtextextended('everytick overlap ' || $1 || ' ' || $2, 0))
+
+-- Another run goes on if it was triggered, or is a tick's that was let through in its present attempt.
+-- name: Overlaps
+SELECT EXISTS (
+	SELECT FROM {{schema}}.river_job
+	WHERE kind = $1 AND state = 'running' AND id <> $2
+		AND (NOT ({{is_tick}}) OR metadata->'everytick_goes_on' = to_jsonb(attempt))
+)
+
+-- name: LetThrough
+UPDATE {{schema}}.river_job SET metadata = metadata || jsonb_build_object('everytick_goes_on', attempt) WHERE id = $1

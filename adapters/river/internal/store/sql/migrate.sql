@@ -1,0 +1,85 @@
+-- Migrate calls these one after the other, outside of a transaction. Each does nothing where that is done already.
+
+-- name: SchemaExists
+SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)
+
+-- name: TryMigrateLock
+SELECT pg_try_advisory_xact_lock(hashtextextended('everytick migrate', 0))
+
+-- name: HasTable
+SELECT to_regclass($1) IS NOT NULL
+
+-- The names of paused jobs.
+-- name: CreatePause
+CREATE TABLE {{schema}}.everytick_pause (
+	name  text PRIMARY KEY,
+	since timestamptz NOT NULL DEFAULT now()
+)
+
+-- name: CreateSchedule
+CREATE TABLE {{schema}}.everytick_schedule (
+	name         text NOT NULL,               -- the job
+	key          text NOT NULL DEFAULT '',    -- '' is the registration's own
+	spec         text NOT NULL,               -- the schedule's canonical text
+	data         jsonb NOT NULL DEFAULT '{}', -- what the handler gets
+	claimed_by   text NOT NULL DEFAULT '',    -- hash of all registrations of the process that set spec
+	claimed_at   timestamptz NOT NULL,        -- start of that process
+	next_tick    timestamptz,                 -- when it is due next; null if no tick is left
+	last_tick    timestamptz,                 -- the latest tick inserted
+	last_missed  integer,                     -- how many earlier ticks it stands for
+	last_job_id  bigint,                      -- its job
+	last_state   text,                        -- what became of that, as far as it was copied
+	prev_tick    timestamptz,                 -- the tick before it, likewise
+	prev_missed  integer,
+	prev_job_id  bigint,
+	prev_state   text,
+	skipped_tick   timestamptz,               -- the latest tick that a pause skipped
+	skipped_missed integer,
+	last_success timestamptz,                 -- the tick of the latest run that succeeded
+	PRIMARY KEY (name, key)
+) WITH (fillfactor = 70)
+
+-- name: CreateScheduleIndex
+CREATE INDEX IF NOT EXISTS everytick_schedule_next_tick ON {{schema}}.everytick_schedule (next_tick)
+
+-- name: CreateProcess
+CREATE TABLE {{schema}}.everytick_process (
+	id            text PRIMARY KEY,       -- River's client ID
+	beat          bigint NOT NULL,        -- increases while the process lives; 0 once it has stopped
+	host          text NOT NULL,
+	pid           integer NOT NULL,
+	version       text NOT NULL,          -- of the program
+	registrations text NOT NULL,          -- hash of all its registrations
+	jobs          text[] NOT NULL,        -- their names
+	workers       integer NOT NULL,
+	busy          integer NOT NULL,       -- how many of them run a job
+	started_at    timestamptz NOT NULL,
+	seen_at       timestamptz NOT NULL    -- of the latest beat
+) WITH (fillfactor = 50)
+
+-- Ticks to come of an older form, which were jobs before they were due.
+-- name: DeleteOldTicks
+DELETE FROM {{schema}}.river_job
+WHERE metadata->'everytick_tick' = 'true' AND state IN ('available', 'scheduled') AND attempt = 0
+	AND (args->>'tick')::timestamptz > now()
+
+-- With quote_all_identifiers PostgreSQL quotes the columns.
+-- piece: is_wide
+replace(pg_get_indexdef(indexrelid), '"', '') LIKE '%(kind, state, attempt)'
+
+-- name: KindIndexIsWide
+SELECT EXISTS (
+	SELECT FROM pg_index WHERE indexrelid = to_regclass('{{schema}}.river_job_kind') AND indisvalid AND {{is_wide}}
+)
+
+-- name: RenameWiderIndex
+ALTER INDEX {{schema}}.everytick_job_kind_index RENAME TO river_job_kind
+
+-- name: IndexIsValid
+SELECT (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1))
+
+-- The indexes of the schema: whether this role may rebuild them, and whether they are as Migrate makes them.
+-- name: Indexes
+SELECT relname, pg_has_role(relowner, 'USAGE'), relname <> 'river_job_kind' OR {{is_wide}}
+FROM pg_class JOIN pg_index ON indexrelid = oid
+WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)

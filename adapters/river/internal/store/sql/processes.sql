@@ -1,0 +1,49 @@
+-- name: Beat
+INSERT INTO {{schema}}.everytick_process AS p
+	(id, beat, host, pid, version, registrations, jobs, workers, busy, started_at, seen_at)
+VALUES ($1, 1, $2, $3, $4, $5, $6, $7, $8, now(), now())
+ON CONFLICT (id) DO UPDATE SET beat = p.beat + 1, busy = excluded.busy, seen_at = now()
+
+-- name: Processes
+SELECT id, beat, registrations, clock_timestamp() FROM {{schema}}.everytick_process
+
+-- name: CountLiveProcesses
+SELECT count(*) FROM {{schema}}.everytick_process WHERE beat > 0 AND seen_at > now() - $1::float8 * interval '1 second'
+
+-- A process that has stopped is dead at once. Its row stays for a while: what it may have left running is known
+-- by that.
+-- name: EndProcess
+UPDATE {{schema}}.everytick_process SET beat = 0, busy = 0, seen_at = now() WHERE id = $1
+
+-- name: ForgetProcesses
+DELETE FROM {{schema}}.everytick_process
+WHERE seen_at < now() - CASE WHEN beat = 0 THEN interval '1 hour' ELSE interval '1 day' END
+
+-- Gives jobs whose process is dead another attempt: of the processes in $6, or of one without a heartbeat, which
+-- is judged by the time that its attempt may take. A job that was being put aside for a pause goes to its own
+-- queue: the pause may be over.
+-- In a WITH, since with poor statistics a subquery would be repeated for every row.
+-- name: Rescue
+WITH lost AS (
+	SELECT id, home, delay, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
+		WHEN attempt < max_attempts THEN 'available' ELSE 'discarded' END AS state
+	FROM {{schema}}.river_job AS job
+	JOIN unnest($1::text[], $2::text[], $3::float8[], $4::float8[]) AS own (name, home, delay, after) ON kind = name
+	WHERE state = 'running' AND (
+		attempted_by[cardinality(attempted_by)] = ANY ($6)
+		OR attempted_at < now() - after * interval '1 second' AND NOT EXISTS (
+			SELECT FROM {{schema}}.everytick_process AS p WHERE p.id = attempted_by[cardinality(attempted_by)]
+		)
+	)
+	FOR UPDATE OF job SKIP LOCKED
+)
+UPDATE {{schema}}.river_job AS row SET
+	state = lost.state::{{schema}}.river_job_state,
+	finalized_at = CASE WHEN lost.state <> 'available' THEN now() END,
+	scheduled_at = CASE WHEN lost.state = 'available'
+		THEN now() + least(lost.delay * 2 ^ least(row.attempt - 1, 100), 86400) * interval '1 second'
+		ELSE row.scheduled_at END,
+	queue = CASE WHEN row.queue = $5 THEN lost.home ELSE row.queue END,
+	errors = array_append(row.errors, jsonb_build_object('at', now(), 'attempt', row.attempt, 'error', $7::text, 'trace', ''))
+FROM lost WHERE row.id = lost.id
+RETURNING row.id, row.kind, row.state::text, row.attempt, row.max_attempts

@@ -1,0 +1,144 @@
+-- Due, and not yet inserted: one job that waits, unless it will be folded into one that does. The ticks of the
+-- names in $2 are never folded.
+-- piece: is_due
+s.next_tick <= now() AND NOT EXISTS (SELECT FROM {{schema}}.everytick_pause AS p WHERE p.name = s.name)
+	AND (s.name = ANY ($2) OR NOT EXISTS (
+		SELECT FROM {{schema}}.river_job WHERE id = s.last_job_id AND {{progress}} = 1
+	))
+
+-- How far the job of a tick has come; see provider.Progress. A retry, a rescued, a snoozed or a hand-retried
+-- run holds nobody up.
+-- piece: progress
+CASE
+	WHEN id IS NULL OR finalized_at IS NOT NULL OR errors IS NOT NULL
+		OR metadata ?| ARRAY['snoozes', 'everytick_retried'] THEN 0
+	WHEN state = 'available' AND attempted_at IS NULL THEN 1
+	ELSE 2 END
+
+-- A transaction that waits sets its own limits, whatever the role's.
+-- name: SetLimits
+SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $1, true),
+	set_config('idle_in_transaction_session_timeout', $2, true)
+
+-- name: LockRegistering
+SELECT pg_advisory_xact_lock(hashtextextended('everytick schedules ' || $1, 0))
+
+-- name: Now
+SELECT clock_timestamp()
+
+-- name: LockSchedules
+SELECT name, spec, claimed_by, claimed_at, next_tick FROM {{schema}}.everytick_schedule
+WHERE key = '' AND name = ANY ($1) ORDER BY name FOR UPDATE
+
+-- name: ReadSchedules
+SELECT name, spec, claimed_by, claimed_at, next_tick FROM {{schema}}.everytick_schedule
+WHERE key = '' AND name = ANY ($1)
+
+-- name: PutSchedules
+INSERT INTO {{schema}}.everytick_schedule AS s (name, spec, claimed_by, claimed_at, next_tick)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+ON CONFLICT (name, key) DO UPDATE SET spec = excluded.spec, claimed_by = excluded.claimed_by,
+	claimed_at = excluded.claimed_at, next_tick = excluded.next_tick
+
+-- name: Unregistered
+SELECT name FROM {{schema}}.everytick_schedule WHERE next_tick < now() - interval '1 minute' AND name <> ALL ($1)
+
+-- name: DueSchedules
+SELECT name, spec, next_tick FROM {{schema}}.everytick_schedule
+WHERE key = '' AND next_tick > $1 AND next_tick <= now()
+
+-- What is due of these, locked. A row that somebody else has locked or advanced is left out.
+-- name: LockDue
+SELECT s.name, s.next_tick, s.last_tick, coalesce(s.last_missed, 0), s.last_job_id, coalesce(last.state, s.last_state, ''),
+	s.prev_tick, coalesce(s.prev_missed, 0), s.prev_job_id, coalesce(prev.state, s.prev_state, ''),
+	s.skipped_tick, coalesce(s.skipped_missed, 0), s.last_success, s.data,
+	coalesce(last.progress, 0), paused.name IS NOT NULL, now()
+FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS due (name, spec, next_tick)
+JOIN {{schema}}.everytick_schedule AS s ON s.name = due.name AND s.key = ''
+LEFT JOIN {{schema}}.everytick_pause AS paused ON paused.name = s.name
+LEFT JOIN LATERAL (
+	SELECT {{state}} AS state, {{progress}} AS progress FROM {{schema}}.river_job WHERE id = s.last_job_id
+) AS last ON true
+LEFT JOIN LATERAL (SELECT {{state}} AS state FROM {{schema}}.river_job WHERE id = s.prev_job_id) AS prev ON true
+WHERE s.spec = due.spec AND s.next_tick = due.next_tick
+ORDER BY s.name
+FOR UPDATE OF s SKIP LOCKED
+
+-- Jobs of ticks that wait and were never attempted get a later tick. They keep their place among those that wait.
+-- name: FoldJobs
+WITH free AS (
+	SELECT id FROM {{schema}}.river_job
+	WHERE id = ANY ($1) AND state = 'available' AND attempted_at IS NULL
+	FOR UPDATE SKIP LOCKED
+)
+UPDATE {{schema}}.river_job AS row SET
+	metadata = metadata || jsonb_build_object('everytick_tick', fold.text, 'everytick_missed', fold.missed)
+FROM free JOIN unnest($1::bigint[], $2::text[], $3::int[]) AS fold (id, text, missed) USING (id)
+WHERE row.id = free.id
+RETURNING row.id
+
+-- $3 says whose job is to be inserted: its ID is drawn here.
+-- name: AdvanceSchedules
+UPDATE {{schema}}.everytick_schedule AS s SET
+	next_tick = a.next_tick, last_tick = a.last_tick, last_missed = a.last_missed,
+	last_job_id = CASE WHEN a.insert THEN nextval('{{schema}}.river_job_id_seq'::regclass) ELSE a.last_job_id END,
+	last_state = a.last_state, prev_tick = a.prev_tick, prev_missed = a.prev_missed, prev_job_id = a.prev_job_id,
+	prev_state = a.prev_state, skipped_tick = a.skipped_tick, skipped_missed = a.skipped_missed, last_success = a.last_success
+FROM unnest($1::text[], $2::timestamptz[], $3::bool[], $4::timestamptz[], $5::int[], $6::bigint[], $7::text[],
+	$8::timestamptz[], $9::int[], $10::bigint[], $11::text[], $12::timestamptz[], $13::int[], $14::timestamptz[])
+	AS a (name, next_tick, insert, last_tick, last_missed, last_job_id, last_state,
+		prev_tick, prev_missed, prev_job_id, prev_state, skipped_tick, skipped_missed, last_success)
+WHERE s.name = a.name AND s.key = ''
+RETURNING s.name, s.last_job_id
+
+-- A schedule as it stands: what its jobs have come to, as far as they are kept.
+-- piece: standing
+SELECT s.name, s.key, s.spec, s.next_tick, s.last_tick, coalesce(s.last_missed, 0) AS last_missed, s.last_job_id,
+	coalesce(last.state, s.last_state, '') AS last_state,
+	coalesce(last.progress, 0) AS progress, last.scheduled_at AS last_due,
+	s.prev_tick, coalesce(s.prev_missed, 0) AS prev_missed, coalesce(prev.state, s.prev_state, '') AS prev_state,
+	s.skipped_tick, coalesce(s.skipped_missed, 0) AS skipped_missed,
+	greatest(s.last_success, CASE WHEN last.state = 'completed' THEN s.last_tick END,
+		CASE WHEN prev.state = 'completed' THEN s.prev_tick END) AS last_success
+FROM {{schema}}.everytick_schedule AS s
+LEFT JOIN LATERAL (
+	SELECT {{state}} AS state, {{progress}} AS progress, scheduled_at FROM {{schema}}.river_job WHERE id = s.last_job_id
+) AS last ON true
+LEFT JOIN LATERAL (SELECT {{state}} AS state FROM {{schema}}.river_job WHERE id = s.prev_job_id) AS prev ON true
+
+-- name: Standings
+SELECT name, spec, next_tick, last_tick, last_missed, last_state, progress, last_due, prev_tick, prev_missed, prev_state,
+	skipped_tick, skipped_missed, last_success
+FROM ({{standing}} WHERE s.key = '' AND s.name = ANY ($1)) AS standing
+
+-- Copies what jobs have come to before their rows are deleted.
+-- name: CopyOutcomes
+WITH standing AS ({{standing}} WHERE s.name = ANY ($1)), changed AS (
+	SELECT s.name, s.key, standing.last_state, standing.prev_state, standing.last_success
+	FROM {{schema}}.everytick_schedule AS s JOIN standing USING (name, key)
+	WHERE s.last_job_id IS NOT DISTINCT FROM standing.last_job_id
+		AND (coalesce(s.last_state, ''), coalesce(s.prev_state, ''), s.last_success)
+			IS DISTINCT FROM (standing.last_state, standing.prev_state, standing.last_success)
+	ORDER BY s.name, s.key
+	FOR UPDATE OF s SKIP LOCKED
+)
+UPDATE {{schema}}.everytick_schedule AS s
+SET last_state = changed.last_state, prev_state = changed.prev_state, last_success = changed.last_success
+FROM changed WHERE s.name = changed.name AND s.key = changed.key
+
+-- The ticks of runs that have succeeded.
+-- name: PutSuccesses
+UPDATE {{schema}}.everytick_schedule AS s SET last_success = greatest(s.last_success, ok.tick)
+FROM (
+	SELECT s.name, ok.tick FROM {{schema}}.everytick_schedule AS s
+	JOIN unnest($1::text[], $2::timestamptz[]) AS ok (name, tick) ON s.name = ok.name AND s.key = ''
+	ORDER BY s.name FOR UPDATE OF s SKIP LOCKED
+) AS ok
+WHERE s.name = ok.name AND s.key = ''
+RETURNING s.name
+
+-- Whether a tick has a job. Asked only when the row of a schedule is gone.
+-- name: HasTick
+SELECT EXISTS (
+	SELECT FROM {{schema}}.river_job WHERE kind = $1 AND scheduled_at >= $2 AND metadata->>'everytick_tick' = $3
+)

@@ -1,0 +1,361 @@
+// Package river runs everytick's jobs on River (https://riverqueue.com), a queue
+// in PostgreSQL. It is the production provider.
+//
+//	if err := river.Migrate(ctx, pool, ""); err != nil { … }
+//	s, err := river.New(pool, nil)
+//	err = audit.RegisterAuditJobs(s)
+//	err = s.Start(ctx)
+//	defer s.Shutdown(shutdownCtx)
+//
+// Each job's River kind is its registered name, and the args of a triggered job
+// are exactly its data, so River UI, metrics and River clients of other languages
+// see the application's own jobs. Processes on one database and schema form one
+// cluster: any of them may run any job it has registered.
+//
+// Cron and interval registrations become River periodic jobs, and each is a row: advancing
+// it and inserting its tick are one transaction. Handlers and callers use the pool given to
+// [New]. While started, the scheduler uses its own pool of up to four connections for
+// fetching, completing and scheduling jobs, one connection that listens, and one for its
+// heartbeat.
+//
+// docs/architecture.md shows the parts, what River does and what this package adds.
+package river
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"regexp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/everytick/everytick/adapters/river/internal/dbclock"
+	"github.com/everytick/everytick/adapters/river/internal/insert"
+	"github.com/everytick/everytick/adapters/river/internal/process"
+	"github.com/everytick/everytick/adapters/river/internal/store"
+	"github.com/everytick/everytick/adapters/river/internal/wake"
+	"github.com/everytick/everytick/jobs"
+)
+
+// The defaults of [Config].
+const (
+	// DefaultSchema is the database schema that holds River's tables.
+	DefaultSchema = "river"
+	// DefaultMaxWorkers is how many jobs run at once in a process.
+	DefaultMaxWorkers = 100
+	// DefaultDeadAfter is how long after its last heartbeat a process is taken for dead.
+	DefaultDeadAfter = 30 * time.Second
+	// DefaultRetention is how long jobs are kept after their end.
+	DefaultRetention = 24 * time.Hour
+)
+
+// Config configures a [Scheduler]. The zero value, and a nil *Config, mean the
+// defaults.
+type Config struct {
+	// Logger receives the scheduler's messages and River's, and is the base of the
+	// loggers that handlers get. River's below warn are left out, as the scheduler
+	// says what matters of them, unless the logger takes debug messages. Defaults to
+	// [slog.Default].
+	Logger *slog.Logger
+
+	// Schema is the database schema of River's tables, as given to [Migrate]. It
+	// matches ^[a-zA-Z_][a-zA-Z0-9_]*$ and has 46 characters at most. Defaults to
+	// [DefaultSchema].
+	Schema string
+
+	// Queue is the River queue of jobs that have no worker slots of their own. Services that
+	// share a schema fetch faster with a queue each: rows that wait for another service's
+	// workers are read and passed over with each fetch. It matches ^[a-z0-9_-]+$ and has 64
+	// characters at most. Defaults to "default", as River's clients have it.
+	Queue string
+
+	// MaxWorkers is how many jobs run at once in this process, beside those that
+	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to
+	// [DefaultMaxWorkers]. Handlers that keep a connection of the pool for long want fewer.
+	MaxWorkers int
+
+	// Defaults are applied to every job before its own options. Without any, a job
+	// has 3 attempts, 5 s before the first retry, 5 min of time, and priority 1.
+	Defaults []jobs.Option
+
+	// DeadAfter is how long after its last heartbeat a process is taken for dead. Its jobs
+	// then go to another process at once, whatever their timeouts. A process that lives keeps
+	// its jobs, also while the database is away. At least 10 s. Defaults to [DefaultDeadAfter].
+	// The jobs of a plain River client, which has no heartbeat, are given to another process
+	// five minutes after the timeout that they are registered with.
+	DeadAfter time.Duration
+
+	// Retention is how long jobs that completed, failed or were cancelled are kept. What a
+	// schedule knows of its runs does not depend on it. At least 1 minute. Defaults to
+	// [DefaultRetention].
+	Retention time.Duration
+
+	// PollOnly does without LISTEN and NOTIFY, for PgBouncer in transaction mode or
+	// YugabyteDB, in workers and in processes that only trigger: a job then starts
+	// within the poll interval of 200 ms instead of at once.
+	PollOnly bool
+
+	// TriggerOnly makes a scheduler that inserts jobs which other processes have
+	// registered: it registers nothing and works nothing, and takes every valid name.
+	// The workers apply the retries and the concurrency the job is registered with; a
+	// delay or priority is only known here if it is given with the trigger.
+	TriggerOnly bool
+
+	// River changes River's own configuration, for what this package has no name for: hooks,
+	// middleware and plugins (logging, tracing, encryption), periods, limits. It is called afresh for
+	// each of the two clients, with the configuration of that client: by New for the one that inserts
+	// what is triggered and ticks, and by each Start for the one that works. So hooks and middleware see
+	// every Trigger, TriggerTx, TriggerMany, TriggerBulk and tick, and every run. The package's own come
+	// after them. Triggers that come at the same time share one insert, whose context has none of their
+	// values. With an insert middleware or a plugin each insert is a transaction, so that nothing is
+	// stored when one fails afterwards. To change ID, Queues, Workers, PeriodicJobs, Schema,
+	// LeaderElectionDisabled, RescueStuckJobsAfter or JobTimeout is an error of New or Start.
+	River func(*riverqueue.Config)
+}
+
+var (
+	schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
+	queuePattern  = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
+)
+
+// maxSchemaBytes is River's limit: the names of its notifications begin with the schema's.
+const maxSchemaBytes = 46
+
+func checkSchema(schema string) (string, error) {
+	schema = cmp.Or(schema, DefaultSchema)
+	if !schemaPattern.MatchString(schema) || len(schema) > maxSchemaBytes {
+		return "", fmt.Errorf("river: schema name %q: want letters, digits and underscores, not beginning with a digit, %d at most", schema, maxSchemaBytes)
+	}
+	return schema, nil
+}
+
+var (
+	errNilPool       = errors.New("river: the pool is nil")
+	errOneConnection = errors.New("river: the pool allows 1 connection, at least 2 are needed: set pool_max_conns")
+)
+
+// withDefaults returns a copy with the defaults filled in, or an error that says what is allowed.
+func (c Config) withDefaults() (Config, error) {
+	var err error
+	if c.Schema, err = checkSchema(c.Schema); err != nil {
+		return c, err
+	}
+	c.Logger = cmp.Or(c.Logger, slog.Default())
+	c.Queue = cmp.Or(c.Queue, riverqueue.QueueDefault)
+	c.MaxWorkers = cmp.Or(c.MaxWorkers, DefaultMaxWorkers)
+	c.DeadAfter = cmp.Or(c.DeadAfter, DefaultDeadAfter)
+	c.Retention = cmp.Or(c.Retention, DefaultRetention)
+	switch {
+	case !queuePattern.MatchString(c.Queue) || c.Queue == store.PausedQueue:
+		return c, fmt.Errorf("river: Queue %q: want 1 to 64 of a-z, 0-9, _ and -, and not %q", c.Queue, store.PausedQueue)
+	case c.MaxWorkers < 1 || c.MaxWorkers > riverqueue.QueueNumWorkersMax:
+		return c, fmt.Errorf("river: MaxWorkers %d: allowed is 1 to %d", c.MaxWorkers, riverqueue.QueueNumWorkersMax)
+	case c.DeadAfter < process.MinDeadAfter:
+		return c, fmt.Errorf("river: DeadAfter %s: at least %s is allowed", c.DeadAfter, process.MinDeadAfter)
+	case c.Retention < time.Minute:
+		return c, fmt.Errorf("river: Retention %s: at least 1m is allowed", c.Retention)
+	}
+	return c, nil
+}
+
+// Scheduler is a [jobs.Scheduler] on River. Its methods may be called from several
+// goroutines at once.
+type Scheduler struct {
+	cfg   Config
+	log   *slog.Logger
+	pool  *pgxpool.Pool
+	reg   *jobs.Registry
+	store *store.Store
+	clock *dbclock.Clock
+	wake  *wake.Waker
+
+	inserting *riverqueue.Client[pgx.Tx]
+	inserts   *insert.Inserter
+
+	pauses   pauses
+	turn     chan struct{}           // holds a token through Start and Shutdown
+	session  atomic.Pointer[session] // nil when not started
+	started  atomic.Bool
+	ending   atomic.Bool // a Shutdown goes on
+	migrated atomic.Bool // the schema has been found complete
+}
+
+var (
+	_ jobs.Scheduler     = (*Scheduler)(nil)
+	_ jobs.TxTriggerer   = (*Scheduler)(nil)
+	_ jobs.BulkTriggerer = (*Scheduler)(nil)
+)
+
+// New returns a scheduler on pool, not started. It sends no query. cfg may be nil.
+// An invalid field of cfg is an error that says what is allowed. The pool must
+// allow two connections at least.
+func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
+	if pool == nil {
+		return nil, errNilPool
+	}
+	c, err := cmp.Or(cfg, &Config{}).withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if pool.Config().MaxConns < 2 && !c.TriggerOnly {
+		return nil, errOneConnection
+	}
+	reg, err := jobs.NewRegistry(c.Defaults...)
+	if err != nil {
+		return nil, fmt.Errorf("river: %w", err)
+	}
+	s := &Scheduler{cfg: c, log: c.Logger, pool: pool, reg: reg, store: store.New(c.Schema), turn: make(chan struct{}, 1)}
+	s.clock = dbclock.New(func(ctx context.Context, ask func(dbclock.Asker) error) error {
+		return s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return ask(conn) })
+	}, time.Now)
+	s.wake = wake.New(pool, s.store, s.clock, s.log, c.PollOnly)
+	riverCfg := &riverqueue.Config{Logger: riverLogger(s.log), Schema: c.Schema, FetchCooldown: wake.Cooldown}
+	if err := s.configure(riverCfg); err != nil {
+		return nil, fmt.Errorf("river: %w", err)
+	}
+	if s.inserting, err = riverqueue.NewClient(riverpgxv5.New(pool), riverCfg); err != nil {
+		return nil, fmt.Errorf("river: %w", err)
+	}
+	s.inserts = insert.New(pool, s.inserting, insertsInTx(riverCfg), s.wake.Inserted)
+	warnOfNewerRiver(s.log)
+	return s, nil
+}
+
+// configure lets the user change cfg, and adds the hook that every insert needs.
+func (s *Scheduler) configure(cfg *riverqueue.Config) error {
+	if s.cfg.River != nil {
+		before := *cfg
+		before.Queues, before.PeriodicJobs = maps.Clone(cfg.Queues), slices.Clone(cfg.PeriodicJobs)
+		s.cfg.River(cfg)
+		for field, changed := range map[string]bool{
+			"ID": cfg.ID != before.ID, "Schema": cfg.Schema != before.Schema, "Workers": cfg.Workers != before.Workers,
+			"Queues":                 !maps.Equal(cfg.Queues, before.Queues),
+			"PeriodicJobs":           !slices.Equal(cfg.PeriodicJobs, before.PeriodicJobs),
+			"LeaderElectionDisabled": cfg.LeaderElectionDisabled != before.LeaderElectionDisabled,
+			"RescueStuckJobsAfter":   cfg.RescueStuckJobsAfter != before.RescueStuckJobsAfter,
+			"JobTimeout":             cfg.JobTimeout != before.JobTimeout,
+		} {
+			if changed {
+				return fmt.Errorf("Config.River has changed %s: it may change all of River's configuration but ID, Queues, Workers, "+
+					"PeriodicJobs, Schema, LeaderElectionDisabled, RescueStuckJobsAfter and JobTimeout", field)
+			}
+		}
+	}
+	cfg.Hooks = append(slices.Clone(cfg.Hooks), &insert.Hook{Clock: s.clock})
+	return nil
+}
+
+// insertsInTx reports whether somebody's insert middleware, or a plugin that may have one, sees inserts.
+func insertsInTx(cfg *riverqueue.Config) bool {
+	return len(cfg.Plugins) > 0 || len(cfg.JobInsertMiddleware) > 0 || slices.ContainsFunc(cfg.Middleware, func(m rivertype.Middleware) bool {
+		_, ok := m.(rivertype.JobInsertMiddleware)
+		return ok
+	})
+}
+
+// riverLogger is the logger given to River.
+func riverLogger(log *slog.Logger) *slog.Logger {
+	if log.Enabled(context.Background(), slog.LevelDebug) {
+		return log
+	}
+	return slog.New(warnHandler{log.Handler()})
+}
+
+// warnHandler leaves out messages below warn.
+type warnHandler struct{ slog.Handler }
+
+func (h warnHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn && h.Handler.Enabled(ctx, level)
+}
+
+func (h warnHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return warnHandler{h.Handler.WithAttrs(attrs)}
+}
+
+func (h warnHandler) WithGroup(name string) slog.Handler {
+	return warnHandler{h.Handler.WithGroup(name)}
+}
+
+// testedRiver is the newest River that this package was tested with.
+const testedRiver = "v0.51.2"
+
+var newerRiver sync.Once
+
+// warnOfNewerRiver says once if the program links a River newer than that.
+func warnOfNewerRiver(log *slog.Logger) {
+	newerRiver.Do(func() {
+		if linked := linkedRiver(); newer(linked, testedRiver) {
+			log.Warn("this program links a River newer than the one that everytick was tested with: it relies on some of River's tables and behavior",
+				"linked", linked, "tested", testedRiver)
+		}
+	})
+}
+
+// RegisterCron implements [jobs.Registrar].
+func (s *Scheduler) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
+	if err := s.mayRegister(name); err != nil {
+		return err
+	}
+	return s.reg.RegisterCron(name, pattern, h, opts...)
+}
+
+// RegisterInterval implements [jobs.Registrar].
+func (s *Scheduler) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
+	if err := s.mayRegister(name); err != nil {
+		return err
+	}
+	return s.reg.RegisterInterval(name, every, h, opts...)
+}
+
+// RegisterDelayed implements [jobs.Registrar].
+func (s *Scheduler) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
+	if err := s.mayRegister(name); err != nil {
+		return err
+	}
+	return s.reg.RegisterDelayed(name, delay, h, opts...)
+}
+
+func (s *Scheduler) mayRegister(name string) error {
+	if s.cfg.TriggerOnly {
+		return fmt.Errorf("river: job %q cannot be registered: this scheduler is TriggerOnly", name)
+	}
+	return nil
+}
+
+// definition returns the job's definition, or a default one when another process
+// registers it.
+func (s *Scheduler) definition(name string) (*jobs.Definition, error) {
+	if s.cfg.TriggerOnly {
+		return s.reg.Undefined(name)
+	}
+	return s.reg.Job(name)
+}
+
+// Client returns River's own client, for River UI and for what this package has
+// no name for: the working one while started, otherwise one that only inserts. It is a
+// new one after each Start.
+func (s *Scheduler) Client() *riverqueue.Client[pgx.Tx] {
+	if ss := s.session.Load(); ss != nil {
+		return ss.client
+	}
+	return s.inserting
+}
+
+// ownPool returns the session's pool while there is one, otherwise that given to New.
+func (s *Scheduler) ownPool() *pgxpool.Pool {
+	if ss := s.session.Load(); ss != nil {
+		return ss.pool
+	}
+	return s.pool
+}

@@ -1,0 +1,637 @@
+package river
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/everytick/everytick/adapters/river/internal/process"
+	"github.com/everytick/everytick/adapters/river/internal/schedule"
+	"github.com/everytick/everytick/adapters/river/internal/store"
+	"github.com/everytick/everytick/adapters/river/internal/wake"
+	"github.com/everytick/everytick/jobs"
+)
+
+// A session is the time from one Start to the end of River's client: the parts that run, in the order in which
+// they are started.
+type session struct {
+	pool    *pgxpool.Pool    // for what goes on between jobs
+	process *process.Process // the heartbeat
+	ticker  *schedule.Ticker
+	client  *riverqueue.Client[pgx.Tx]
+	workers map[string]*worker
+
+	startedAt time.Time
+	stopping  atomic.Bool   // running jobs are being cancelled
+	ending    chan struct{} // closed by then
+	// stop ends what runs beside the client, and background waits for it.
+	stop       context.CancelFunc
+	background sync.WaitGroup
+	// returned is closed when the client has stopped and others know of the jobs it gave back.
+	returned chan struct{}
+}
+
+// Start implements [jobs.Scheduler]. It fails when the database does not answer or
+// [Migrate] has not been run.
+func (s *Scheduler) Start(ctx context.Context) (err error) {
+	if err := s.takeTurn(ctx); err != nil {
+		return fmt.Errorf("river: start: %w", err)
+	}
+	defer s.giveTurn()
+	if err := s.reg.Freeze(); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.reg.Thaw()
+			err = fmt.Errorf("river: start: %w", err)
+		}
+	}()
+	s.migrated.Store(false)
+	if reason, err := s.checkMigrated(ctx); err != nil || reason != "" {
+		return cmp.Or(err, errors.New(reason))
+	}
+	if len(s.reg.Jobs()) > 0 {
+		if err := s.startSession(ctx); err != nil {
+			return err
+		}
+	}
+	s.started.Store(true)
+	return nil
+}
+
+// takeTurn waits for its turn among Start and Shutdown, no longer than ctx. A free turn
+// is taken even if ctx has ended: Shutdown with such a ctx is the hard stop.
+func (s *Scheduler) takeTurn(ctx context.Context) error {
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Scheduler) giveTurn() { <-s.turn }
+
+func (s *Scheduler) startSession(ctx context.Context) (err error) {
+	now, err := s.clock.Now(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := s.pauses.start(ctx, s); err != nil {
+		return err
+	}
+	indexes, err := s.inspectIndexes(ctx)
+	if err != nil {
+		return err
+	}
+	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), ending: make(chan struct{}), workers: map[string]*worker{}}
+	if ss.pool, err = s.newOwnPool(ctx); err != nil {
+		return err
+	}
+	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ss.stop = stop
+	defer func() {
+		if err != nil {
+			stop()
+			if ss.process != nil {
+				ss.process.Stop()
+			}
+			ss.pool.Close()
+		}
+	}()
+	id := newClientID()
+	if ss.process, err = process.Start(ctx, s.processConfig(id, ss)); err != nil {
+		return err
+	}
+	ss.ticker = s.newTicker(ss.pool, s.schedules(), now, ss.process.Live)
+	if err := ss.ticker.Register(ctx); err != nil {
+		return err
+	}
+	live, err := s.store.CountLiveProcesses(ctx, ss.pool, s.cfg.DeadAfter)
+	if err != nil {
+		return err
+	}
+	cfg, err := s.clientConfig(id, ss, indexes, live)
+	if err != nil {
+		return err
+	}
+	if ss.client, err = riverqueue.NewClient(riverpgxv5.New(ss.pool), cfg); err != nil {
+		return err
+	}
+	events, unsubscribe := ss.client.SubscribeConfig(s.events())
+	// River ties the life of the jobs to the context of its Start; ours bounds the
+	// start alone.
+	clientCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	unbind := context.AfterFunc(ctx, cancel)
+	s.session.Store(ss)
+	if err := ss.client.Start(clientCtx); err != nil {
+		s.session.Store(nil)
+		cancel()
+		unsubscribe()
+		return err
+	}
+	go func() {
+		defer close(ss.returned)
+		s.wake.Returned(events, ss.pool, ss.ended) // until the client has stopped
+	}()
+	if !unbind() { // ctx ended meanwhile, and took the client with it
+		<-ss.client.Stopped()
+		s.session.Store(nil)
+		return context.Cause(ctx)
+	}
+	ss.background.Go(func() { ss.ticker.Run(runCtx) })
+	ss.background.Go(func() { s.maintain(runCtx, ss) })
+	return nil
+}
+
+// newClientID returns an ID for River's client that no other has, with the host and process ID in it.
+func newClientID() string {
+	return fmt.Sprintf("%.60s_%d_%s", hostname(), os.Getpid(), rand.Text()[:8])
+}
+
+func hostname() string {
+	host, _ := os.Hostname() // may be unknown
+	return host
+}
+
+// ownConns is how many connections a started scheduler may have beside those of the pool
+// that it was given. Two cores do no more with 20.
+const ownConns = 4
+
+// newOwnPool makes a pool for what goes on between jobs: fetching them, storing what became of
+// them, ticks. Handlers and the rest of the application may use up theirs, and all of that
+// would wait behind them.
+func (s *Scheduler) newOwnPool(ctx context.Context) (*pgxpool.Pool, error) {
+	cfg := s.pool.Config()
+	cfg.MaxConns, cfg.MinConns, cfg.MinIdleConns = min(ownConns, cfg.MaxConns), 0, 0
+	if !s.cfg.PollOnly { // where a pooler may give the session to others
+		configured := cfg.AfterConnect
+		cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			if configured != nil {
+				if err := configured(ctx, conn); err != nil {
+					return err
+				}
+			}
+			// River's statements and ours expect to see what others have committed meanwhile.
+			_, err := conn.Exec(ctx, `SET default_transaction_isolation = 'read committed'`)
+			return err
+		}
+	}
+	return pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
+}
+
+// processConfig is that of this process's heartbeat.
+func (s *Scheduler) processConfig(id string, ss *session) process.Config {
+	version := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+	}
+	workers := s.cfg.MaxWorkers
+	for _, d := range s.reg.Jobs() {
+		workers += d.Concurrency
+	}
+	return process.Config{
+		Self: store.Process{
+			ID: id, Host: hostname(), PID: os.Getpid(), Version: version, Registrations: s.registrations(),
+			Jobs: namesOf(s.reg.Jobs()), Workers: workers,
+		},
+		DeadAfter: s.cfg.DeadAfter, Store: s.store, Log: s.log, Clock: s.clock.Learn,
+		Connect: func(ctx context.Context) (*pgx.Conn, error) { return s.connect(ctx) },
+		Busy:    ss.busy,
+		Rescue: func(ctx context.Context, dead []string) {
+			ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+			defer cancel()
+			if err := s.rescue(ctx, ss, dead); err != nil {
+				s.log.WarnContext(ctx, "jobs of dead processes could not be rescued; it is tried again within seconds", "error", err)
+			}
+		},
+	}
+}
+
+// connect opens a connection as the pool does.
+func (s *Scheduler) connect(ctx context.Context) (*pgx.Conn, error) {
+	cfg := s.pool.Config()
+	if cfg.BeforeConnect != nil {
+		if err := cfg.BeforeConnect(ctx, cfg.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
+	if err == nil && cfg.AfterConnect != nil {
+		if err = cfg.AfterConnect(ctx, conn); err != nil {
+			_ = conn.Close(ctx)
+		}
+	}
+	return conn, err
+}
+
+// busy returns how many jobs run.
+func (ss *session) busy() (n int) {
+	counted := map[*slots]bool{}
+	for _, w := range ss.workers {
+		if !counted[w.slots] {
+			n += int(w.slots.taken.Load())
+			counted[w.slots] = true
+		}
+	}
+	return n
+}
+
+// registrations hashes what a process has registered: schedules, and what else ticks are inserted with.
+func (s *Scheduler) registrations() string {
+	sum := sha256.New()
+	for _, d := range s.reg.Jobs() {
+		fmt.Fprintf(sum, "%s\x00%s\x00%d\x00%d\x00", d.Name, specOf(d), d.Priority, d.MaxAttempts)
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:12])
+}
+
+// specOf is the canonical text of a job's schedule, "" if it has none.
+func specOf(d *jobs.Definition) string {
+	if d.Schedule == nil {
+		return ""
+	}
+	text, zone := d.Describe()
+	if zone == "" {
+		return text
+	}
+	return "cron " + text + " " + zone
+}
+
+// schedules returns the jobs that have one.
+func (s *Scheduler) schedules() []*jobs.Definition {
+	return slices.DeleteFunc(s.reg.Jobs(), func(d *jobs.Definition) bool { return d.Schedule == nil })
+}
+
+func namesOf(defs []*jobs.Definition) []string {
+	names := make([]string, len(defs))
+	for i, d := range defs {
+		names[i] = d.Name
+	}
+	return names
+}
+
+// newTicker returns a ticker of these schedules, for a process that started at now.
+func (s *Scheduler) newTicker(pool *pgxpool.Pool, defs []*jobs.Definition, now time.Time, live func() (int, map[string]bool)) *schedule.Ticker {
+	registrations := make([]schedule.Registration, len(defs))
+	for i, d := range defs {
+		registrations[i] = schedule.Registration{
+			Name: d.Name, Schedule: d.Schedule, Spec: specOf(d), CatchUp: d.CatchUp,
+			Queue: s.queueOf(d), Priority: d.Priority, MaxAttempts: d.MaxAttempts,
+		}
+	}
+	return schedule.New(schedule.Config{
+		Pool: pool, Store: s.store, Clock: s.clock, Log: s.log, Registrations: registrations,
+		Hash: s.registrations(), Started: now, Live: live, Insert: s.inserts.Tx, Notify: s.wake.Notify,
+	})
+}
+
+// These are the working client's pace, chosen by measurement (docs/scaling.md). A fetch
+// follows a notification at once, at most every wake.Cooldown times the number of processes that
+// live as this one starts, up to River's own 100 ms, so that many processes do not ask for each
+// job at once. The poll finds what no notification told of.
+const (
+	mostFetchCooldown = riverqueue.FetchCooldownDefault
+	fetchPollInterval = 500 * time.Millisecond
+	pollOnlyInterval  = 200 * time.Millisecond
+	// riverNeverRescues puts River's rescuer out of work. It goes by the leader's clock, so that one that is
+	// ahead takes what runs for dead; and where several services share a schema it discards the jobs that the
+	// leader has not registered.
+	riverNeverRescues = 100 * 365 * 24 * time.Hour
+)
+
+func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live int) (*riverqueue.Config, error) {
+	cfg := &riverqueue.Config{
+		ID:                          id,
+		Logger:                      riverLogger(s.log),
+		Schema:                      s.cfg.Schema,
+		PollOnly:                    s.cfg.PollOnly,
+		FetchCooldown:               min(wake.Cooldown*time.Duration(max(1, live)), mostFetchCooldown),
+		FetchPollInterval:           fetchPollInterval,
+		FetchOnlyKnownKinds:         true,
+		Queues:                      map[string]riverqueue.QueueConfig{s.cfg.Queue: {MaxWorkers: s.cfg.MaxWorkers}},
+		Workers:                     riverqueue.NewWorkers(),
+		CancelledJobRetentionPeriod: s.cfg.Retention,
+		CompletedJobRetentionPeriod: s.cfg.Retention,
+		DiscardedJobRetentionPeriod: s.cfg.Retention,
+		// jobs.Definition.Run keeps the job's own; River's would cost each run a goroutine.
+		JobTimeout:           -1,
+		RescueStuckJobsAfter: riverNeverRescues,
+		ReindexerIndexNames:  indexes,
+	}
+	if s.cfg.PollOnly {
+		cfg.FetchPollInterval = pollOnlyInterval
+	}
+	general := &slots{n: s.cfg.MaxWorkers}
+	for _, d := range s.reg.Jobs() {
+		w := &worker{s: s, session: ss, job: d, queue: s.queueOf(d), slots: general}
+		ss.workers[d.Name] = w
+		riverqueue.AddWorkerArgs(cfg.Workers, rowArgs{&rowData{kind: d.Name}}, w)
+		if d.Concurrency > 0 {
+			w.slots = &slots{n: d.Concurrency}
+			cfg.Queues[w.queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
+		}
+		if d.Schedule != nil {
+			cfg.PeriodicJobs = append(cfg.PeriodicJobs, s.periodicJob(d, ss.ticker))
+		}
+	}
+	if err := s.configure(cfg); err != nil {
+		return nil, err
+	}
+	cfg.Hooks = append(cfg.Hooks, &leaderHook{s: s, session: ss})
+	return cfg, nil
+}
+
+// periodicJob is a registration as River has it: in the leader, River's clock calls for the tick, and the ticker
+// inserts it.
+func (s *Scheduler) periodicJob(d *jobs.Definition, ticker *schedule.Ticker) *riverqueue.PeriodicJob {
+	return riverqueue.NewPeriodicJob(dbSchedule{d.Schedule, s.clock.Offset}, func() (riverqueue.JobArgs, *riverqueue.InsertOpts) {
+		ticker.Prompt()
+		return nil, nil
+	}, nil)
+}
+
+// dbSchedule has the ticks of a schedule by the database's clock.
+type dbSchedule struct {
+	jobs.Schedule
+	offset func() time.Duration // by which the database's clock is ahead
+}
+
+// Next implements [riverqueue.PeriodicSchedule], in the process's own time.
+func (d dbSchedule) Next(t time.Time) (next time.Time) {
+	never := riverqueue.NeverSchedule().Next(t)
+	defer func() {
+		if recover() != nil { // River would let it take the process down
+			next = never
+		}
+	}()
+	offset := d.offset()
+	if tick := d.Schedule.Next(t.Add(offset)); !tick.IsZero() {
+		return tick.Add(-offset)
+	}
+	return never
+}
+
+// leaderHook begins what only the leader does.
+type leaderHook struct {
+	riverqueue.HookDefaults
+	s       *Scheduler
+	session *session
+}
+
+// Start implements [rivertype.HookPeriodicJobsStart]. Its context ends when the process leads no more.
+func (h *leaderHook) Start(ctx context.Context, _ *rivertype.HookPeriodicJobsStartParams) error {
+	h.session.ticker.Look()
+	h.session.background.Go(func() { h.s.wake.Watch(ctx, h.session.pool) })
+	return nil
+}
+
+// events are what River says once it is stored: of jobs that go back to the queue, and of runs that ended if
+// ticks wait for runs. River drops what does not fit, so all may be in there that it stores at once.
+func (s *Scheduler) events() *riverqueue.SubscribeConfig {
+	kinds := []riverqueue.EventKind{riverqueue.EventKindJobFailed, riverqueue.EventKindJobSnoozed, riverqueue.EventKindJobInterrupted}
+	if len(s.namesOfAll()) > 0 {
+		kinds = append(kinds, riverqueue.EventKindJobCompleted, riverqueue.EventKindJobCancelled)
+	}
+	return &riverqueue.SubscribeConfig{Kinds: kinds, ChanSize: 20_000}
+}
+
+// namesOfAll returns the jobs whose ticks all run, one after the other.
+func (s *Scheduler) namesOfAll() []string {
+	return namesOf(slices.DeleteFunc(s.schedules(), func(d *jobs.Definition) bool { return d.CatchUp != jobs.All }))
+}
+
+// ended has the ticker look if a tick may wait for the run that ended.
+func (ss *session) ended(event *riverqueue.Event) {
+	if w := ss.workers[event.Job.Kind]; w != nil && w.job.Schedule != nil && w.job.CatchUp == jobs.All {
+		ss.ticker.Look()
+	}
+}
+
+// hardStopGrace is how long Shutdown waits for handlers after cancelling them.
+const hardStopGrace = 10 * time.Second
+
+// Shutdown implements [jobs.Scheduler]. A handler that ignores its context for 10
+// seconds after it was cancelled is left behind, and the error says so; its job stays this process's
+// while that lives, and goes to another [Config].DeadAfter after its end. If what became of a job could not be
+// stored it runs again: an error says how many, or that the database does not say.
+func (s *Scheduler) Shutdown(ctx context.Context) error {
+	if err := s.takeTurn(ctx); err != nil {
+		return fmt.Errorf("river: shutdown: another call goes on: %w", err)
+	}
+	defer s.giveTurn()
+	if !s.started.Load() {
+		return jobs.ErrNotStarted
+	}
+	defer s.reg.Thaw()
+	s.ending.Store(true)
+	defer s.ending.Store(false)
+	s.started.Store(false)
+	ss := s.session.Load()
+	if ss == nil {
+		return nil
+	}
+	err := s.stop(ctx, ss)
+	ss.background.Wait() // not for long: what is in it has a limit, or ends now
+	s.session.Store(nil)
+	end := func() {
+		<-ss.client.Stopped()
+		<-ss.returned
+		ss.process.Stop()
+		ss.pool.Close()
+	}
+	select {
+	case <-ss.client.Stopped():
+		end()
+	default: // handlers that ignore their context may end yet, and River stores what became of them
+		go end()
+	}
+	return err
+}
+
+func (s *Scheduler) stop(ctx context.Context, ss *session) error {
+	ss.stop()
+	if err := ss.client.Stop(ctx); err == nil {
+		return s.checkStored(ctx, ss)
+	} else if ctx.Err() == nil {
+		return err
+	}
+	ss.stopping.Store(true)
+	close(ss.ending)
+	hardCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hardStopGrace)
+	defer cancel()
+	if err := ss.client.StopAndCancel(hardCtx); err != nil {
+		return fmt.Errorf("river: shutdown: %s after they were cancelled, handlers that ignore their context still run, or the results of jobs are not stored yet: %w", hardStopGrace, ctx.Err())
+	}
+	err := fmt.Errorf("river: shutdown: the jobs that still ran, if any, were cancelled, and go back to the queue unless they were done: %w", ctx.Err())
+	return errors.Join(err, s.checkStored(ctx, ss))
+}
+
+// storedTimeout bounds how long Shutdown asks whether all is stored.
+const storedTimeout = 5 * time.Second
+
+// checkStored says whether River could store what became of the last jobs of a client that has
+// stopped: it gives up after some tries, and reports nothing.
+func (s *Scheduler) checkStored(ctx context.Context, ss *session) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storedTimeout) // it may end just now
+	defer cancel()
+	lost, err := s.store.CountRunningBy(ctx, ss.pool, ss.client.ID())
+	switch {
+	case err != nil:
+		return fmt.Errorf("river: shutdown: could not confirm that the last results were stored; jobs without a stored result run again, or fail if it was their last attempt: %w", err)
+	case lost > 0:
+		return fmt.Errorf("river: shutdown: the results of %d jobs could not be stored: they run again, or fail if it was their last attempt", lost)
+	}
+	return nil
+}
+
+// The pace of maintenance, each longer than the one before. stepTimeout bounds one step.
+const (
+	pausesEvery = 2 * time.Second
+	upkeepEvery = 10 * time.Second
+	stepTimeout = 10 * time.Second
+)
+
+// A step is a part of maintenance.
+type step struct {
+	name string
+	run  func(ctx context.Context) error
+}
+
+// maintain looks after the jobs of this process until ctx ends, whoever leads: a leader of another service knows
+// nothing of them.
+func (s *Scheduler) maintain(ctx context.Context, ss *session) {
+	pauses := step{"pauses", func(ctx context.Context) error { return s.pauses.refresh(ctx, s) }}
+	upkeep := []step{
+		// The statistics come first: with poor ones the others may take long.
+		{"statistics", func(ctx context.Context) error { return s.store.AnalyzeGrown(ctx, ss.pool) }},
+		{"rescue", func(ctx context.Context) error { return s.rescue(ctx, ss, ss.process.Dead()) }},
+		{"queues", func(ctx context.Context) error { return s.rehome(ctx, false) }},
+		{"outcomes of schedules", func(ctx context.Context) error { return s.store.CopyOutcomes(ctx, ss.pool, namesOf(s.schedules())) }},
+		{"processes", func(ctx context.Context) error { return s.store.ForgetProcesses(ctx, ss.pool) }},
+	}
+	// What processes of before have left.
+	s.runSteps(ctx, step{"queues", func(ctx context.Context) error { return s.rehome(ctx, true) }})
+	s.runSteps(ctx, upkeep...)
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(jitter(pausesEvery)):
+		}
+		s.runSteps(ctx, pauses)
+		if time.Since(last) >= upkeepEvery {
+			s.runSteps(ctx, upkeep...)
+			last = time.Now()
+		}
+	}
+}
+
+// jitter spreads what many processes do, by a fifth.
+func jitter(d time.Duration) time.Duration { return d*9/10 + mathrand.N(d/5) }
+
+func (s *Scheduler) runSteps(ctx context.Context, steps ...step) {
+	for _, step := range steps { // each has its own time
+		bounded, cancel := context.WithTimeout(ctx, stepTimeout)
+		if err := step.run(bounded); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "maintenance step failed; it is tried again within seconds", "step", step.name, "error", err)
+		}
+		cancel()
+	}
+}
+
+// errProcessDead is the error of an attempt whose process died.
+var errProcessDead = errors.New("the process that ran the job is dead")
+
+// silentAfter is how long after its timeout an attempt of a process without a heartbeat is given up.
+const silentAfter = 5 * time.Minute
+
+// rescue gives jobs of dead processes another attempt, and reports what became of each.
+func (s *Scheduler) rescue(ctx context.Context, ss *session, dead []string) error {
+	var own []store.Rescuable
+	for _, d := range s.reg.Jobs() {
+		own = append(own, store.Rescuable{Name: d.Name, Queue: s.queueOf(d), RetryDelay: d.RetryDelay, After: min(d.Timeout, 1<<61) + silentAfter})
+	}
+	rescued, err := s.store.Rescue(ctx, ss.pool, own, dead, errProcessDead.Error())
+	if err != nil {
+		return err
+	}
+	again := map[string]int{}
+	for _, r := range rescued {
+		log := s.log.With("job", r.Name, "job_id", formatID(r.ID), "attempt", r.Attempt)
+		switch r.State {
+		case rivertype.JobStateDiscarded:
+			log.ErrorContext(ctx, "job failed for good", "error", errProcessDead, "max_attempts", r.MaxAttempts)
+		case rivertype.JobStateCancelled:
+			log.WarnContext(ctx, "job was cancelled", "error", errProcessDead)
+		default:
+			again[r.Name]++
+		}
+	}
+	for name, n := range again {
+		s.log.WarnContext(ctx, "jobs of a dead process get another attempt", "job", name, "jobs", n)
+	}
+	if len(rescued) > 0 {
+		ss.ticker.Look() // ticks may wait for them
+	}
+	return nil
+}
+
+// unworkedAfter is how late a job is that seems to lie in a queue which nobody works.
+const unworkedAfter = 10 * time.Second
+
+// rehome moves waiting rows of registered jobs out of queues that this process does not
+// work to those they belong to now: when Concurrency was added to or taken from a job,
+// nobody else might work the old queue, into which a process of an older version may still
+// put some. Where its own queue is taken from a job, the workers of that one give it back.
+// Unless all is set it leaves alone what is not late: another version may work that queue.
+func (s *Scheduler) rehome(ctx context.Context, all bool) error {
+	names, queues := s.homes(s.reg.Jobs())
+	worked := append([]string{s.cfg.Queue, store.PausedQueue}, queues...)
+	return s.store.Rehome(ctx, s.ownPool(), names, queues, worked, all, unworkedAfter)
+}
+
+// homes returns the names of jobs and, beside each, its queue.
+func (s *Scheduler) homes(defs []*jobs.Definition) (names, queues []string) {
+	for _, d := range defs {
+		names, queues = append(names, d.Name), append(queues, s.queueOf(d))
+	}
+	return names, queues
+}
+
+// queueOf returns the River queue of a job: its own when it has worker slots of
+// its own. River's queue names take neither dots nor 100 bytes, so a hash keeps
+// them apart.
+func (s *Scheduler) queueOf(d *jobs.Definition) string {
+	if d.Concurrency == 0 {
+		return s.cfg.Queue
+	}
+	readable := strings.Trim(notInQueueName.ReplaceAllString(d.Name, "-"), "-")
+	sum := sha256.Sum256([]byte(d.Name))
+	return strings.TrimRight(readable[:min(len(readable), 48)], "-") + "-" + hex.EncodeToString(sum[:4])
+}

@@ -133,12 +133,8 @@ func (m *migration) try(ctx context.Context) (done bool, err error) {
 // addOurs is on a second connection: indexes are made CONCURRENTLY, outside of a
 // transaction.
 func (m *migration) addOurs(ctx context.Context) error {
-	for name, create := range map[string]string{
-		"everytick_pause": "CreatePause", "everytick_schedule": "CreateSchedule", "everytick_process": "CreateProcess",
-	} {
-		if err := m.store.CreateTable(ctx, m.pool, name, create); err != nil {
-			return err
-		}
+	if err := m.store.CreateTables(ctx, m.pool); err != nil {
+		return err
 	}
 	if err := m.widenKindIndex(ctx); err != nil {
 		return err
@@ -246,12 +242,16 @@ func (s *Scheduler) checkMigrated(ctx context.Context) (reason string, err error
 	case err != nil:
 		return "", fmt.Errorf("asking for River's migrations: %w", err)
 	}
+	complete, err := s.store.HasTables(ctx, s.pool)
+	if err != nil || !complete {
+		return s.notMigrated(), err
+	}
 	s.migrated.Store(true)
 	return "", nil
 }
 
 func (s *Scheduler) notMigrated() string {
-	return fmt.Sprintf("schema %q lacks River's tables or their latest version: call river.Migrate", s.cfg.Schema)
+	return fmt.Sprintf("schema %q lacks River's tables, or everytick's, or their latest version: call river.Migrate", s.cfg.Schema)
 }
 
 // unmigrated says of an error about a missing table what to do.

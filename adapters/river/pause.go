@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/jobs"
 )
 
@@ -21,14 +20,6 @@ import (
 // noticed.
 const lingering = 3 * pausesEvery
 
-// errNoPauses is the answer of a schema that river.Migrate of this version has not seen.
-func (s *Scheduler) errNoPauses(err error) error {
-	if store.IsMissing(err) {
-		return fmt.Errorf("schema %q lacks a table: call river.Migrate: %w", s.cfg.Schema, err)
-	}
-	return err
-}
-
 // Pause implements [jobs.Pauser]. Jobs of that name that wait are put aside, or otherwise
 // workers do so as they find them.
 func (s *Scheduler) Pause(ctx context.Context, name string) error {
@@ -36,7 +27,7 @@ func (s *Scheduler) Pause(ctx context.Context, name string) error {
 		return err
 	}
 	if err := s.store.Pause(ctx, s.pool, name); err != nil {
-		return fmt.Errorf("river: pause %q: %w", name, s.errNoPauses(err))
+		return fmt.Errorf("river: pause %q: %w", name, s.unmigrated(err))
 	}
 	// The pause holds from here on, whatever becomes of the rest.
 	err := errors.Join(s.pauses.learn(ctx, s), s.store.Park(ctx, s.ownPool(), name))
@@ -54,7 +45,7 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 		return err
 	}
 	if err := s.pauses.learn(ctx, s); err != nil {
-		return fmt.Errorf("river: resume %q: %w", name, s.errNoPauses(err))
+		return fmt.Errorf("river: resume %q: %w", name, s.unmigrated(err))
 	}
 	if d.Schedule != nil && s.pauses.has(name) {
 		// What came due while nobody looked is skipped too.
@@ -64,7 +55,7 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 		}
 	}
 	if err := s.store.Resume(ctx, s.pool, name); err != nil {
-		return fmt.Errorf("river: resume %q: %w", name, s.errNoPauses(err))
+		return fmt.Errorf("river: resume %q: %w", name, s.unmigrated(err))
 	}
 	// Maintenance sees the pause end, and frees what other processes may still put aside.
 	if err := s.pauses.learn(ctx, s); err != nil {

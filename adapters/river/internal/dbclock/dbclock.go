@@ -72,19 +72,18 @@ func (c *Clock) Measure(ctx context.Context) error {
 // measure finds the offset, off by at most half of the query's round trip.
 func (c *Clock) measure(ctx context.Context, ask Asker) error {
 	var db time.Time
-	before := c.Wall()
+	before := time.Now()
 	if err := ask.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&db); err != nil {
 		return fmt.Errorf("asking the database's time: %w", err)
 	}
-	c.Learn(before, db)
+	c.Learn(db, time.Since(before))
 	return nil
 }
 
-// Learn takes db for the database's time at some instant between before, by the process's clock, and now.
-func (c *Clock) Learn(before, db time.Time) {
-	after := c.Wall()
-	half := after.Sub(before) / 2
-	c.offset.Store(int64(db.Sub(before.Add(half))))
+// Learn takes db for the database's time at some instant within the last roundTrip.
+func (c *Clock) Learn(db time.Time, roundTrip time.Duration) {
+	now, half := c.Wall(), roundTrip/2
+	c.offset.Store(int64(db.Sub(now.Add(-half))))
 	c.accuracy.Store(int64(half))
-	c.measured.Store(after.UnixNano())
+	c.measured.Store(now.UnixNano())
 }

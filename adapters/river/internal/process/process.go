@@ -42,8 +42,8 @@ type Config struct {
 	Connect func(ctx context.Context) (*pgx.Conn, error)
 	// Busy returns how many jobs run.
 	Busy func() int
-	// Clock is told the database's time, which lay between before and now.
-	Clock func(before, db time.Time)
+	// Clock is told the database's time at some instant within the last roundTrip.
+	Clock func(db time.Time, roundTrip time.Duration)
 	// Rescue is called with the IDs of dead processes: after a beat that saw one die, and with none of them
 	// to say, at rescueEvery for jobs of processes without a heartbeat.
 	Rescue func(ctx context.Context, dead []string)
@@ -157,7 +157,7 @@ func (p *Process) store(ctx context.Context) (err error) {
 		p.close()
 		return err
 	}
-	p.cfg.Clock(before, db)
+	p.cfg.Clock(db, time.Since(before))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// What counts is when it was asked for: the database may have answered long ago.

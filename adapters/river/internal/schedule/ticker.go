@@ -162,6 +162,7 @@ func (t *Ticker) Run(ctx context.Context) {
 	}
 	heap.Init(&t.upcoming)
 	t.full.Store(true)
+	lastFull := time.Now()
 	check := time.NewTimer(t.checkEvery())
 	defer check.Stop()
 	tick := time.NewTimer(0)
@@ -177,6 +178,10 @@ func (t *Ticker) Run(ctx context.Context) {
 			}
 			t.storeSuccesses(ctx)
 			check.Reset(t.checkEvery())
+			if time.Since(lastFull) > fullEvery {
+				t.full.Store(true)
+				lastFull = time.Now()
+			}
 			t.advanceDue(ctx)
 		case <-tick.C:
 			t.advanceDue(ctx)
@@ -220,19 +225,10 @@ func (t *Ticker) advanceDue(ctx context.Context) {
 	if err == nil {
 		err = t.advanceAll(ctx, due)
 	}
-	if err != nil {
-		if ctx.Err() == nil {
-			t.cfg.Log.WarnContext(ctx, "ticks that are due could not be inserted; it is tried again within seconds", "error", err)
-		}
-		t.full.Store(true)
-	} else {
-		t.floor = now.Add(-time.Second)
-		for _, d := range due {
-			if d.Next.Before(t.floor) && t.byName[d.Name].known.Equal(d.Next) { // it could not be advanced
-				t.floor = d.Next.Add(-time.Microsecond)
-			}
-		}
+	if err != nil && ctx.Err() == nil {
+		t.cfg.Log.WarnContext(ctx, "ticks that are due could not be inserted; it is tried again within seconds", "error", err)
 	}
+	t.floor = t.nextFloor(due)
 	for at := t.upcoming[0].at; !at.IsZero() && !at.After(now); at = t.upcoming[0].at {
 		t.upcoming[0].at = provider.Next(t.upcoming[0].Schedule, now)
 		heap.Fix(&t.upcoming, 0)
@@ -242,15 +238,36 @@ func (t *Ticker) advanceDue(ctx context.Context) {
 	t.lag = t.lag * time.Duration(max(20, live)) / 20
 }
 
+// nextFloor returns the floor of the next look. All that was due is at or before the latest of due, and what was
+// advanced is after it.
+func (t *Ticker) nextFloor(due []store.Due) time.Time {
+	floor := t.floor
+	for _, d := range due {
+		if d.Next.After(floor) {
+			floor = d.Next
+		}
+	}
+	for _, d := range due {
+		if t.byName[d.Name].known.Equal(d.Next) && !d.Next.After(floor) { // it is still due
+			floor = d.Next.Add(-time.Microsecond)
+		}
+	}
+	return floor
+}
+
 // due returns which of the process's schedules have become due since floor.
 func (t *Ticker) due(ctx context.Context, floor time.Time) ([]store.Due, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	due, err := t.cfg.Store.DueSchedules(ctx, t.cfg.Pool, floor)
-	return slices.DeleteFunc(due, func(d store.Due) bool {
+	due = slices.DeleteFunc(due, func(d store.Due) bool {
 		e := t.byName[d.Name]
 		return e == nil || e.Spec != d.Spec
-	}), err
+	})
+	for _, d := range due {
+		t.byName[d.Name].known = d.Next
+	}
+	return due, err
 }
 
 // Once advances what is due, without [Ticker.Run].
@@ -343,9 +360,6 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error
 	})
 	if err != nil {
 		return 0, err
-	}
-	for _, d := range due[:n] {
-		t.byName[d.Name].known = d.Next
 	}
 	for _, row := range rows {
 		t.byName[row.Name].known = row.Next

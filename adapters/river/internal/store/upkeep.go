@@ -35,17 +35,34 @@ func (s *Store) AnalyzeGrown(ctx context.Context, pool interface {
 	return err
 }
 
-// CreateTable creates a table by a statement unless it is there: IF NOT EXISTS would need the right to create it
-// all the same.
-func (s *Store) CreateTable(ctx context.Context, db DB, table, statement string) error {
-	exists, err := one[bool](ctx, s, db, "HasTable", pgx.Identifier{s.schema, table}.Sanitize())
-	if err != nil || exists {
-		return err
+// tables are ours, with the statement that creates each.
+var tables = map[string]string{
+	"everytick_pause": "CreatePause", "everytick_schedule": "CreateSchedule", "everytick_process": "CreateProcess",
+}
+
+// CreateTables creates those of our tables that are missing. (IF NOT EXISTS would need the right to create them
+// all the same.)
+func (s *Store) CreateTables(ctx context.Context, db DB) error {
+	for table, create := range tables {
+		exists, err := one[bool](ctx, s, db, "HasTable", pgx.Identifier{s.schema, table}.Sanitize())
+		if err == nil && !exists {
+			_, err = db.Exec(ctx, s.sql(create), pgx.QueryExecModeSimpleProtocol) // of several statements
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if _, err = s.exec(ctx, db, statement); err == nil && statement == "CreateSchedule" {
-		_, err = s.exec(ctx, db, "CreateScheduleIndex")
+	return nil
+}
+
+// HasTables reports whether all of our tables are there.
+func (s *Store) HasTables(ctx context.Context, db DB) (bool, error) {
+	for table := range tables {
+		if exists, err := one[bool](ctx, s, db, "HasTable", pgx.Identifier{s.schema, table}.Sanitize()); err != nil || !exists {
+			return false, err
+		}
 	}
-	return err
+	return true, nil
 }
 
 // TryMigrateLock reports whether no other process migrates until the transaction ends.

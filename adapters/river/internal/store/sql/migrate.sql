@@ -37,10 +37,8 @@ CREATE TABLE {{schema}}.everytick_schedule (
 	skipped_missed integer,
 	last_success timestamptz,                 -- the tick of the latest run that succeeded
 	PRIMARY KEY (name, key)
-) WITH (fillfactor = 70)
-
--- name: CreateScheduleIndex
-CREATE INDEX IF NOT EXISTS everytick_schedule_next_tick ON {{schema}}.everytick_schedule (next_tick)
+) WITH (fillfactor = 70);
+CREATE INDEX everytick_schedule_next_tick ON {{schema}}.everytick_schedule (next_tick)
 
 -- name: CreateProcess
 CREATE TABLE {{schema}}.everytick_process (

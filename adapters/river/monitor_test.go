@@ -1,0 +1,329 @@
+package river_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/jobs"
+)
+
+// fillTable stores n completed rows of a job that nobody registers.
+func fillTable(t testing.TB, pool *pgxpool.Pool, n int) {
+	t.Helper()
+	execSQL(t, pool, `INSERT INTO river.river_job (kind, args, state, finalized_at, attempt, attempted_at)
+		SELECT 'filler.job', '{}', 'completed', now(), 1, now() FROM generate_series(1, $1)`, n)
+}
+
+// insertRows stores n rows with the values given for these columns.
+func insertRows(t testing.TB, pool *pgxpool.Pool, n int, columns, values string) {
+	t.Helper()
+	if !strings.Contains(columns, "args") {
+		columns, values = columns+", args", values+", '{}'"
+	}
+	execSQL(t, pool, fmt.Sprintf(`INSERT INTO river.river_job (%s) SELECT %s FROM generate_series(1, %d)`, columns, values, n))
+}
+
+func TestHealthCountsSoManyOfALargeTable(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	const most = 500
+	fillTable(t, pool, most-1)
+	insertRows(t, pool, 3, `kind, state, finalized_at`, `'filler.job', 'discarded', now()`)
+	insertRows(t, pool, 5, `kind, state, scheduled_at`, `'filler.job', 'retryable', now() + interval '1 hour'`)
+	health, err := s.Health(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, most-1, health.Totals[jobs.StateCompleted])
+	require.Empty(t, health.AtLeast)
+	fillTable(t, pool, 2)
+	health, err = s.Health(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, most, health.Totals[jobs.StateCompleted])
+	require.Equal(t, []jobs.State{jobs.StateCompleted}, health.AtLeast)
+	require.Equal(t, 3, health.Totals[jobs.StateFailed])
+	require.Equal(t, 5, health.Totals[jobs.StateRetrying])
+	insertRows(t, pool, most, `kind, state, scheduled_at`, `'filler.job', 'available', now() - interval '1 hour'`)
+	insertRows(t, pool, 1, `kind, state, attempt, errors`, `'filler.job', 'available', 1, '{"{}"}'`)
+	health, err = s.Health(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, most, health.Totals[jobs.StateWaiting])
+	require.Equal(t, []jobs.State{jobs.StateCompleted, jobs.StateRetrying, jobs.StateScheduled, jobs.StateWaiting}, health.AtLeast,
+		"a row that was not looked at may have any state that rows of River's state may have")
+}
+
+func TestALateTickSaysWhatKeepsIt(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{MaxWorkers: 1})
+	release := make(chan struct{})
+	open := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(open)
+	blocked := func(context.Context, *jobs.Job) error {
+		<-release
+		return nil
+	}
+	require.NoError(t, s.RegisterInterval("a.general", time.Second, blocked))
+	require.NoError(t, s.RegisterInterval("a.own", time.Second, blocked, jobs.Concurrency(2)))
+	require.NoError(t, s.RegisterInterval("a.all", time.Second, blocked, jobs.Concurrency(3), jobs.CatchUp(jobs.All)))
+	reasonsBecome := func(want map[string]string) {
+		eventually(t, "the reasons to be told", func() bool {
+			all, err := s.Jobs(t.Context())
+			require.NoError(t, err)
+			got := map[string]string{}
+			for _, st := range all {
+				got[st.Name] = st.OverdueReason
+			}
+			return maps.Equal(want, got)
+		})
+	}
+	require.NoError(t, s.Start(t.Context()))
+	reasonsBecome(map[string]string{
+		"a.general": "all workers are taken, 1 in this process, and no other process has one free",
+		"a.own":     "all worker slots of the job are taken, 2 in this process, and no other process has one free",
+		"a.all":     "the run of the tick before it goes on",
+	})
+	open()
+	require.NoError(t, s.Shutdown(t.Context()))
+	const stopped = "this scheduler is not started, and no other process has taken it: none that registers it runs, or all are busy"
+	reasonsBecome(map[string]string{"a.general": stopped, "a.own": stopped, "a.all": stopped})
+}
+
+func TestHealthTellsAShutdownThatGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	running, release := make(chan struct{}), make(chan struct{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(context.Context, *jobs.Job) error {
+		close(running)
+		<-release
+		return nil
+	}))
+	reasons := func() []string {
+		health, err := s.Health(t.Context())
+		require.NoError(t, err)
+		return health.Reasons
+	}
+	require.Equal(t, []string{"the scheduler is not started"}, reasons())
+	require.NoError(t, s.Start(t.Context()))
+	_, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	receive(t, running)
+	require.Empty(t, reasons())
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.Shutdown(t.Context()) }()
+	eventually(t, "the shutdown to begin", func() bool { return len(reasons()) > 0 })
+	require.Equal(t, []string{"the scheduler is being shut down"}, reasons())
+	close(release)
+	require.NoError(t, receive(t, stopped))
+	require.Equal(t, []string{"the scheduler is not started"}, reasons())
+}
+
+func TestHealthTellsAPoolInUseFromADatabaseThatIsAway(t *testing.T) {
+	t.Parallel()
+	pool := poolOf(t, 2, pgx.QueryExecModeCacheStatement)
+	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
+	for range 2 {
+		conn, err := pool.Acquire(t.Context())
+		require.NoError(t, err)
+		defer conn.Release()
+	}
+	health, err := s.Health(t.Context())
+	require.NoError(t, err)
+	require.Len(t, health.Reasons, 1)
+	require.Contains(t, health.Reasons[0], "the database does not answer: all 2 connections of the pool are in use: ")
+}
+
+func TestOldestWaitingIsTheOldestOfAllQueuesThatAreWorked(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	oldest := func() time.Duration {
+		health, err := s.Health(t.Context())
+		require.NoError(t, err)
+		return health.OldestWaiting
+	}
+	const columns = `kind, state, queue, priority, scheduled_at`
+	for _, values := range []string{
+		`'a.job', 'available', 'aaa', 1, now() + interval '1 hour'`, // not yet due
+		`'a.job', 'scheduled', 'default', 1, now() - interval '2 hours'`,
+		`'a.job', 'available', '` + river.PausedQueue + `', 1, now() - interval '2 hours'`,
+	} {
+		insertRows(t, pool, 2, columns, values)
+	}
+	require.Zero(t, oldest())
+	for _, row := range []struct {
+		queue    string
+		priority int
+		minutes  int
+		want     time.Duration
+	}{
+		{"default", 1, 2, 2 * time.Minute},
+		{"zzz", 2, 1, 2 * time.Minute},
+		{"zzz", 4, 10, 10 * time.Minute},
+		{"aaa", 3, 7, 10 * time.Minute},
+		{"default", 4, 20, 20 * time.Minute},
+	} {
+		insertRows(t, pool, 3, columns, fmt.Sprintf(`'a.job', 'available', '%s', %d, now() - %d * interval '1 minute'`, row.queue, row.priority, row.minutes))
+		require.InDelta(t, row.want.Seconds(), oldest().Seconds(), 50, "with %v", row)
+	}
+}
+
+// scans tells how often an index was used. Sessions tell of it a second later or so.
+func scans(t testing.TB, pool *pgxpool.Pool, index string) int {
+	t.Helper()
+	return scalar[int](t, pool, `SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = $1`, index)
+}
+
+func TestCountsOfALargeTableAreExactAndFoundByIndex(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	require.NoError(t, s.RegisterDelayed("a.none", 0, noop))
+	fillTable(t, pool, 20_000)
+	insertRows(t, pool, 500, `kind, state, finalized_at, attempt`, `'a.job', 'completed', now(), 1`)
+	insertRows(t, pool, 400, `kind, state, scheduled_at`, `'filler.job', 'available', now() + interval '1 hour'`)
+	// Of each state one more than of the one before, so that none can be taken for another.
+	const columns = `kind, state, scheduled_at, attempt, queue`
+	for i, values := range []string{
+		`'a.job', 'available', now(), 0, 'default'`,
+		`'a.job', 'available', now() + interval '4 seconds', 0, 'default'`,
+		`'a.job', 'scheduled', now() + interval '1 hour', 0, 'default'`,
+		`'a.job', 'pending', now() + interval '1 hour', 0, 'default'`,
+		`'a.job', 'available', now(), 0, '` + river.PausedQueue + `'`,
+		`'a.job', 'retryable', now() + interval '1 hour', 1, 'default'`,
+		`'a.job', 'available', now(), 2, '` + river.PausedQueue + `'`,
+		`'a.job', 'running', now(), 1, 'default'`,
+	} {
+		insertRows(t, pool, 1<<i, columns, values)
+	}
+	const tickColumns, tick = columns + `, metadata`, `, '{"everytick_tick": "2026-01-01T00:00:00Z"}'`
+	for i, values := range []string{
+		`'a.tick', 'available', now() - interval '1 minute', 0, 'default'`,
+		`'a.tick', 'retryable', now() + interval '1 hour', 1, 'default'`,
+		`'a.tick', 'available', now() + interval '1 hour', 2, '` + river.PausedQueue + `'`,
+		`'a.tick', 'running', now(), 1, 'default'`,
+	} {
+		insertRows(t, pool, 1<<i, tickColumns, values+tick)
+	}
+	execSQL(t, pool, `INSERT INTO river.everytick_schedule (name, spec, claimed_at, next_tick) VALUES ('a.tick', 'every 1h0m0s', now(), now() - interval '1 second')`)
+	insertRows(t, pool, 32, columns, `'a.tick', 'scheduled', now() + interval '1 hour', 0, 'default'`) // triggered
+	execSQL(t, pool, `VACUUM ANALYZE river.river_job`)
+
+	count := func() {
+		for name, want := range map[string]int{"a.job": 1<<7 - 1, "a.tick": 1 + 2 + 4 + 32 + 1, "a.none": 0} {
+			n, err := s.QueueSize(t.Context(), name)
+			require.NoError(t, err)
+			require.Equal(t, want, n, name)
+		}
+		all, err := s.Jobs(t.Context())
+		require.NoError(t, err)
+		for i, want := range [][3]int{{1<<7 - 1, 1<<5 + 1<<6, 1 << 7}, {}, {1 + 2 + 4 + 32 + 1, 2 + 4, 8}} {
+			require.Equal(t, want, [3]int{all[i].Waiting, all[i].Retrying, all[i].Running}, all[i].Name)
+		}
+	}
+	kinds := scans(t, pool, river.KindIndex)
+	count()
+	eventually(t, "the indexes are used", func() bool {
+		_, err := s.QueueSize(t.Context(), "a.job")
+		require.NoError(t, err)
+		return scans(t, pool, river.KindIndex) > kinds
+	})
+	require.Contains(t, explain(t, pool), "Index Only Scan using "+river.KindIndex)
+}
+
+// explain returns the plan of a count of all that waits.
+func explain(t testing.TB, pool *pgxpool.Pool) (plan string) {
+	t.Helper()
+	rows, err := pool.Query(t.Context(), `EXPLAIN SELECT count(*) FROM river.river_job WHERE kind = 'a.job'
+		AND state IN ('available', 'scheduled', 'retryable', 'pending')`)
+	require.NoError(t, err)
+	defer rows.Close()
+	for rows.Next() {
+		var line string
+		require.NoError(t, rows.Scan(&line))
+		plan += line + "\n"
+	}
+	require.NoError(t, rows.Err())
+	return plan
+}
+
+func TestHealthTellsThatTheDatabaseIsReadOnly(t *testing.T) {
+	t.Parallel()
+	pool := poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on" })
+	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
+	health, err := s.Health(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"the database is read-only: no job can be stored, started or ended"}, health.Reasons)
+}
+
+func TestHealthDoesNotCallADatabaseThatGivesAnErrorSilent(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
+	execSQL(t, pool, `ALTER TABLE river.river_job RENAME COLUMN errors TO faults`)
+	health, err := s.Health(t.Context())
+	require.NoError(t, err)
+	require.Len(t, health.Reasons, 1)
+	require.Regexp(t, "^the database answers with an error: .*errors", health.Reasons[0])
+}
+
+func TestATickThatNobodyTakesIsNotPutDownToBusyWorkers(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{MaxWorkers: 1})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, noop))
+	require.NoError(t, s.Start(t.Context()))
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	require.Equal(t, id, receive(t, ran).ID)
+	eventually(t, "the worker is free again", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateCompleted })
+	// A tick that waits, but that no worker finds.
+	insertRows(t, pool, 1, `id, kind, state, queue, metadata`, `4711, 'a.tick', 'available', 'nowhere', '{"everytick_tick": "2026-01-01T00:00:00Z"}'`)
+	reasonAfter := func(age string) string {
+		execSQL(t, pool, `UPDATE river.river_job SET scheduled_at = now() - $1::interval, queue = 'nowhere' WHERE id = 4711`, age)
+		execSQL(t, pool, `UPDATE river.everytick_schedule SET last_tick = '2026-01-01T00:00:00Z', last_job_id = 4711 WHERE name = 'a.tick'`)
+		all, err := s.Jobs(t.Context())
+		require.NoError(t, err)
+		return all[1].OverdueReason
+	}
+	eventually(t, "workers are free", func() bool {
+		return reasonAfter("8 seconds") == "it is not taken, though workers of this process are free: the log may tell why"
+	})
+	eventually(t, "a tick that has just come due is about to start", func() bool { return reasonAfter("0.1 seconds") == "it is about to start" })
+}
+
+func TestHealthTellsThatNobodyLeads(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	execSQL(t, pool, `CREATE FUNCTION river.nobody() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`)
+	execSQL(t, pool, `CREATE TRIGGER nobody BEFORE INSERT OR UPDATE ON river.river_leader FOR EACH ROW EXECUTE FUNCTION river.nobody()`)
+	reasons := func() []string {
+		health, err := s.Health(t.Context())
+		require.NoError(t, err)
+		return health.Reasons
+	}
+	require.NoError(t, s.Start(t.Context()))
+	require.Empty(t, reasons(), "an election takes its time")
+	eventually(t, "but not that long", func() bool {
+		return slices.Equal(reasons(), []string{"no process leads: delayed jobs and retries wait for an election"})
+	})
+	require.NoError(t, shutdown(s))
+	require.Equal(t, []string{"the scheduler is not started"}, reasons())
+}

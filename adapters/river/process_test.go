@@ -1,0 +1,211 @@
+package river_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/jobs"
+)
+
+// abandoned makes the row of a job that of a process, of that ID, that died amid an attempt.
+func abandoned(t testing.TB, s *river.Scheduler, name, process string, attempt int, set string) (id string) {
+	t.Helper()
+	id, err := s.Trigger(t.Context(), name, nil, jobs.Delay(time.Hour)) // so that nobody takes it before
+	require.NoError(t, err)
+	execSQL(t, s.Pool(), `UPDATE river.river_job SET state = 'running', attempt = $2, attempted_at = now() - interval '7 minutes', attempted_by = ARRAY[$3]`+set+`
+		WHERE id = $1::text::bigint`, id, attempt, process)
+	return id
+}
+
+// stopped stores that a process has stopped.
+func stopped(t testing.TB, s *river.Scheduler, process string) {
+	t.Helper()
+	execSQL(t, s.Pool(), `INSERT INTO river.everytick_process (id, beat, host, pid, version, registrations, jobs, workers, busy, started_at, seen_at)
+		VALUES ($1, 0, '', 0, '', '', '{}', 1, 0, now(), now())`, process)
+}
+
+func TestRescue_WhatBecomesOfAJobWhoseProcessIsDead(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{Logger: log})
+	other := newScheduler(t, pool, river.Config{}) // of another service, which never starts
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.Timeout(time.Hour), jobs.RetryDelay(0)))
+	require.NoError(t, s.RegisterDelayed("a.tough", 0, noop, jobs.MaxRetries(30_000)))
+	require.NoError(t, s.RegisterDelayed("a.late", 0, noop, jobs.RetryDelay(time.Hour)))
+	require.NoError(t, other.RegisterDelayed("b.job", 0, noop))
+	stopped(t, s, "dead")
+	again := abandoned(t, s, "a.job", "dead", 1, "")
+	last := abandoned(t, s, "a.job", "dead", 3, "")
+	cancelled := abandoned(t, s, "a.job", "dead", 1, `, metadata = metadata || '{"cancel_attempted_at": "2026-01-01T00:00:00Z"}'`)
+	// Its next wait, doubled so often, is beyond every number.
+	tough := abandoned(t, s, "a.tough", "dead", 20_000, "")
+	late := abandoned(t, s, "a.late", "dead", 2, "")
+	aside := abandoned(t, s, "a.job", "dead", 2, `, queue = '`+river.PausedQueue+`'`) // for a pause that has ended
+	unknown := abandoned(t, other, "b.job", "dead", 1, "")
+	require.NoError(t, s.Start(t.Context()))
+
+	got := map[string]int{}
+	for range 2 {
+		job := receive(t, ran)
+		got[job.ID] = job.Attempt
+	}
+	require.Equal(t, map[string]int{again: 2, aside: 3}, got)
+	eventually(t, "it is completed", func() bool { return stateOf(t, s, "a.job", again) == jobs.StateCompleted })
+	row, err := s.Client().JobGet(t.Context(), idOf(t, again))
+	require.NoError(t, err)
+	require.Len(t, row.Errors, 1)
+	require.Equal(t, 1, row.Errors[0].Attempt)
+	require.Equal(t, "the process that ran the job is dead", row.Errors[0].Error)
+
+	require.Equal(t, jobs.StateFailed, stateOf(t, s, "a.job", last))
+	require.Equal(t, jobs.StateCancelled, stateOf(t, s, "a.job", cancelled))
+	require.WithinDuration(t, time.Now().Add(24*time.Hour), runOf(t, s, "a.tough", tough).DueAt, time.Minute)
+	require.WithinDuration(t, time.Now().Add(2*time.Hour), runOf(t, s, "a.late", late).DueAt, time.Minute, "as after a failure")
+	require.Equal(t, jobs.StateRunning, stateOf(t, other, "b.job", unknown), "its own service sees to it")
+	require.Empty(t, ran)
+
+	// An alert on the message finds what failed for good, whoever found out.
+	require.Contains(t, logged.String(), `level=ERROR msg="job failed for good" job=a.job job_id=`+last+
+		` attempt=3 error="the process that ran the job is dead" max_attempts=3`)
+	require.Contains(t, logged.String(), `level=WARN msg="job was cancelled" job=a.job job_id=`+cancelled+` `)
+	require.Contains(t, logged.String(), `level=WARN msg="jobs of a dead process get another attempt" job=a.job jobs=2`)
+	require.NotContains(t, logged.String(), "job_id="+again+" ")
+}
+
+func TestRescue_AProcessWithoutAHeartbeatIsJudgedByTheTimeout(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.Timeout(time.Minute), jobs.RetryDelay(0)))
+	require.NoError(t, s.RegisterDelayed("a.patient", 0, noop, jobs.Timeout(3*time.Minute)))
+	require.NoError(t, s.RegisterDelayed("a.endless", 0, noop, jobs.Timeout(1<<63-1)))
+	again := abandoned(t, s, "a.job", "plain", 1, "")
+	patient := abandoned(t, s, "a.patient", "plain", 1, "")
+	endless := abandoned(t, s, "a.endless", "plain", 1, "")
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, again, receive(t, ran).ID)
+	require.Equal(t, jobs.StateRunning, stateOf(t, s, "a.patient", patient), "it may still run")
+	require.Equal(t, jobs.StateRunning, stateOf(t, s, "a.endless", endless))
+}
+
+// However long ago the attempt began, and whatever its timeout.
+func TestRescue_ALivingProcessKeepsItsJobs(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop, jobs.Timeout(time.Second)))
+	require.NoError(t, s.Start(t.Context()))
+	id := abandoned(t, s, "a.job", s.Client().ID(), 1, "")
+	plain := abandoned(t, s, "a.job", "plain", 1, "")
+	eventually(t, "another is rescued", func() bool { return stateOf(t, s, "a.job", plain) != jobs.StateRunning })
+	require.Equal(t, jobs.StateRunning, stateOf(t, s, "a.job", id))
+}
+
+func TestRescue_AProcessThatFallsSilentIsDead(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{DeadAfter: 10 * time.Second})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.Timeout(time.Hour), jobs.RetryDelay(0)))
+	stopped(t, s, "silent")
+	execSQL(t, pool, `UPDATE river.everytick_process SET beat = 77`)
+	id := abandoned(t, s, "a.job", "silent", 1, "")
+	require.NoError(t, s.Start(t.Context()))
+	began := time.Now()
+	require.Equal(t, id, receive(t, ran).ID)
+	require.GreaterOrEqual(t, time.Since(began), 9*time.Second)
+}
+
+// As a table has them that was analysed while a transaction stored its first jobs.
+func TestRescue_IsQuickWithPoorStatistics(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.RetryDelay(0)))
+	stopped(t, s, "dead")
+	id := abandoned(t, s, "a.job", "dead", 1, "")
+	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, finalized_at)
+			SELECT 'filler.job', '{}', 'completed', now() FROM generate_series(1, 20000)`)
+		require.NoError(t, err)
+		execSQL(t, pool, `ANALYZE river.river_job`)
+		return nil
+	}))
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, id, receive(t, ran).ID)
+}
+
+// Others may have given the process up in a gap of its heartbeats, and its job to another.
+func TestARunThatIsNoLongerItsProcesssIsNotReported(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{DeadAfter: 10 * time.Second, Logger: log})
+	running, release := make(chan jobs.Job, 10), make(chan struct{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
+		running <- *job
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return nil
+	}))
+	require.NoError(t, s.Start(t.Context()))
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	receive(t, running)
+	// Nobody can store a heartbeat for longer than it takes to be given up.
+	tx := begin(t, pool)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE river.everytick_process IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(t, err)
+	began := time.Now()
+	eventually(t, "the process is suspect", func() bool { return time.Since(began) > 9*time.Second })
+	execSQL(t, pool, `UPDATE river.river_job SET attempt = 2, attempted_by = array_append(attempted_by, 'another') WHERE id = $1::text::bigint`, id)
+	close(release)
+	eventually(t, "it says so", func() bool {
+		return logsContain(logged, `msg="run ended after its job was given to another process: its result is not stored" job=a.job job_id=`+id)
+	})
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.Equal(t, [2]any{jobs.StateRunning, 2}, [2]any{runOf(t, s, "a.job", id).State, runOf(t, s, "a.job", id).Attempt})
+	// One that is its own is reported.
+	second, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	eventually(t, "another completes", func() bool { return stateOf(t, s, "a.job", second) == jobs.StateCompleted })
+	require.Equal(t, jobs.StateRunning, stateOf(t, s, "a.job", id))
+}
+
+// Not even its handler can tell.
+func TestAJobThatNoAttemptCanRunIsReported(t *testing.T) {
+	t.Parallel()
+	log, logged := loud()
+	s := newScheduler(t, migrated.Pool(t), river.Config{Logger: log})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	execSQL(t, s.Pool(), `UPDATE river.river_job SET metadata = '{"everytick_open": "no boolean"}'`)
+	require.NoError(t, s.Start(t.Context()))
+	eventually(t, "it fails at its first attempt", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateFailed })
+	require.Contains(t, logged.String(), `level=ERROR msg="job failed for good" job=a.job job_id=`+id+` `)
+}
+
+func TestAProcessSaysWhatItIsAndThatItHasStopped(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{MaxWorkers: 7})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.RegisterDelayed("a.own", 0, noop, jobs.Concurrency(3)))
+	require.NoError(t, s.Start(t.Context()))
+	require.True(t, scalar[bool](t, pool, `SELECT id = $1 AND beat > 0 AND jobs = '{a.job,a.own}' AND workers = 10 AND pid > 0
+		FROM river.everytick_process`, s.Client().ID()))
+	require.NoError(t, shutdown(s))
+	require.Zero(t, scalar[int](t, pool, `SELECT beat::int FROM river.everytick_process`))
+}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/everytick/everytick/adapters/river/internal/migrate"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
@@ -25,13 +26,12 @@ func (s *Scheduler) OwnPool() *pgxpool.Pool { return s.ownPool() }
 // The names of what Migrate adds or changes.
 const (
 	PausedQueue = store.PausedQueue
-	KindIndex   = kindIndex
-	WiderIndex  = widerIndex
-	OldTicks    = oldTicksIndex
+	KindIndex   = migrate.KindIndex
+	WiderIndex  = migrate.WiderIndex
 )
 
 // KnowsPaused reports whether this process has noticed a pause.
-func (s *Scheduler) KnowsPaused(name string) bool { return s.pauses.has(name) }
+func (s *Scheduler) KnowsPaused(name string) bool { return s.pauses.Has(name) }
 
 // Rehome does what maintenance does.
 func (s *Scheduler) Rehome(ctx context.Context, all bool) error { return s.rehome(ctx, all) }

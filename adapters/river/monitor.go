@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/everytick/everytick/adapters/river/internal/schedule"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
@@ -74,36 +75,20 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 
 // describe fills in what a schedule's row says.
 func (s *Scheduler) describe(d *jobs.Definition, st *jobs.Status, row store.Standing, exists bool, now time.Time) {
-	waits := row.Progress == provider.Waiting
-	prev := row.Last
-	if waits {
-		prev = row.Prev
-	}
-	if row.Skipped.At.After(prev.At) {
-		prev = row.Skipped
-		prev.State = jobs.StateSkipped
-	}
-	st.PrevTick, st.PrevState, st.Missed, st.LastSuccess = prev.At, prev.State, prev.Missed, row.LastSuccess
-	paused := !st.PausedSince.IsZero()
-	expected := provider.Next(d.Schedule, now)
-	switch {
-	case !exists:
-		st.NextTick = expected
+	if !exists {
+		st.NextTick = provider.Next(d.Schedule, now)
 		if s.started.Load() {
 			st.OverdueReason = "its row is missing, and written again within seconds"
 		}
-	case waits && !paused:
-		st.NextTick, st.OverdueBy = row.Last.At, max(0, now.Sub(row.LastDue))
-	default:
-		st.NextTick = row.Next
-		if !row.Next.IsZero() && !paused {
-			st.OverdueBy = max(0, now.Sub(row.Next))
-		}
+		return
 	}
+	stands := schedule.Stands(d.Schedule, schedule.SpecOf(d), row, !st.PausedSince.IsZero(), now)
+	st.PrevTick, st.PrevState, st.Missed = stands.Prev.At, stands.Prev.State, stands.Prev.Missed
+	st.LastSuccess, st.NextTick, st.OverdueBy = row.LastSuccess, stands.Next, stands.OverdueBy
 	switch {
 	case st.OverdueBy > 0:
-		st.OverdueReason = s.overdueReason(d, st, row, waits)
-	case exists && !expected.IsZero() && row.Next.After(expected) && row.Spec == specOf(d):
+		st.OverdueReason = s.overdueReason(d, st, row, stands.Inserted)
+	case stands.Ahead:
 		st.OverdueReason = "its next tick is later than its schedule has it: the database's clock was set back, and the ticks until then have been inserted"
 	}
 }
@@ -112,24 +97,24 @@ func (s *Scheduler) describe(d *jobs.Definition, st *jobs.Status, row store.Stan
 const startsWithin = 2 * time.Second
 
 // overdueReason tells what keeps a tick that is due, as far as this process knows.
-func (s *Scheduler) overdueReason(d *jobs.Definition, st *jobs.Status, row store.Standing, waits bool) string {
+func (s *Scheduler) overdueReason(d *jobs.Definition, st *jobs.Status, row store.Standing, inserted bool) string {
 	ss := s.session.Load()
-	if ss == nil || !s.started.Load() || ss.workers[d.Name] == nil {
+	if ss == nil || !s.started.Load() {
 		return "this scheduler is " + s.notRunning() + ", and no other process has taken it: none that registers it runs, or all are busy"
 	}
-	w := ss.workers[d.Name]
+	slots := ss.slots[s.queueOf(d)]
 	switch {
-	case !waits && d.CatchUp == jobs.All && row.Progress != provider.Over:
+	case !inserted && d.CatchUp == jobs.All && row.Progress != provider.Over:
 		return "the run of the tick before it goes on"
-	case w.slots.allTaken() && d.Concurrency > 0:
-		return fmt.Sprintf("all worker slots of the job are taken, %d in this process, and no other process has one free", w.slots.n)
-	case w.slots.allTaken():
-		return fmt.Sprintf("all workers are taken, %d in this process, and no other process has one free", w.slots.n)
+	case slots.Taken() >= slots.N && d.Concurrency > 0:
+		return fmt.Sprintf("all worker slots of the job are taken, %d in this process, and no other process has one free", slots.N)
+	case slots.Taken() >= slots.N:
+		return fmt.Sprintf("all workers are taken, %d in this process, and no other process has one free", slots.N)
 	case st.OverdueBy < startsWithin:
 		return "it is about to start"
-	case !waits && row.Spec != specOf(d):
+	case !inserted && row.Spec != schedule.SpecOf(d):
 		return "a process that was started later has registered another schedule for it: " + row.Spec
-	case !waits:
+	case !inserted:
 		return "it is not inserted: the log may tell why"
 	default:
 		return "it is not taken, though workers of this process are free: the log may tell why"

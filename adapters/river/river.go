@@ -30,7 +30,6 @@ import (
 	"maps"
 	"regexp"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +41,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/river/internal/dbclock"
 	"github.com/everytick/everytick/adapters/river/internal/insert"
+	"github.com/everytick/everytick/adapters/river/internal/pause"
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/adapters/river/internal/wake"
@@ -183,7 +183,7 @@ type Scheduler struct {
 	inserting *riverqueue.Client[pgx.Tx]
 	inserts   *insert.Inserter
 
-	pauses   pauses
+	pauses   *pause.Pauses
 	turn     chan struct{}           // holds a token through Start and Shutdown
 	session  atomic.Pointer[session] // nil when not started
 	started  atomic.Bool
@@ -216,6 +216,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	s := &Scheduler{cfg: c, log: c.Logger, pool: pool, reg: reg, store: store.New(c.Schema), turn: make(chan struct{}, 1)}
+	s.pauses = pause.New(s.store)
 	s.clock = dbclock.New(func(ctx context.Context, ask func(dbclock.Asker) error) error {
 		return s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return ask(conn) })
 	}, time.Now)
@@ -228,7 +229,10 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	s.inserts = insert.New(pool, s.inserting, insertsInTx(riverCfg), s.wake.Inserted)
-	warnOfNewerRiver(s.log)
+	if linked := store.NewerRiver(); linked != "" {
+		s.log.Warn("this program links a River newer than the one that everytick was tested with: it relies on some of River's tables and behavior",
+			"linked", linked, "tested", store.TestedRiver)
+	}
 	return s, nil
 }
 
@@ -285,21 +289,6 @@ func (h warnHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 func (h warnHandler) WithGroup(name string) slog.Handler {
 	return warnHandler{h.Handler.WithGroup(name)}
-}
-
-// testedRiver is the newest River that this package was tested with.
-const testedRiver = "v0.51.2"
-
-var newerRiver sync.Once
-
-// warnOfNewerRiver says once if the program links a River newer than that.
-func warnOfNewerRiver(log *slog.Logger) {
-	newerRiver.Do(func() {
-		if linked := linkedRiver(); newer(linked, testedRiver) {
-			log.Warn("this program links a River newer than the one that everytick was tested with: it relies on some of River's tables and behavior",
-				"linked", linked, "tested", testedRiver)
-		}
-	})
 }
 
 // RegisterCron implements [jobs.Registrar].

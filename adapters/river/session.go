@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,10 +22,12 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/pause"
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/schedule"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/adapters/river/internal/wake"
+	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
 )
 
@@ -37,11 +38,10 @@ type session struct {
 	process *process.Process // the heartbeat
 	ticker  *schedule.Ticker
 	client  *riverqueue.Client[pgx.Tx]
-	workers map[string]*worker
+	slots   map[string]*work.Slots // by queue
 
 	startedAt time.Time
-	stopping  atomic.Bool   // running jobs are being cancelled
-	ending    chan struct{} // closed by then
+	stopping  chan struct{} // closed when running jobs are cancelled
 	// stop ends what runs beside the client, and background waits for it.
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -101,14 +101,14 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.pauses.start(ctx, s); err != nil {
+	if err := s.pauses.Start(ctx, s.pool, namesOf(s.reg.Jobs())); err != nil {
 		return err
 	}
 	indexes, err := s.inspectIndexes(ctx)
 	if err != nil {
 		return err
 	}
-	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), ending: make(chan struct{}), workers: map[string]*worker{}}
+	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), stopping: make(chan struct{}), slots: map[string]*work.Slots{}}
 	if ss.pool, err = s.newOwnPool(ctx); err != nil {
 		return err
 	}
@@ -156,7 +156,12 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	}
 	go func() {
 		defer close(ss.returned)
-		s.wake.Returned(events, ss.pool, ss.ended) // until the client has stopped
+		all := s.namesOfAll()
+		s.wake.Returned(events, ss.pool, func(event *riverqueue.Event) { // until the client has stopped
+			if slices.Contains(all, event.Job.Kind) {
+				ss.ticker.Look() // a tick may wait for the run
+			}
+		})
 	}()
 	if !unbind() { // ctx ended meanwhile, and took the client with it
 		<-ss.client.Stopped()
@@ -216,7 +221,7 @@ func (s *Scheduler) processConfig(id string, ss *session) process.Config {
 	}
 	return process.Config{
 		Self: store.Process{
-			ID: id, Host: hostname(), PID: os.Getpid(), Version: version, Registrations: s.registrations(),
+			ID: id, Host: hostname(), PID: os.Getpid(), Version: version, Registrations: schedule.HashOf(s.reg.Jobs()),
 			Jobs: namesOf(s.reg.Jobs()), Workers: workers,
 		},
 		DeadAfter: s.cfg.DeadAfter, Store: s.store, Log: s.log, Clock: s.clock.Learn,
@@ -251,35 +256,10 @@ func (s *Scheduler) connect(ctx context.Context) (*pgx.Conn, error) {
 
 // busy returns how many jobs run.
 func (ss *session) busy() (n int) {
-	counted := map[*slots]bool{}
-	for _, w := range ss.workers {
-		if !counted[w.slots] {
-			n += int(w.slots.taken.Load())
-			counted[w.slots] = true
-		}
+	for _, slots := range ss.slots {
+		n += slots.Taken()
 	}
 	return n
-}
-
-// registrations hashes what a process has registered: schedules, and what else ticks are inserted with.
-func (s *Scheduler) registrations() string {
-	sum := sha256.New()
-	for _, d := range s.reg.Jobs() {
-		fmt.Fprintf(sum, "%s\x00%s\x00%d\x00%d\x00", d.Name, specOf(d), d.Priority, d.MaxAttempts)
-	}
-	return hex.EncodeToString(sum.Sum(nil)[:12])
-}
-
-// specOf is the canonical text of a job's schedule, "" if it has none.
-func specOf(d *jobs.Definition) string {
-	if d.Schedule == nil {
-		return ""
-	}
-	text, zone := d.Describe()
-	if zone == "" {
-		return text
-	}
-	return "cron " + text + " " + zone
 }
 
 // schedules returns the jobs that have one.
@@ -300,13 +280,13 @@ func (s *Scheduler) newTicker(pool *pgxpool.Pool, defs []*jobs.Definition, now t
 	registrations := make([]schedule.Registration, len(defs))
 	for i, d := range defs {
 		registrations[i] = schedule.Registration{
-			Name: d.Name, Schedule: d.Schedule, Spec: specOf(d), CatchUp: d.CatchUp,
+			Name: d.Name, Schedule: d.Schedule, Spec: schedule.SpecOf(d), CatchUp: d.CatchUp,
 			Queue: s.queueOf(d), Priority: d.Priority, MaxAttempts: d.MaxAttempts,
 		}
 	}
 	return schedule.New(schedule.Config{
 		Pool: pool, Store: s.store, Clock: s.clock, Log: s.log, Registrations: registrations,
-		Hash: s.registrations(), Started: now, Live: live, Insert: s.inserts.Tx, Notify: s.wake.Notify,
+		Hash: schedule.HashOf(s.reg.Jobs()), Started: now, Live: live, Insert: s.inserts.Tx, Notify: s.wake.Notify,
 	})
 }
 
@@ -346,17 +326,20 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	if s.cfg.PollOnly {
 		cfg.FetchPollInterval = pollOnlyInterval
 	}
-	general := &slots{n: s.cfg.MaxWorkers}
+	ss.slots[s.cfg.Queue] = &work.Slots{N: s.cfg.MaxWorkers}
+	env := &work.Env{
+		Store: s.store, Log: s.log, App: s.pool, Own: ss.pool, Client: id, Stopping: ss.stopping,
+		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded,
+	}
 	for _, d := range s.reg.Jobs() {
-		w := &worker{s: s, session: ss, job: d, queue: s.queueOf(d), slots: general}
-		ss.workers[d.Name] = w
-		riverqueue.AddWorkerArgs(cfg.Workers, rowArgs{&rowData{kind: d.Name}}, w)
+		queue := s.queueOf(d)
 		if d.Concurrency > 0 {
-			w.slots = &slots{n: d.Concurrency}
-			cfg.Queues[w.queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
+			ss.slots[queue] = &work.Slots{N: d.Concurrency}
+			cfg.Queues[queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
 		}
+		work.Add(cfg.Workers, env, d, queue, ss.slots[queue])
 		if d.Schedule != nil {
-			cfg.PeriodicJobs = append(cfg.PeriodicJobs, s.periodicJob(d, ss.ticker))
+			cfg.PeriodicJobs = append(cfg.PeriodicJobs, schedule.Periodic(d.Schedule, s.clock.Offset, ss.ticker.Prompt))
 		}
 	}
 	if err := s.configure(cfg); err != nil {
@@ -364,36 +347,6 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	}
 	cfg.Hooks = append(cfg.Hooks, &leaderHook{s: s, session: ss})
 	return cfg, nil
-}
-
-// periodicJob is a registration as River has it: in the leader, River's clock calls for the tick, and the ticker
-// inserts it.
-func (s *Scheduler) periodicJob(d *jobs.Definition, ticker *schedule.Ticker) *riverqueue.PeriodicJob {
-	return riverqueue.NewPeriodicJob(dbSchedule{d.Schedule, s.clock.Offset}, func() (riverqueue.JobArgs, *riverqueue.InsertOpts) {
-		ticker.Prompt()
-		return nil, nil
-	}, nil)
-}
-
-// dbSchedule has the ticks of a schedule by the database's clock.
-type dbSchedule struct {
-	jobs.Schedule
-	offset func() time.Duration // by which the database's clock is ahead
-}
-
-// Next implements [riverqueue.PeriodicSchedule], in the process's own time.
-func (d dbSchedule) Next(t time.Time) (next time.Time) {
-	never := riverqueue.NeverSchedule().Next(t)
-	defer func() {
-		if recover() != nil { // River would let it take the process down
-			next = never
-		}
-	}()
-	offset := d.offset()
-	if tick := d.Schedule.Next(t.Add(offset)); !tick.IsZero() {
-		return tick.Add(-offset)
-	}
-	return never
 }
 
 // leaderHook begins what only the leader does.
@@ -423,13 +376,6 @@ func (s *Scheduler) events() *riverqueue.SubscribeConfig {
 // namesOfAll returns the jobs whose ticks all run, one after the other.
 func (s *Scheduler) namesOfAll() []string {
 	return namesOf(slices.DeleteFunc(s.schedules(), func(d *jobs.Definition) bool { return d.CatchUp != jobs.All }))
-}
-
-// ended has the ticker look if a tick may wait for the run that ended.
-func (ss *session) ended(event *riverqueue.Event) {
-	if w := ss.workers[event.Job.Kind]; w != nil && w.job.Schedule != nil && w.job.CatchUp == jobs.All {
-		ss.ticker.Look()
-	}
 }
 
 // hardStopGrace is how long Shutdown waits for handlers after cancelling them.
@@ -480,8 +426,7 @@ func (s *Scheduler) stop(ctx context.Context, ss *session) error {
 	} else if ctx.Err() == nil {
 		return err
 	}
-	ss.stopping.Store(true)
-	close(ss.ending)
+	close(ss.stopping)
 	hardCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hardStopGrace)
 	defer cancel()
 	if err := ss.client.StopAndCancel(hardCtx); err != nil {
@@ -509,9 +454,8 @@ func (s *Scheduler) checkStored(ctx context.Context, ss *session) error {
 	return nil
 }
 
-// The pace of maintenance, each longer than the one before. stepTimeout bounds one step.
+// The pace of maintenance: upkeepEvery is longer than pause.Every. stepTimeout bounds one step.
 const (
-	pausesEvery = 2 * time.Second
 	upkeepEvery = 10 * time.Second
 	stepTimeout = 10 * time.Second
 )
@@ -525,7 +469,8 @@ type step struct {
 // maintain looks after the jobs of this process until ctx ends, whoever leads: a leader of another service knows
 // nothing of them.
 func (s *Scheduler) maintain(ctx context.Context, ss *session) {
-	pauses := step{"pauses", func(ctx context.Context) error { return s.pauses.refresh(ctx, s) }}
+	names, queues := s.homes()
+	pauses := step{"pauses", func(ctx context.Context) error { return s.pauses.Refresh(ctx, ss.pool, names, queues) }}
 	upkeep := []step{
 		// The statistics come first: with poor ones the others may take long.
 		{"statistics", func(ctx context.Context) error { return s.store.AnalyzeGrown(ctx, ss.pool) }},
@@ -542,7 +487,7 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(jitter(pausesEvery)):
+		case <-time.After(jitter(pause.Every)):
 		}
 		s.runSteps(ctx, pauses)
 		if time.Since(last) >= upkeepEvery {
@@ -565,41 +510,17 @@ func (s *Scheduler) runSteps(ctx context.Context, steps ...step) {
 	}
 }
 
-// errProcessDead is the error of an attempt whose process died.
-var errProcessDead = errors.New("the process that ran the job is dead")
-
-// silentAfter is how long after its timeout an attempt of a process without a heartbeat is given up.
-const silentAfter = 5 * time.Minute
-
-// rescue gives jobs of dead processes another attempt, and reports what became of each.
+// rescue gives jobs of dead processes another attempt.
 func (s *Scheduler) rescue(ctx context.Context, ss *session, dead []string) error {
 	var own []store.Rescuable
 	for _, d := range s.reg.Jobs() {
-		own = append(own, store.Rescuable{Name: d.Name, Queue: s.queueOf(d), RetryDelay: d.RetryDelay, After: min(d.Timeout, 1<<61) + silentAfter})
+		own = append(own, store.Rescuable{Name: d.Name, Queue: s.queueOf(d), RetryDelay: d.RetryDelay, After: min(d.Timeout, 1<<61) + process.SilentAfter})
 	}
-	rescued, err := s.store.Rescue(ctx, ss.pool, own, dead, errProcessDead.Error())
-	if err != nil {
-		return err
-	}
-	again := map[string]int{}
-	for _, r := range rescued {
-		log := s.log.With("job", r.Name, "job_id", formatID(r.ID), "attempt", r.Attempt)
-		switch r.State {
-		case rivertype.JobStateDiscarded:
-			log.ErrorContext(ctx, "job failed for good", "error", errProcessDead, "max_attempts", r.MaxAttempts)
-		case rivertype.JobStateCancelled:
-			log.WarnContext(ctx, "job was cancelled", "error", errProcessDead)
-		default:
-			again[r.Name]++
-		}
-	}
-	for name, n := range again {
-		s.log.WarnContext(ctx, "jobs of a dead process get another attempt", "job", name, "jobs", n)
-	}
-	if len(rescued) > 0 {
+	n, err := process.Rescue(ctx, s.store, ss.pool, s.log, own, dead)
+	if n > 0 {
 		ss.ticker.Look() // ticks may wait for them
 	}
-	return nil
+	return err
 }
 
 // unworkedAfter is how late a job is that seems to lie in a queue which nobody works.
@@ -611,14 +532,14 @@ const unworkedAfter = 10 * time.Second
 // put some. Where its own queue is taken from a job, the workers of that one give it back.
 // Unless all is set it leaves alone what is not late: another version may work that queue.
 func (s *Scheduler) rehome(ctx context.Context, all bool) error {
-	names, queues := s.homes(s.reg.Jobs())
+	names, queues := s.homes()
 	worked := append([]string{s.cfg.Queue, store.PausedQueue}, queues...)
 	return s.store.Rehome(ctx, s.ownPool(), names, queues, worked, all, unworkedAfter)
 }
 
-// homes returns the names of jobs and, beside each, its queue.
-func (s *Scheduler) homes(defs []*jobs.Definition) (names, queues []string) {
-	for _, d := range defs {
+// homes returns the names of all jobs and, beside each, its queue.
+func (s *Scheduler) homes() (names, queues []string) {
+	for _, d := range s.reg.Jobs() {
 		names, queues = append(names, d.Name), append(queues, s.queueOf(d))
 	}
 	return names, queues

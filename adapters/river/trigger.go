@@ -15,6 +15,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/everytick/everytick/adapters/river/internal/insert"
+	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
 )
 
@@ -182,7 +183,7 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, reqs ...*jobs.Reque
 		}
 		if s.cfg.TriggerOnly || len(req.Metadata) > 0 {
 			var err error
-			if j.Metadata, err = json.Marshal(rowMeta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata}); err != nil {
+			if j.Metadata, err = json.Marshal(work.Meta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata}); err != nil {
 				return nil, err
 			}
 		}

@@ -1,4 +1,6 @@
-package river
+// Package work runs one attempt of a job: it decodes the row, moves or skips the job if it is not to run here and
+// now, runs the handler, and reports to River what follows.
+package work
 
 import (
 	"bytes"
@@ -7,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
@@ -19,10 +23,28 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// rowArgs are the args of every job to its worker: any JSON object, under the kind that is
+// Env is what the attempts of a process share. Every field has to be set.
+type Env struct {
+	Store *store.Store
+	Log   *slog.Logger
+	App   *pgxpool.Pool // that handlers get
+	Own   *pgxpool.Pool // for what goes on before and after them
+	// Client is the ID of River's client.
+	Client string
+	// Paused reports whether a job is, as far as this process knows.
+	Paused func(name string) bool
+	// Suspect reports whether others may have given this process up since then.
+	Suspect func(since time.Time) bool
+	// Succeeded takes note that the run of a tick has succeeded.
+	Succeeded func(name string, tick time.Time)
+	// Stopping is closed once running jobs are cancelled by a shutdown.
+	Stopping <-chan struct{}
+}
+
+// Args are the args of every job to its worker: any JSON object, under the kind that is
 // the job's registered name. River makes an interface of them for each run, which costs no
 // memory of what is as large as a pointer.
-type rowArgs struct{ *rowData }
+type Args struct{ *rowData }
 
 type rowData struct {
 	kind string
@@ -31,7 +53,7 @@ type rowData struct {
 }
 
 // Kind implements [riverqueue.JobArgs].
-func (a rowArgs) Kind() string {
+func (a Args) Kind() string {
 	if a.rowData == nil { // River asks of a zero value, for hooks that there are none of
 		return ""
 	}
@@ -39,7 +61,7 @@ func (a rowArgs) Kind() string {
 }
 
 // UnmarshalJSON does nothing: the handler decodes the data, which the row has as well.
-func (a *rowArgs) UnmarshalJSON([]byte) error { return nil }
+func (a *Args) UnmarshalJSON([]byte) error { return nil }
 
 // Metadata keys of ours in River's rows, besides those of package schedule. The .sql files of package store write
 // them out.
@@ -48,8 +70,8 @@ const (
 	metaStarted = "everytick_started" // true: an attempt began, of a job with jobs.StartWithin
 )
 
-// rowMeta is what a run reads of them.
-type rowMeta struct {
+// Meta is what an attempt reads of them.
+type Meta struct {
 	Tick     any               `json:"everytick_tick,omitempty"` // an instant; true in rows of an older form
 	Missed   int               `json:"everytick_missed,omitempty"`
 	Open     bool              `json:"everytick_open,omitempty"` // inserted by a process that does not know the job's options
@@ -58,23 +80,28 @@ type rowMeta struct {
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
 }
 
-// worker runs the jobs of one registered name.
-type worker struct {
-	riverqueue.WorkerDefaults[rowArgs]
-	s       *Scheduler
-	session *session
-	job     *jobs.Definition
-	queue   string
-	slots   *slots
-}
-
-// slots are those of the workers of a queue in this process.
-type slots struct {
-	n     int
+// Slots are those of the workers of a queue in this process.
+type Slots struct {
+	N     int
 	taken atomic.Int64
 }
 
-func (s *slots) allTaken() bool { return s.taken.Load() >= int64(s.n) }
+// Taken returns how many are.
+func (s *Slots) Taken() int { return int(s.taken.Load()) }
+
+// A Worker runs the jobs of one registered name.
+type Worker struct {
+	riverqueue.WorkerDefaults[Args]
+	env   *Env
+	job   *jobs.Definition
+	queue string
+	slots *Slots
+}
+
+// Add gives River the worker of a job, whose rows belong into queue.
+func Add(to *riverqueue.Workers, env *Env, job *jobs.Definition, queue string, slots *Slots) {
+	riverqueue.AddWorkerArgs(to, Args{&rowData{kind: job.Name}}, &Worker{env: env, job: job, queue: queue, slots: slots})
+}
 
 // The waits of a run that asks the database before its handler is called.
 const (
@@ -86,10 +113,10 @@ const (
 
 // An attempt is one run of a job's handler, as it goes through its steps.
 type attempt struct {
-	*worker
+	*Worker
 	row   *rivertype.JobRow
-	meta  rowMeta
-	job   *jobs.Job
+	meta  Meta
+	run   *jobs.Job
 	began time.Time // by the monotonic clock
 	// retryAfter is when the next one is due; nil: by [jobs.Definition.Backoff].
 	retryAfter *time.Duration
@@ -97,10 +124,10 @@ type attempt struct {
 
 // Work implements [riverqueue.Worker]: it decodes the row, moves or skips the job if it is not to run here and
 // now, runs the handler, and reports what follows, each in River's terms.
-func (w *worker) Work(ctx context.Context, job *riverqueue.Job[rowArgs]) error {
+func (w *Worker) Work(ctx context.Context, job *riverqueue.Job[Args]) error {
 	w.slots.taken.Add(1)
 	defer w.slots.taken.Add(-1)
-	a := &attempt{worker: w, row: job.JobRow, began: time.Now()}
+	a := &attempt{Worker: w, row: job.JobRow, began: time.Now()}
 	err := a.decode(ctx)
 	if err == nil {
 		err = a.place(ctx)
@@ -109,7 +136,7 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[rowArgs]) error {
 		err = a.skip(ctx)
 	}
 	if err == nil {
-		err = a.run(ctx)
+		err = a.call(ctx)
 	}
 	if a.retryAfter != nil {
 		job.Args.rowData = &rowData{retryAfter: a.retryAfter}
@@ -118,7 +145,7 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[rowArgs]) error {
 }
 
 // NextRetry implements [riverqueue.Worker].
-func (w *worker) NextRetry(job *riverqueue.Job[rowArgs]) time.Time {
+func (w *Worker) NextRetry(job *riverqueue.Job[Args]) time.Time {
 	if args := job.Args.rowData; args != nil && args.retryAfter != nil {
 		return time.Now().Add(*args.retryAfter)
 	}
@@ -127,7 +154,7 @@ func (w *worker) NextRetry(job *riverqueue.Job[rowArgs]) time.Time {
 
 // log is made when it is needed: it costs more than all else of a short run.
 func (a *attempt) log() *slog.Logger {
-	return a.s.log.With("job", a.worker.job.Name, "job_id", formatID(a.row.ID))
+	return a.env.Log.With("job", a.job.Name, "job_id", strconv.FormatInt(a.row.ID, 10))
 }
 
 // decode reads the row.
@@ -137,11 +164,11 @@ func (a *attempt) decode(ctx context.Context) error {
 			return a.giveUp(ctx, fmt.Errorf("river: metadata does not decode: %w", err))
 		}
 	}
-	a.job = &jobs.Job{
-		ID: formatID(a.row.ID), Name: a.worker.job.Name, Data: a.row.EncodedArgs,
+	a.run = &jobs.Job{
+		ID: strconv.FormatInt(a.row.ID, 10), Name: a.job.Name, Data: a.row.EncodedArgs,
 		Attempt: a.row.Attempt, MaxAttempts: a.row.MaxAttempts,
 		Missed: a.meta.Missed, Metadata: a.meta.Metadata,
-		StartedAt: a.row.AttemptedAt.UTC(), DB: a.s.pool,
+		StartedAt: a.row.AttemptedAt.UTC(), DB: a.env.App,
 	}
 	switch tick := a.meta.Tick.(type) {
 	case nil:
@@ -150,7 +177,7 @@ func (a *attempt) decode(ctx context.Context) error {
 		if err != nil {
 			return a.giveUp(ctx, fmt.Errorf("river: tick does not decode: %w", err))
 		}
-		a.job.Tick = at.UTC()
+		a.run.Tick = at.UTC()
 	default:
 		return a.end(ctx, slog.LevelWarn, "skipped: the tick was stored by an older version, whose schedule is a row now")
 	}
@@ -165,7 +192,7 @@ func (a *attempt) giveUp(ctx context.Context, err error) error {
 
 // end skips the job, for a reason that its history tells.
 func (a *attempt) end(ctx context.Context, level slog.Level, reason string) error {
-	a.log().Log(ctx, level, "job "+reason, "tick", a.job.Tick)
+	a.log().Log(ctx, level, "job "+reason, "tick", a.run.Tick)
 	if err := riverqueue.MetadataSet(ctx, metaSkipped, reason); err != nil {
 		return err
 	}
@@ -175,32 +202,32 @@ func (a *attempt) end(ctx context.Context, level slog.Level, reason string) erro
 // place moves a job to the queue where it belongs, and gives it the attempts that it is registered with.
 func (a *attempt) place(ctx context.Context) error {
 	queue := a.queue
-	if a.s.pauses.has(a.worker.job.Name) {
+	if a.env.Paused(a.job.Name) {
 		queue = store.PausedQueue
 	}
-	open := a.meta.Open && a.row.Attempt == 1 && a.row.MaxAttempts != a.worker.job.MaxAttempts
+	open := a.meta.Open && a.row.Attempt == 1 && a.row.MaxAttempts != a.job.MaxAttempts
 	if a.row.Queue == queue && !open {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
 	defer cancel()
 	if a.row.Queue != queue {
-		if err := a.s.store.SetQueue(ctx, a.session.pool, a.row.ID, queue); err != nil {
+		if err := a.env.Store.SetQueue(ctx, a.env.Own, a.row.ID, queue); err != nil {
 			return a.putOff(ctx, "it could not be moved to its queue", err)
 		}
 		return putBack(a.row)
 	}
-	if err := a.s.store.SetMaxAttempts(ctx, a.session.pool, a.row.ID, a.worker.job.MaxAttempts); err != nil {
+	if err := a.env.Store.SetMaxAttempts(ctx, a.env.Own, a.row.ID, a.job.MaxAttempts); err != nil {
 		return a.putOff(ctx, "its number of attempts could not be stored", err)
 	}
-	a.row.MaxAttempts = a.worker.job.MaxAttempts // River compares it
-	a.job.MaxAttempts = a.row.MaxAttempts
+	a.row.MaxAttempts = a.job.MaxAttempts // River compares it
+	a.run.MaxAttempts = a.row.MaxAttempts
 	return nil
 }
 
 // putOff makes a job wait since the database did not answer.
 func (a *attempt) putOff(ctx context.Context, why string, err error) error {
-	a.log().WarnContext(ctx, "job is put off: "+why, "tick", a.job.Tick, "error", err)
+	a.log().WarnContext(ctx, "job is put off: "+why, "tick", a.run.Tick, "error", err)
 	return riverqueue.JobSnooze(transientSnooze)
 }
 
@@ -215,15 +242,15 @@ func putBack(row *rivertype.JobRow) error {
 // skip ends a run that is not to start.
 func (a *attempt) skip(ctx context.Context) (err error) {
 	overlaps := false
-	if !a.job.Tick.IsZero() && a.worker.job.Overlap == jobs.Skip {
+	if !a.run.Tick.IsZero() && a.job.Overlap == jobs.Skip {
 		bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
 		defer cancel()
-		err := pgx.BeginTxFunc(bounded, a.session.pool, readCommitted, func(tx pgx.Tx) (err error) {
+		err := pgx.BeginTxFunc(bounded, a.env.Own, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
 			limits := store.Limits{Statement: prepareTimeout, Idle: prepareTimeout}
-			if err := a.s.store.SetLimits(bounded, tx, limits); err != nil {
+			if err := a.env.Store.SetLimits(bounded, tx, limits); err != nil {
 				return err
 			}
-			overlaps, err = a.s.store.LetThrough(bounded, tx, a.job.Name, a.row.ID)
+			overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID)
 			return err
 		})
 		if err != nil {
@@ -231,43 +258,43 @@ func (a *attempt) skip(ctx context.Context) (err error) {
 		}
 	}
 	due := a.row.ScheduledAt
-	if !a.job.Tick.IsZero() {
-		due = a.job.Tick
+	if !a.run.Tick.IsZero() {
+		due = a.run.Tick
 	}
 	if a.meta.Started || a.meta.Retried {
-		due = a.job.StartedAt // it did start in time, and was interrupted, or somebody wants it now
+		due = a.run.StartedAt // it did start in time, and was interrupted, or somebody wants it now
 	}
-	if reason := a.worker.job.Skip(a.job, due, overlaps); reason != "" {
+	if reason := a.job.Skip(a.run, due, overlaps); reason != "" {
 		return a.end(ctx, slog.LevelWarn, reason)
 	}
-	if a.worker.job.StartWithin > 0 {
+	if a.job.StartWithin > 0 {
 		return riverqueue.MetadataSet(ctx, metaStarted, true)
 	}
 	return nil
 }
 
-// run calls the handler.
-func (a *attempt) run(ctx context.Context) error {
-	err := a.worker.job.Run(ctx, a.job, a.s.log)
+// call calls the handler.
+func (a *attempt) call(ctx context.Context) error {
+	err := a.job.Run(ctx, a.run, a.env.Log)
 	if err != nil {
 		return a.failed(ctx, err)
 	}
-	if !a.job.Tick.IsZero() {
-		a.session.ticker.Succeeded(a.job.Name, a.job.Tick)
+	if !a.run.Tick.IsZero() {
+		a.env.Succeeded(a.run.Name, a.run.Tick)
 	}
 	return nil
 }
 
 // failed says in River's terms what follows from the handler's error.
 func (a *attempt) failed(ctx context.Context, err error) error {
-	log := a.job.Logger.With("error", err)
+	log := a.run.Logger.With("error", err)
 	var panicked *jobs.PanicError
 	if errors.As(err, &panicked) {
 		log = log.With("stack", panicked.Stack)
 		err = fmt.Errorf("%w\n\n%s", err, panicked.Stack) // into the job's history
 	}
 	cancelled := errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely)
-	if ctx.Err() != nil && a.session.stopping.Load() && !cancelled {
+	if ctx.Err() != nil && a.stopping() && !cancelled {
 		log.WarnContext(ctx, "job was interrupted by the shutdown and goes back to the queue")
 		// River gives the attempt back when it sees context.Canceled.
 		return fmt.Errorf("%w: %w", context.Canceled, err)
@@ -279,17 +306,26 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 	if strings.ContainsRune(err.Error(), 0) {
 		err = storableError{err}
 	}
-	delay, again := a.worker.job.Retry(a.job, err)
+	delay, again := a.job.Retry(a.run, err)
 	if again {
-		log.WarnContext(ctx, "job failed and is retried", "retry_in", delay, "max_attempts", a.job.MaxAttempts)
+		log.WarnContext(ctx, "job failed and is retried", "retry_in", delay, "max_attempts", a.run.MaxAttempts)
 		a.retryAfter = &delay
 		return err
 	}
-	log.ErrorContext(ctx, "job failed for good", "max_attempts", a.job.MaxAttempts)
-	if a.job.Attempt < a.job.MaxAttempts { // Permanent
+	log.ErrorContext(ctx, "job failed for good", "max_attempts", a.run.MaxAttempts)
+	if a.run.Attempt < a.run.MaxAttempts { // Permanent
 		return riverqueue.JobCancel(err)
 	}
 	return err
+}
+
+func (a *attempt) stopping() bool {
+	select {
+	case <-a.env.Stopping:
+		return true
+	default:
+		return false
+	}
 }
 
 // storableError is an error whose text PostgreSQL can store: it refuses U+0000, and with
@@ -303,9 +339,9 @@ func (e storableError) Unwrap() error { return e.error }
 // heartbeats had a gap so long that others may have given the job to another process. River's completer asks only
 // whether the job runs, so a late report would end the other's run.
 func (a *attempt) own(ctx context.Context, err error) error {
-	for a.session.process.Suspect(a.began) {
+	for a.env.Suspect(a.began) {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
-		owns, askErr := a.s.store.OwnsAttempt(bounded, a.session.pool, a.row.ID, a.row.Attempt, a.session.client.ID())
+		owns, askErr := a.env.Store.OwnsAttempt(bounded, a.env.Own, a.row.ID, a.row.Attempt, a.env.Client)
 		cancel()
 		if askErr == nil && owns {
 			return err
@@ -316,7 +352,7 @@ func (a *attempt) own(ctx context.Context, err error) error {
 		}
 		select {
 		case <-time.After(transientSnooze):
-		case <-a.session.ending:
+		case <-a.env.Stopping:
 			return notOurs{} // others find the job when this process is dead
 		}
 	}

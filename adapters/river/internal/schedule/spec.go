@@ -1,0 +1,63 @@
+package schedule
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	riverqueue "github.com/riverqueue/river"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// SpecOf returns the canonical text of a job's schedule, "" if it has none.
+func SpecOf(d *jobs.Definition) string {
+	if d.Schedule == nil {
+		return ""
+	}
+	text, zone := d.Describe()
+	if zone == "" {
+		return text
+	}
+	return "cron " + text + " " + zone
+}
+
+// HashOf hashes what a process has registered: schedules, and with what else ticks are inserted.
+func HashOf(defs []*jobs.Definition) string {
+	sum := sha256.New()
+	for _, d := range defs {
+		fmt.Fprintf(sum, "%s\x00%s\x00%d\x00%d\x00", d.Name, SpecOf(d), d.Priority, d.MaxAttempts)
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:12])
+}
+
+// Periodic returns a registration as River has it: in the leader, River's clock calls for the tick, and prompt has
+// the ticker insert it. offset is how far the database's clock is ahead of the process's.
+func Periodic(s jobs.Schedule, offset func() time.Duration, prompt func()) *riverqueue.PeriodicJob {
+	return riverqueue.NewPeriodicJob(dbSchedule{s, offset}, func() (riverqueue.JobArgs, *riverqueue.InsertOpts) {
+		prompt()
+		return nil, nil
+	}, nil)
+}
+
+// dbSchedule has the ticks of a schedule by the database's clock.
+type dbSchedule struct {
+	jobs.Schedule
+	offset func() time.Duration
+}
+
+// Next implements [riverqueue.PeriodicSchedule], in the process's own time.
+func (d dbSchedule) Next(t time.Time) (next time.Time) {
+	never := riverqueue.NeverSchedule().Next(t)
+	defer func() {
+		if recover() != nil { // River would let it take the process down
+			next = never
+		}
+	}()
+	offset := d.offset()
+	if tick := d.Schedule.Next(t.Add(offset)); !tick.IsZero() {
+		return tick.Add(-offset)
+	}
+	return never
+}

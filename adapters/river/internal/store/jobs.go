@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/everytick/everytick/jobs"
@@ -35,11 +36,22 @@ func collect[T any](ctx context.Context, s *Store, db DB, name string, read func
 	return pgx.CollectRows(rows, read)
 }
 
-func utc(t *time.Time) time.Time {
-	if t == nil {
-		return time.Time{}
+// instant is a time in UTC, zero for NULL.
+type instant time.Time
+
+// ScanTimestamptz implements [pgtype.TimestamptzScanner].
+func (i *instant) ScanTimestamptz(v pgtype.Timestamptz) error {
+	*i = instant{}
+	if v.Valid {
+		*i = instant(v.Time.UTC())
 	}
-	return t.UTC()
+	return nil
+}
+
+// TimestamptzValue implements [pgtype.TimestamptzValuer].
+func (i instant) TimestamptzValue() (pgtype.Timestamptz, error) {
+	t := time.Time(i)
+	return pgtype.Timestamptz{Time: t, Valid: !t.IsZero()}, nil
 }
 
 // QueueSize counts the jobs of that name that wait. all has the names whose ticks all run, see [jobs.CatchUp].
@@ -63,14 +75,9 @@ func (s *Store) Runs(ctx context.Context, db DB, name string, limit int) ([]jobs
 	var ids []int64
 	runs, err := collect(ctx, s, db, "Runs", func(row pgx.CollectableRow) (jobs.Run, error) {
 		run := jobs.Run{Name: name}
-		var (
-			id                 int64
-			tick, begun, ended *time.Time
-		)
-		err := row.Scan(&id, &run.State, &tick, &run.Attempt, &run.MaxAttempts,
-			&run.CreatedAt, &run.DueAt, &begun, &ended, &run.Error, &run.Data)
-		run.CreatedAt, run.DueAt = run.CreatedAt.UTC(), run.DueAt.UTC()
-		run.Tick, run.StartedAt, run.EndedAt = utc(tick), utc(begun), utc(ended)
+		var id int64
+		err := row.Scan(&id, &run.State, (*instant)(&run.Tick), &run.Attempt, &run.MaxAttempts, (*instant)(&run.CreatedAt),
+			(*instant)(&run.DueAt), (*instant)(&run.StartedAt), (*instant)(&run.EndedAt), &run.Error, &run.Data)
 		ids = append(ids, id)
 		return run, err
 	}, name, limit)

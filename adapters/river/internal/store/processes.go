@@ -32,14 +32,14 @@ func (s *Store) Beat(ctx context.Context, conn *pgx.Conn, p Process) (all []Beat
 	batch.Queue(s.sql("Beat"), p.ID, p.Host, p.PID, p.Version, p.Registrations, p.Jobs, p.Workers, p.Busy)
 	batch.Queue(s.sql("Processes")).Query(func(rows pgx.Rows) error {
 		var b Beat
-		_, err := pgx.ForEachRow(rows, []any{&b.ID, &b.Count, &b.Registrations, &now}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&b.ID, &b.Count, &b.Registrations, (*instant)(&now)}, func() error {
 			all = append(all, b)
 			return nil
 		})
 		return err
 	})
 	err = conn.SendBatch(ctx, &batch).Close()
-	return all, now.UTC(), err
+	return all, now, err
 }
 
 // CountLiveProcesses counts the processes that were seen within that time, for what need not be exact.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype/zeronull"
 
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
@@ -55,29 +56,19 @@ func (s *Store) ReadSchedules(ctx context.Context, db DB, names []string) ([]Cla
 }
 
 func readClaim(row pgx.CollectableRow) (c Claim, err error) {
-	var next *time.Time
-	err = row.Scan(&c.Name, &c.Spec, &c.By, &c.At, &next)
-	c.At, c.Next = c.At.UTC(), utc(next)
-	return c, err
+	return c, row.Scan(&c.Name, &c.Spec, &c.By, (*instant)(&c.At), (*instant)(&c.Next))
 }
 
-// PutSchedules writes rows, or what Claim has of those that are there.
+// PutSchedules writes rows, or what a claim has of those that are there.
 func (s *Store) PutSchedules(ctx context.Context, tx DB, claims []Claim) error {
 	var names, specs, by []string
-	var at []time.Time
-	var next []*time.Time
+	var at, next []instant
 	for _, c := range claims {
-		names, specs, by, at, next = append(names, c.Name), append(specs, c.Spec), append(by, c.By), append(at, c.At), append(next, orNull(c.Next))
+		names, specs, by = append(names, c.Name), append(specs, c.Spec), append(by, c.By)
+		at, next = append(at, instant(c.At)), append(next, instant(c.Next))
 	}
 	_, err := s.exec(ctx, tx, "PutSchedules", names, specs, by, at, next)
 	return err
-}
-
-func orNull(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
 }
 
 // Unregistered returns the names of rows that are overdue and not among those given.
@@ -94,9 +85,7 @@ type Due struct {
 // DueSchedules returns the schedules that have become due since floor.
 func (s *Store) DueSchedules(ctx context.Context, db DB, floor time.Time) ([]Due, error) {
 	return collect(ctx, s, db, "DueSchedules", func(row pgx.CollectableRow) (d Due, err error) {
-		err = row.Scan(&d.Name, &d.Spec, &d.Next)
-		d.Next = d.Next.UTC()
-		return d, err
+		return d, row.Scan(&d.Name, &d.Spec, (*instant)(&d.Next))
 	}, floor)
 }
 
@@ -120,6 +109,16 @@ type Schedule struct {
 	Paused      bool
 }
 
+// columns are where a row is read into, in the order in which the statements have them.
+func (r *Schedule) columns() []any {
+	return []any{
+		&r.Name, (*instant)(&r.Next),
+		(*instant)(&r.Last.At), &r.Last.Missed, (*zeronull.Int8)(&r.Last.JobID), &r.Last.State,
+		(*instant)(&r.Prev.At), &r.Prev.Missed, (*zeronull.Int8)(&r.Prev.JobID), &r.Prev.State,
+		(*instant)(&r.Skipped.At), &r.Skipped.Missed, (*instant)(&r.LastSuccess),
+	}
+}
+
 // LockDue returns those of these schedules that are still due, locked until the transaction ends, and the
 // database's time. One that somebody else has locked or advanced is left out.
 func (s *Store) LockDue(ctx context.Context, tx DB, due []Due) (locked []Schedule, now time.Time, err error) {
@@ -129,20 +128,9 @@ func (s *Store) LockDue(ctx context.Context, tx DB, due []Due) (locked []Schedul
 		names, specs, next = append(names, d.Name), append(specs, d.Spec), append(next, d.Next)
 	}
 	locked, err = collect(ctx, s, tx, "LockDue", func(row pgx.CollectableRow) (r Schedule, err error) {
-		var nextTick, last, prev, skipped, success *time.Time
-		var lastJob, prevJob *int64
-		err = row.Scan(&r.Name, &nextTick, &last, &r.Last.Missed, &lastJob, &r.Last.State, &prev, &r.Prev.Missed, &prevJob, &r.Prev.State,
-			&skipped, &r.Skipped.Missed, &success, &r.Data, &r.Progress, &r.Paused, &now)
-		r.Next, r.Last.At, r.Prev.At, r.Skipped.At, r.LastSuccess = utc(nextTick), utc(last), utc(prev), utc(skipped), utc(success)
-		if lastJob != nil {
-			r.Last.JobID = *lastJob
-		}
-		if prevJob != nil {
-			r.Prev.JobID = *prevJob
-		}
-		return r, err
+		return r, row.Scan(append(r.columns(), &r.Data, &r.Progress, &r.Paused, (*instant)(&now))...)
 	}, names, specs, next)
-	return locked, now.UTC(), err
+	return locked, now, err
 }
 
 // A Fold gives the waiting job of a tick a later one.
@@ -169,43 +157,38 @@ func FormatTick(tick time.Time) string { return tick.UTC().Format(time.RFC3339Na
 // AdvanceSchedules writes locked rows as they are given. Those among insert get a new Last.JobID, which is
 // returned by name.
 func (s *Store) AdvanceSchedules(ctx context.Context, tx DB, rows []Schedule, insert map[string]bool) (map[string]int64, error) {
-	n := len(rows)
-	names, inserts := make([]string, n), make([]bool, n)
-	var next, last, prev, skipped, success []*time.Time
-	var lastMissed, prevMissed, skippedMissed []int
-	var lastJob, prevJob []*int64
-	var lastState, prevState []string
+	encoded := make([]map[string]any, len(rows))
 	for i, r := range rows {
-		names[i], inserts[i] = r.Name, insert[r.Name]
-		next, last, prev = append(next, orNull(r.Next)), append(last, orNull(r.Last.At)), append(prev, orNull(r.Prev.At))
-		skipped, success = append(skipped, orNull(r.Skipped.At)), append(success, orNull(r.LastSuccess))
-		lastMissed, prevMissed = append(lastMissed, r.Last.Missed), append(prevMissed, r.Prev.Missed)
-		skippedMissed = append(skippedMissed, r.Skipped.Missed)
-		lastJob, prevJob = append(lastJob, idOrNull(r.Last.JobID)), append(prevJob, idOrNull(r.Prev.JobID))
-		lastState, prevState = append(lastState, string(r.Last.State)), append(prevState, string(r.Prev.State))
+		encoded[i] = map[string]any{
+			"name": r.Name, "insert": insert[r.Name], "next_tick": orNull(r.Next), "last_success": orNull(r.LastSuccess),
+			"last_tick": orNull(r.Last.At), "last_missed": r.Last.Missed, "last_job_id": r.Last.JobID, "last_state": r.Last.State,
+			"prev_tick": orNull(r.Prev.At), "prev_missed": r.Prev.Missed, "prev_job_id": r.Prev.JobID, "prev_state": r.Prev.State,
+			"skipped_tick": orNull(r.Skipped.At), "skipped_missed": r.Skipped.Missed,
+		}
 	}
-	result, err := tx.Query(ctx, s.sql("AdvanceSchedules"), names, next, inserts, last, lastMissed, lastJob, lastState,
-		prev, prevMissed, prevJob, prevState, skipped, skippedMissed, success)
+	all, err := json.Marshal(encoded)
+	if err != nil {
+		return nil, err
+	}
+	result, err := tx.Query(ctx, s.sql("AdvanceSchedules"), string(all))
 	if err != nil {
 		return nil, err
 	}
 	ids := map[string]int64{}
 	var name string
-	var id *int64
+	var id zeronull.Int8
 	_, err = pgx.ForEachRow(result, []any{&name, &id}, func() error {
-		if id != nil {
-			ids[name] = *id
-		}
+		ids[name] = int64(id)
 		return nil
 	})
 	return ids, err
 }
 
-func idOrNull(id int64) *int64 {
-	if id == 0 {
+func orNull(t time.Time) *time.Time {
+	if t.IsZero() {
 		return nil
 	}
-	return &id
+	return &t
 }
 
 // A Standing is a schedule as callers ask for it.
@@ -219,12 +202,7 @@ type Standing struct {
 // Standings returns the schedules of these names.
 func (s *Store) Standings(ctx context.Context, db DB, names []string) ([]Standing, error) {
 	return collect(ctx, s, db, "Standings", func(row pgx.CollectableRow) (st Standing, err error) {
-		var next, last, due, prev, skipped, success *time.Time
-		err = row.Scan(&st.Name, &st.Spec, &next, &last, &st.Last.Missed, &st.Last.State, &st.Progress, &due,
-			&prev, &st.Prev.Missed, &st.Prev.State, &skipped, &st.Skipped.Missed, &success)
-		st.LastDue = utc(due)
-		st.Next, st.Last.At, st.Prev.At, st.Skipped.At, st.LastSuccess = utc(next), utc(last), utc(prev), utc(skipped), utc(success)
-		return st, err
+		return st, row.Scan(append(st.columns(), &st.Spec, &st.Progress, (*instant)(&st.LastDue))...)
 	}, names)
 }
 

@@ -47,19 +47,28 @@ SELECT name FROM {{schema}}.everytick_schedule WHERE next_tick < now() - interva
 SELECT name, spec, next_tick FROM {{schema}}.everytick_schedule
 WHERE key = '' AND next_tick > $1 AND next_tick <= now()
 
+-- A schedule as it stands: what its jobs have come to, as far as they are kept.
+-- piece: columns
+s.name, s.next_tick,
+	s.last_tick, coalesce(s.last_missed, 0) AS last_missed, s.last_job_id, coalesce(last.state, s.last_state, '') AS last_state,
+	s.prev_tick, coalesce(s.prev_missed, 0) AS prev_missed, s.prev_job_id, coalesce(prev.state, s.prev_state, '') AS prev_state,
+	s.skipped_tick, coalesce(s.skipped_missed, 0) AS skipped_missed,
+	greatest(s.last_success, CASE WHEN last.state = 'completed' THEN s.last_tick END,
+		CASE WHEN prev.state = 'completed' THEN s.prev_tick END) AS last_success
+
+-- piece: with_jobs
+LEFT JOIN LATERAL (
+	SELECT {{state}} AS state, {{progress}} AS progress, scheduled_at FROM {{schema}}.river_job WHERE id = s.last_job_id
+) AS last ON true
+LEFT JOIN LATERAL (SELECT {{state}} AS state FROM {{schema}}.river_job WHERE id = s.prev_job_id) AS prev ON true
+
 -- What is due of these, locked. A row that somebody else has locked or advanced is left out.
 -- name: LockDue
-SELECT s.name, s.next_tick, s.last_tick, coalesce(s.last_missed, 0), s.last_job_id, coalesce(last.state, s.last_state, ''),
-	s.prev_tick, coalesce(s.prev_missed, 0), s.prev_job_id, coalesce(prev.state, s.prev_state, ''),
-	s.skipped_tick, coalesce(s.skipped_missed, 0), s.last_success, s.data,
-	coalesce(last.progress, 0), paused.name IS NOT NULL, now()
+SELECT {{columns}}, s.data, coalesce(last.progress, 0), paused.name IS NOT NULL, now()
 FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS due (name, spec, next_tick)
 JOIN {{schema}}.everytick_schedule AS s ON s.name = due.name AND s.key = ''
 LEFT JOIN {{schema}}.everytick_pause AS paused ON paused.name = s.name
-LEFT JOIN LATERAL (
-	SELECT {{state}} AS state, {{progress}} AS progress FROM {{schema}}.river_job WHERE id = s.last_job_id
-) AS last ON true
-LEFT JOIN LATERAL (SELECT {{state}} AS state FROM {{schema}}.river_job WHERE id = s.prev_job_id) AS prev ON true
+{{with_jobs}}
 WHERE s.spec = due.spec AND s.next_tick = due.next_tick
 ORDER BY s.name
 FOR UPDATE OF s SKIP LOCKED
@@ -77,43 +86,36 @@ FROM free JOIN unnest($1::bigint[], $2::text[], $3::int[]) AS fold (id, text, mi
 WHERE row.id = free.id
 RETURNING row.id
 
--- $3 says whose job is to be inserted: its ID is drawn here.
+-- Where a job is to be inserted, its ID is drawn here.
 -- name: AdvanceSchedules
 UPDATE {{schema}}.everytick_schedule AS s SET
 	next_tick = a.next_tick, last_tick = a.last_tick, last_missed = a.last_missed,
-	last_job_id = CASE WHEN a.insert THEN nextval('{{schema}}.river_job_id_seq'::regclass) ELSE a.last_job_id END,
-	last_state = a.last_state, prev_tick = a.prev_tick, prev_missed = a.prev_missed, prev_job_id = a.prev_job_id,
-	prev_state = a.prev_state, skipped_tick = a.skipped_tick, skipped_missed = a.skipped_missed, last_success = a.last_success
-FROM unnest($1::text[], $2::timestamptz[], $3::bool[], $4::timestamptz[], $5::int[], $6::bigint[], $7::text[],
-	$8::timestamptz[], $9::int[], $10::bigint[], $11::text[], $12::timestamptz[], $13::int[], $14::timestamptz[])
-	AS a (name, next_tick, insert, last_tick, last_missed, last_job_id, last_state,
-		prev_tick, prev_missed, prev_job_id, prev_state, skipped_tick, skipped_missed, last_success)
+	last_job_id = CASE WHEN a.insert THEN nextval('{{schema}}.river_job_id_seq'::regclass) ELSE nullif(a.last_job_id, 0) END,
+	last_state = a.last_state,
+	prev_tick = a.prev_tick, prev_missed = a.prev_missed, prev_job_id = nullif(a.prev_job_id, 0), prev_state = a.prev_state,
+	skipped_tick = a.skipped_tick, skipped_missed = a.skipped_missed, last_success = a.last_success
+FROM jsonb_to_recordset($1::jsonb) AS a (
+	name text, insert boolean, next_tick timestamptz, last_success timestamptz,
+	last_tick timestamptz, last_missed integer, last_job_id bigint, last_state text,
+	prev_tick timestamptz, prev_missed integer, prev_job_id bigint, prev_state text,
+	skipped_tick timestamptz, skipped_missed integer
+)
 WHERE s.name = a.name AND s.key = ''
 RETURNING s.name, s.last_job_id
 
--- A schedule as it stands: what its jobs have come to, as far as they are kept.
--- piece: standing
-SELECT s.name, s.key, s.spec, s.next_tick, s.last_tick, coalesce(s.last_missed, 0) AS last_missed, s.last_job_id,
-	coalesce(last.state, s.last_state, '') AS last_state,
-	coalesce(last.progress, 0) AS progress, last.scheduled_at AS last_due,
-	s.prev_tick, coalesce(s.prev_missed, 0) AS prev_missed, coalesce(prev.state, s.prev_state, '') AS prev_state,
-	s.skipped_tick, coalesce(s.skipped_missed, 0) AS skipped_missed,
-	greatest(s.last_success, CASE WHEN last.state = 'completed' THEN s.last_tick END,
-		CASE WHEN prev.state = 'completed' THEN s.prev_tick END) AS last_success
-FROM {{schema}}.everytick_schedule AS s
-LEFT JOIN LATERAL (
-	SELECT {{state}} AS state, {{progress}} AS progress, scheduled_at FROM {{schema}}.river_job WHERE id = s.last_job_id
-) AS last ON true
-LEFT JOIN LATERAL (SELECT {{state}} AS state FROM {{schema}}.river_job WHERE id = s.prev_job_id) AS prev ON true
-
 -- name: Standings
-SELECT name, spec, next_tick, last_tick, last_missed, last_state, progress, last_due, prev_tick, prev_missed, prev_state,
-	skipped_tick, skipped_missed, last_success
-FROM ({{standing}} WHERE s.key = '' AND s.name = ANY ($1)) AS standing
+SELECT {{columns}}, s.spec, coalesce(last.progress, 0), last.scheduled_at
+FROM {{schema}}.everytick_schedule AS s
+{{with_jobs}}
+WHERE s.key = '' AND s.name = ANY ($1)
 
 -- Copies what jobs have come to before their rows are deleted.
 -- name: CopyOutcomes
-WITH standing AS ({{standing}} WHERE s.name = ANY ($1)), changed AS (
+WITH standing AS (
+	SELECT {{columns}}, s.key FROM {{schema}}.everytick_schedule AS s
+	{{with_jobs}}
+	WHERE s.name = ANY ($1)
+), changed AS (
 	SELECT s.name, s.key, standing.last_state, standing.prev_state, standing.last_success
 	FROM {{schema}}.everytick_schedule AS s JOIN standing USING (name, key)
 	WHERE s.last_job_id IS NOT DISTINCT FROM standing.last_job_id

@@ -15,8 +15,8 @@ func planned(s jobs.Schedule, catchUp jobs.CatchUpPolicy, row store.Schedule, no
 	}, now)
 }
 
-// step returns the row after an advance.
-func step(row store.Schedule, a provider.Advance) store.Schedule {
+// Step returns the row after an advance.
+func Step(row store.Schedule, a provider.Advance) store.Schedule {
 	for _, tick := range []store.Tick{row.Last, row.Prev} {
 		if tick.State == jobs.StateCompleted && tick.At.After(row.LastSuccess) {
 			row.LastSuccess = tick.At

@@ -335,7 +335,7 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error
 		}
 		insertIDs := map[string]bool{}
 		for _, p := range planned {
-			rows = append(rows, step(p.row, p.Advance))
+			rows = append(rows, Step(p.row, p.Advance))
 			insertIDs[p.row.Name] = p.Action == provider.Insert
 			said = append(said, t.say(ctx, p, now))
 		}
@@ -557,8 +557,8 @@ func (t *Ticker) claims(ctx context.Context, rows []store.Claim, now time.Time, 
 				next = func() time.Time { return e.known }
 			}
 		}
-		v := view{spec: e.Spec, by: t.cfg.Hash, at: t.cfg.Started, starting: starting, live: live}
-		claim, write := v.decide(row, next)
+		v := View{Spec: e.Spec, By: t.cfg.Hash, At: t.cfg.Started, Starting: starting, Live: live}
+		claim, write := v.Decide(row, next)
 		claim.Name = name
 		if write {
 			claims = append(claims, claim)

@@ -14,73 +14,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
 	"github.com/everytick/everytick/jobs"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
-
-func TestSuccessor(t *testing.T) {
-	t.Parallel()
-	minute := mustEvery(t, time.Minute)
-	for _, test := range []struct {
-		rule      string
-		schedule  jobs.Schedule
-		policy    jobs.CatchUpPolicy
-		tick, now string
-		next      string
-		skipped   int
-	}{
-		{"on time: the next one", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-01T12:00:01Z", "2025-01-01T12:01:00Z", 0},
-		{"on time with All: the next one", minute, jobs.All, "2025-01-01T12:00:00Z", "2025-01-01T12:00:01Z", "2025-01-01T12:01:00Z", 0},
-		{"a run before its tick, by a clock that is behind", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-01T11:00:00Z", "2025-01-01T12:01:00Z", 0},
-		{"Once gives up those that have passed", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-01T12:05:30Z", "2025-01-01T12:06:00Z", 5},
-		{"Once keeps the one that is due now", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-01T12:05:00Z", "2025-01-01T12:05:00Z", 4},
-		{"Once gives up the one due a nanosecond ago", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-01T12:05:00.000000001Z", "2025-01-01T12:06:00Z", 5},
-		{"Once after days", minute, jobs.Once, "2025-01-01T12:00:00Z", "2025-01-03T12:00:30Z", "2025-01-03T12:01:00Z", 2880},
-		{"All goes on with the next one", minute, jobs.All, "2025-01-01T12:00:00Z", "2025-01-01T23:59:00Z", "2025-01-01T12:01:00Z", 0},
-		{"All keeps the one as old as the window", minute, jobs.All, "2025-01-01T12:00:00Z", "2025-01-02T00:01:00Z", "2025-01-01T12:01:00Z", 0},
-		{"All gives up what is older than the window", minute, jobs.All, "2025-01-01T00:00:00Z", "2025-01-01T13:00:30Z", "2025-01-01T01:01:00Z", 60},
-		{"a cron pattern", mustParse(t, "0 3 * * *", nil), jobs.Once, "2025-01-01T03:00:00Z", "2025-01-04T12:00:00Z", "2025-01-05T03:00:00Z", 3},
-		{"counting ends at a million", mustEvery(t, time.Second), jobs.Once, "2025-01-01T00:00:00Z", "2026-01-01T00:00:00.5Z", "2026-01-01T00:00:01Z", 1_000_000},
-		{"beyond a million too the one due now is kept", mustEvery(t, time.Second), jobs.Once, "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z", 1_000_000},
-		{"beyond a million with All", mustEvery(t, time.Second), jobs.All, "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2025-12-31T12:00:00Z", 1_000_000},
-	} {
-		t.Run(test.rule, func(t *testing.T) {
-			t.Parallel()
-			d := jobs.Definition{Schedule: test.schedule, CatchUp: test.policy}
-			next, skipped := d.Successor(at(t, test.tick), at(t, test.now))
-			require.Equal(t, at(t, test.next), next)
-			require.Equal(t, test.skipped, skipped)
-		})
-	}
-}
-
-func TestSuccessor_IsTheFirstTickInsideTheHorizonAndCountsTheOthers(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		tick := time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
-		now := tick.Add(time.Duration(rapid.IntRange(0, 3*24*3600).Draw(t, "seconds")) * time.Second)
-		d := jobs.Definition{
-			Schedule: mustParse(t, rapid.SampledFrom([]string{"*/7 * * * *", "0 3 * * *", "30 2,14 * * *"}).Draw(t, "pattern"), nil),
-			CatchUp:  rapid.SampledFrom([]jobs.CatchUpPolicy{jobs.Once, jobs.All}).Draw(t, "policy"),
-		}
-		horizon := now
-		if d.CatchUp == jobs.All {
-			horizon = now.Add(-12 * time.Hour)
-		}
-		between := ticksOf(d.Schedule, tick, horizon.Add(-1))
-		want := d.Schedule.Next(tick)
-		if len(between) > 0 {
-			want = d.Schedule.Next(between[len(between)-1])
-		}
-		next, skipped := d.Successor(tick, now)
-		require.Equal(t, want, next)
-		require.Equal(t, len(between), skipped)
-		require.False(t, next.Before(horizon))
-	})
-}
 
 type oneTick time.Time
 
@@ -91,18 +29,6 @@ func (s oneTick) Next(t time.Time) time.Time {
 	return time.Time{}
 }
 func (oneTick) String() string { return "once" }
-
-func TestSuccessor_OfTheLastTickIsZero(t *testing.T) {
-	t.Parallel()
-	tick := at(t, "2025-01-01T00:00:00Z")
-	d := jobs.Definition{Schedule: oneTick(tick)}
-	next, skipped := d.Successor(tick, tick.Add(time.Hour))
-	require.Zero(t, next)
-	require.Zero(t, skipped)
-	next, skipped = d.Successor(tick.Add(-time.Hour), tick.Add(time.Hour))
-	require.Zero(t, next)
-	require.Equal(t, 1, skipped)
-}
 
 func TestBackoff(t *testing.T) {
 	t.Parallel()

@@ -452,28 +452,6 @@ func (d *Definition) Backoff(attempt int) time.Duration {
 	return delay
 }
 
-// Successor returns the tick that follows tick when its run starts at now, and
-// how many ticks between the two are given up: with [Once] those that have passed,
-// with [All] those older than [CatchUpWindow]. The zero time means there is none.
-func (d *Definition) Successor(tick, now time.Time) (next time.Time, skipped int) {
-	next = d.Schedule.Next(tick)
-	horizon := now
-	if d.CatchUp == All {
-		horizon = now.Add(-CatchUpWindow)
-	}
-	for !next.IsZero() && next.Before(horizon) {
-		if skipped++; skipped == maxCountedTicks {
-			return d.Schedule.Next(horizon.Add(-1)), skipped // at horizon or after, as below
-		}
-		next = d.Schedule.Next(next)
-	}
-	return next, skipped
-}
-
-// maxCountedTicks bounds the counting of given-up ticks, so that a job of every
-// second is not counted through years.
-const maxCountedTicks = 1_000_000
-
 // Skip tells why a run is not to start, or "" when it is. due is when the attempt
 // was first due (for a tick, the tick), overlapping whether another run of the job goes
 // on.

@@ -262,10 +262,11 @@ func (s *Scheduler) configure(cfg *riverqueue.Config) error {
 
 // insertsInTx reports whether somebody's insert middleware, or a plugin that may have one, sees inserts.
 func insertsInTx(cfg *riverqueue.Config) bool {
-	return len(cfg.Plugins) > 0 || len(cfg.JobInsertMiddleware) > 0 || slices.ContainsFunc(cfg.Middleware, func(m rivertype.Middleware) bool {
-		_, ok := m.(rivertype.JobInsertMiddleware)
-		return ok
-	})
+	return len(cfg.Plugins) > 0 || len(cfg.JobInsertMiddleware) > 0 || //nolint:staticcheck // deprecated, and still heeded
+		slices.ContainsFunc(cfg.Middleware, func(m rivertype.Middleware) bool {
+			_, ok := m.(rivertype.JobInsertMiddleware)
+			return ok
+		})
 }
 
 // riverLogger is the logger given to River.

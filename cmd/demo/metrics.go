@@ -171,8 +171,8 @@ func (q *queue) Collect(ch chan<- prometheus.Metric) {
 		if !st.NextTick.IsZero() {
 			gauge(descOverdue, st.OverdueBy.Seconds(), st.Name)
 		}
-		if st.PrevState == jobs.StateCompleted {
-			q.noteSuccess(st.Name, st.PrevTick)
+		if !st.LastSuccess.IsZero() {
+			q.noteSuccess(st.Name, st.LastSuccess)
 		}
 		for _, outcome := range outcomes { // from 0 on, or the first failure is no increase
 			q.attempts.WithLabelValues(st.Name, outcome)

@@ -271,7 +271,7 @@ func TestDo_BatchesAreBounded(t *testing.T) {
 }
 
 // What a burst brought is freed with it.
-func TestDo_KeepsNothingOfABurst(t *testing.T) {
+func TestDo_KeepsNothingOfABurst(t *testing.T) { //nolint:paralleltest // measures the heap
 	const callers, size = 700, 100 << 10
 	hold, release := make(chan struct{}), make(chan struct{})
 	b := batch.New(batch.Config[[]byte]{

@@ -42,6 +42,7 @@ type faulty struct {
 	register func(error) error
 	trigger  func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error)
 	many     func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error)
+	bulk     func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error)
 	start    func(context.Context) error
 	shutdown func(context.Context) error
 	size     func(ctx context.Context, name string) (int, error)
@@ -128,6 +129,13 @@ func (f *faulty) TriggerMany(ctx context.Context, name string, data []any, opts 
 		return f.many(ctx, name, data, opts...)
 	}
 	return f.Scheduler.TriggerMany(ctx, name, data, opts...)
+}
+
+func (f *faulty) TriggerBulk(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error) {
+	if f.bulk != nil {
+		return f.bulk(ctx, name, data, opts...)
+	}
+	return f.Scheduler.TriggerBulk(ctx, name, data, opts...)
 }
 
 func (f *faulty) Start(ctx context.Context) error {
@@ -407,6 +415,21 @@ var faults = []struct {
 				ids = append(ids, id)
 			}
 			return ids, nil
+		}
+	}},
+	{"TriggerBulk stops half-way", "TriggerBulk inserts all or none, and says how many", func(f *faulty, _ jobstest.Config) {
+		f.bulk = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error) {
+			for i, v := range data {
+				if _, err := f.Scheduler.Trigger(ctx, name, v, opts...); err != nil {
+					return i, err
+				}
+			}
+			return len(data), nil
+		}
+	}},
+	{"TriggerBulk forgets its options", "TriggerBulk inserts all or none, and says how many", func(f *faulty, _ jobstest.Config) {
+		f.bulk = func(ctx context.Context, name string, data []any, _ ...jobs.TriggerOption) (int, error) {
+			return f.Scheduler.TriggerBulk(ctx, name, data)
 		}
 	}},
 	{"TriggerMany returns the IDs in reverse", "TriggerMany returns the IDs in the order of the data", func(f *faulty, _ jobstest.Config) {

@@ -215,6 +215,35 @@ var triggerRules = []rule{
 		require.Len(e, ids, 2)
 		require.Equal(e, 2, e.queueSize("test.job"), "QueueSize after two were accepted")
 	}},
+	{name: "TriggerBulk inserts all or none, and says how many", check: func(e *env) {
+		bulk := role[jobs.BulkTriggerer](e)
+		p := e.probe(nil)
+		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
+		_, err := bulk.TriggerBulk(e.ctx, "test.job", []any{map[string]int{"n": 1}, "no object", map[string]int{"n": 3}})
+		require.ErrorIs(e, err, jobs.ErrInvalidData)
+		_, err = bulk.TriggerBulk(e.ctx, "test.job", []any{nil, nil}, jobs.Unique("key"))
+		require.ErrorIs(e, err, jobs.ErrInvalidOption, "Unique does not apply to TriggerBulk")
+		require.Zero(e, e.queueSize("test.job"), "QueueSize after what was refused")
+		n, err := bulk.TriggerBulk(e.ctx, "test.job", nil)
+		e.noError(err)
+		require.Zero(e, n, "TriggerBulk of nothing")
+		data := []any{map[string]int{"n": 1}, map[string]int{"n": 2}, map[string]int{"n": 3}}
+		n, err = bulk.TriggerBulk(e.ctx, "test.job", data, jobs.Priority(2))
+		e.noError(err)
+		require.Equal(e, 3, n)
+		require.Equal(e, 3, e.queueSize("test.job"), "QueueSize after three were accepted")
+		n, err = bulk.TriggerBulk(e.ctx, "test.job", []any{nil}, jobs.Delay(time.Hour))
+		e.noError(err)
+		require.Equal(e, 1, n)
+		e.start()
+		seen := map[string]bool{}
+		for range data {
+			seen[string(p.next().Data)] = true
+		}
+		require.Len(e, seen, 3, "data of the jobs")
+		e.total(jobs.StateCompleted, 3)
+		p.none("one is due in an hour")
+	}},
 	{name: "a handler may trigger, and ask", check: func(e *env) {
 		child := e.probe(nil)
 		ids := make(chan string, 1)

@@ -84,28 +84,43 @@ func TestStep(t *testing.T) {
 		a    provider.Advance
 		want store.Schedule
 	}{
-		{"an insert moves the latest tick to the one before", row, provider.Advance{Action: provider.Insert, Tick: at(4), Missed: 1, Next: at(5)},
+		{
+			"an insert moves the latest tick to the one before", row,
+			provider.Advance{Action: provider.Insert, Tick: at(4), Missed: 1, Next: at(5)},
 			with(func(r *store.Schedule) {
 				r.Next, r.Prev, r.Last, r.LastSuccess = at(5), row.Last, store.Tick{At: at(4), Missed: 1}, at(1)
-			})},
-		{"a fold changes the latest tick alone", row, provider.Advance{Action: provider.Fold, Tick: at(4), Missed: 2, Next: at(5)},
+			}),
+		},
+		{
+			"a fold changes the latest tick alone", row,
+			provider.Advance{Action: provider.Fold, Tick: at(4), Missed: 2, Next: at(5)},
 			with(func(r *store.Schedule) {
 				r.Next, r.Last.At, r.Last.Missed, r.LastSuccess = at(5), at(4), 2, at(1)
-			})},
-		{"a skip leaves the runs as they are", row, provider.Advance{Action: provider.Skip, Tick: at(4), Missed: 1, Next: at(5)},
+			}),
+		},
+		{
+			"a skip leaves the runs as they are", row,
+			provider.Advance{Action: provider.Skip, Tick: at(4), Missed: 1, Next: at(5)},
 			with(func(r *store.Schedule) {
 				r.Next, r.Skipped, r.LastSuccess = at(5), store.Tick{At: at(4), Missed: 1, State: jobs.StateSkipped}, at(1)
-			})},
-		{"the latest success counts",
-			with(func(r *store.Schedule) { r.Last.State = jobs.StateCompleted }), provider.Advance{Action: provider.Insert, Tick: at(3), Next: at(4)},
+			}),
+		},
+		{
+			"the latest success counts",
+			with(func(r *store.Schedule) { r.Last.State = jobs.StateCompleted }),
+			provider.Advance{Action: provider.Insert, Tick: at(3), Next: at(4)},
 			with(func(r *store.Schedule) {
 				r.Next, r.Prev, r.Last, r.LastSuccess = at(4), tick(2, 0, 12, jobs.StateCompleted), store.Tick{At: at(3)}, at(2)
-			})},
-		{"a success is not lost to an older one",
-			with(func(r *store.Schedule) { r.LastSuccess = at(2) }), provider.Advance{Action: provider.Insert, Tick: at(3), Next: at(4)},
+			}),
+		},
+		{
+			"a success is not lost to an older one",
+			with(func(r *store.Schedule) { r.LastSuccess = at(2) }),
+			provider.Advance{Action: provider.Insert, Tick: at(3), Next: at(4)},
 			with(func(r *store.Schedule) {
 				r.Next, r.Prev, r.Last, r.LastSuccess = at(4), row.Last, store.Tick{At: at(3)}, at(2)
-			})},
+			}),
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -140,24 +155,42 @@ func TestStands(t *testing.T) {
 		want   schedule.Standing
 	}{
 		{"it runs", row(nil), false, schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(6)}},
-		{"it waits, since the first tick that it stands for", row(waits), false,
-			schedule.Standing{Prev: tick(3, 0, 13, jobs.StateCompleted), Next: at(5), OverdueBy: 90 * time.Second, Inserted: true}},
-		{"it is paused, and a job waits", row(waits), true,
-			schedule.Standing{Prev: tick(3, 0, 13, jobs.StateCompleted), Next: at(6)}},
-		{"it is due and not inserted", row(func(r *store.Standing) { r.Next = at(4) }), false,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(4), OverdueBy: 90 * time.Second}},
-		{"it is due and paused", row(func(r *store.Standing) { r.Next = at(4) }), true,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(4)}},
-		{"a pause has skipped a later tick", row(func(r *store.Standing) { r.Last.At, r.Skipped = at(2), tick(5, 2, 0, "") }), true,
-			schedule.Standing{Prev: tick(5, 2, 0, jobs.StateSkipped), Next: at(6)}},
-		{"a pause has skipped an earlier tick", row(func(r *store.Standing) { r.Skipped = tick(4, 0, 0, "") }), false,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(6)}},
-		{"the clock was set back", row(func(r *store.Standing) { r.Next = at(50) }), false,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(50), Ahead: true}},
-		{"another version's schedule is not ahead", row(func(r *store.Standing) { r.Next, r.Spec = at(50), "every 1h0m0s" }), false,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(50)}},
-		{"no tick is left", row(func(r *store.Standing) { r.Next = time.Time{} }), false,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning)}},
+		{
+			"it waits, since the first tick that it stands for", row(waits), false,
+			schedule.Standing{Prev: tick(3, 0, 13, jobs.StateCompleted), Next: at(5), OverdueBy: 90 * time.Second, Inserted: true},
+		},
+		{
+			"it is paused, and a job waits", row(waits), true,
+			schedule.Standing{Prev: tick(3, 0, 13, jobs.StateCompleted), Next: at(6)},
+		},
+		{
+			"it is due and not inserted", row(func(r *store.Standing) { r.Next = at(4) }), false,
+			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(4), OverdueBy: 90 * time.Second},
+		},
+		{
+			"it is due and paused", row(func(r *store.Standing) { r.Next = at(4) }), true,
+			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(4)},
+		},
+		{
+			"a pause has skipped a later tick", row(func(r *store.Standing) { r.Last.At, r.Skipped = at(2), tick(5, 2, 0, "") }), true,
+			schedule.Standing{Prev: tick(5, 2, 0, jobs.StateSkipped), Next: at(6)},
+		},
+		{
+			"a pause has skipped an earlier tick", row(func(r *store.Standing) { r.Skipped = tick(4, 0, 0, "") }), false,
+			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(6)},
+		},
+		{
+			"the clock was set back", row(func(r *store.Standing) { r.Next = at(50) }), false,
+			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(50), Ahead: true},
+		},
+		{
+			"another version's schedule is not ahead", row(func(r *store.Standing) { r.Next, r.Spec = at(50), "every 1h0m0s" }), false,
+			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(50)},
+		},
+		{
+			"no tick is left", row(func(r *store.Standing) { r.Next = time.Time{} }), false,
+			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning)},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

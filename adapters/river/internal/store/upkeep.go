@@ -13,7 +13,8 @@ import (
 func (s *Store) AnalyzeGrown(ctx context.Context, pool interface {
 	DB
 	Begin(ctx context.Context) (pgx.Tx, error)
-}) error {
+},
+) error {
 	outdated, err := one[bool](ctx, s, pool, "HasGrown")
 	if err != nil || !outdated {
 		return err

@@ -111,7 +111,7 @@ func (db *database) count(b *testing.B, condition string) (n int) {
 // reset leaves no job and, to the next one measured, no writing of an earlier one's.
 func (db *database) reset(b *testing.B) {
 	b.Helper()
-	db.exec(b, "TRUNCATE river.river_job RESTART IDENTITY")
+	db.exec(b, "TRUNCATE river.river_job, river.everytick_schedule, river.everytick_process RESTART IDENTITY")
 	db.exec(b, "CHECKPOINT")
 }
 

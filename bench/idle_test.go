@@ -26,7 +26,7 @@ func BenchmarkIdle(b *testing.B) {
 	river, everytick := alternate(b, srv, 1, func(db *database, c contender) metrics {
 		return idle(b, db, c, scaled(15*time.Second))
 	})
-	report(b, "queries/s", river["queries/s"], everytick["queries/s"], atMost(12))
+	report(b, "queries/s", river["queries/s"], everytick["queries/s"], atMost(8))
 	report(b, "%core", river["%core"], everytick["%core"], atMost(1))
 }
 

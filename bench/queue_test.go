@@ -174,6 +174,23 @@ func openTyped(b *testing.B, pool *pgxpool.Pool, set settings, work func(n int))
 	return typedQueue{s, set.kinds}
 }
 
+// bulkQueue is everytick that inserts many without their IDs.
+type bulkQueue struct{ typedQueue }
+
+func openBulk(b *testing.B, pool *pgxpool.Pool, set settings, work func(n int)) queue {
+	b.Helper()
+	return bulkQueue{openTyped(b, pool, set, work).(typedQueue)}
+}
+
+func (q bulkQueue) insertMany(ctx context.Context, first, n int, at time.Time) error {
+	data := make([]any, n)
+	for i := range data {
+		data[i] = args{N: first + i}
+	}
+	_, err := q.TriggerBulk(ctx, kindName(first, q.kinds), data, runAt(at)...)
+	return err
+}
+
 func typedKind(i, kinds int) jobs.Kind[args] { return jobs.Kind[args](kindName(i, kinds)) }
 
 func newScheduler(b *testing.B, pool *pgxpool.Pool, set settings) *river.Scheduler {

@@ -304,26 +304,36 @@ func (r *Registry) Undefined(name string) (*Definition, error) {
 
 // Request validates a trigger of the job d and folds its options.
 func (d *Definition) Request(data any, opts ...TriggerOption) (*Request, error) {
-	req := &Request{Job: d, Delay: d.Delay, Priority: d.Priority}
+	req := &Request{}
+	if err := d.request(req, data, opts); err != nil {
+		return nil, err
+	}
+	return req, nil
+}
+
+// request fills in what [Definition.Request] returns.
+func (d *Definition) request(req *Request, data any, opts []TriggerOption) (err error) {
+	*req = Request{Job: d, Delay: d.Delay, Priority: d.Priority}
 	for _, opt := range opts {
 		if opt == nil {
-			return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("an option is nil"))
+			return fmt.Errorf("job %q: %w", d.Name, invalidOption("an option is nil"))
 		}
 		if err := opt.applyToRequest(req); err != nil {
-			return nil, fmt.Errorf("job %q: %w", d.Name, err)
+			return fmt.Errorf("job %q: %w", d.Name, err)
 		}
 	}
-	var err error
 	req.Data, err = encodeData(d.Name, data)
-	return req, err
+	return err
 }
 
 // Requests does for many what [Definition.Request] does for one. [Unique] is
 // [ErrInvalidOption] here: it would make one job of them all.
 func (d *Definition) Requests(data []any, opts ...TriggerOption) ([]*Request, error) {
 	reqs := make([]*Request, len(data))
+	all := make([]Request, len(data))
 	for i, v := range data {
-		req, err := d.Request(v, opts...)
+		req := &all[i]
+		err := d.request(req, v, opts)
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("element %d of %d: %w", i+1, len(data), err)

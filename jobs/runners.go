@@ -43,7 +43,7 @@ func (a *attempt) wait(log *slog.Logger) error {
 		return err
 	case <-patience.C:
 	}
-	log.WarnContext(a.ctx, "job runs on after its context has ended: its handler ignores that, and holds a worker", "error", context.Cause(a.ctx))
+	log.WarnContext(a.ctx, "handler still running after its context ended; it occupies a worker", "error", context.Cause(a.ctx))
 	return <-a.ended
 }
 

@@ -181,7 +181,7 @@ type Status struct {
 	// OverdueBy is for how long a tick has been due and none has started. A run that has
 	// waited for a worker since an earlier tick than NextTick, see [CatchUp], is overdue
 	// since then. It is 0 when all is well and while the job is paused. OverdueReason says
-	// in words what keeps it, "" when OverdueBy is 0.
+	// in words what keeps it, or what keeps the ticks to come, "" when all is well.
 	OverdueBy     time.Duration
 	OverdueReason string
 	// PausedSince is when the job was paused, see [Pauser]; zero when it is not.

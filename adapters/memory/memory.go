@@ -241,7 +241,7 @@ func (s *Scheduler) takeTurn(ctx context.Context) error {
 	case s.turn <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("a Shutdown goes on: %w", ctx.Err())
+		return fmt.Errorf("another Start or Shutdown is in progress: %w", ctx.Err())
 	}
 }
 

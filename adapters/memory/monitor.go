@@ -90,7 +90,7 @@ func (s *Scheduler) overdueReason(q *queue) string {
 	case reason != "":
 		return reason
 	case q.def.CatchUp == jobs.All && q.last.progress() == provider.Going:
-		return "the run of the tick before it goes on"
+		return "the run of the previous tick has not ended"
 	case q.slots.free == 0 && q.def.Concurrency > 0:
 		return fmt.Sprintf("all %d worker slots of the job are taken", q.def.Concurrency)
 	case q.slots.free == 0:

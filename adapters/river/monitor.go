@@ -78,7 +78,7 @@ func (s *Scheduler) describe(d *jobs.Definition, st *jobs.Status, row store.Stan
 	if !exists {
 		st.NextTick = provider.Next(d.Schedule, now)
 		if s.started.Load() {
-			st.OverdueReason = "its row is missing, and written again within seconds"
+			st.OverdueReason = "its row is missing and will be written again within seconds"
 		}
 		return
 	}
@@ -105,7 +105,7 @@ func (s *Scheduler) overdueReason(d *jobs.Definition, st *jobs.Status, row store
 	slots := ss.slots[s.queueOf(d)]
 	switch {
 	case !inserted && d.CatchUp == jobs.All && row.Progress != provider.Over:
-		return "the run of the tick before it goes on"
+		return "the run of the previous tick has not ended"
 	case slots.Taken() >= slots.N && d.Concurrency > 0:
 		return fmt.Sprintf("all worker slots of the job are taken, %d in this process, and no other process has one free", slots.N)
 	case slots.Taken() >= slots.N:
@@ -115,9 +115,9 @@ func (s *Scheduler) overdueReason(d *jobs.Definition, st *jobs.Status, row store
 	case !inserted && row.Spec != schedule.SpecOf(d):
 		return "a process that was started later has registered another schedule for it: " + row.Spec
 	case !inserted:
-		return "it is not inserted: the log may tell why"
+		return "it has not been inserted; see the log"
 	default:
-		return "it is not taken, though workers of this process are free: the log may tell why"
+		return "no worker has taken it, though some are free; see the log"
 	}
 }
 

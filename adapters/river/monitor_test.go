@@ -91,7 +91,7 @@ func TestALateTickSaysWhatKeepsIt(t *testing.T) {
 	reasonsBecome(map[string]string{
 		"a.general": "all workers are taken, 1 in this process, and no other process has one free",
 		"a.own":     "all worker slots of the job are taken, 2 in this process, and no other process has one free",
-		"a.all":     "the run of the tick before it goes on",
+		"a.all":     "the run of the previous tick has not ended",
 	})
 	open()
 	require.NoError(t, s.Shutdown(t.Context()))
@@ -302,7 +302,7 @@ func TestATickThatNobodyTakesIsNotPutDownToBusyWorkers(t *testing.T) {
 		return all[1].OverdueReason
 	}
 	eventually(t, "workers are free", func() bool {
-		return reasonAfter("8 seconds") == "it is not taken, though workers of this process are free: the log may tell why"
+		return reasonAfter("8 seconds") == "no worker has taken it, though some are free; see the log"
 	})
 	eventually(t, "a tick that has just come due is about to start", func() bool { return reasonAfter("0.1 seconds") == "it is about to start" })
 }

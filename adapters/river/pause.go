@@ -21,7 +21,7 @@ func (s *Scheduler) Pause(ctx context.Context, name string) error {
 	// The pause holds from here on, whatever becomes of the rest.
 	err := errors.Join(s.pauses.Learn(ctx, s.ownPool()), s.store.Park(ctx, s.ownPool(), name))
 	if err != nil {
-		s.log.WarnContext(ctx, "job is paused; those that wait are put aside as workers find them", "job", name, "error", err)
+		s.log.WarnContext(ctx, "job is paused, but its waiting runs could not be moved yet; workers move them as they find them", "job", name, "error", err)
 	}
 	return nil
 }

@@ -91,7 +91,7 @@ type Config struct {
 
 	// DeadAfter is how long after its last heartbeat a process is taken for dead. Its jobs
 	// then go to another process at once, whatever their timeouts. A process that lives keeps
-	// its jobs, also while the database is away. At least 10 s. Defaults to [DefaultDeadAfter].
+	// its jobs, also while the database is away. From 10 s to 12 h. Defaults to [DefaultDeadAfter].
 	// The jobs of a plain River client, which has no heartbeat, are given to another process
 	// five minutes after the timeout that they are registered with.
 	DeadAfter time.Duration
@@ -161,8 +161,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("river: Queue %q: want 1 to 64 of a-z, 0-9, _ and -, and not %q", c.Queue, store.PausedQueue)
 	case c.MaxWorkers < 1 || c.MaxWorkers > riverqueue.QueueNumWorkersMax:
 		return c, fmt.Errorf("river: MaxWorkers %d: allowed is 1 to %d", c.MaxWorkers, riverqueue.QueueNumWorkersMax)
-	case c.DeadAfter < process.MinDeadAfter:
-		return c, fmt.Errorf("river: DeadAfter %s: at least %s is allowed", c.DeadAfter, process.MinDeadAfter)
+	case c.DeadAfter < process.MinDeadAfter || c.DeadAfter > process.MaxDeadAfter:
+		return c, fmt.Errorf("river: DeadAfter %s: allowed is %s to %s", c.DeadAfter, process.MinDeadAfter, process.MaxDeadAfter)
 	case c.Retention < time.Minute:
 		return c, fmt.Errorf("river: Retention %s: at least 1m is allowed", c.Retention)
 	}
@@ -228,9 +228,9 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	if s.inserting, err = riverqueue.NewClient(riverpgxv5.New(pool), riverCfg); err != nil {
 		return nil, fmt.Errorf("river: %w", err)
 	}
-	s.inserts = insert.New(pool, s.inserting, insertsInTx(riverCfg), s.wake.Inserted)
+	s.inserts = insert.New(pool, s.inserting, s.clock, insertsInTx(riverCfg), s.wake.Inserted)
 	if linked := store.NewerRiver(); linked != "" {
-		s.log.Warn("this program links a River newer than the one that everytick was tested with: it relies on some of River's tables and behavior",
+		s.log.Warn("this program links a newer River than everytick was tested with; parts it relies on may have changed",
 			"linked", linked, "tested", store.TestedRiver)
 	}
 	return s, nil

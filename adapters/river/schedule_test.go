@@ -472,7 +472,7 @@ func TestAScheduleThatNobodyRegistersIsKeptAndSaidOnce(t *testing.T) {
 	after := newScheduler(t, pool, river.Config{Logger: log})
 	require.NoError(t, after.RegisterInterval("a.tick", time.Hour, noop))
 	registered(t, after)
-	require.Equal(t, 1, strings.Count(logged.String(), "nobody runs it unless another service does"))
+	require.Equal(t, 1, strings.Count(logged.String(), "it runs only if another service registers it"))
 	require.Contains(t, logged.String(), "job=a.gone")
 	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
 	health, err := after.Health(t.Context())

@@ -127,7 +127,7 @@ func TestNewRefusesBadConfigBeforeAnySQL(t *testing.T) {
 		"too many workers":      {pool, river.Config{MaxWorkers: 10_001}, "1 to 10000"},
 		"negative workers":      {pool, river.Config{MaxWorkers: -1}, "1 to 10000"},
 		"retention too short":   {pool, river.Config{Retention: time.Second}, "at least 1m"},
-		"dead too soon":         {pool, river.Config{DeadAfter: time.Second}, "at least 10s"},
+		"dead too soon":         {pool, river.Config{DeadAfter: time.Second}, "10s to 12h"},
 		"queue with a dot":      {pool, river.Config{Queue: "a.b"}, "a-z, 0-9, _ and -"},
 		"the queue of pauses":   {pool, river.Config{Queue: river.PausedQueue}, "and not"},
 		"default out of range":  {pool, river.Config{Defaults: []jobs.Option{jobs.MaxRetries(-1)}}, "MaxRetries(-1)"},

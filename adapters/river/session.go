@@ -41,6 +41,7 @@ type session struct {
 	slots   map[string]*work.Slots // by queue
 
 	startedAt time.Time
+	died      chan struct{} // gets a signal when a process has
 	stopping  chan struct{} // closed when running jobs are cancelled
 	// stop ends what runs beside the client, and background waits for it.
 	stop       context.CancelFunc
@@ -108,7 +109,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), stopping: make(chan struct{}), slots: map[string]*work.Slots{}}
+	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), stopping: make(chan struct{}), died: make(chan struct{}, 1), slots: map[string]*work.Slots{}}
 	if ss.pool, err = s.newOwnPool(ctx); err != nil {
 		return err
 	}
@@ -123,11 +124,17 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 			ss.pool.Close()
 		}
 	}()
+	ss.slots[s.cfg.Queue] = &work.Slots{N: s.cfg.MaxWorkers}
+	for _, d := range s.reg.Jobs() {
+		if d.Concurrency > 0 {
+			ss.slots[s.queueOf(d)] = &work.Slots{N: d.Concurrency}
+		}
+	}
+	ss.ticker = s.newTicker(ss.pool, s.schedules(), now, func() (int, map[string]bool) { return ss.process.Live() })
 	id := newClientID()
 	if ss.process, err = process.Start(ctx, s.processConfig(id, ss)); err != nil {
 		return err
 	}
-	ss.ticker = s.newTicker(ss.pool, s.schedules(), now, ss.process.Live)
 	if err := ss.ticker.Register(ctx); err != nil {
 		return err
 	}
@@ -227,11 +234,10 @@ func (s *Scheduler) processConfig(id string, ss *session) process.Config {
 		DeadAfter: s.cfg.DeadAfter, Store: s.store, Log: s.log, Clock: s.clock.Learn,
 		Connect: func(ctx context.Context) (*pgx.Conn, error) { return s.connect(ctx) },
 		Busy:    ss.busy,
-		Rescue: func(ctx context.Context, dead []string) {
-			ctx, cancel := context.WithTimeout(ctx, stepTimeout)
-			defer cancel()
-			if err := s.rescue(ctx, ss, dead); err != nil {
-				s.log.WarnContext(ctx, "jobs of dead processes could not be rescued; it is tried again within seconds", "error", err)
+		Died: func() {
+			select {
+			case ss.died <- struct{}{}:
+			default:
 			}
 		},
 	}
@@ -326,7 +332,6 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	if s.cfg.PollOnly {
 		cfg.FetchPollInterval = pollOnlyInterval
 	}
-	ss.slots[s.cfg.Queue] = &work.Slots{N: s.cfg.MaxWorkers}
 	env := &work.Env{
 		Store: s.store, Log: s.log, App: s.pool, Own: ss.pool, Client: id, Stopping: ss.stopping,
 		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded,
@@ -334,7 +339,6 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	for _, d := range s.reg.Jobs() {
 		queue := s.queueOf(d)
 		if d.Concurrency > 0 {
-			ss.slots[queue] = &work.Slots{N: d.Concurrency}
 			cfg.Queues[queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
 		}
 		work.Add(cfg.Workers, env, d, queue, ss.slots[queue])
@@ -387,7 +391,7 @@ const hardStopGrace = 10 * time.Second
 // stored it runs again: an error says how many, or that the database does not say.
 func (s *Scheduler) Shutdown(ctx context.Context) error {
 	if err := s.takeTurn(ctx); err != nil {
-		return fmt.Errorf("river: shutdown: another call goes on: %w", err)
+		return fmt.Errorf("river: shutdown: another Start or Shutdown is in progress: %w", err)
 	}
 	defer s.giveTurn()
 	if !s.started.Load() {
@@ -421,6 +425,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 
 func (s *Scheduler) stop(ctx context.Context, ss *session) error {
 	ss.stop()
+	ss.process.Drain()
 	if err := ss.client.Stop(ctx); err == nil {
 		return s.checkStored(ctx, ss)
 	} else if ctx.Err() == nil {
@@ -454,7 +459,8 @@ func (s *Scheduler) checkStored(ctx context.Context, ss *session) error {
 	return nil
 }
 
-// The pace of maintenance: upkeepEvery is longer than pause.Every. stepTimeout bounds one step.
+// The pace of maintenance. upkeepEvery is longer than pause.Every, and shorter than the least Retention, so that what
+// the runs of schedules have come to is copied before their rows are deleted. stepTimeout bounds one step.
 const (
 	upkeepEvery = 10 * time.Second
 	stepTimeout = 10 * time.Second
@@ -471,10 +477,11 @@ type step struct {
 func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 	names, queues := s.homes()
 	pauses := step{"pauses", func(ctx context.Context) error { return s.pauses.Refresh(ctx, ss.pool, names, queues) }}
+	rescue := step{"rescue", func(ctx context.Context) error { return s.rescue(ctx, ss, ss.process.Dead()) }}
 	upkeep := []step{
 		// The statistics come first: with poor ones the others may take long.
 		{"statistics", func(ctx context.Context) error { return s.store.AnalyzeGrown(ctx, ss.pool) }},
-		{"rescue", func(ctx context.Context) error { return s.rescue(ctx, ss, ss.process.Dead()) }},
+		rescue,
 		{"queues", func(ctx context.Context) error { return s.rehome(ctx, false) }},
 		{"outcomes of schedules", func(ctx context.Context) error { return s.store.CopyOutcomes(ctx, ss.pool, namesOf(s.schedules())) }},
 		{"processes", func(ctx context.Context) error { return s.store.ForgetProcesses(ctx, ss.pool) }},
@@ -487,6 +494,9 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-ss.died:
+			s.runSteps(ctx, rescue)
+			continue
 		case <-time.After(jitter(pause.Every)):
 		}
 		s.runSteps(ctx, pauses)

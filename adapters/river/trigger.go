@@ -163,9 +163,10 @@ func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, op
 // once: those with the same delay are due together.
 func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, reqs ...*jobs.Request) ([]*insert.Job, error) {
 	var now time.Time
-	all := make([]*insert.Job, len(reqs))
+	all, stored := make([]*insert.Job, len(reqs)), make([]insert.Job, len(reqs))
 	for i, req := range reqs {
-		j := &insert.Job{
+		j := &stored[i]
+		*j = insert.Job{
 			Kind: req.Job.Name, Queue: s.queueOf(req.Job), Priority: req.Priority, MaxAttempts: req.Job.MaxAttempts,
 			Data: req.Data, UniqueKey: uniqueKey(req),
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
 
+	"github.com/everytick/everytick/adapters/river/internal/dbclock"
 	"github.com/everytick/everytick/internal/batch"
 )
 
@@ -32,6 +33,7 @@ type Inserter struct {
 	pool   *pgxpool.Pool
 	config *pgxpool.Config
 	client *riverqueue.Client[pgx.Tx]
+	clock  *dbclock.Clock
 	told   func(ctx context.Context, jobs []*Job)
 	// inTx makes every batch a transaction: of somebody's insert middleware that fails after the INSERT
 	// nothing may be stored, or River did something that a stand-in cannot do.
@@ -39,10 +41,10 @@ type Inserter struct {
 	batch *batch.Batcher[*Job]
 }
 
-// New returns an inserter through client, on pool. inTx says that each batch needs a real transaction. told
+// New returns an inserter through client, which has a [Hook] with clock, on pool. inTx says that each batch needs a real transaction. told
 // is called with jobs that were inserted and committed.
-func New(pool *pgxpool.Pool, client *riverqueue.Client[pgx.Tx], inTx bool, told func(ctx context.Context, jobs []*Job)) *Inserter {
-	in := &Inserter{pool: pool, config: pool.Config(), client: client, told: told}
+func New(pool *pgxpool.Pool, client *riverqueue.Client[pgx.Tx], clock *dbclock.Clock, inTx bool, told func(ctx context.Context, jobs []*Job)) *Inserter {
+	in := &Inserter{pool: pool, config: pool.Config(), client: client, clock: clock, told: told}
 	in.inTx.Store(inTx)
 	in.batch = batch.New(batch.Config[*Job]{
 		Call: in.insert, Divisible: divisible, Size: func(j *Job) int { return len(j.Data) + len(j.Metadata) },
@@ -128,7 +130,7 @@ func (in *Inserter) inTransaction(ctx context.Context, f func(tx pgx.Tx) error) 
 
 // insertBy has River insert all or none by tx, and sets the IDs.
 func (in *Inserter) insertBy(ctx context.Context, tx pgx.Tx, jobs []*Job) error {
-	results, err := in.client.InsertManyTx(ctx, tx, params(jobs, false))
+	results, err := in.client.InsertManyTx(ctx, tx, params(jobs, nil))
 	if err != nil {
 		return err
 	}
@@ -158,7 +160,8 @@ func (in *Inserter) Many(ctx context.Context, jobs []*Job) error {
 // Bulk inserts all or none in one transaction by COPY, which returns no IDs.
 func (in *Inserter) Bulk(ctx context.Context, jobs []*Job) error {
 	return in.chunks(ctx, jobs, func(ctx context.Context, tx pgx.Tx, chunk []*Job) error {
-		n, err := in.client.InsertManyFastTx(ctx, tx, params(chunk, true))
+		now := in.clock.Estimate()
+		n, err := in.client.InsertManyFastTx(ctx, tx, params(chunk, &now))
 		if err == nil && n != len(chunk) {
 			err = tooFew(n, len(chunk))
 		}

@@ -61,7 +61,7 @@ func newFixture(t testing.TB, pool *pgxpool.Pool, o options) *fixture {
 	client, err := riverqueue.NewClient(driver, cfg)
 	require.NoError(t, err)
 	f := &fixture{pool: pool, client: client}
-	f.Inserter = insert.New(pool, client, o.inTx, func(_ context.Context, jobs []*insert.Job) { f.told.Add(int64(len(jobs))) })
+	f.Inserter = insert.New(pool, client, clock, o.inTx, func(_ context.Context, jobs []*insert.Job) { f.told.Add(int64(len(jobs))) })
 	return f
 }
 

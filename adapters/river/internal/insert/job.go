@@ -50,8 +50,9 @@ const dueSoon = 5 * time.Second
 
 // args are the args of a job to River's client.
 type args struct {
-	job  *Job
-	copy bool // by COPY, which takes no zero times
+	job *Job
+	// now is the database's time, as estimated, for a COPY, which takes no zero times; otherwise nil.
+	now *time.Time
 }
 
 // Kind implements [riverqueue.JobArgs].
@@ -66,17 +67,22 @@ func (a args) Kind() string {
 func (a args) MarshalJSON() ([]byte, error) { return a.job.Data, nil }
 
 // params says in River's terms what jobs say in ours.
-func params(jobs []*Job, byCopy bool) []riverqueue.InsertManyParams {
+func params(jobs []*Job, now *time.Time) []riverqueue.InsertManyParams {
 	all := make([]riverqueue.InsertManyParams, len(jobs))
+	var opts *riverqueue.InsertOpts
 	for i, j := range jobs {
-		all[i] = riverqueue.InsertManyParams{
-			Args: args{j, byCopy},
-			InsertOpts: &riverqueue.InsertOpts{
+		if i == 0 || !j.hasOptionsOf(jobs[i-1]) { // most have
+			opts = &riverqueue.InsertOpts{
 				MaxAttempts: j.MaxAttempts, Metadata: j.Metadata, Priority: j.Priority, Queue: j.Queue, ScheduledAt: j.Due,
-			},
+			}
 		}
+		all[i] = riverqueue.InsertManyParams{Args: args{j, now}, InsertOpts: opts}
 	}
 	return all
+}
+
+func (j *Job) hasOptionsOf(o *Job) bool {
+	return j.Metadata == nil && o.Metadata == nil && j.Queue == o.Queue && j.Priority == o.Priority && j.MaxAttempts == o.MaxAttempts && j.Due.Equal(o.Due)
 }
 
 // Hook sets what River's options cannot: the key of a unique job, the ID where it was drawn before, and the
@@ -93,9 +99,12 @@ var zeroTime time.Time
 func (h *Hook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams) error {
 	a, ours := p.Args.(args)
 	now := &zeroTime // the database's now()
-	if !ours || a.copy {
+	switch {
+	case !ours:
 		t := h.Clock.Estimate()
 		now = &t
+	case a.now != nil:
+		now = a.now
 	}
 	if p.CreatedAt == nil {
 		p.CreatedAt = now
@@ -109,7 +118,7 @@ func (h *Hook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams) erro
 	if !ours {
 		return nil // of somebody who uses River's client itself
 	}
-	if a.job.ID != 0 && !a.copy {
+	if a.job.ID != 0 && a.now == nil {
 		p.ID = &a.job.ID
 	}
 	if a.job.UniqueKey != nil {

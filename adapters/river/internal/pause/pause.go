@@ -111,7 +111,7 @@ func (p *Pauses) Free(ctx context.Context, db store.DB, name, queue string) erro
 		select {
 		case <-time.After(again):
 		case <-ctx.Done():
-			return fmt.Errorf("somebody else has locked jobs of the pause: %w", ctx.Err())
+			return fmt.Errorf("some paused jobs are locked by another transaction: %w", ctx.Err())
 		}
 	}
 }

@@ -19,8 +19,12 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
-// MinDeadAfter is the least time after which a process is taken for dead.
-const MinDeadAfter = 10 * time.Second
+// What [Config].DeadAfter may be. Processes are forgotten a day after their last heartbeat, when they have long been
+// taken for dead.
+const (
+	MinDeadAfter = 10 * time.Second
+	MaxDeadAfter = 12 * time.Hour
+)
 
 // The timings of a heartbeat, each shorter than the one after it, as parts of DeadAfter: a beat comes 15 times in
 // it, a statement that has no answer after a fifth of it is given up, and two beats that are more than a third of
@@ -44,9 +48,8 @@ type Config struct {
 	Busy func() int
 	// Clock is told the database's time at some instant within the last roundTrip.
 	Clock func(db time.Time, roundTrip time.Duration)
-	// Rescue is called with the IDs of dead processes: after a beat that saw one die, and with none of them
-	// to say, at rescueEvery for jobs of processes without a heartbeat.
-	Rescue func(ctx context.Context, dead []string)
+	// Died is called after a beat that saw a process die. It does not block: the next beat waits for it.
+	Died func()
 }
 
 // A Process is one that runs. Make one with [Start].
@@ -56,10 +59,12 @@ type Process struct {
 	stop context.CancelFunc
 	done chan struct{}
 
-	mu    sync.Mutex
-	watch *Watch
-	beat  time.Time // the latest that was stored
-	gap   time.Time // the end of the latest gap in which others may have given this process up
+	mu       sync.Mutex
+	watch    *Watch
+	beat     time.Time // the latest that was stored
+	db       time.Time // the database's time then
+	gap      time.Time // the end of the latest gap in which others may have given this process up
+	draining bool
 }
 
 // Start stores the first heartbeat and goes on until Stop. ctx bounds the first alone.
@@ -94,7 +99,21 @@ func (p *Process) Live() (n int, registrations map[string]bool) {
 func (p *Process) Suspect(since time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.gap.After(since) || time.Since(p.beat) > p.giveUp()
+	return p.gap.After(since) || p.since(time.Now()) > p.giveUp()
+}
+
+// since returns how long ago the latest beat was. The monotonic clock may stand still while a machine is suspended,
+// and the wall clock may be set.
+func (p *Process) since(now time.Time) time.Duration {
+	return max(now.Sub(p.beat), now.Round(0).Sub(p.beat.Round(0)))
+}
+
+// Drain says from the next beat on that the process takes no more jobs and advances no schedules: a process with
+// other schedules need not wait for its end.
+func (p *Process) Drain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.draining = true
 }
 
 // giveUp is how long after a beat others may have given the process up: they may have seen it one beat late, and
@@ -127,7 +146,7 @@ func (p *Process) run(ctx context.Context) {
 		dead := p.watch.Dead()
 		p.mu.Unlock()
 		if !slices.Equal(dead, known) && len(dead) > 0 {
-			p.cfg.Rescue(ctx, dead)
+			p.cfg.Died()
 		}
 		known = dead
 	}
@@ -151,6 +170,11 @@ func (p *Process) store(ctx context.Context) (err error) {
 	}
 	self := p.cfg.Self
 	self.Busy = p.cfg.Busy()
+	p.mu.Lock()
+	if p.draining {
+		self.Registrations = ""
+	}
+	p.mu.Unlock()
 	before := time.Now()
 	all, db, err := p.cfg.Store.Beat(ctx, p.conn, self)
 	if err != nil {
@@ -161,10 +185,10 @@ func (p *Process) store(ctx context.Context) (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// What counts is when it was asked for: the database may have answered long ago.
-	if !p.beat.IsZero() && before.Sub(p.beat) > p.giveUp() {
+	if !p.beat.IsZero() && max(p.since(before), db.Sub(p.db)) > p.giveUp() {
 		p.gap = time.Now()
 	}
-	p.beat = before
+	p.beat, p.db = before, db
 	p.watch.Observe(time.Now(), all)
 	return nil
 }

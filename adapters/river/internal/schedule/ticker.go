@@ -174,7 +174,7 @@ func (t *Ticker) Run(ctx context.Context) {
 			return
 		case <-check.C:
 			if err := t.register(ctx, false); err != nil && ctx.Err() == nil {
-				t.cfg.Log.WarnContext(ctx, "schedules could not be checked", "error", err)
+				t.cfg.Log.WarnContext(ctx, "schedules could not be checked; it is tried again within seconds", "error", err)
 			}
 			t.storeSuccesses(ctx)
 			check.Reset(t.checkEvery())
@@ -317,7 +317,7 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error
 		rows     []store.Schedule
 		toInsert []*insert.Job
 		queues   []string
-		said     []func()
+		skipped  []plan
 	)
 	err = pgx.BeginTxFunc(ctx, t.cfg.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		if err := t.cfg.Store.SetLimits(ctx, tx, store.Limits{Statement: stepTimeout, Idle: idleTimeout}); err != nil {
@@ -337,7 +337,9 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error
 		for _, p := range planned {
 			rows = append(rows, Step(p.row, p.Advance))
 			insertIDs[p.row.Name] = p.Action == provider.Insert
-			said = append(said, t.say(ctx, p, now))
+			if p.Action == provider.Skip {
+				skipped = append(skipped, p)
+			}
 		}
 		ids, err := t.cfg.Store.AdvanceSchedules(ctx, tx, rows, insertIDs)
 		if err != nil {
@@ -364,8 +366,8 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error
 	for _, row := range rows {
 		t.byName[row.Name].known = row.Next
 	}
-	for _, say := range said {
-		say()
+	for _, p := range skipped {
+		t.cfg.Log.InfoContext(ctx, "tick skipped: the job is paused", "job", p.row.Name, "tick", p.Tick, "earlier_ticks", p.Missed, "next_tick", p.Next)
 	}
 	if len(queues) > 0 {
 		t.cfg.Notify(ctx, queues)
@@ -438,20 +440,6 @@ func jobOf(r Registration, p plan, id int64) *insert.Job {
 	}
 }
 
-// say returns what to write to the log once the advance is committed.
-func (t *Ticker) say(ctx context.Context, p plan, now time.Time) func() {
-	log := t.cfg.Log.With("job", p.row.Name, "tick", p.Tick)
-	return func() {
-		switch {
-		case p.Action == provider.Skip:
-			log.InfoContext(ctx, "tick skipped: the job is paused", "earlier_ticks", p.Missed, "next_tick", p.Next)
-		case p.Action == provider.Insert && p.Missed > 0:
-			log.WarnContext(ctx, "late run: earlier ticks have passed too and get no run of their own", "ticks_missed", p.Missed, "late_by", now.Sub(p.Tick))
-		default:
-		}
-	}
-}
-
 func (t *Ticker) storeSuccesses(ctx context.Context) {
 	t.mu.Lock()
 	succeeded := t.succeeded
@@ -487,7 +475,7 @@ func (t *Ticker) Register(ctx context.Context) error {
 		return fmt.Errorf("looking for schedules that nobody registers: %w", err)
 	}
 	for _, name := range names {
-		t.cfg.Log.WarnContext(ctx, "schedule is overdue and not registered here; it is kept, and nobody runs it unless another service does", "job", name)
+		t.cfg.Log.WarnContext(ctx, "schedule is overdue and not registered here; it runs only if another service registers it", "job", name)
 	}
 	return nil
 }

@@ -48,12 +48,6 @@ func (i *instant) ScanTimestamptz(v pgtype.Timestamptz) error {
 	return nil
 }
 
-// TimestamptzValue implements [pgtype.TimestamptzValuer].
-func (i instant) TimestamptzValue() (pgtype.Timestamptz, error) {
-	t := time.Time(i)
-	return pgtype.Timestamptz{Time: t, Valid: !t.IsZero()}, nil
-}
-
 // QueueSize counts the jobs of that name that wait. all has the names whose ticks all run, see [jobs.CatchUp].
 func (s *Store) QueueSize(ctx context.Context, db DB, name string, all []string) (int, error) {
 	return one[int](ctx, s, db, "QueueSize", name, all)

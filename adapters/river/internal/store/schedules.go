@@ -62,10 +62,11 @@ func readClaim(row pgx.CollectableRow) (c Claim, err error) {
 // PutSchedules writes rows, or what a claim has of those that are there.
 func (s *Store) PutSchedules(ctx context.Context, tx DB, claims []Claim) error {
 	var names, specs, by []string
-	var at, next []instant
+	var at []time.Time
+	var next []*time.Time
 	for _, c := range claims {
 		names, specs, by = append(names, c.Name), append(specs, c.Spec), append(by, c.By)
-		at, next = append(at, instant(c.At)), append(next, instant(c.Next))
+		at, next = append(at, c.At), append(next, orNull(c.Next))
 	}
 	_, err := s.exec(ctx, tx, "PutSchedules", names, specs, by, at, next)
 	return err

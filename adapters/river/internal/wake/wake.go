@@ -26,7 +26,8 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
-// The timings, each shorter than the one after it.
+// The timings. interval is shorter than bySelf: of a job that is due before the leader looks again, the process that
+// inserts it tells.
 const (
 	// Cooldown is the least time between two notifications of a process.
 	Cooldown = 5 * time.Millisecond

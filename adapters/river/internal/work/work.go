@@ -254,7 +254,7 @@ func (a *attempt) skip(ctx context.Context) (err error) {
 			return err
 		})
 		if err != nil {
-			return a.putOff(ctx, "cannot tell whether another run goes on", err)
+			return a.putOff(ctx, "could not check for another run", err)
 		}
 	}
 	due := a.row.ScheduledAt
@@ -275,6 +275,10 @@ func (a *attempt) skip(ctx context.Context) (err error) {
 
 // call calls the handler.
 func (a *attempt) call(ctx context.Context) error {
+	if a.run.Missed > 0 && a.run.Attempt == 1 {
+		a.log().WarnContext(ctx, "late run: earlier ticks have passed too and get no run of their own",
+			"tick", a.run.Tick, "ticks_missed", a.run.Missed, "late_by", a.run.Late())
+	}
 	err := a.job.Run(ctx, a.run, a.env.Log)
 	if err != nil {
 		return a.failed(ctx, err)

@@ -2,7 +2,8 @@
 INSERT INTO {{schema}}.everytick_process AS p
 	(id, beat, host, pid, version, registrations, jobs, workers, busy, started_at, seen_at)
 VALUES ($1, 1, $2, $3, $4, $5, $6, $7, $8, now(), now())
-ON CONFLICT (id) DO UPDATE SET beat = p.beat + 1, busy = excluded.busy, seen_at = now()
+ON CONFLICT (id) DO UPDATE SET beat = p.beat + 1, busy = excluded.busy,
+	registrations = excluded.registrations, seen_at = now()
 
 -- name: Processes
 SELECT id, beat, registrations, clock_timestamp() FROM {{schema}}.everytick_process

@@ -160,7 +160,7 @@ func TestRun_SaysThatAHandlerIgnoresTheEndOfItsContext(t *testing.T) {
 					return
 				}
 				require.Equal(t, 1, strings.Count(log.String(), "level=WARN"), log.String())
-				require.Contains(t, log.String(), "its handler ignores that")
+				require.Contains(t, log.String(), "handler still running after its context ended")
 				require.Contains(t, log.String(), "timed out after 1m0s")
 				require.Contains(t, log.String(), "job_id=17")
 			})

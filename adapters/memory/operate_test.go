@@ -46,7 +46,7 @@ func TestALateTickSaysWhatKeepsIt(t *testing.T) {
 		require.Empty(t, statusOf(t, s, "test.fine").OverdueReason)
 		require.Equal(t, "all workers of the scheduler are taken", statusOf(t, s, "test.general").OverdueReason)
 		require.Equal(t, "all 2 worker slots of the job are taken", statusOf(t, s, "test.own").OverdueReason)
-		require.Equal(t, "the run of the tick before it goes on", statusOf(t, s, "test.all").OverdueReason)
+		require.Equal(t, "the run of the previous tick has not ended", statusOf(t, s, "test.all").OverdueReason)
 		go func() { _ = s.Shutdown(context.Background()) }()
 		synctest.Wait()
 		require.Contains(t, statusOf(t, s, "test.own").OverdueReason, "is being shut down")

@@ -28,6 +28,8 @@ type childConfig struct {
 	ID       string // of its River client, by which a test knows who leads
 	URL      string
 	Jobs     []job
+	// Retention is that of the scheduler; 0 means its default.
+	Retention time.Duration
 }
 
 // A job is an interval job whose handler records its run in the table runs.
@@ -38,6 +40,19 @@ type job struct {
 	Hold  time.Duration // how long the handler takes
 	// Timeout defaults to defaultTimeout.
 	Timeout time.Duration
+	// Count makes so many jobs of it, whose names begin with Name. 0 means one, of that name.
+	Count int
+}
+
+func (j job) names() []string {
+	if j.Count == 0 {
+		return []string{j.Name}
+	}
+	names := make([]string, j.Count)
+	for i := range names {
+		names[i] = fmt.Sprintf("%s-%05d", j.Name, i)
+	}
+	return names
 }
 
 func (j job) timeout() time.Duration {
@@ -49,8 +64,10 @@ func (j job) timeout() time.Duration {
 
 const (
 	defaultTimeout = 5 * time.Second
-	rescueAfter    = time.Second
+	deadAfter      = 10 * time.Second
 	retryDelay     = time.Second
+	// rescueWithin is how long after the death of a process another has run its job at the latest.
+	rescueWithin = deadAfter + 10*time.Second
 )
 
 // startRetry is the pace of starts that fail because there is no database, as a
@@ -107,17 +124,18 @@ func runChild(encoded string) (exitCode int) {
 }
 
 func startEverytick(ctx context.Context, pool *pgxpool.Pool, cfg childConfig, log *slog.Logger) (shutdown func(context.Context) error, err error) {
-	s, err := newScheduler(pool, cfg.Jobs, log)
+	s, err := newScheduler(pool, cfg.Jobs, log, cfg.Retention)
 	if err != nil {
 		return nil, err
 	}
 	return s.Shutdown, s.Start(ctx)
 }
 
-func newScheduler(pool *pgxpool.Pool, all []job, log *slog.Logger) (*river.Scheduler, error) {
+func newScheduler(pool *pgxpool.Pool, all []job, log *slog.Logger, retention time.Duration) (*river.Scheduler, error) {
 	s, err := river.New(pool, &river.Config{
-		Logger:      log,
-		RescueAfter: rescueAfter,
+		Logger:    log,
+		DeadAfter: deadAfter,
+		Retention: retention,
 	})
 	if err != nil {
 		return nil, err
@@ -127,15 +145,17 @@ func newScheduler(pool *pgxpool.Pool, all []job, log *slog.Logger) (*river.Sched
 		if j.All {
 			policy = jobs.All
 		}
-		err := s.RegisterInterval(j.Name, j.Every, func(ctx context.Context, run *jobs.Job) error {
-			id, err := strconv.ParseInt(run.ID, 10, 64)
+		for _, name := range j.names() {
+			err := s.RegisterInterval(name, j.Every, func(ctx context.Context, run *jobs.Job) error {
+				id, err := strconv.ParseInt(run.ID, 10, 64)
+				if err != nil {
+					return jobs.Permanent(err)
+				}
+				return j.run(ctx, run.DB, record{job: id, name: name, tick: run.Tick, missed: run.Missed, attempt: run.Attempt})
+			}, jobs.CatchUp(policy), jobs.Timeout(j.timeout()), jobs.RetryDelay(retryDelay))
 			if err != nil {
-				return jobs.Permanent(err)
+				return nil, err
 			}
-			return j.run(ctx, run.DB, id, run.Tick, run.Attempt)
-		}, jobs.CatchUp(policy), jobs.Timeout(j.timeout()), jobs.RetryDelay(retryDelay))
-		if err != nil {
-			return nil, err
 		}
 	}
 	return s, nil
@@ -155,7 +175,7 @@ type nativeWorker struct {
 
 // Work implements [riverqueue.Worker].
 func (w *nativeWorker) Work(ctx context.Context, run *riverqueue.Job[nativeArgs]) error {
-	return w.job.run(ctx, w.pool, run.ID, run.ScheduledAt, run.Attempt)
+	return w.job.run(ctx, w.pool, record{job: run.ID, name: w.job.Name, tick: run.ScheduledAt, attempt: run.Attempt})
 }
 
 // Timeout implements [riverqueue.Worker].
@@ -181,7 +201,7 @@ func startNative(ctx context.Context, pool *pgxpool.Pool, cfg childConfig, log *
 		c.PeriodicJobs = append(c.PeriodicJobs, riverqueue.NewPeriodicJob(riverqueue.PeriodicInterval(j.Every),
 			func() (riverqueue.JobArgs, *riverqueue.InsertOpts) { return nativeArgs{kind: j.Name}, nil }, nil))
 		c.JobTimeout = max(c.JobTimeout, j.timeout())
-		c.RescueStuckJobsAfter = c.JobTimeout + rescueAfter
+		c.RescueStuckJobsAfter = c.JobTimeout + time.Second
 	}
 	client, err := riverqueue.NewClient(riverpgxv5.New(pool), c)
 	if err != nil {
@@ -190,11 +210,20 @@ func startNative(ctx context.Context, pool *pgxpool.Pool, cfg childConfig, log *
 	return client.Stop, client.Start(context.WithoutCancel(ctx))
 }
 
+// A record is an attempt as its handler records it.
+type record struct {
+	job     int64
+	name    string
+	tick    time.Time
+	missed  int
+	attempt int
+}
+
 // run is the handler. The time is the database's, asked by name and not by a
 // column's default so that a test can put its clock wrong.
-func (j job) run(ctx context.Context, db jobs.DB, id int64, tick time.Time, attempt int) error {
-	_, err := db.Exec(ctx, `INSERT INTO runs (job, name, tick, started, pid, attempt) VALUES ($1, $2, $3, clock_timestamp(), $4, $5)`,
-		id, j.Name, tick, os.Getpid(), attempt)
+func (j job) run(ctx context.Context, db jobs.DB, r record) error {
+	_, err := db.Exec(ctx, `INSERT INTO runs (job, name, tick, missed, started, pid, attempt) VALUES ($1, $2, $3, $4, clock_timestamp(), $5, $6)`,
+		r.job, r.name, r.tick, r.missed, os.Getpid(), r.attempt)
 	if err != nil || j.Hold == 0 {
 		return err
 	}

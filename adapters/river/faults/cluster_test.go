@@ -34,6 +34,8 @@ type cluster struct {
 	proxied  bool              // each node has a network of its own to lose
 	provider string
 	ahead    time.Duration // what the database's clock is ahead of the processes'
+	// retention is that of the processes' schedulers; 0 means the default.
+	retention time.Duration
 
 	mu    sync.Mutex
 	nodes []*node
@@ -111,7 +113,7 @@ func (c *cluster) spawn(all []job, p *proxy) *node {
 	}
 	url, err := c.server.urlOf(c.database, params)
 	require.NoError(c.t, err)
-	cfg, err := json.Marshal(childConfig{Provider: c.provider, ID: n.id, URL: url, Jobs: all})
+	cfg, err := json.Marshal(childConfig{Provider: c.provider, ID: n.id, URL: url, Jobs: all, Retention: c.retention})
 	require.NoError(c.t, err)
 	n.log = filepath.Join(c.t.TempDir(), n.id+".log")
 	log, err := os.Create(n.log)

@@ -36,9 +36,9 @@ type moment int
 
 const (
 	otherMoments moment = iota // no hook is asked
-	storing                    // a statement that stores ticks, and commits by itself
-	storingInTx                // one that waits for COMMIT
-	committing                 // that COMMIT
+	advancing                  // the UPDATE that advances schedules
+	inserting                  // the INSERT of their ticks, in the same transaction
+	committing                 // its COMMIT
 	otherCommit                // COMMIT of any other transaction
 )
 
@@ -58,15 +58,16 @@ var (
 	commitMessage   = []byte("Q\x00\x00\x00\x0bcommit\x00")
 	rollbackMessage = []byte("Q\x00\x00\x00\x0drollback\x00")
 	// A statement is prepared under a name, by which it is meant from then on.
-	prepareInsert = regexp.MustCompile(`(stmtcache_[0-9a-f]+)\x00[^\x00]*INSERT INTO [^\x00]*river_job\(`)
+	prepareAdvance = regexp.MustCompile(`(stmtcache_[0-9a-f]+)\x00[^\x00]*UPDATE [^\x00]*everytick_schedule AS s SET\s+next_tick`)
+	prepareInsert  = regexp.MustCompile(`(stmtcache_[0-9a-f]+)\x00[^\x00]*INSERT INTO [^\x00]*river_job\(`)
 )
 
 // link is one connection through the proxy.
 type link struct {
 	client, server net.Conn
 	// These are of the goroutine that reads from the client; see momentOf.
-	inTx, stores bool
-	inserts      [][]byte // names of statements
+	advances         bool     // in the transaction that is open
+	updates, inserts [][]byte // names of statements
 
 	lost        bool // guarded by proxy.mu: its bytes are swallowed
 	cutAtAnswer bool // likewise: it breaks instead of passing on the next answer
@@ -196,28 +197,30 @@ func (p *proxy) fromClient(l *link, chunk []byte) (pass bool) {
 func (p *proxy) momentOf(l *link, chunk []byte) moment {
 	contains := func(part []byte) bool { return bytes.Contains(chunk, part) }
 	switch {
-	case contains(beginMessage):
-		l.inTx, l.stores = true, false
-	case contains(rollbackMessage):
-		l.inTx = false
+	case contains(beginMessage), contains(rollbackMessage):
+		l.advances = false
 	case contains(commitMessage):
-		l.inTx = false
-		if l.stores {
+		if l.advances {
+			l.advances = false
 			return committing
 		}
 		return otherCommit
 	}
+	if m := prepareAdvance.FindSubmatch(chunk); m != nil {
+		l.updates = append(l.updates, bytes.Clone(m[1]))
+	}
 	if m := prepareInsert.FindSubmatch(chunk); m != nil {
 		l.inserts = append(l.inserts, bytes.Clone(m[1]))
 	}
-	if !slices.ContainsFunc(l.inserts, contains) || !slices.ContainsFunc(p.jobs, contains) {
-		return otherMoments
+	switch {
+	case !slices.ContainsFunc(p.jobs, contains):
+	case slices.ContainsFunc(l.updates, contains):
+		l.advances = true
+		return advancing
+	case l.advances && slices.ContainsFunc(l.inserts, contains):
+		return inserting
 	}
-	if !l.inTx {
-		return storing
-	}
-	l.stores = true
-	return storingInTx
+	return otherMoments
 }
 
 func (p *proxy) fromServer(l *link, _ []byte) (pass bool) {

@@ -16,16 +16,17 @@ import (
 const lateAfter = time.Second
 
 // An outcome is what became of the ticks of one job during a fault, as the
-// database tells it.
+// database tells it. A run stands for its own tick and for the earlier ones that it
+// counts as missed: it is as late as for the first of them.
 type outcome struct {
 	fault    string
 	every    time.Duration
 	expected int // ticks of the grid
-	enqueued int // ticks that have a row
-	lost     int // ticks without a row, or with one that never ran
-	doubled  int // rows or first attempts more than ticks
-	late     int // ticks that started later than lateAfter
-	stoodFor int // ticks without a row that a late one says it stands for
+	enqueued int // ticks that have a row, or a run whose row is gone
+	lost     int // ticks that have no run of their own
+	doubled  int // rows, first attempts, and runs that stand for a tick, more than ticks
+	late     int // runs that started later than lateAfter
+	stoodFor int // ticks without a run of their own that another says it stands for
 	latest   time.Duration
 }
 
@@ -39,22 +40,26 @@ func (c *cluster) measure(j job, from, to time.Time) outcome {
 	var latest float64
 	err := c.pool.QueryRow(c.t.Context(), `
 		WITH due AS (
-			SELECT to_timestamp(n * $4::float8) AS tick
-			FROM generate_series(ceil(extract(epoch FROM $2::timestamptz) / $4)::bigint,
+			SELECT name, to_timestamp(n * $4::float8) AS tick
+			FROM unnest($1::text[]) AS name, generate_series(ceil(extract(epoch FROM $2::timestamptz) / $4)::bigint,
 				ceil(extract(epoch FROM $3::timestamptz) / $4)::bigint - 1) AS n
 		), stored AS (
-			SELECT (args->>'tick')::timestamptz AS tick, count(*) - 1 AS doubled,
-				sum((metadata->>'everytick_missed')::int) AS missed
-			FROM river.river_job WHERE kind = $1 AND metadata ? 'everytick_tick' GROUP BY 1
+			SELECT name, tick, count(*) - 1 AS doubled FROM ticks WHERE name = ANY ($1) GROUP BY name, tick
 		), ran AS (
-			SELECT tick, min(started) - tick AS late, count(*) - count(DISTINCT attempt) AS doubled
-			FROM runs WHERE name = $1 GROUP BY tick
+			SELECT name, tick, max(missed) AS missed, min(started) - tick + max(missed) * make_interval(secs => $4) AS late,
+				count(*) - count(DISTINCT attempt) AS doubled
+			FROM runs WHERE name = ANY ($1) GROUP BY name, tick
+		), told AS (
+			SELECT name, tick - n * make_interval(secs => $4) AS tick, count(*) AS times
+			FROM ran, generate_series(1, missed) AS n GROUP BY 1, 2
 		)
-		SELECT count(*), count(stored), count(*) FILTER (WHERE stored IS NULL OR ran IS NULL),
-			coalesce(sum(stored.doubled), 0) + coalesce(sum(ran.doubled), 0),
-			count(*) FILTER (WHERE late > make_interval(secs => $5)), coalesce(sum(missed), 0), coalesce(extract(epoch FROM max(late)), 0)::float8
-		FROM due LEFT JOIN stored USING (tick) LEFT JOIN ran USING (tick)`,
-		j.Name, from, to, j.Every.Seconds(), lateAfter.Seconds()).
+		SELECT count(*), count(*) FILTER (WHERE stored IS NOT NULL OR ran IS NOT NULL), count(*) FILTER (WHERE ran IS NULL),
+			coalesce(sum(stored.doubled), 0) + coalesce(sum(ran.doubled), 0)
+				+ coalesce(sum(greatest(0, times - CASE WHEN ran IS NULL THEN 1 ELSE 0 END)), 0),
+			count(*) FILTER (WHERE late > make_interval(secs => $5)), count(*) FILTER (WHERE ran IS NULL AND told IS NOT NULL),
+			coalesce(extract(epoch FROM max(late)), 0)::float8
+		FROM due LEFT JOIN stored USING (name, tick) LEFT JOIN ran USING (name, tick) LEFT JOIN told USING (name, tick)`,
+		j.names(), from, to, j.Every.Seconds(), lateAfter.Seconds()).
 		Scan(&o.expected, &o.enqueued, &o.lost, &o.doubled, &o.late, &o.stoodFor, &latest)
 	require.NoError(c.t, err)
 	o.latest = time.Duration(latest * float64(time.Second))
@@ -114,10 +119,14 @@ func (c *cluster) measureNative(j job, from, to time.Time) outcome {
 // the runs that a dead process left to be rescued.
 func (c *cluster) settle(to time.Time) {
 	c.t.Helper()
-	const unfinished = `SELECT count(*) FROM river.river_job WHERE finalized_at IS NULL
-		AND CASE WHEN metadata ? 'everytick_tick' THEN (args->>'tick')::timestamptz ELSE scheduled_at + $2::interval END < $1`
+	unfinished := `SELECT (SELECT count(*) FROM river.everytick_schedule WHERE next_tick < $1)
+		+ (SELECT count(*) FROM ticks WHERE finalized_at IS NULL AND tick < $1)`
+	if c.provider == native {
+		unfinished = `SELECT count(*) FROM river.river_job WHERE finalized_at IS NULL AND scheduled_at < $1`
+		to = to.Add(-c.ahead) // by the processes' clocks
+	}
 	until(c.t, 2*time.Minute, "done with all ticks that are due", func() bool {
-		return scalar[int](c.t, c.pool, unfinished, to, c.ahead) == 0
+		return scalar[int](c.t, c.pool, unfinished, to) == 0
 	})
 }
 
@@ -127,14 +136,12 @@ func (c *cluster) requireNoneDoubled() {
 	if c.provider == native {
 		return
 	}
-	require.Zero(c.t, scalar[int](c.t, c.pool, `SELECT count(*) FROM (SELECT FROM river.river_job
-		WHERE metadata ? 'everytick_tick' GROUP BY kind, (args->>'tick')::timestamptz HAVING count(*) > 1) AS doubled`),
+	require.Zero(c.t, scalar[int](c.t, c.pool, `SELECT count(*) FROM (SELECT FROM ticks GROUP BY name, tick HAVING count(*) > 1) AS doubled`),
 		"a (name, tick) has one row")
 	require.Zero(c.t, scalar[int](c.t, c.pool, `SELECT count(*) FROM (SELECT FROM runs
 		GROUP BY name, tick, attempt HAVING count(*) > 1) AS doubled`),
 		"an attempt at a tick is made once")
-	require.Zero(c.t, scalar[int](c.t, c.pool, `SELECT count(*) FROM (SELECT FROM river.river_job
-		WHERE metadata ? 'everytick_tick' AND (args->>'tick')::timestamptz <> date_trunc('second', (args->>'tick')::timestamptz)) AS off`),
+	require.Zero(c.t, scalar[int](c.t, c.pool, `SELECT count(*) FROM ticks WHERE tick <> date_trunc('second', tick)`),
 		"ticks are on the grid")
 }
 

@@ -26,23 +26,30 @@ import (
 // committed must still be there after it was killed.
 type server struct {
 	*devdb.DB
-	count atomic.Int32
+	count    atomic.Int32
+	fakeTime string // the file that sets its clock, see newFakeTimeServer
 }
 
 // template is the database that the others are copied from.
 const template = "faults_template"
 
+// The view ticks alone knows where in River's table a tick is.
+//
 // The clock of a database: with the schema first in the search path, now() is its
 // function instead of Postgres's own. So the database's clock is put wrong rather
 // than the processes', for all that River asks of either, and it can be put
 // forward where days would have to pass.
 const templateSQL = `
 CREATE TABLE public.runs (
-	job bigint NOT NULL, name text NOT NULL, tick timestamptz NOT NULL,
+	job bigint NOT NULL, name text NOT NULL, tick timestamptz NOT NULL, missed int NOT NULL,
 	started timestamptz NOT NULL, pid int NOT NULL, attempt int NOT NULL
 );
 CREATE INDEX ON public.runs (name, tick);
 CREATE INDEX ON public.runs (job);
+CREATE VIEW public.ticks AS
+	SELECT id AS job, kind AS name, (metadata->>'everytick_tick')::timestamptz AS tick,
+		coalesce((metadata->>'everytick_missed')::int, 0) AS missed, state, finalized_at
+	FROM river.river_job WHERE metadata ? 'everytick_tick';
 CREATE SCHEMA clock;
 CREATE TABLE clock.ahead (by interval NOT NULL);
 INSERT INTO clock.ahead VALUES ('0');

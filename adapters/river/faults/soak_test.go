@@ -24,7 +24,7 @@ type soak struct {
 	serverUp  bool
 	recovery  []recovery // the ends of faults that last
 	outages   []outage
-	deleted   map[string]bool // "name tick" of rows that were deleted before they ran
+	deleted   map[string]bool // "name tick" of jobs that were deleted before they had run
 	faultSeen map[string]int
 }
 
@@ -98,9 +98,8 @@ func TestSoak(t *testing.T) {
 	s.requireNoneDoubled()
 	for _, j := range s.jobs {
 		s.requireExplained(j, from, to)
-		require.Positive(t, scalar[int](t, s.pool, `SELECT count(*) FROM river.river_job
-			WHERE kind = $1 AND state IN ('available', 'scheduled') AND (args->>'tick')::timestamptz > now() - interval '1 second'`, j.Name),
-			"%s has a live successor", j.Name)
+		require.Positive(t, scalar[int](t, s.pool, `SELECT count(*) FROM river.everytick_schedule
+			WHERE name = $1 AND next_tick > now() - interval '1 second'`, j.Name), "%s goes on", j.Name)
 	}
 }
 
@@ -148,7 +147,7 @@ func (s *soak) oneFault() {
 			func() { s.terminate(up[0]) }, func() { s.freeze(up[0]) }, func() { s.darken(up[0]) }, func() { s.cut(up[0]) })
 	}
 	if s.serverUp {
-		possible = append(possible, s.restartPostgres, s.takePostgresAway, s.deleteRow, s.resign)
+		possible = append(possible, s.restartPostgres, s.takePostgresAway, s.deleteSchedule, s.truncate, s.resign)
 	}
 	if len(possible) > 0 {
 		possible[s.random.IntN(len(possible))]()
@@ -228,7 +227,7 @@ func (s *soak) cut(slot *slot) {
 	chance := rand.New(rand.NewPCG(s.random.Uint64(), 0))
 	fates := []fate{cut, passes, passes, answerLost, passes}
 	slot.network.setHook(func(at moment) fate {
-		if at == storingInTx {
+		if at != committing && at != otherCommit {
 			return passes
 		}
 		return fates[chance.IntN(len(fates))]
@@ -259,18 +258,38 @@ func (s *soak) takePostgresAway() {
 	})
 }
 
-func (s *soak) deleteRow() {
+func (s *soak) deleteSchedule() {
 	name := s.jobs[s.random.IntN(len(s.jobs))].Name
-	ended := s.begin("live row deleted", name)
-	defer ended()
-	rows, err := s.pool.Query(s.t.Context(), `DELETE FROM river.river_job
-		WHERE kind = $1 AND state IN ('available', 'scheduled') RETURNING (args->>'tick')::timestamptz`, name)
+	defer s.begin("schedule deleted", name)()
+	execSQL(s.t, s.pool, `DELETE FROM river.everytick_schedule WHERE name = $1`, name)
+}
+
+// truncate deletes all jobs, of which some may not have run yet.
+func (s *soak) truncate() {
+	defer s.begin("jobs truncated", "")()
+	err := pgx.BeginFunc(s.t.Context(), s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(s.t.Context(), `LOCK TABLE river.river_job`); err != nil {
+			return err
+		}
+		rows, err := tx.Query(s.t.Context(), `SELECT name, tick FROM ticks WHERE finalized_at IS NULL`)
+		if err != nil {
+			return err
+		}
+		var (
+			name string
+			tick time.Time
+		)
+		_, err = pgx.ForEachRow(rows, []any{&name, &tick}, func() error {
+			s.deleted[name+" "+tick.UTC().String()] = true
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(s.t.Context(), `TRUNCATE river.river_job`)
+		return err
+	})
 	require.NoError(s.t, err)
-	ticks, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
-	require.NoError(s.t, err)
-	for _, tick := range ticks {
-		s.deleted[name+" "+tick.UTC().String()] = true
-	}
 }
 
 func (s *soak) resign() {
@@ -302,63 +321,55 @@ func (s *soak) awaitCalm() time.Time {
 	return to
 }
 
-// requireExplained asks of each tick that is missing, and of each late run, which
-// fault it is due to; and of each gap for the late run that stands for it.
+// requireExplained asks of each tick without a run of its own which run stands for
+// it, and of it and of each late run which fault it is due to.
 func (s *soak) requireExplained(j job, from, to time.Time) {
 	s.t.Helper()
 	rows, err := s.pool.Query(s.t.Context(), `
-		SELECT due, min(started), max(started)
-		FROM (SELECT id, (args->>'tick')::timestamptz AS due FROM river.river_job WHERE kind = $1) AS stored LEFT JOIN runs ON job = id
-		WHERE due >= $2 AND due < $3 GROUP BY due ORDER BY due`, j.Name, from, to)
+		SELECT due, run.tick = due, run.started
+		FROM (
+			SELECT to_timestamp(n * $4::float8) AS due
+			FROM generate_series(ceil(extract(epoch FROM $2::timestamptz) / $4)::bigint,
+				ceil(extract(epoch FROM $3::timestamptz) / $4)::bigint - 1) AS n
+		) AS due LEFT JOIN LATERAL (
+			SELECT tick, started FROM runs
+			WHERE name = $1 AND tick >= due AND tick - missed * make_interval(secs => $4) <= due
+			ORDER BY started LIMIT 1
+		) AS run ON true ORDER BY due`, j.Name, from, to, j.Every.Seconds())
 	require.NoError(s.t, err)
 	var (
-		tick, prev      time.Time
-		first, last     *time.Time
-		prevLast        time.Time
-		problems        []string
-		gaps, lateRuns  int
-		worst           time.Duration
-		complain        = func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-		formatTick      = func(t time.Time) string { return t.UTC().Format("15:04:05") }
-		onlyDeletedOnes = func(from, to time.Time) bool {
-			for t := from.Add(j.Every); t.Before(to); t = t.Add(j.Every) {
-				if !s.deleted[j.Name+" "+t.UTC().String()] {
-					return false
-				}
-			}
-			return true
+		tick     time.Time
+		own      *bool
+		started  *time.Time
+		problems []string
+		told     int
+		worst    time.Duration
+		complain = func(format string, args ...any) {
+			problems = append(problems, "tick "+tick.UTC().Format("15:04:05")+" "+fmt.Sprintf(format, args...))
 		}
 	)
-	_, err = pgx.ForEachRow(rows, []any{&tick, &first, &last}, func() error {
-		if first == nil {
-			complain("tick %s never ran", formatTick(tick))
+	_, err = pgx.ForEachRow(rows, []any{&tick, &own, &started}, func() error {
+		if started == nil {
+			if !s.deleted[j.Name+" "+tick.UTC().String()] {
+				complain("never ran, and no run stands for it")
+			}
 			return nil
 		}
-		if late := first.Sub(tick); late > lateAfter {
-			lateRuns++
-			worst = max(worst, late)
-			if !s.faultBetween(tick, *first) {
-				complain("tick %s ran %s late, without a fault", formatTick(tick), late)
+		if !*own {
+			told++
+			if j.All {
+				complain("has no run of its own in spite of CatchUp(All)")
 			}
 		}
-		if !prev.IsZero() && tick.Sub(prev) > j.Every {
-			gaps++
-			switch {
-			case !s.faultBetween(prev, tick):
-				complain("ticks between %s and %s are missing, without a fault", formatTick(prev), formatTick(tick))
-			case onlyDeletedOnes(prev, tick):
-			case j.All:
-				complain("ticks between %s and %s are missing in spite of CatchUp(All)", formatTick(prev), formatTick(tick))
-			case prevLast.Before(prev.Add(j.Every)):
-				complain("ticks between %s and %s are missing, and that of %s did not run late for them",
-					formatTick(prev), formatTick(tick), formatTick(prev))
-			}
+		late := started.Sub(tick)
+		worst = max(worst, late)
+		if late > lateAfter && !s.faultBetween(tick, *started) {
+			complain("ran %s late, without a fault", late)
 		}
-		prev, prevLast = tick, *last
 		return nil
 	})
 	require.NoError(s.t, err)
-	s.t.Logf("%s: %d gaps, %d late runs, latest %s", j.Name, gaps, lateRuns, worst)
+	s.t.Logf("%s: %d ticks without a run of their own, latest %s", j.Name, told, worst)
 	if len(problems) > 0 {
 		s.t.Errorf("%s:\n%s", j.Name, strings.Join(problems, "\n"))
 	}

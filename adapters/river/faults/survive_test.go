@@ -37,6 +37,7 @@ const rowsHeld = 8 * time.Second
 // loseAdvance loses a process just as it sends what comes after the UPDATE of an
 // advance: the INSERT, or the COMMIT.
 func loseAdvance(c *cluster, at moment, how loss, every time.Duration) {
+	c.awaitPhase(every, every/2)
 	lost := make(chan *node, 1)
 	var once sync.Once
 	for _, n := range c.living() {
@@ -113,8 +114,8 @@ func truncateJobs(c *cluster, options string) {
 // know IDs that are those of other jobs from then on.
 func truncateAndReuse(c *cluster) {
 	truncateJobs(c, "RESTART IDENTITY")
-	execSQL(c.t, c.pool, `INSERT INTO river.river_job (id, kind, max_attempts, state)
-		SELECT last_job_id, 'nobodys.job', 1, 'available' FROM river.everytick_schedule`)
+	execSQL(c.t, c.pool, `INSERT INTO river.river_job (id, args, kind, max_attempts, state)
+		SELECT last_job_id, '{}', 'nobodys.job', 1, 'available' FROM river.everytick_schedule WHERE last_job_id IS NOT NULL`)
 	execSQL(c.t, c.pool, `SELECT setval('river.river_job_id_seq', (SELECT max(id) FROM river.river_job))`)
 }
 
@@ -444,14 +445,11 @@ func longOutage(t *testing.T, fault string) []outcome {
 func wokenLate(t *testing.T, fault string) []outcome {
 	c := newCluster(t, sharedServer(t), false)
 	// The first attempt ends as it is woken, by success or by its timeout.
-	var all []job
-	for round := range 4 {
-		all = append(all, job{Name: fmt.Sprintf("tick.held-%d", round), Every: 10 * time.Minute, Hold: 5 * time.Second, Timeout: 6 * time.Second})
-	}
+	j := job{Name: "tick.held", Every: 20 * time.Second, Hold: 5 * time.Second, Timeout: 6 * time.Second}
 	for range processesPerService {
-		c.launch(all)
+		c.launch([]job{j})
 	}
-	from := c.nextTick(all[0].Name).Add(-all[0].Every)
+	from := c.now()
 	type row struct {
 		State     string
 		Attempt   int
@@ -466,8 +464,7 @@ func wokenLate(t *testing.T, fault string) []outcome {
 		require.NoError(t, err)
 		return r
 	}
-	for round, j := range all {
-		c.dueNow(j)
+	for round := range 4 {
 		id, _, victim := c.awaitRun(j.Name, anyNode)
 		victim.freeze()
 		c.requireRunAgain(id, c.now())
@@ -490,6 +487,10 @@ func wokenLate(t *testing.T, fault string) []outcome {
 		require.Equal(t, 1, stored.Errors)
 		require.Equal(t, 2, scalar[int](t, c.pool, `SELECT count(*) FROM runs WHERE job = $1`, id), "there is no third run")
 	}
+	to := c.now()
+	c.settle(to)
 	c.requireNoneDoubled()
-	return []outcome{c.outcomeOf(fault, all[0], from, from.Add(time.Second))}
+	o := c.outcomeOf(fault, j, from, to)
+	require.Zero(t, o.lost, o.String())
+	return []outcome{o}
 }

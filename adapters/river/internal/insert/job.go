@@ -28,6 +28,8 @@ type Job struct {
 	Metadata []byte
 	// Due is when the job is due; zero means now, by the database's clock.
 	Due time.Time
+	// Passed says that Due has passed by the database's clock, whatever ours says.
+	Passed bool
 	// UniqueKey is the row's, held while the job has a run before it or in progress. nil means none.
 	UniqueKey []byte
 	// ID is the row's. It is set once the job is inserted, unless it was drawn before.
@@ -112,7 +114,7 @@ func (h *Hook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams) erro
 	switch {
 	case p.ScheduledAt == nil:
 		p.ScheduledAt = now
-	case p.State == rivertype.JobStateScheduled && p.ScheduledAt.Sub(h.Clock.Estimate()) <= dueSoon:
+	case p.State == rivertype.JobStateScheduled && (ours && a.job.Passed || p.ScheduledAt.Sub(h.Clock.Estimate()) <= dueSoon):
 		p.State = rivertype.JobStateAvailable
 	}
 	if !ours {

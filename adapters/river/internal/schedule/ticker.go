@@ -436,7 +436,7 @@ func jobOf(r Registration, p plan, id int64) *insert.Job {
 	metadata, _ := json.Marshal(TickMeta{store.FormatTick(p.Tick), p.Missed}) // of a string and a number
 	return &insert.Job{
 		Kind: r.Name, Queue: r.Queue, Priority: r.Priority, MaxAttempts: r.MaxAttempts,
-		Data: p.row.Data, Metadata: metadata, Due: p.Tick, ID: id,
+		Data: p.row.Data, Metadata: metadata, Due: p.Tick, Passed: true, ID: id,
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/river/internal/dbclock"
 	"github.com/everytick/everytick/adapters/river/internal/insert"
+	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
@@ -499,7 +500,7 @@ func (t *Ticker) register(ctx context.Context, starting bool) error {
 		if err != nil {
 			return err
 		}
-		claims, err := t.claims(ctx, rows, t.cfg.Clock.Estimate(), false)
+		claims, err := t.claims(ctx, t.cfg.Pool, rows, t.cfg.Clock.Estimate(), false)
 		if err != nil || len(claims) == 0 {
 			return err
 		}
@@ -516,7 +517,7 @@ func (t *Ticker) register(ctx context.Context, starting bool) error {
 		if err != nil {
 			return err
 		}
-		claims, err := t.claims(ctx, rows, now, starting)
+		claims, err := t.claims(ctx, tx, rows, now, starting)
 		if err != nil || len(claims) == 0 {
 			return err
 		}
@@ -526,8 +527,11 @@ func (t *Ticker) register(ctx context.Context, starting bool) error {
 }
 
 // claims returns the rows to write.
-func (t *Ticker) claims(ctx context.Context, rows []store.Claim, now time.Time, starting bool) (claims []store.Claim, err error) {
-	_, live := t.cfg.Live()
+func (t *Ticker) claims(ctx context.Context, db store.DB, rows []store.Claim, now time.Time, starting bool) (claims []store.Claim, err error) {
+	live, err := t.live(ctx, db, rows)
+	if err != nil {
+		return nil, err
+	}
 	byName := make(map[string]*store.Claim, len(rows))
 	for i := range rows {
 		byName[rows[i].Name] = &rows[i]
@@ -537,7 +541,7 @@ func (t *Ticker) claims(ctx context.Context, rows []store.Claim, now time.Time, 
 		next := func() time.Time { return provider.Next(e.Schedule, now) }
 		if row == nil && !e.known.IsZero() {
 			// The row was deleted. The tick that it had next may have passed since.
-			inserted, err := t.cfg.Store.HasTick(ctx, t.cfg.Pool, name, e.known)
+			inserted, err := t.cfg.Store.HasTick(ctx, db, name, e.known)
 			if err != nil {
 				return nil, err
 			}
@@ -556,6 +560,20 @@ func (t *Ticker) claims(ctx context.Context, rows []store.Claim, now time.Time, 
 		}
 	}
 	return claims, nil
+}
+
+// live returns the registrations of the processes that live. A process that has just started has a heartbeat that
+// this one may not have seen yet.
+func (t *Ticker) live(ctx context.Context, db store.DB, rows []store.Claim) (map[string]bool, error) {
+	_, live := t.cfg.Live()
+	if !slices.ContainsFunc(rows, func(row store.Claim) bool { return row.By != t.cfg.Hash && !live[row.By] }) {
+		return live, nil
+	}
+	recent, err := t.cfg.Store.RecentRegistrations(ctx, db, process.MinDeadAfter)
+	for _, registrations := range recent {
+		live[registrations] = true
+	}
+	return live, err
 }
 
 // upcoming is a heap with the entry that is looked at first on top. Those without a tick come last.

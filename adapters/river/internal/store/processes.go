@@ -47,6 +47,11 @@ func (s *Store) CountLiveProcesses(ctx context.Context, db DB, within time.Durat
 	return one[int](ctx, s, db, "CountLiveProcesses", within.Seconds())
 }
 
+// RecentRegistrations returns the registrations of the processes that have not stopped and were seen within that time.
+func (s *Store) RecentRegistrations(ctx context.Context, db DB, within time.Duration) ([]string, error) {
+	return collect(ctx, s, db, "RecentRegistrations", pgx.RowTo[string], within.Seconds())
+}
+
 // EndProcess stores that a process has stopped.
 func (s *Store) EndProcess(ctx context.Context, db DB, id string) error {
 	_, err := s.exec(ctx, db, "EndProcess", id)

@@ -11,6 +11,9 @@ SELECT id, beat, registrations, clock_timestamp() FROM {{schema}}.everytick_proc
 -- name: CountLiveProcesses
 SELECT count(*) FROM {{schema}}.everytick_process WHERE beat > 0 AND seen_at > now() - $1::float8 * interval '1 second'
 
+-- name: RecentRegistrations
+SELECT DISTINCT registrations FROM {{schema}}.everytick_process WHERE beat > 0 AND seen_at > now() - $1::float8 * interval '1 second'
+
 -- A process that has stopped is dead at once. Its row stays for a while: what it may have left running is known
 -- by that.
 -- name: EndProcess

@@ -3,7 +3,7 @@
 -- piece: is_due
 s.next_tick <= now() AND NOT EXISTS (SELECT FROM {{schema}}.everytick_pause AS p WHERE p.name = s.name)
 	AND (s.name = ANY ($2) OR NOT EXISTS (
-		SELECT FROM {{schema}}.river_job WHERE id = s.last_job_id AND {{progress}} = 1
+		SELECT FROM {{schema}}.river_job WHERE id = s.last_job_id AND kind = s.name AND {{progress}} = 1
 	))
 
 -- How far the job of a tick has come; see provider.Progress. A retry, a rescued, a snoozed or a hand-retried
@@ -58,9 +58,9 @@ s.name, s.next_tick,
 
 -- piece: with_jobs
 LEFT JOIN LATERAL (
-	SELECT {{state}} AS state, {{progress}} AS progress, scheduled_at FROM {{schema}}.river_job WHERE id = s.last_job_id
+	SELECT {{state}} AS state, {{progress}} AS progress, scheduled_at FROM {{schema}}.river_job WHERE id = s.last_job_id AND kind = s.name
 ) AS last ON true
-LEFT JOIN LATERAL (SELECT {{state}} AS state FROM {{schema}}.river_job WHERE id = s.prev_job_id) AS prev ON true
+LEFT JOIN LATERAL (SELECT {{state}} AS state FROM {{schema}}.river_job WHERE id = s.prev_job_id AND kind = s.name) AS prev ON true
 
 -- What is due of these, locked. A row that somebody else has locked or advanced is left out.
 -- name: LockDue

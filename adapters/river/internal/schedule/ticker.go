@@ -95,6 +95,7 @@ type Ticker struct {
 	// What follows belongs to the goroutine that looks.
 	upcoming upcoming
 	floor    time.Time
+	left     bool // something that was due could not be advanced
 	lag      time.Duration
 	logged   map[string]time.Time // when it was last said that a tick could not be inserted
 
@@ -205,15 +206,18 @@ func jitter(d time.Duration) time.Duration { return d*9/10 + rand.N(d/5) }
 
 // next returns how long it takes until the next look at a tick.
 func (t *Ticker) next() time.Duration {
-	first := t.upcoming[0].at
-	if first.IsZero() {
-		return time.Hour // no tick is left
+	next := time.Hour // no tick is left
+	if first := t.upcoming[0].at; !first.IsZero() {
+		lag := t.lag
+		if time.Now().UnixNano() < t.prompt.Load() {
+			lag = 0
+		}
+		next = t.cfg.Clock.Until(first) + margin + lag
 	}
-	lag := t.lag
-	if time.Now().UnixNano() < t.prompt.Load() {
-		lag = 0
+	if t.left { // it is locked, or waits for a run
+		next = min(next, jitter(checkEvery))
 	}
-	return t.cfg.Clock.Until(first) + margin + lag
+	return next
 }
 
 // advanceDue advances what is due.
@@ -230,6 +234,7 @@ func (t *Ticker) advanceDue(ctx context.Context) {
 		t.cfg.Log.WarnContext(ctx, "ticks that are due could not be inserted; it is tried again within seconds", "error", err)
 	}
 	t.floor = t.nextFloor(due)
+	t.left = err != nil || slices.ContainsFunc(due, func(d store.Due) bool { return t.byName[d.Name].known.Equal(d.Next) })
 	for at := t.upcoming[0].at; !at.IsZero() && !at.After(now); at = t.upcoming[0].at {
 		t.upcoming[0].at = provider.Next(t.upcoming[0].Schedule, now)
 		heap.Fix(&t.upcoming, 0)

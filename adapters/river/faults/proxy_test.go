@@ -50,6 +50,7 @@ const (
 	cut             // the connection breaks before it arrives
 	answerLost      // the connection breaks once it was carried out, before the answer arrives
 	allLost         // the network goes dark with it: the server sees an open transaction and no client
+	nowhere         // it does not arrive, and nobody is told
 )
 
 // What pgx sends, in the simple protocol.
@@ -189,6 +190,8 @@ func (p *proxy) fromClient(l *link, chunk []byte) (pass bool) {
 	case allLost:
 		p.goDark()
 		return false
+	case nowhere:
+		return false
 	case passes:
 	}
 	return true
@@ -238,6 +241,15 @@ func (p *proxy) goDark() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dark = true
+	for l := range p.links {
+		l.lost = true
+	}
+}
+
+// forget loses all connections without a word, and lets new ones pass.
+func (p *proxy) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for l := range p.links {
 		l.lost = true
 	}

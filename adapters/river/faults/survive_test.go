@@ -28,11 +28,12 @@ const (
 	killed loss = iota
 	frozen      // and woken once another process may have its rows
 	cutOff      // half-open, and connected again by then
+	forgotten   // all connections of all processes half-open for good, while new ones pass
 )
 
 // rowsHeld is longer than the server holds the rows of a process that is frozen or cut
 // off in the middle of an advance.
-const rowsHeld = 8 * time.Second
+const rowsHeld = 14 * time.Second
 
 // loseAdvance loses a process just as it sends what comes after the UPDATE of an
 // advance: the INSERT, or the COMMIT.
@@ -54,6 +55,9 @@ func loseAdvance(c *cluster, at moment, how loss, every time.Duration) {
 					n.freeze()
 				case cutOff:
 					f = allLost
+				case forgotten:
+					forgetAll(c)
+					f = nowhere
 				}
 				lost <- n
 			})
@@ -79,6 +83,12 @@ func loseAdvance(c *cluster, at moment, how loss, every time.Duration) {
 	case cutOff:
 		pass(c.t, rowsHeld)
 		victim.proxy.reset()
+	}
+}
+
+func forgetAll(c *cluster) {
+	for _, n := range c.living() {
+		n.proxy.forget()
 	}
 }
 
@@ -348,7 +358,7 @@ func setClock(t *testing.T, fault string) []outcome {
 	var outcomes []outcome
 	from := c.now()
 	set(time.Hour)
-	pass(t, 15*time.Second)
+	pass(t, 18*time.Second)
 	to := c.now().Add(-lateAfter)
 	for _, j := range all {
 		o := c.outcomeOf(fault+": forward", j, from, to)
@@ -356,7 +366,7 @@ func setClock(t *testing.T, fault string) []outcome {
 		require.GreaterOrEqual(t, o.lost, int(time.Hour/j.Every)-2, o.String())
 		outcomes = append(outcomes, o)
 	}
-	onTime(c.now().Add(-10 * time.Second))
+	onTime(c.now().Add(-13 * time.Second))
 
 	runs := func() int { return scalar[int](t, c.pool, `SELECT count(*) FROM runs`) }
 	set(0)

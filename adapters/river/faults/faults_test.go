@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -325,6 +326,16 @@ func TestFaults(t *testing.T) {
 				// Just after a tick, in the middle, and just before it is due.
 				for _, phase := range []time.Duration{50 * time.Millisecond, 350 * time.Millisecond, 1500 * time.Millisecond, 3 * time.Second, 4900 * time.Millisecond} {
 					deleteSchedules(c, s5, phase)
+				}
+			},
+		},
+		{
+			// Faster than processes look that their rows are there.
+			fault: "schedule's row deleted, 40 times", services: every(time.Second), notNative: true, promise: allTold,
+			inject: func(c *cluster) {
+				for range 40 {
+					pass(c.t, 400*time.Millisecond+rand.N(900*time.Millisecond))
+					execSQL(c.t, c.pool, `DELETE FROM river.everytick_schedule`)
 				}
 			},
 		},

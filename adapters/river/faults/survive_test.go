@@ -25,10 +25,10 @@ import (
 type loss int
 
 const (
-	killed loss = iota
-	frozen      // and woken once another process may have its rows
-	cutOff      // half-open, and connected again by then
-	forgotten   // all connections of all processes half-open for good, while new ones pass
+	killed    loss = iota
+	frozen         // and woken once another process may have its rows
+	cutOff         // half-open, and connected again by then
+	forgotten      // all connections of all processes half-open for good, while new ones pass
 )
 
 // rowsHeld is longer than the server holds the rows of a process that is frozen or cut

@@ -545,13 +545,16 @@ func (t *Ticker) claims(ctx context.Context, db store.DB, rows []store.Claim, no
 		e, row := t.byName[name], byName[name]
 		next := func() time.Time { return provider.Next(e.Schedule, now) }
 		if row == nil && !e.known.IsZero() {
-			// The row was deleted. The tick that it had next may have passed since.
-			inserted, err := t.cfg.Store.HasTick(ctx, db, name, e.known)
+			// The row was deleted. Ticks may have been inserted since it was last seen, and may have passed since.
+			last, err := t.cfg.Store.LastTick(ctx, db, name)
 			if err != nil {
 				return nil, err
 			}
-			if !inserted {
-				next = func() time.Time { return e.known }
+			next = func() time.Time {
+				if last.Before(e.known) {
+					return e.known
+				}
+				return provider.Next(e.Schedule, last)
 			}
 		}
 		v := View{Spec: e.Spec, By: t.cfg.Hash, At: t.cfg.Started, Starting: starting, Live: live}

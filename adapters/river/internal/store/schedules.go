@@ -224,7 +224,11 @@ func (s *Store) PutSuccesses(ctx context.Context, db DB, ticks map[string]time.T
 	return collect(ctx, s, db, "PutSuccesses", pgx.RowTo[string], names, at)
 }
 
-// HasTick reports whether a tick has a job, as far as it is kept. It may take a while.
-func (s *Store) HasTick(ctx context.Context, db DB, name string, tick time.Time) (bool, error) {
-	return one[bool](ctx, s, db, "HasTick", name, tick, FormatTick(tick))
+// LastTick returns the latest tick that has a job, as far as it is kept, or zero. It may take a while.
+func (s *Store) LastTick(ctx context.Context, db DB, name string) (time.Time, error) {
+	tick, err := one[*time.Time](ctx, s, db, "LastTick", name)
+	if tick == nil {
+		return time.Time{}, err
+	}
+	return tick.UTC(), err
 }

@@ -139,8 +139,6 @@ FROM (
 WHERE s.name = ok.name AND s.key = ''
 RETURNING s.name
 
--- Whether a tick has a job. Asked only when the row of a schedule is gone.
--- name: HasTick
-SELECT EXISTS (
-	SELECT FROM {{schema}}.river_job WHERE kind = $1 AND scheduled_at >= $2 AND metadata->>'everytick_tick' = $3
-)
+-- The latest tick that has a job. Asked only when the row of a schedule is gone.
+-- name: LastTick
+SELECT max({{tick}}) FROM {{schema}}.river_job WHERE kind = $1 AND {{is_tick}}

@@ -109,7 +109,6 @@ func (j *Job) LogValue() slog.Value {
 // error when it is to be run again. ctx ends when the job's [Timeout] has passed
 // or the scheduler is shut down the hard way; a handler that ignores that holds up a
 // worker and the shutdown, and 10 s later the log says so. A panic counts as an error.
-// The handler's goroutine is used again afterwards: what it locks to its thread it unlocks.
 type Handler func(ctx context.Context, job *Job) error
 
 // DB is what handlers may do with the database: the methods that *pgxpool.Pool,

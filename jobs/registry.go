@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -46,8 +45,7 @@ type Definition struct {
 	middleware        []Middleware
 	triggerMiddleware []TriggerMiddleware
 	redact            func(string) string
-	run               Handler                  // the handler inside its middleware
-	runners           *atomic.Pointer[runners] // the registry's
+	run               Handler // the handler inside its middleware
 }
 
 // A Request is a validated trigger: what to enqueue, with the options folded in.
@@ -97,9 +95,9 @@ const CatchUpWindow = 12 * time.Hour
 type Registry struct {
 	defaults []Option
 
-	mu      sync.RWMutex
-	jobs    map[string]*Definition
-	runners atomic.Pointer[runners] // nil unless registrations are frozen
+	mu     sync.RWMutex
+	jobs   map[string]*Definition
+	frozen bool // registrations are refused
 }
 
 var _ Registrar = (*Registry)(nil)
@@ -165,7 +163,7 @@ func (r *Registry) register(name string, h Handler, opts []Option, schedule func
 	if other, ok := r.jobs[name]; ok {
 		return fmt.Errorf("%w: %q, at %s and at %s", ErrDuplicate, name, other.site, site)
 	}
-	if r.runners.Load() != nil {
+	if r.frozen {
 		return fmt.Errorf("%w: %q cannot be registered at %s: register before Start", ErrStarted, name, site)
 	}
 	r.jobs[name] = d
@@ -179,7 +177,6 @@ func (r *Registry) define(name, site string, h Handler, opts []Option) (*Definit
 	d := &Definition{
 		Name: name, Handler: h, site: site,
 		MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1,
-		runners: &r.runners,
 	}
 	for _, opt := range slices.Concat(r.defaults, opts) {
 		if opt == nil {
@@ -233,10 +230,10 @@ func callSite() string {
 func (r *Registry) Freeze() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.runners.Load() != nil {
+	if r.frozen {
 		return ErrStarted
 	}
-	r.runners.Store(&runners{next: make(chan *attempt), ended: make(chan struct{})})
+	r.frozen = true
 	return nil
 }
 
@@ -244,9 +241,7 @@ func (r *Registry) Freeze() error {
 func (r *Registry) Thaw() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if old := r.runners.Swap(nil); old != nil {
-		close(old.ended)
-	}
+	r.frozen = false
 }
 
 // Jobs returns all definitions, ordered by name.
@@ -388,7 +383,7 @@ func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) error
 	if a.handler == nil { // not of a registry
 		a.handler = d.guard(d.Handler)
 	}
-	d.start(a)
+	go a.run()
 	err := a.wait(job.Logger)
 	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && errors.Is(context.Cause(a.ctx), timedOut) {
 		return &timeoutError{d, err} // keeps what the handler says, and its Permanent or RetryAfter

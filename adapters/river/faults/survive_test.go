@@ -274,7 +274,7 @@ func newFakeTimeServer(t testing.TB) *server {
 	}
 	real := postgresBinaries(t)
 	// Another user may run the server, who must be able to enter.
-	dir, err := os.MkdirTemp("/tmp", "faults-")
+	dir, err := os.MkdirTemp("/tmp", "faults-") //nolint:usetesting // what t.TempDir makes, others cannot enter
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	require.NoError(t, os.Chmod(dir, 0o755))

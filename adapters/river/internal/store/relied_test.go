@@ -256,7 +256,7 @@ func TestRelied_PeriodicConstructor(t *testing.T) {
 		cfg.PeriodicJobs = []*riverqueue.PeriodicJob{riverqueue.NewPeriodicJob(seconds{}, func() (riverqueue.JobArgs, *riverqueue.InsertOpts) {
 			mu.Lock()
 			defer mu.Unlock()
-			early = append(early, time.Now().Add(500*time.Millisecond).Truncate(time.Second).Sub(time.Now()))
+			early = append(early, time.Until(time.Now().Add(500*time.Millisecond).Truncate(time.Second)))
 			return nil, nil
 		}, nil)}
 	})

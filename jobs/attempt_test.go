@@ -1,12 +1,10 @@
 package jobs_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"runtime"
-	"runtime/pprof"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,46 +27,6 @@ func frozen(t *testing.T, h jobs.Handler) (d *jobs.Definition, thaw func()) {
 	d, err = r.Job("test.job")
 	require.NoError(t, err)
 	return d, r.Thaw
-}
-
-// A bubble fails its test when a goroutine is left.
-func TestRun_GoroutinesThatWaitForHandlersAreFewAndEndWithThaw(t *testing.T) { //nolint:paralleltest // it counts the goroutines of all
-	synctest.Test(t, func(t *testing.T) {
-		release := make(chan struct{})
-		var running atomic.Int64
-		d, thaw := frozen(t, func(context.Context, *jobs.Job) error {
-			running.Add(1)
-			<-release
-			return nil
-		})
-		var runs sync.WaitGroup
-		for range 1000 {
-			runs.Go(func() { _ = d.Run(t.Context(), &jobs.Job{}, quiet) })
-		}
-		synctest.Wait()
-		require.EqualValues(t, 1000, running.Load(), "all run at once")
-		close(release)
-		runs.Wait()
-		synctest.Wait()
-		stacks := make([]byte, 1<<22)
-		stacks = stacks[:runtime.Stack(stacks, true)]
-		require.Equal(t, 100, bytes.Count(stacks, []byte("jobs.(*runners).await(")))
-		thaw()
-	})
-}
-
-func TestRun_AHandlerThatOutlivesThawEndsItsGoroutine(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		release := make(chan struct{})
-		d, thaw := frozen(t, func(context.Context, *jobs.Job) error { <-release; return nil })
-		var run sync.WaitGroup
-		run.Go(func() { _ = d.Run(t.Context(), &jobs.Job{}, quiet) })
-		synctest.Wait()
-		thaw()
-		close(release)
-		run.Wait()
-	})
 }
 
 func TestRun_EachAttemptGetsItsOwnOutcomeHoweverHandlersLeave(t *testing.T) {
@@ -108,30 +66,6 @@ func TestRun_EachAttemptGetsItsOwnOutcomeHoweverHandlersLeave(t *testing.T) {
 	runs.Wait()
 	thaw()
 	require.EqualValues(t, 8*500, calls.Load())
-}
-
-func TestRun_AHandlersProfilerLabelsAreNotThoseOfTheNext(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var profile strings.Builder
-		d, thaw := frozen(t, func(ctx context.Context, job *jobs.Job) error {
-			if job.Attempt == 1 {
-				pprof.SetGoroutineLabels(pprof.WithLabels(ctx, pprof.Labels("attempt", "the-first")))
-				require.NoError(t, pprof.Lookup("goroutine").WriteTo(&profile, 1))
-				require.Contains(t, profile.String(), "the-first")
-				profile.Reset()
-				return nil
-			}
-			return pprof.Lookup("goroutine").WriteTo(&profile, 1)
-		})
-		for attempt := range 2 {
-			require.NoError(t, d.Run(t.Context(), &jobs.Job{Attempt: attempt + 1}, quiet))
-			synctest.Wait() // until the goroutine waits for another
-		}
-		thaw()
-		require.NotEmpty(t, profile.String())
-		require.NotContains(t, profile.String(), "the-first")
-	})
 }
 
 func TestRun_SaysThatAHandlerIgnoresTheEndOfItsContext(t *testing.T) {

@@ -99,3 +99,25 @@ func TestConfigRiver_HooksAndMiddlewareSeeEveryInsertAndRun(t *testing.T) {
 	require.GreaterOrEqual(t, midWorked.Load(), int64(9))
 	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE args::text LIKE '%4711%' OR NOT args ? 'sealed'`))
 }
+
+// Services that share a schema fetch faster with a queue each.
+func TestConfigQueue_IsThatOfJobsWithoutSlotsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{Queue: "billing"})
+	ran := make(chan jobs.Job, 100)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.RegisterDelayed("a.own", 0, forward(ran), jobs.Concurrency(1)))
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ran)))
+	// What another configuration has left in another queue.
+	insertRows(t, pool, 1, `kind, state, scheduled_at`, `'a.job', 'available', now() - interval '1 minute'`)
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, "a.job", receive(t, ran).Name)
+	_, err := s.Trigger(t.Context(), "a.own", nil)
+	require.NoError(t, err)
+	for seen := map[string]bool{}; !seen["a.own"] || !seen["a.tick"]; {
+		seen[receive(t, ran).Name] = true
+	}
+	require.Equal(t, 2, scalar[int](t, pool, `SELECT count(DISTINCT queue) FROM river.river_job`))
+	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE queue = 'default'`))
+}

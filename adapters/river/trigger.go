@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"time"
 
@@ -202,5 +201,3 @@ func uniqueKey(req *jobs.Request) []byte {
 }
 
 func formatID(id int64) string { return strconv.FormatInt(id, 10) }
-
-var notInQueueName = regexp.MustCompile(`[^a-z0-9]+`)

@@ -178,6 +178,21 @@ func TestRelied_Cancel(t *testing.T) {
 	require.Equal(t, c.ID(), row.AttemptedBy[len(row.AttemptedBy)-1], "the last of attempted_by is the client's ID")
 }
 
+func TestRelied_Rescuer(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	const columns = `kind, state, attempt, attempted_at`
+	insertRows(t, pool, 1, columns, `'some', 'running', 1, now() - interval '50 years'`)
+	insertRows(t, pool, 1, columns, `'some', 'running', 2, now() - interval '150 years'`)
+	client(t, pool, func(context.Context, *riverqueue.Job[some]) error { return nil }, func(cfg *riverqueue.Config) {
+		cfg.RescueStuckJobsAfter = 100 * 365 * 24 * time.Hour
+	})
+	eventually(t, "the rescuer has run", func() bool {
+		return len(column(t, pool, `SELECT kind FROM river.river_job WHERE attempt >= 2 AND state <> 'running'`)) == 1
+	})
+	require.Equal(t, []string{"running"}, column(t, pool, `SELECT state::text FROM river.river_job WHERE attempt = 1`), "it leaves what is younger")
+}
+
 func TestRelied_HooksInOrder(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)

@@ -1,0 +1,126 @@
+package river
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	mathrand "math/rand/v2"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/everytick/everytick/adapters/river/internal/pause"
+	"github.com/everytick/everytick/adapters/river/internal/process"
+	"github.com/everytick/everytick/adapters/river/internal/store"
+	"github.com/everytick/everytick/jobs"
+)
+
+// The pace of maintenance. upkeepEvery is longer than pause.Every, and shorter than the least Retention, so that what
+// the runs of schedules have come to is copied before their rows are deleted. stepTimeout bounds one step.
+const (
+	upkeepEvery = 10 * time.Second
+	stepTimeout = 10 * time.Second
+)
+
+// A step is a part of maintenance.
+type step struct {
+	name string
+	run  func(ctx context.Context) error
+}
+
+// maintain looks after the jobs of this process until ctx ends, whoever leads: a leader of another service knows
+// nothing of them.
+func (s *Scheduler) maintain(ctx context.Context, ss *session) {
+	names, queues := s.homes()
+	pauses := step{"pauses", func(ctx context.Context) error { return s.pauses.Refresh(ctx, ss.pool, names, queues) }}
+	rescue := step{"rescue", func(ctx context.Context) error { return s.rescue(ctx, ss, ss.process.Dead()) }}
+	upkeep := []step{
+		// The statistics come first: with poor ones the others may take long.
+		{"statistics", func(ctx context.Context) error { return s.store.AnalyzeGrown(ctx, ss.pool) }},
+		rescue,
+		{"queues", func(ctx context.Context) error { return s.rehome(ctx, false) }},
+		{"outcomes of schedules", func(ctx context.Context) error { return s.store.CopyOutcomes(ctx, ss.pool, namesOf(s.schedules())) }},
+		{"processes", func(ctx context.Context) error { return s.store.ForgetProcesses(ctx, ss.pool) }},
+	}
+	// What processes of before have left.
+	s.runSteps(ctx, step{"queues", func(ctx context.Context) error { return s.rehome(ctx, true) }})
+	s.runSteps(ctx, upkeep...)
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ss.died:
+			s.runSteps(ctx, rescue)
+			continue
+		case <-time.After(jitter(pause.Every)):
+		}
+		s.runSteps(ctx, pauses)
+		if time.Since(last) >= upkeepEvery {
+			s.runSteps(ctx, upkeep...)
+			last = time.Now()
+		}
+	}
+}
+
+// jitter spreads what many processes do, by a fifth.
+func jitter(d time.Duration) time.Duration { return d*9/10 + mathrand.N(d/5) }
+
+func (s *Scheduler) runSteps(ctx context.Context, steps ...step) {
+	for _, step := range steps { // each has its own time
+		bounded, cancel := context.WithTimeout(ctx, stepTimeout)
+		if err := step.run(bounded); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "maintenance step failed; it is tried again within seconds", "step", step.name, "error", err)
+		}
+		cancel()
+	}
+}
+
+// rescue gives jobs of dead processes another attempt.
+func (s *Scheduler) rescue(ctx context.Context, ss *session, dead []string) error {
+	var own []store.Rescuable
+	for _, d := range s.reg.Jobs() {
+		own = append(own, store.Rescuable{Name: d.Name, Queue: s.queueOf(d), RetryDelay: d.RetryDelay, After: min(d.Timeout, 1<<61) + process.SilentAfter})
+	}
+	n, err := process.Rescue(ctx, s.store, ss.pool, s.log, own, dead)
+	if n > 0 {
+		ss.ticker.Look() // ticks may wait for them
+	}
+	return err
+}
+
+// unworkedAfter is how late a job is that seems to lie in a queue which nobody works.
+const unworkedAfter = 10 * time.Second
+
+// rehome moves waiting rows of registered jobs out of queues that this process does not
+// work to those they belong to now: when Concurrency was added to or taken from a job,
+// nobody else might work the old queue, into which a process of an older version may still
+// put some. Where its own queue is taken from a job, the workers of that one give it back.
+// Unless all is set it leaves alone what is not late: another version may work that queue.
+func (s *Scheduler) rehome(ctx context.Context, all bool) error {
+	names, queues := s.homes()
+	worked := append([]string{s.cfg.Queue, store.PausedQueue}, queues...)
+	return s.store.Rehome(ctx, s.ownPool(), names, queues, worked, all, unworkedAfter)
+}
+
+// homes returns the names of all jobs and, beside each, its queue.
+func (s *Scheduler) homes() (names, queues []string) {
+	for _, d := range s.reg.Jobs() {
+		names, queues = append(names, d.Name), append(queues, s.queueOf(d))
+	}
+	return names, queues
+}
+
+var notInQueueName = regexp.MustCompile(`[^a-z0-9]+`)
+
+// queueOf returns the River queue of a job: its own when it has worker slots of
+// its own. River's queue names take neither dots nor 100 bytes, so a hash keeps
+// them apart.
+func (s *Scheduler) queueOf(d *jobs.Definition) string {
+	if d.Concurrency == 0 {
+		return s.cfg.Queue
+	}
+	readable := strings.Trim(notInQueueName.ReplaceAllString(d.Name, "-"), "-")
+	sum := sha256.Sum256([]byte(d.Name))
+	return strings.TrimRight(readable[:min(len(readable), 48)], "-") + "-" + hex.EncodeToString(sum[:4])
+}

@@ -535,3 +535,26 @@ func TestATickIsNotStoredTwiceByProcessesThatRace(t *testing.T) {
 		seen[job.Name][job.Tick] = true
 	}
 }
+
+func TestSchedulesWithMuchDataAreAdvancedInParts(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran := make(chan jobs.Job, 10)
+	names := []string{"a.b", "a.a", "a-c.a", "a_d.a"} // in whatever order PostgreSQL has them
+	for _, name := range names {
+		require.NoError(t, s.RegisterInterval(name, time.Hour, forward(ran)))
+	}
+	registered(t, s)
+	grid := lastTick(time.Hour)
+	execSQL(t, pool, `UPDATE river.everytick_schedule SET next_tick = $1, data = jsonb_build_object('name', name, 'text', repeat('x', 150000))`, grid)
+	require.NoError(t, s.Start(t.Context()))
+	for range names {
+		job := receive(t, ran)
+		var data struct{ Name, Text string }
+		require.NoError(t, job.Decode(&data))
+		require.Equal(t, job.Name, data.Name)
+		require.Len(t, data.Text, 150_000)
+	}
+	require.Empty(t, ran)
+}

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -261,7 +262,7 @@ func (t *Ticker) nextFloor(due []store.Due) time.Time {
 	return floor
 }
 
-// due returns which of the process's schedules have become due since floor.
+// due returns which of the process's schedules have become due since floor, by name.
 func (t *Ticker) due(ctx context.Context, floor time.Time) ([]store.Due, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
@@ -270,6 +271,7 @@ func (t *Ticker) due(ctx context.Context, floor time.Time) ([]store.Due, error) 
 		e := t.byName[d.Name]
 		return e == nil || e.Spec != d.Spec
 	})
+	slices.SortFunc(due, func(a, b store.Due) int { return strings.Compare(a.Name, b.Name) })
 	for _, d := range due {
 		t.byName[d.Name].known = d.Next
 	}
@@ -382,7 +384,7 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error
 }
 
 // fitting returns those of the locked rows whose data goes into one transaction, and how many of what is due
-// come before the first that does not.
+// come before the first that does not. Both are in the order of names.
 func fitting(locked []store.Schedule, due []store.Due) ([]store.Schedule, int) {
 	size := 0
 	for i, row := range locked {

@@ -70,7 +70,7 @@ JOIN {{schema}}.everytick_schedule AS s ON s.name = due.name AND s.key = ''
 LEFT JOIN {{schema}}.everytick_pause AS paused ON paused.name = s.name
 {{with_jobs}}
 WHERE s.spec = due.spec AND s.next_tick = due.next_tick
-ORDER BY s.name
+ORDER BY s.name COLLATE "C"
 FOR UPDATE OF s SKIP LOCKED
 
 -- Jobs of ticks that wait and were never attempted get a later tick. They keep their place among those that wait.

@@ -1,0 +1,83 @@
+package pause_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/everytick/everytick/adapters/river"
+	"github.com/everytick/everytick/adapters/river/internal/pause"
+	"github.com/everytick/everytick/adapters/river/internal/store"
+	"github.com/everytick/everytick/internal/devdb/dbtest"
+)
+
+// migrated is a database with River's tables, copied for each test.
+var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, "") })
+
+func queueOf(t testing.TB, pool *pgxpool.Pool) (queue string) {
+	t.Helper()
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT queue FROM river.river_job`).Scan(&queue))
+	return queue
+}
+
+func TestPauses(t *testing.T) {
+	t.Parallel()
+	pool, s := migrated.Pool(t), store.New("river")
+	_, err := pool.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, queue, max_attempts) VALUES ('a.job', '{}', 'available', 'home', 3)`)
+	require.NoError(t, err)
+	p := pause.New(s)
+	require.False(t, p.Has("a.job"), "before it has learned anything")
+	require.NoError(t, s.Pause(t.Context(), pool, "a.job"))
+	require.NoError(t, s.Pause(t.Context(), pool, "a.job"), "twice is once")
+	require.NoError(t, s.Park(t.Context(), pool, "a.job"))
+	require.Equal(t, store.PausedQueue, queueOf(t, pool))
+	require.NoError(t, p.Learn(t.Context(), pool))
+	require.True(t, p.Has("a.job"))
+	refresh := func() { require.NoError(t, p.Refresh(t.Context(), pool, []string{"a.job"}, []string{"home"})) }
+	refresh()
+	require.Equal(t, store.PausedQueue, queueOf(t, pool), "it is paused still")
+
+	require.NoError(t, s.Resume(t.Context(), pool, "a.job"))
+	refresh()
+	require.False(t, p.Has("a.job"))
+	require.Equal(t, "home", queueOf(t, pool))
+	// A process that has not noticed puts it aside again.
+	require.NoError(t, s.Park(t.Context(), pool, "a.job"))
+	refresh()
+	require.Equal(t, "home", queueOf(t, pool), "what comes late is freed too")
+}
+
+func TestStart_FreesWhatAPauseLeftBehind(t *testing.T) {
+	t.Parallel()
+	pool, s := migrated.Pool(t), store.New("river")
+	_, err := pool.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, queue, max_attempts) VALUES ('a.job', '{}', 'available', $1, 3)`, store.PausedQueue)
+	require.NoError(t, err)
+	p := pause.New(s)
+	require.NoError(t, p.Start(t.Context(), pool, []string{"a.job"}))
+	require.NoError(t, p.Refresh(t.Context(), pool, []string{"a.job"}, []string{"home"}))
+	require.Equal(t, "home", queueOf(t, pool))
+}
+
+func TestFree_WaitsForThoseThatSomebodyHasLocked(t *testing.T) {
+	t.Parallel()
+	pool, s := migrated.Pool(t), store.New("river")
+	_, err := pool.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, queue, max_attempts) VALUES ('a.job', '{}', 'available', $1, 3)`, store.PausedQueue)
+	require.NoError(t, err)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), `SELECT FROM river.river_job FOR UPDATE`)
+	require.NoError(t, err)
+	p := pause.New(s)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, p.Free(ctx, pool, "a.job", "home"), context.DeadlineExceeded)
+	freed := make(chan error, 1)
+	go func() { freed <- p.Free(context.Background(), pool, "a.job", "home") }()
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, <-freed)
+	require.Equal(t, "home", queueOf(t, pool))
+}

@@ -23,7 +23,7 @@ import (
 func BenchmarkSharedPool(b *testing.B) {
 	srv := newServer(b)
 	for _, hold := range []time.Duration{10 * time.Millisecond, 100 * time.Millisecond} {
-		for _, workers := range []int{15, 100, 0} {
+		for _, workers := range []int{15, 0} {
 			name := "default"
 			if workers > 0 {
 				name = fmt.Sprint(workers)

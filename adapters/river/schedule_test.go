@@ -558,3 +558,46 @@ func TestSchedulesWithMuchDataAreAdvancedInParts(t *testing.T) {
 	}
 	require.Empty(t, ran)
 }
+
+// A rollback: the new version drains, and the old one still runs.
+func TestAProcessThatDrainsLeavesItsSchedulesToOthers(t *testing.T) {
+	t.Parallel()
+	url := migrated.URL(t)
+	version := func(every time.Duration, h jobs.Handler) *river.Scheduler {
+		pool, err := pgxpool.New(t.Context(), url)
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		s := newScheduler(t, pool, river.Config{})
+		require.NoError(t, s.RegisterInterval("a.tick", every, noop))
+		require.NoError(t, s.RegisterDelayed("a.job", 0, h))
+		require.NoError(t, s.Start(t.Context()))
+		return s
+	}
+	release := make(chan struct{})
+	open := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(open)
+	slow := func(context.Context, *jobs.Job) error {
+		<-release
+		return nil
+	}
+	before := version(24*time.Hour, slow)
+	after := version(23*time.Hour, slow)
+	spec := func() string {
+		return scalar[string](t, before.Pool(), `SELECT spec FROM river.everytick_schedule`)
+	}
+	require.Equal(t, "every 23h0m0s", spec())
+	eventually(t, "the new version runs a job", func() bool {
+		_, err := after.Trigger(t.Context(), "a.job", nil) // which either may take
+		require.NoError(t, err)
+		return scalar[bool](t, before.Pool(), `SELECT EXISTS (SELECT FROM river.river_job WHERE state = 'running' AND attempted_by[1] = $1)`, after.Client().ID())
+	})
+	began := time.Now()
+	eventually(t, "the old version leaves the row to the new one", func() bool { return time.Since(began) > 5*time.Second })
+	require.Equal(t, "every 23h0m0s", spec())
+	stopped := make(chan error, 1)
+	go func() { stopped <- after.Shutdown(context.Background()) }()
+	eventually(t, "it takes the row back", func() bool { return spec() == "every 24h0m0s" })
+	require.Empty(t, stopped, "while the new version drains")
+	open()
+	require.NoError(t, receive(t, stopped))
+}

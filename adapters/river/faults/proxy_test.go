@@ -37,8 +37,8 @@ type moment int
 const (
 	otherMoments moment = iota // no hook is asked
 	advancing                  // the UPDATE that advances schedules
-	inserting                  // the INSERT of their ticks, in the same transaction
-	committing                 // its COMMIT
+	inserting                  // the INSERT of their ticks
+	committing                 // COMMIT of an advance
 	otherCommit                // COMMIT of any other transaction
 )
 
@@ -220,7 +220,7 @@ func (p *proxy) momentOf(l *link, chunk []byte) moment {
 	case slices.ContainsFunc(l.updates, contains):
 		l.advances = true
 		return advancing
-	case l.advances && slices.ContainsFunc(l.inserts, contains):
+	case slices.ContainsFunc(l.inserts, contains):
 		return inserting
 	}
 	return otherMoments

@@ -147,7 +147,10 @@ func (s *soak) oneFault() {
 			func() { s.terminate(up[0]) }, func() { s.freeze(up[0]) }, func() { s.darken(up[0]) }, func() { s.cut(up[0]) })
 	}
 	if s.serverUp {
-		possible = append(possible, s.restartPostgres, s.takePostgresAway, s.deleteSchedule, s.truncate, s.resign)
+		possible = append(possible, s.restartPostgres, s.takePostgresAway, s.truncate, s.resign)
+		if len(up) > 0 { // somebody knows what the row said
+			possible = append(possible, s.deleteSchedule)
+		}
 	}
 	if len(possible) > 0 {
 		possible[s.random.IntN(len(possible))]()

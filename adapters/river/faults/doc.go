@@ -6,6 +6,9 @@
 //	go test ./adapters/river/faults -run TestFaults -faults -v         all, at full length; prints the report
 //	go test ./adapters/river/faults -run TestSoak -soak 10m -seed 7 -v random faults, then the invariants
 //
+// The database's clock is set by libfaketime, where that is installed (Debian: apt-get install libfaketime), or
+// else by functions that take the place of now() and clock_timestamp().
+//
 // PROVIDER=native runs River's own periodic jobs instead, to compare: it prints
 // the same report and asserts nothing.
 package faults

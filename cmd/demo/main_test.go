@@ -302,7 +302,7 @@ func TestTwoDemosOnOneDatabaseShareTheWork(t *testing.T) {
 	require.NoError(t, err)
 	defer pool.Close()
 	ticks := func() (done, doubled int) {
-		err := pool.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE state = 'completed'), count(*) - count(DISTINCT args->>'tick')
+		err := pool.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE state = 'completed'), count(*) - count(DISTINCT metadata->>'everytick_tick')
 			FROM river.river_job WHERE kind = 'demo.heartbeat'`).Scan(&done, &doubled)
 		require.NoError(t, err)
 		return done, doubled

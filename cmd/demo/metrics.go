@@ -135,7 +135,7 @@ var (
 	descPaused = prometheus.NewDesc("everytick_job_paused",
 		"1 while a job is paused, else 0.", []string{"job_name"}, nil)
 	descLastSuccess = prometheus.NewDesc("everytick_job_last_success_timestamp_seconds",
-		"When a job last succeeded, as far as this process knows: the end of a run of its own, or the previous tick if that is completed.", []string{"job_name"}, nil)
+		"When a job last succeeded, as far as this process knows: the end of a run of its own, or the latest tick whose run succeeded.", []string{"job_name"}, nil)
 )
 
 func (m *metrics) queue(monitor jobs.Monitor, log *slog.Logger) *queue {

@@ -127,7 +127,7 @@ everytick_oldest_waiting_seconds 0
 # HELP everytick_schedule_overdue_seconds How late a schedule's next tick is, 0 when all is well.
 # TYPE everytick_schedule_overdue_seconds gauge
 everytick_schedule_overdue_seconds{job_name="audit.sync"} 0
-# HELP everytick_job_last_success_timestamp_seconds When a job last succeeded, as far as this process knows: the end of a run of its own, or the previous tick if that is completed.
+# HELP everytick_job_last_success_timestamp_seconds When a job last succeeded, as far as this process knows: the end of a run of its own, or the latest tick whose run succeeded.
 # TYPE everytick_job_last_success_timestamp_seconds gauge
 everytick_job_last_success_timestamp_seconds{job_name="audit.sync"} 9.46685402e+08
 `), "everytick_job_attempts_total", "everytick_jobs", "everytick_up", "everytick_healthy", "everytick_oldest_waiting_seconds",
@@ -188,7 +188,7 @@ func TestMetricsTellOfTrouble(t *testing.T) {
 		mon := &monitor{
 			health: jobs.Health{OldestWaiting: 90 * time.Second},
 			statuses: []jobs.Status{
-				{Name: "audit.retention", NextTick: tick, OverdueBy: 2 * time.Minute, PrevTick: tick.Add(-24 * time.Hour), PrevState: jobs.StateCompleted},
+				{Name: "audit.retention", NextTick: tick, OverdueBy: 2 * time.Minute, PrevTick: tick, PrevState: jobs.StateRunning, LastSuccess: tick.Add(-24 * time.Hour)},
 				{Name: "audit.sync", NextTick: tick, PrevTick: tick, PrevState: jobs.StateFailed},
 				{Name: "email.send", PausedSince: tick, Waiting: 5, Retrying: 2},
 			},

@@ -7,7 +7,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/everytick/everytick/adapters/river/internal/migrate"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
@@ -23,12 +22,8 @@ func (s *Scheduler) Pool() *pgxpool.Pool { return s.pool }
 // OwnPool returns the pool for what goes on between jobs.
 func (s *Scheduler) OwnPool() *pgxpool.Pool { return s.ownPool() }
 
-// The names of what Migrate adds or changes.
-const (
-	PausedQueue = store.PausedQueue
-	KindIndex   = migrate.KindIndex
-	WiderIndex  = migrate.WiderIndex
-)
+// PausedQueue is where the rows of paused jobs lie.
+const PausedQueue = store.PausedQueue
 
 // KnowsPaused reports whether this process has noticed a pause.
 func (s *Scheduler) KnowsPaused(name string) bool { return s.pauses.Has(name) }

@@ -19,93 +19,9 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// indexes returns the valid indexes of the table of jobs, with their definitions.
-func indexes(t testing.TB, pool *pgxpool.Pool) map[string]string {
-	t.Helper()
-	rows, err := pool.Query(t.Context(), `SELECT relname, pg_get_indexdef(indexrelid) FROM pg_index JOIN pg_class ON oid = indexrelid
-		WHERE indrelid = 'river.river_job'::regclass AND indisvalid`)
-	require.NoError(t, err)
-	all := map[string]string{}
-	var name, definition string
-	_, err = pgx.ForEachRow(rows, []any{&name, &definition}, func() error {
-		all[name] = definition
-		return nil
-	})
-	require.NoError(t, err)
-	return all
-}
-
-const argsIndex, metadataIndex = "river_job_args_index", "river_job_metadata_index"
-
 func TestMigrateWithoutAPoolIsAnError(t *testing.T) {
 	t.Parallel()
 	require.ErrorContains(t, river.Migrate(t.Context(), nil, ""), "pool is nil")
-}
-
-func TestMigrateKeepsDropsAndRemakesTheSearchIndexes(t *testing.T) {
-	t.Parallel()
-	pool := migrated.Pool(t)
-	before := indexes(t, pool)
-	require.Contains(t, before, argsIndex)
-	require.Contains(t, before, metadataIndex)
-	for _, step := range []struct {
-		opts []river.MigrateOption
-		kept bool
-	}{
-		{nil, true},
-		{[]river.MigrateOption{river.SearchIndexes(true)}, true},
-		{[]river.MigrateOption{river.SearchIndexes(false)}, false},
-		{nil, false},
-		{[]river.MigrateOption{river.SearchIndexes(false)}, false},
-		{[]river.MigrateOption{river.SearchIndexes(true)}, true},
-		{nil, true},
-	} {
-		require.NoError(t, river.Migrate(t.Context(), pool, "", step.opts...))
-		now := indexes(t, pool)
-		if !step.kept {
-			require.NotContains(t, now, argsIndex)
-			require.NotContains(t, now, metadataIndex)
-			now[argsIndex], now[metadataIndex] = before[argsIndex], before[metadataIndex]
-		}
-		require.Equal(t, before, now)
-	}
-}
-
-func TestMigrateRemakesAnIndexThatIsInvalid(t *testing.T) {
-	t.Parallel()
-	pool := migrated.Pool(t)
-	before := indexes(t, pool)
-	require.Positive(t, execSQL(t, pool, `UPDATE pg_index SET indisvalid = false
-		WHERE indexrelid IN (SELECT oid FROM pg_class WHERE relname IN ($1, $2))`, river.KindIndex, argsIndex))
-	require.NotContains(t, indexes(t, pool), river.KindIndex)
-	require.NoError(t, river.Migrate(t.Context(), pool, "", river.SearchIndexes(true)))
-	require.Equal(t, before, indexes(t, pool))
-}
-
-func TestMigrateGoesOnWhereItWasInterruptedInWideningAnIndex(t *testing.T) {
-	t.Parallel()
-	const narrow, wide = `CREATE INDEX river_job_kind ON river.river_job USING btree (kind)`, ` ON river.river_job USING btree (kind, state, attempt)`
-	for name, soFar := range map[string][]string{
-		"before it began":       {`DROP INDEX river.river_job_kind`, narrow},
-		"making the wider one":  {`DROP INDEX river.river_job_kind`, narrow, `CREATE INDEX ` + river.WiderIndex + wide, `UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'river.` + river.WiderIndex + `'::regclass`},
-		"before dropping":       {`DROP INDEX river.river_job_kind`, narrow, `CREATE INDEX ` + river.WiderIndex + wide},
-		"before giving a name":  {`ALTER INDEX river.river_job_kind RENAME TO ` + river.WiderIndex},
-		"River's is not there":  {`DROP INDEX river.river_job_kind`},
-		"River's is not usable": {`UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'river.river_job_kind'::regclass`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			pool := migrated.Pool(t)
-			before := indexes(t, pool)
-			require.Contains(t, before[river.KindIndex], wide)
-			for _, sql := range soFar {
-				execSQL(t, pool, sql)
-			}
-			require.NotEqual(t, before, indexes(t, pool))
-			require.NoError(t, river.Migrate(t.Context(), pool, ""))
-			require.Equal(t, before, indexes(t, pool))
-		})
-	}
 }
 
 func TestASchemaThatRiverAloneMigratedNeedsMigrate(t *testing.T) {
@@ -296,46 +212,9 @@ func TestASchemaWithCapitals(t *testing.T) {
 	require.NoError(t, s.Retry(t.Context(), "a.job", id))
 }
 
-func TestMigrateRebuildsNothingWhereAllIdentifiersAreQuoted(t *testing.T) {
-	t.Parallel()
-	pool := poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["quote_all_identifiers"] = "on" })
-	index := func() uint32 {
-		return scalar[uint32](t, pool, `SELECT to_regclass('river.'||$1::text)::oid`, river.KindIndex)
-	}
-	before := index()
-	require.NoError(t, river.Migrate(t.Context(), pool, ""))
-	require.Equal(t, before, index())
-}
-
 func TestMigrateOnAPoolOfOneConnectionIsAnError(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.ErrorContains(t, river.Migrate(ctx, poolOf(t, 1, pgx.QueryExecModeCacheStatement), ""), "at least 2 are needed")
-}
-
-func TestMigrateOutlivesATimeoutOfIdleTransactions(t *testing.T) {
-	t.Parallel()
-	pool := poolWith(t, func(cfg *pgxpool.Config) {
-		cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "5s"
-	})
-	before := indexes(t, pool)
-	execSQL(t, pool, `DROP INDEX river.`+river.KindIndex)
-	tx := begin(t, pool) // the index waits for it
-	_, err := tx.Exec(t.Context(), `SET LOCAL idle_in_transaction_session_timeout TO 0`)
-	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), `LOCK TABLE river.river_job IN ROW EXCLUSIVE MODE`)
-	require.NoError(t, err)
-	migrating := make(chan error, 1)
-	go func() { migrating <- river.Migrate(context.Background(), pool, "") }()
-	eventually(t, "the index is made", func() bool {
-		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'`) == 1
-	})
-	eventually(t, "both transactions have been idle for too long", func() bool {
-		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity
-			WHERE datname = current_database() AND state = 'idle in transaction' AND state_change < now() - interval '7 seconds'`) == 2
-	})
-	require.NoError(t, tx.Commit(t.Context()))
-	require.NoError(t, receive(t, migrating))
-	require.Equal(t, before, indexes(t, pool))
 }

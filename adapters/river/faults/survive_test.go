@@ -427,21 +427,38 @@ func longOutage(t *testing.T, fault string) []outcome {
 	c := newCluster(t, newServer(t), false)
 	const away = 90 * time.Second
 	j := job{Name: "tick.often", Every: 5 * time.Second}
-	long := job{Name: "tick.long", Every: time.Hour, Hold: away + 3*deadAfter, Timeout: time.Hour}
-	for range processesPerService {
-		c.launch([]job{j, long})
+	all := []job{j}
+	const processes = 4
+	for n := range processes {
+		all = append(all, job{Name: fmt.Sprintf("tick.long-%d", n), Every: time.Hour, Hold: away + 4*deadAfter, Timeout: time.Hour})
+	}
+	// Each process runs one: whichever first sees the database again could take those for dead that had stored their
+	// last heartbeat before its own.
+	ids := map[*node]int64{}
+	for _, long := range all[1:] {
+		n := c.launch(all)
+		for other := range ids {
+			other.freeze()
+		}
+		c.dueNow(long)
+		id, _, runner := c.awaitRun(long.Name, anyNode)
+		require.Equal(t, n, runner)
+		for other := range ids {
+			other.thaw()
+		}
+		ids[n] = id
 	}
 	c.leader()
-	c.dueNow(long)
-	id, _, runner := c.awaitRun(long.Name, anyNode)
 	from := c.now()
 	takePostgresAway(c, j.Every, 2500*time.Millisecond, away)
-	until(t, time.Minute, "completed", func() bool {
-		return scalar[string](t, c.pool, `SELECT state::text FROM river.river_job WHERE id = $1`, id) == "completed"
-	})
-	require.True(t, runner.alive())
-	require.Equal(t, 1, scalar[int](t, c.pool, `SELECT attempt::int FROM river.river_job WHERE id = $1`, id))
-	require.Equal(t, 1, scalar[int](t, c.pool, `SELECT count(*) FROM runs WHERE job = $1`, id), "the job is its process's")
+	for n, id := range ids {
+		until(t, time.Minute, "completed", func() bool {
+			return scalar[string](t, c.pool, `SELECT state::text FROM river.river_job WHERE id = $1`, id) == "completed"
+		})
+		require.True(t, n.alive())
+		require.Equal(t, 1, scalar[int](t, c.pool, `SELECT attempt::int FROM river.river_job WHERE id = $1`, id))
+		require.Equal(t, 1, scalar[int](t, c.pool, `SELECT count(*) FROM runs WHERE job = $1`, id), "the job is its process's")
+	}
 	to := c.now().Truncate(j.Every)
 	c.settle(to)
 	c.requireNoneDoubled()

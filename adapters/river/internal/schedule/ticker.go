@@ -292,7 +292,7 @@ func (t *Ticker) advanceAll(ctx context.Context, due []store.Due) error {
 	for part := range slices.Chunk(due, advanceRows) {
 		for len(part) > 0 {
 			n, err := t.advance(ctx, part)
-			if err != nil && t.cfg.Pool.Ping(ctx) == nil {
+			if err != nil && t.answers(ctx) {
 				t.advanceEach(ctx, part) // one schedule may be the reason, and must not stop the others
 				break
 			}
@@ -303,6 +303,13 @@ func (t *Ticker) advanceAll(ctx context.Context, due []store.Due) error {
 		}
 	}
 	return nil
+}
+
+// answers reports whether the database does. Of a connection that the network has forgotten nothing may ever come.
+func (t *Ticker) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	return t.cfg.Pool.Ping(ctx) == nil
 }
 
 // refusedLogged is how often the log says that a tick cannot be inserted.

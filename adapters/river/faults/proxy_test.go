@@ -38,7 +38,7 @@ const (
 	otherMoments moment = iota // no hook is asked
 	advancing                  // the UPDATE that advances schedules
 	inserting                  // the INSERT of their ticks
-	committing                 // COMMIT of an advance
+	committing                 // COMMIT of ticks
 	otherCommit                // COMMIT of any other transaction
 )
 
@@ -67,7 +67,7 @@ var (
 type link struct {
 	client, server net.Conn
 	// These are of the goroutine that reads from the client; see momentOf.
-	advances         bool     // in the transaction that is open
+	ofTicks          bool     // the transaction that is open, if there is one
 	updates, inserts [][]byte // names of statements
 
 	lost        bool // guarded by proxy.mu: its bytes are swallowed
@@ -201,10 +201,10 @@ func (p *proxy) momentOf(l *link, chunk []byte) moment {
 	contains := func(part []byte) bool { return bytes.Contains(chunk, part) }
 	switch {
 	case contains(beginMessage), contains(rollbackMessage):
-		l.advances = false
+		l.ofTicks = false
 	case contains(commitMessage):
-		if l.advances {
-			l.advances = false
+		if l.ofTicks {
+			l.ofTicks = false
 			return committing
 		}
 		return otherCommit
@@ -218,9 +218,10 @@ func (p *proxy) momentOf(l *link, chunk []byte) moment {
 	switch {
 	case !slices.ContainsFunc(p.jobs, contains):
 	case slices.ContainsFunc(l.updates, contains):
-		l.advances = true
+		l.ofTicks = true
 		return advancing
 	case slices.ContainsFunc(l.inserts, contains):
+		l.ofTicks = true // River's own periodic jobs advance nothing
 		return inserting
 	}
 	return otherMoments

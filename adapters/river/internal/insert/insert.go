@@ -116,7 +116,12 @@ func (in *Inserter) insertInTx(ctx context.Context, jobs []*Job) error {
 
 // inTransaction is [pgx.BeginFunc], but judges the outcome: before COMMIT is sent nothing is stored.
 func (in *Inserter) inTransaction(ctx context.Context, f func(tx pgx.Tx) error) error {
-	tx, err := in.pool.Begin(ctx)
+	conn, err := in.pool.Acquire(ctx)
+	if err != nil {
+		return Outcome{NoConn: true}.Judge(err)
+	}
+	defer conn.Release()
+	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return Outcome{NoConn: true}.Judge(err)
 	}
@@ -125,7 +130,7 @@ func (in *Inserter) inTransaction(ctx context.Context, f func(tx pgx.Tx) error) 
 		return Outcome{}.Judge(err)
 	}
 	err = tx.Commit(ctx)
-	return Outcome{Sent: true, Intact: !tx.Conn().IsClosed()}.Judge(err)
+	return Outcome{Sent: true, Intact: !conn.Conn().IsClosed()}.Judge(err)
 }
 
 // insertBy has River insert all or none by tx, and sets the IDs.

@@ -50,14 +50,20 @@ func queued(queue string, due time.Time) []*insert.Job {
 
 func TestInserted_WhatComesWithinTheCooldownIsToldWhenItEnds(t *testing.T) {
 	t.Parallel()
-	w, _, next := newWaker(t, false)
-	w.Inserted(t.Context(), queued("one", time.Time{}))
-	w.Inserted(t.Context(), queued("two", time.Time{}))
-	w.Inserted(t.Context(), queued("two", time.Time{}))
-	require.JSONEq(t, `{"queue": "one"}`, next())
-	require.JSONEq(t, `{"queue": "two"}`, next())
-	w.Notify(t.Context(), []string{"last"})
-	require.JSONEq(t, `{"queue": "last"}`, next(), "once for each queue")
+	for within := false; !within; { // a slow machine may take longer
+		w, _, next := newWaker(t, false)
+		began := time.Now()
+		w.Inserted(t.Context(), queued("one", time.Time{}))
+		w.Inserted(t.Context(), queued("two", time.Time{}))
+		w.Inserted(t.Context(), queued("two", time.Time{}))
+		within = time.Since(began) < wake.Cooldown
+		require.JSONEq(t, `{"queue": "one"}`, next())
+		require.JSONEq(t, `{"queue": "two"}`, next())
+		w.Notify(t.Context(), []string{"last"})
+		if within {
+			require.JSONEq(t, `{"queue": "last"}`, next(), "once for each queue")
+		}
+	}
 }
 
 func TestInserted_AJobThatIsDueSoonIsToldOfThen(t *testing.T) {

@@ -98,9 +98,13 @@ func TestAPauseHoldsInEveryProcessAndAnyOfThemEndsIt(t *testing.T) {
 			require.Contains(t, ids, job.ID)
 			require.Equal(t, 1, job.Attempt)
 		}
-		next := receive(t, ticks)
-		require.True(t, next.Tick.After(last.Tick), "round %d", round)
-		require.True(t, receive(t, ticks).Tick.After(next.Tick), "the schedule goes on") // the other process may skip one more
+		// The schedule goes on. A tick that was put aside may run after one that has come due since.
+		for since := map[time.Time]bool{}; len(since) < 3; {
+			tick := receive(t, ticks).Tick
+			require.True(t, tick.After(last.Tick), "round %d", round)
+			require.False(t, since[tick], "%s runs twice", tick)
+			since[tick] = true
+		}
 		require.Empty(t, ran)
 	}
 }

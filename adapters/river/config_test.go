@@ -112,10 +112,9 @@ func TestConfigQueue_IsThatOfJobsWithoutSlotsOfTheirOwn(t *testing.T) {
 	// What another configuration has left in another queue.
 	insertRows(t, pool, 1, `kind, state, scheduled_at`, `'a.job', 'available', now() - interval '1 minute'`)
 	require.NoError(t, s.Start(t.Context()))
-	require.Equal(t, "a.job", receive(t, ran).Name)
 	_, err := s.Trigger(t.Context(), "a.own", nil)
 	require.NoError(t, err)
-	for seen := map[string]bool{}; !seen["a.own"] || !seen["a.tick"]; {
+	for seen := map[string]bool{}; !seen["a.job"] || !seen["a.own"] || !seen["a.tick"]; {
 		seen[receive(t, ran).Name] = true
 	}
 	require.Equal(t, 2, scalar[int](t, pool, `SELECT count(DISTINCT queue) FROM river.river_job`))

@@ -4,13 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	mathrand "math/rand/v2"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/everytick/everytick/adapters/river/internal/pause"
 	"github.com/everytick/everytick/adapters/river/internal/process"
+	"github.com/everytick/everytick/adapters/river/internal/schedule"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/jobs"
 )
@@ -53,7 +53,7 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 		case <-ss.died:
 			s.runSteps(ctx, rescue)
 			continue
-		case <-time.After(jitter(pause.Every)):
+		case <-time.After(schedule.Jitter(pause.Every)):
 		}
 		s.runSteps(ctx, pauses)
 		if time.Since(last) >= upkeepEvery {
@@ -62,9 +62,6 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 		}
 	}
 }
-
-// jitter spreads what many processes do, by a fifth.
-func jitter(d time.Duration) time.Duration { return d*9/10 + mathrand.N(d/5) }
 
 func (s *Scheduler) runSteps(ctx context.Context, steps ...step) {
 	for _, step := range steps { // each has its own time

@@ -199,11 +199,11 @@ func (t *Ticker) Run(ctx context.Context) {
 
 func (t *Ticker) checkEvery() time.Duration {
 	d := checkEvery * time.Duration(1+len(t.byName)/checkRows)
-	return jitter(min(d, fullEvery))
+	return Jitter(min(d, fullEvery))
 }
 
-// jitter spreads what many processes do, by a fifth.
-func jitter(d time.Duration) time.Duration { return d*9/10 + rand.N(d/5) }
+// Jitter spreads what many processes do: it returns d, give or take a tenth.
+func Jitter(d time.Duration) time.Duration { return d*9/10 + rand.N(d/5) }
 
 // next returns how long it takes until the next look at a tick.
 func (t *Ticker) next() time.Duration {
@@ -216,7 +216,7 @@ func (t *Ticker) next() time.Duration {
 		next = t.cfg.Clock.Until(first) + margin + lag
 	}
 	if t.left { // it is locked, or waits for a run
-		next = min(next, jitter(checkEvery))
+		next = min(next, Jitter(checkEvery))
 	}
 	return next
 }

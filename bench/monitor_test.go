@@ -50,7 +50,7 @@ func BenchmarkMonitor(b *testing.B) {
 			for b.Loop() {
 				health = callTime(b, func(ctx context.Context) error {
 					h, err := s.Health(ctx)
-					require.Equal(b, []string{"the scheduler is not started"}, h.Reasons)
+					require.Equal(b, []jobs.Reason{{Text: "the scheduler is not started"}}, h.Reasons)
 					return err
 				})
 				all = callTime(b, func(ctx context.Context) error {

@@ -56,7 +56,7 @@ func BenchmarkRequest(b *testing.B) {
 		b.Run(bench.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := onDemand.Request(bench.data); err != nil {
+				if _, err := jobs.NewRequest("a.b", bench.data); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -172,6 +172,9 @@ func (f field) value(text string) (int, error) {
 
 func (c *cron) String() string { return c.pattern }
 
+// Zone returns the name of its time zone, for [Status].Zone.
+func (c *cron) Zone() string { return c.zone }
+
 // Next finds the tick on the wall clock, as if the zone never changed, and maps it
 // to an instant. A pattern whose hour follows real time walks real minutes instead.
 func (c *cron) Next(t time.Time) time.Time {

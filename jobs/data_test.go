@@ -17,8 +17,6 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-var onDemand = &jobs.Definition{Name: "a.b"}
-
 type text struct {
 	Text string `json:"text"`
 }
@@ -94,7 +92,7 @@ func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
-			req, err := onDemand.Request(test.data)
+			req, err := jobs.NewRequest("a.b", test.data)
 			require.NoError(t, err)
 			if string(req.Data) != test.want { // not require.Equal: some are long
 				require.Equal(t, fmt.Sprintf("%.200s", test.want), fmt.Sprintf("%.200s", req.Data))
@@ -176,7 +174,7 @@ func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
-			_, err := onDemand.Request(test.data)
+			_, err := jobs.NewRequest("a.b", test.data)
 			require.ErrorIs(t, err, jobs.ErrInvalidData)
 			require.ErrorContains(t, err, `for "a.b": `)
 			require.ErrorContains(t, err, test.want)
@@ -188,7 +186,7 @@ func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 func TestRequest_KeepsTheCauseWhenDataCannotBeEncoded(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("no")
-	_, err := onDemand.Request(marshaler(func() ([]byte, error) { return nil, cause }))
+	_, err := jobs.NewRequest("a.b", marshaler(func() ([]byte, error) { return nil, cause }))
 	require.ErrorIs(t, err, jobs.ErrInvalidData)
 	require.ErrorIs(t, err, cause)
 }
@@ -197,11 +195,11 @@ func TestRequest_SharesNoData(t *testing.T) {
 	t.Parallel()
 	given := raw(`{"a":1}`)
 	for _, data := range []any{nil, given} {
-		first, err := onDemand.Request(data)
+		first, err := jobs.NewRequest("a.b", data)
 		require.NoError(t, err)
 		want := string(first.Data)
 		copy(first.Data, "garbage")
-		second, err := onDemand.Request(data)
+		second, err := jobs.NewRequest("a.b", data)
 		require.NoError(t, err)
 		require.Equal(t, want, string(second.Data))
 	}
@@ -272,7 +270,7 @@ func FuzzData(f *testing.F) {
 		return v, decoder.Decode(&v)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		req, err := onDemand.Request(json.RawMessage(data))
+		req, err := jobs.NewRequest("a.b", json.RawMessage(data))
 		if err != nil {
 			require.ErrorIs(t, err, jobs.ErrInvalidData)
 			return
@@ -295,7 +293,7 @@ func FuzzDataText(f *testing.F) {
 		f.Add(seed, seed)
 	}
 	f.Fuzz(func(t *testing.T, key, value string) {
-		req, err := onDemand.Request(map[string]text{key: {value}})
+		req, err := jobs.NewRequest("a.b", map[string]text{key: {value}})
 		if both := key + value; len(both) < 100_000 {
 			storable := utf8.ValidString(key) && utf8.ValidString(value) && !strings.ContainsRune(both, 0)
 			require.Equal(t, storable, err == nil, "%v", err)

@@ -2,8 +2,9 @@ package jobs
 
 import (
 	"errors"
-	"fmt"
 	"time"
+
+	"github.com/everytick/everytick/jobs/internal/verdict"
 )
 
 // The errors of this package. Those that a [Scheduler] returns wrap one of these
@@ -40,13 +41,8 @@ func Permanent(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &permanentError{err}
+	return &verdict.Permanent{Err: err}
 }
-
-type permanentError struct{ err error }
-
-func (e *permanentError) Error() string { return e.err.Error() }
-func (e *permanentError) Unwrap() error { return e.err }
 
 // RetryAfter marks err as one after which the job is to be retried in d, instead
 // of after its back-off. It still uses up an attempt. A d below 0 counts as 0.
@@ -55,15 +51,5 @@ func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &retryAfterError{max(0, d), err}
+	return &verdict.RetryAfter{After: max(0, d), Err: err}
 }
-
-type retryAfterError struct {
-	after time.Duration
-	err   error
-}
-
-func (e *retryAfterError) Error() string {
-	return fmt.Sprintf("%s (to be retried after %s)", e.err, e.after)
-}
-func (e *retryAfterError) Unwrap() error { return e.err }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // Middleware sees every attempt from outside. Given in a provider's Config.Defaults
@@ -22,7 +23,7 @@ func ExampleUse() {
 		}
 	}
 
-	registry, err := jobs.NewRegistry(jobs.Use(report)) // a provider makes one of its Defaults
+	registry, err := provider.NewRegistry(jobs.Use(report)) // a provider makes one of its Defaults
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -43,7 +44,7 @@ func ExampleUse() {
 // both.
 func ExampleRedact() {
 	address := regexp.MustCompile(`[^ ]+@[^ ]+`)
-	registry, err := jobs.NewRegistry()
+	registry, err := provider.NewRegistry()
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -63,14 +64,14 @@ func ExampleRedact() {
 // With Skip a tick is left out while an earlier run goes on. The job's history keeps
 // the reason.
 func ExampleOverlap() {
-	registry, err := jobs.NewRegistry()
+	registry, err := provider.NewRegistry()
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	err = registry.RegisterInterval("audit.sync", 5*time.Minute, func(context.Context, *jobs.Job) error {
 		return nil // takes longer than five minutes at times
-	}, jobs.Overlap(jobs.Skip))
+	}, jobs.Overlap(jobs.OverlapSkip))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -92,7 +93,7 @@ func ExampleOverlap() {
 }
 
 // runOnce does what a provider does with one attempt.
-func runOnce(registry *jobs.Registry, name string) error {
+func runOnce(registry *provider.Registry, name string) error {
 	definition, err := registry.Job(name)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 type WelcomeArgs struct {
@@ -26,7 +27,7 @@ func (printer) Trigger(_ context.Context, name string, data any, _ ...jobs.Trigg
 }
 
 func ExampleKind() {
-	registry, err := jobs.NewRegistry() // a Scheduler is a Registrar too
+	registry, err := provider.NewRegistry() // a Scheduler is a Registrar too
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -100,7 +101,7 @@ func ExamplePermanent() {
 		return jobs.Permanent(fmt.Errorf("user 7: %w", errNoSuchUser))
 	}
 
-	welcome := jobs.Definition{Handler: handler, Timeout: time.Minute, RetryDelay: 5 * time.Second}
+	welcome := provider.Definition{Handler: handler, Timeout: time.Minute, RetryDelay: 5 * time.Second}
 	for attempt := 1; attempt <= 2; attempt++ {
 		job := &jobs.Job{Attempt: attempt, MaxAttempts: 3}
 		err := welcome.Run(context.Background(), job, slog.Default())

@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/everytick/everytick/jobs/internal/verdict"
 )
 
 // A Job is one attempt at one job, as its handler sees it. It is valid until the
@@ -68,7 +70,7 @@ func (j *Job) Late() time.Duration {
 
 // Retries tells whether another attempt follows this one when it ends with err.
 func (j *Job) Retries(err error) bool {
-	var permanent *permanentError
+	var permanent *verdict.Permanent
 	return err != nil && j.Attempt < j.MaxAttempts && !errors.As(err, &permanent)
 }
 

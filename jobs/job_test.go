@@ -17,11 +17,20 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func newRegistry(t require.TestingT) *provider.Registry {
+	r, err := provider.NewRegistry()
+	require.NoError(t, err)
+	return r
+}
 
 // permanent tells whether err fails a job for good, as providers find out.
 func permanent(err error) bool {
-	_, again := (&jobs.Definition{}).Retry(&jobs.Job{Attempt: 1, MaxAttempts: 3}, err)
+	_, again := (&provider.Definition{}).Retry(&jobs.Job{Attempt: 1, MaxAttempts: 3}, err)
 	return !again
 }
 
@@ -140,6 +149,29 @@ func (r *txTriggers) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data
 	return r.Trigger(ctx, name, data, opts...)
 }
 
+func TestOutcome_NamesWhatFollowsFromAnAttempt(t *testing.T) {
+	t.Parallel()
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	late, stop := context.WithTimeout(t.Context(), 0)
+	defer stop()
+	failure := errors.New("no")
+	for want, test := range map[string]struct {
+		ctx     context.Context
+		attempt int
+		err     error
+	}{
+		"completed":   {t.Context(), 1, nil},
+		"retried":     {late, 1, failure},
+		"failed":      {t.Context(), 3, failure},
+		"interrupted": {cancelled, 1, failure},
+	} {
+		job := &jobs.Job{Attempt: test.attempt, MaxAttempts: 3}
+		require.Equal(t, want, job.Outcome(test.ctx, test.err))
+	}
+	require.Equal(t, "failed", (&jobs.Job{Attempt: 1, MaxAttempts: 3}).Outcome(t.Context(), jobs.Permanent(failure)))
+}
+
 func TestKind_Register(t *testing.T) {
 	t.Parallel()
 	const kind jobs.Kind[text] = "a.b"
@@ -210,7 +242,7 @@ func TestKind_RefusesDataThatIsNeverAnObject(t *testing.T) {
 	}
 }
 
-func register[T any](r *jobs.Registry) error {
+func register[T any](r *provider.Registry) error {
 	return jobs.Kind[T]("a.b").Register(r, func(context.Context, *jobs.Job, T) error { return nil })
 }
 
@@ -243,8 +275,8 @@ func TestHealthAndStatus_AsJSON(t *testing.T) {
 	}{
 		{jobs.Health{}, `{"healthy":false,"started":false,"oldest_waiting_seconds":0}`},
 		{
-			jobs.Health{Healthy: true, Reasons: []string{"x"}, Started: true, OldestWaiting: 1500 * time.Millisecond, Totals: map[jobs.State]int{jobs.StateWaiting: 2}},
-			`{"healthy":true,"reasons":["x"],"started":true,"oldest_waiting_seconds":1.5,"totals":{"waiting":2}}`,
+			jobs.Health{Healthy: true, Reasons: []jobs.Reason{{Text: "x"}, {Job: "a.b", Text: "is y"}}, Started: true, OldestWaiting: 1500 * time.Millisecond, Totals: map[jobs.State]jobs.Count{jobs.StateWaiting: {N: 2}}},
+			`{"healthy":true,"reasons":[{"text":"x"},{"job":"a.b","text":"is y"}],"started":true,"oldest_waiting_seconds":1.5,"totals":{"waiting":2}}`,
 		},
 		{jobs.Status{Name: "a.b", Schedule: "on demand"}, `{"name":"a.b","schedule":"on demand","waiting":0,"running":0,"retrying":0}`},
 		{

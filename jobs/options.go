@@ -1,45 +1,33 @@
 package jobs
 
 import (
+	"cmp"
 	"fmt"
 	"time"
+
+	internal "github.com/everytick/everytick/jobs/internal/settings"
 )
 
-// An Option changes how a registered job is run.
-type Option interface{ applyToJob(*Definition) error }
+// An Option changes how a registered job is run. The functions of this package that return one make them.
+type Option interface {
+	// ApplyTo sets what the option says. It is for providers.
+	ApplyTo(*settings) error
+}
+
+// settings is what a registration's options come to. Package jobs/provider reads it.
+type settings = internal.Job[Middleware, TriggerMiddleware]
 
 // A TriggerOption changes how one triggered job is run.
 type TriggerOption interface{ applyToRequest(*Request) error }
 
-type option func(*Definition) error
+type option func(*settings) error
 
-func (o option) applyToJob(d *Definition) error { return o(d) }
+// ApplyTo implements [Option].
+func (o option) ApplyTo(s *settings) error { return o(s) }
 
 type triggerOption func(*Request) error
 
 func (o triggerOption) applyToRequest(r *Request) error { return o(r) }
-
-// A tickOption is an [Option] about ticks. Where a job has none it could do nothing, and is
-// refused among its own options; as a default it is for the others.
-type tickOption struct {
-	option
-	name     string
-	cronOnly bool
-}
-
-// refuseTickOptions refuses those options that do nothing for a job without a cron pattern,
-// which has ticks or not.
-func refuseTickOptions(own []Option, ticks bool) error {
-	for _, opt := range own {
-		switch o, ok := opt.(tickOption); {
-		case ok && o.cronOnly:
-			return invalidOption("%s applies to cron patterns alone", o.name)
-		case ok && !ticks:
-			return invalidOption("%s applies to ticks alone, and a job that only runs when triggered has none", o.name)
-		}
-	}
-	return nil
-}
 
 func invalidOption(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalidOption, fmt.Sprintf(format, args...))
@@ -54,11 +42,11 @@ const maxConcurrency = 10_000
 // MaxRetries sets how often a failed job is retried, from 0 to 30,000: it has
 // n+1 attempts. Defaults to 2.
 func MaxRetries(n int) Option {
-	return option(func(d *Definition) error {
+	return option(func(s *settings) error {
 		if n < 0 || n > maxRetries {
 			return invalidOption("MaxRetries(%d): allowed is 0 to %d", n, maxRetries)
 		}
-		d.MaxAttempts = n + 1
+		s.MaxRetries = n
 		return nil
 	})
 }
@@ -66,11 +54,11 @@ func MaxRetries(n int) Option {
 // RetryDelay sets the wait before the first retry; it doubles with every further
 // one, up to 24 hours. Defaults to 5 seconds.
 func RetryDelay(delay time.Duration) Option {
-	return option(func(d *Definition) error {
-		if delay < 0 || delay > maxBackoff {
-			return invalidOption("RetryDelay(%s): allowed is 0 to %s", delay, maxBackoff)
+	return option(func(s *settings) error {
+		if delay < 0 || delay > internal.MaxBackoff {
+			return invalidOption("RetryDelay(%s): allowed is 0 to %s", delay, internal.MaxBackoff)
 		}
-		d.RetryDelay = delay
+		s.RetryDelay = delay
 		return nil
 	})
 }
@@ -79,40 +67,37 @@ func RetryDelay(delay time.Duration) Option {
 // that returns an error then has failed, one that returns nil all the same is done.
 // Defaults to 5 minutes.
 func Timeout(timeout time.Duration) Option {
-	return option(func(d *Definition) error {
+	return option(func(s *settings) error {
 		if timeout <= 0 {
 			return invalidOption("Timeout(%s): must be positive", timeout)
 		}
-		d.Timeout = min(timeout, 1<<62) // so that nobody who adds to it overflows
+		s.Timeout = min(timeout, 1<<62) // so that nobody who adds to it overflows
 		return nil
 	})
 }
 
 // Priority sets which of the jobs that are due starts first: 1 (first) to 4.
-// Defaults to 1. It is both an [Option] and, for one job, a [TriggerOption].
-func Priority(n int) interface {
-	Option
-	TriggerOption
-} {
-	return priority(n)
-}
+// Defaults to 1.
+func Priority(n int) PriorityOption { return PriorityOption{n} }
 
-type priority int
+// A PriorityOption is what [Priority] returns: an [Option] of a registration and a [TriggerOption] of one job.
+type PriorityOption struct{ n int }
 
-func (p priority) check() error {
-	if p < 1 || p > 4 {
-		return invalidOption("Priority(%d): allowed is 1 (first) to 4", p)
+func (p PriorityOption) check() error {
+	if p.n < 1 || p.n > 4 {
+		return invalidOption("Priority(%d): allowed is 1 (first) to 4", p.n)
 	}
 	return nil
 }
 
-func (p priority) applyToJob(d *Definition) error {
-	d.Priority = int(p)
+// ApplyTo implements [Option].
+func (p PriorityOption) ApplyTo(s *settings) error {
+	s.Priority = p.n
 	return p.check()
 }
 
-func (p priority) applyToRequest(r *Request) error {
-	r.Priority = int(p)
+func (p PriorityOption) applyToRequest(r *Request) error {
+	r.Priority = p.n
 	return p.check()
 }
 
@@ -120,11 +105,11 @@ func (p priority) applyToRequest(r *Request) error {
 // 10,000: at most n of it run at once there, and other jobs do not compete for
 // them. By default a job shares the scheduler's workers and has no such limit.
 func Concurrency(n int) Option {
-	return option(func(d *Definition) error {
+	return option(func(s *settings) error {
 		if n < 1 || n > maxConcurrency {
 			return invalidOption("Concurrency(%d): allowed is 1 to %d", n, maxConcurrency)
 		}
-		d.Concurrency = n
+		s.Concurrency = n
 		return nil
 	})
 }
@@ -134,16 +119,17 @@ func Concurrency(n int) Option {
 // process to process, and all have to agree. A zone given by its name is taken in every
 // process, whatever the process's own zone is.
 func TimeZone(loc *time.Location) Option {
-	return tickOption{name: "TimeZone", cronOnly: true, option: func(d *Definition) error {
+	return option(func(s *settings) error {
 		if loc == nil {
 			return invalidOption("TimeZone(nil): want a *time.Location")
 		}
 		if isLocal(loc) {
 			return invalidOption("TimeZone(time.Local): processes may differ in it; want a zone by its name, such as time.LoadLocation(%q)", "Europe/Berlin")
 		}
-		d.zone = loc
+		s.TimeZone = loc
+		s.ForCron = cmp.Or(s.ForCron, "TimeZone")
 		return nil
-	}}
+	})
 }
 
 // isLocal reports whether loc is time.Local, which some programs set to UTC. Its name tells nothing else:
@@ -157,30 +143,34 @@ type CatchUpPolicy int
 
 // The policies of [CatchUp].
 const (
-	Once CatchUpPolicy = iota // one run for all ticks that passed
-	All                       // each tick of the last 12 hours runs, in order and one at a time
+	CatchUpOnce CatchUpPolicy = iota // one run for all ticks that passed
+	CatchUpAll                       // each tick of the last 12 hours runs, in order and one at a time
 )
 
+// CatchUpWindow is how far back missed ticks have runs of their own with [CatchUpAll].
+const CatchUpWindow = 12 * time.Hour
+
 // CatchUp sets what happens to ticks that pass before a run can start, because nothing
-// was running or all workers were busy. Defaults to [Once]. It does not apply to
+// was running or all workers were busy. Defaults to [CatchUpOnce]. It does not apply to
 // RegisterDelayed.
 //
-// With [Once] a single run stands for all of them. Its [Job.Tick] is the latest, and
+// With [CatchUpOnce] a single run stands for all of them. Its [Job.Tick] is the latest, and
 // [Job.Missed] is how many earlier ones it stands for. So at most one tick of a
 // schedule waits for a worker: while it does, each further tick takes its place.
 //
-// With [All] each tick runs, in order and one at a time: a tick waits for the run of
+// With [CatchUpAll] each tick runs, in order and one at a time: a tick waits for the run of
 // the one before, also when none was missed. Only a first attempt holds up the tick
 // after it; a retry may run beside it. Ticks older than [CatchUpWindow] have no run of
 // their own, and the first run after them counts them in Job.Missed.
 func CatchUp(policy CatchUpPolicy) Option {
-	return tickOption{name: "CatchUp", option: func(d *Definition) error {
-		if policy != Once && policy != All {
-			return invalidOption("CatchUp(%d): allowed is Once or All", policy)
+	return option(func(s *settings) error {
+		if policy != CatchUpOnce && policy != CatchUpAll {
+			return invalidOption("CatchUp(%d): allowed is CatchUpOnce or CatchUpAll", policy)
 		}
-		d.CatchUp = policy
+		s.CatchUp = int(policy)
+		s.ForTicks = cmp.Or(s.ForTicks, "CatchUp")
 		return nil
-	}}
+	})
 }
 
 // OverlapPolicy says whether a tick may run beside an earlier run of its job.
@@ -188,21 +178,22 @@ type OverlapPolicy int
 
 // The policies of [Overlap].
 const (
-	Allow OverlapPolicy = iota // ticks run whether or not an earlier run goes on
-	Skip                       // a tick is skipped while another run of the job goes on anywhere
+	OverlapAllow OverlapPolicy = iota // ticks run whether or not an earlier run goes on
+	OverlapSkip                       // a tick is skipped while another run of the job goes on anywhere
 )
 
 // Overlap sets what a tick does when another run of its job goes on as it starts.
-// Defaults to [Allow]. A tick skipped is shown in the job's history with the
+// Defaults to [OverlapAllow]. A tick skipped is shown in the job's history with the
 // reason. Triggered jobs are never skipped, and it does not apply to RegisterDelayed.
 func Overlap(policy OverlapPolicy) Option {
-	return tickOption{name: "Overlap", option: func(d *Definition) error {
-		if policy != Allow && policy != Skip {
-			return invalidOption("Overlap(%d): allowed is Allow or Skip", policy)
+	return option(func(s *settings) error {
+		if policy != OverlapAllow && policy != OverlapSkip {
+			return invalidOption("Overlap(%d): allowed is OverlapAllow or OverlapSkip", policy)
 		}
-		d.Overlap = policy
+		s.Overlap = int(policy)
+		s.ForTicks = cmp.Or(s.ForTicks, "Overlap")
 		return nil
-	}}
+	})
 }
 
 // StartWithin skips a tick or delayed job that could only start later than limit
@@ -210,11 +201,11 @@ func Overlap(policy OverlapPolicy) Option {
 // [CatchUp], limit counts from the latest. Retries are not affected. Defaults to no
 // limit.
 func StartWithin(limit time.Duration) Option {
-	return option(func(d *Definition) error {
+	return option(func(s *settings) error {
 		if limit <= 0 {
 			return invalidOption("StartWithin(%s): must be positive", limit)
 		}
-		d.StartWithin = limit
+		s.StartWithin = limit
 		return nil
 	})
 }

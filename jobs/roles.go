@@ -3,7 +3,6 @@ package jobs
 import (
 	"context"
 	"encoding/json"
-	"math"
 	"time"
 )
 
@@ -64,9 +63,6 @@ type Pauser interface {
 	// Resume ends a pause: what waited can start. It does nothing if there is none.
 	Resume(ctx context.Context, name string) error
 }
-
-// SkippedPaused is the reason of a tick that came due while its job was paused.
-const SkippedPaused = "skipped: the job is paused"
 
 // A Run is one job as [RunLister] tells it.
 type Run struct {
@@ -137,41 +133,4 @@ func (a Activity) MarshalJSON() ([]byte, error) {
 		CompleteSince time.Time             `json:"complete_since"`
 		Jobs          map[string][]Outcomes `json:"jobs"`
 	}{a.Start, a.Step.Seconds(), a.CompleteSince, a.Jobs})
-}
-
-// NewActivity returns an answer without counts for [ActivityReporter] at now, or
-// [ErrInvalidOption]. Providers fill it by [Activity.Add].
-func NewActivity(now time.Time, step time.Duration, n int) (Activity, error) {
-	if step < time.Second || n < 1 || n > 1440 || step > math.MaxInt64/time.Duration(n) {
-		return Activity{}, invalidOption("Activity: %d steps of %s: allowed is 1 to 1,440 of 1s at least", n, step)
-	}
-	start := now.UTC().Truncate(step).Add(-time.Duration(n-1) * step)
-	return Activity{Start: start, Step: step, CompleteSince: start, Jobs: map[string][]Outcomes{}}, nil
-}
-
-// Add counts n jobs of that name that ended at a time in the i-th step, from 0, in
-// the given state. What lies outside of the steps is not counted.
-func (a Activity) Add(name string, i, steps int, state State, n int) {
-	if i < 0 || i >= steps {
-		return
-	}
-	if a.Jobs[name] == nil {
-		a.Jobs[name] = make([]Outcomes, steps)
-	}
-	switch o := &a.Jobs[name][i]; state {
-	case StateCompleted:
-		o.Completed += n
-	case StateFailed:
-		o.Failed += n
-	default:
-		o.Other += n
-	}
-}
-
-// CheckRunLimit returns [ErrInvalidOption] for a limit that [RunLister] refuses.
-func CheckRunLimit(limit int) error {
-	if limit < 1 || limit > 1000 {
-		return invalidOption("Runs: limit %d: allowed is 1 to 1,000", limit)
-	}
-	return nil
 }

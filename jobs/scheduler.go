@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -82,7 +84,7 @@ type Monitor interface {
 	// QueueSize counts the jobs of that name that wait: due, delayed or to be
 	// retried, in all processes together. What runs or is done does not count, nor
 	// does a schedule's next tick before it is due. A schedule that is due and whose
-	// tick is not inserted yet, because nothing is running or because with [All] it
+	// tick is not inserted yet, because nothing is running or because with [CatchUpAll] it
 	// waits for the tick before, counts as one job, however many ticks have passed. An
 	// unregistered name is [ErrUnknownJob].
 	QueueSize(ctx context.Context, name string) (int, error)
@@ -124,8 +126,8 @@ const (
 type Health struct {
 	// Healthy is true when there is no reason for it not to be.
 	Healthy bool
-	// Reasons says in words what is wrong, the gravest first.
-	Reasons []string
+	// Reasons says what is wrong, the gravest first.
+	Reasons []Reason
 	// Started is true between Start and Shutdown of this scheduler.
 	Started bool
 	// OldestWaiting is how long the job that waits longest has been due, a due tick that
@@ -133,23 +135,71 @@ type Health struct {
 	// not registered on this scheduler are left out: nobody may register them any more.
 	OldestWaiting time.Duration
 	// Totals counts the jobs of all names by state, as far as they are kept. A due tick
-	// that is not inserted yet counts as waiting, one that is not due not at all. A state
-	// that is in AtLeast may have more of them: a provider stops counting where it
-	// would take long.
-	Totals  map[State]int
-	AtLeast []State
+	// that is not inserted yet counts as waiting, one that is not due not at all.
+	Totals map[State]Count
 }
 
-// MarshalJSON renders OldestWaiting as oldest_waiting_seconds.
+// A Reason is one thing that is wrong, see [Health].
+type Reason struct {
+	// Job is the name of the job that it is about, "" for none in particular. Who may not
+	// see that job is not shown the reason.
+	Job string
+	// Text says what is wrong. It reads on from the name, as in "is overdue by 2m0s", and
+	// names no other job.
+	Text string
+}
+
+// String returns the name and the text.
+func (r Reason) String() string {
+	if r.Job == "" {
+		return r.Text
+	}
+	return r.Job + " " + r.Text
+}
+
+// A Count is a number of jobs, see [Health].
+type Count struct {
+	N int
+	// AtLeast is true if there may be more: a provider stops counting where it would take
+	// long.
+	AtLeast bool
+}
+
+// String returns the number, followed by "or more" if there may be.
+func (c Count) String() string {
+	if c.AtLeast {
+		return strconv.Itoa(c.N) + " or more"
+	}
+	return strconv.Itoa(c.N)
+}
+
+// MarshalJSON renders OldestWaiting as oldest_waiting_seconds, and lists the states of which there may be more
+// than totals says in at_least.
 func (h Health) MarshalJSON() ([]byte, error) {
+	type reason struct {
+		Job  string `json:"job,omitempty"`
+		Text string `json:"text"`
+	}
+	var reasons []reason
+	for _, r := range h.Reasons {
+		reasons = append(reasons, reason(r))
+	}
+	totals, atLeast := map[State]int{}, []State{}
+	for state, count := range h.Totals {
+		totals[state] = count.N
+		if count.AtLeast {
+			atLeast = append(atLeast, state)
+		}
+	}
+	slices.Sort(atLeast)
 	return json.Marshal(struct {
 		Healthy       bool          `json:"healthy"`
-		Reasons       []string      `json:"reasons,omitempty"`
+		Reasons       []reason      `json:"reasons,omitempty"`
 		Started       bool          `json:"started"`
 		OldestWaiting float64       `json:"oldest_waiting_seconds"`
 		Totals        map[State]int `json:"totals,omitempty"`
 		AtLeast       []State       `json:"at_least,omitempty"`
-	}{h.Healthy, h.Reasons, h.Started, h.OldestWaiting.Seconds(), h.Totals, h.AtLeast})
+	}{h.Healthy, reasons, h.Started, h.OldestWaiting.Seconds(), totals, atLeast})
 }
 
 // Status is what [Monitor.Jobs] tells of one registered job.
@@ -213,22 +263,4 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.Missed, s.LastSuccess, s.NextTick, s.Upcoming,
 		s.OverdueBy.Seconds(), s.OverdueReason, s.PausedSince, s.Waiting, s.Running, s.Retrying,
 	})
-}
-
-// overdueGrace is how long a schedule may be overdue before that is unhealthy.
-const overdueGrace = time.Minute
-
-// OverdueReasons names the schedules whose next tick is more than a minute late, for
-// [Health].Reasons.
-func OverdueReasons(all []Status) (reasons []string) {
-	for _, st := range all {
-		if st.OverdueBy > overdueGrace {
-			reason := fmt.Sprintf("%s is overdue by %s", st.Name, st.OverdueBy.Round(time.Second))
-			if st.OverdueReason != "" {
-				reason += ": " + st.OverdueReason
-			}
-			reasons = append(reasons, reason)
-		}
-	}
-	return reasons
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // zoneChildEnv makes TestTimeZone_InAnyProcess the child process of itself.
@@ -47,7 +48,7 @@ func checkZones(t *testing.T) {
 	for _, name := range []string{"UTC", "Etc/UTC", "Europe/Berlin", "America/New_York"} {
 		zone, err := time.LoadLocation(name)
 		require.NoError(t, err)
-		r, err := jobs.NewRegistry(jobs.TimeZone(zone))
+		r, err := provider.NewRegistry(jobs.TimeZone(zone))
 		require.NoError(t, err, "as a default")
 		require.NoError(t, r.RegisterCron("a.job", "0 3 * * *", handler, jobs.TimeZone(zone)))
 		d, err := r.Job("a.job")
@@ -55,7 +56,7 @@ func checkZones(t *testing.T) {
 		_, described := d.Describe()
 		require.Equal(t, name, described)
 	}
-	r, err := jobs.NewRegistry()
+	r, err := provider.NewRegistry()
 	require.NoError(t, err)
 	require.NoError(t, r.RegisterCron("a.job", "0 3 * * *", handler, jobs.TimeZone(time.UTC)))
 	byName, err := time.LoadLocation("Local")

@@ -49,7 +49,7 @@ const hardStopGrace = 5 * time.Second
 
 // A Scheduler runs jobs in this process. Make one with [New].
 type Scheduler struct {
-	registry  *jobs.Registry
+	registry  *provider.Registry
 	logger    *slog.Logger
 	db        jobs.DB
 	retention time.Duration
@@ -97,7 +97,7 @@ func New(cfg *Config) (*Scheduler, error) {
 	case c.Retention < 0:
 		return nil, fmt.Errorf("memory: Retention is %s, want more than 0", c.Retention)
 	}
-	registry, err := jobs.NewRegistry(c.Defaults...)
+	registry, err := provider.NewRegistry(c.Defaults...)
 	if err != nil {
 		return nil, fmt.Errorf("memory: %w", err)
 	}
@@ -146,7 +146,7 @@ func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...
 	if err != nil {
 		return "", err
 	}
-	if err := d.Enqueue(ctx, []*jobs.Request{req}, s.store); err != nil {
+	if err := d.Enqueue(ctx, []*jobs.Request{req}, s.storeOf(d)); err != nil {
 		return "", err
 	}
 	return req.ID, nil
@@ -165,7 +165,7 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 	if err != nil {
 		return nil, err
 	}
-	if err := d.Enqueue(ctx, reqs, s.store); err != nil {
+	if err := d.Enqueue(ctx, reqs, s.storeOf(d)); err != nil {
 		return nil, err
 	}
 	ids := make([]string, len(reqs))
@@ -181,18 +181,22 @@ func (s *Scheduler) TriggerBulk(ctx context.Context, name string, data []any, op
 	return len(ids), err
 }
 
-// store is a [jobs.Enqueue].
-func (s *Scheduler) store(_ context.Context, reqs []*jobs.Request) error {
+// storeOf returns what stores requests of d.
+func (s *Scheduler) storeOf(d *provider.Definition) jobs.Enqueue {
+	return func(_ context.Context, reqs []*jobs.Request) error { return s.store(d, reqs) }
+}
+
+func (s *Scheduler) store(d *provider.Definition, reqs []*jobs.Request) error {
 	defer s.look()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := clock()
 	for _, req := range reqs {
-		q := s.queue(req.Job)
+		q := s.queue(d)
 		r := q.unique[req.Unique]
 		if r == nil {
 			r = s.insert(q, row{
-				data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: req.Due(now), unique: req.Unique,
+				data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: provider.Due(req, now), unique: req.Unique,
 			}, now)
 			q.claim(r)
 		}
@@ -393,7 +397,7 @@ func (s *Scheduler) advance(q *queue, now time.Time) (begin []func()) {
 		case provider.Skip:
 			q.passed(&row{tick: a.Tick, missed: a.Missed, state: jobs.StateSkipped})
 			begin = append(begin, func() {
-				s.logger.Info("memory: job skipped", "job", q.def.Name, "tick", a.Tick, "missed", a.Missed, "reason", jobs.SkippedPaused)
+				s.logger.Info("memory: job skipped", "job", q.def.Name, "tick", a.Tick, "missed", a.Missed, "reason", provider.SkippedPaused)
 			})
 		default:
 			return begin

@@ -109,7 +109,7 @@ func TestMaxWorkersLimitsJobsWithoutSlotsOfTheirOwn(t *testing.T) {
 		synctest.Wait()
 		h, err := s.Health(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, map[jobs.State]int{jobs.StateRunning: 5, jobs.StateWaiting: 4}, h.Totals)
+		require.Equal(t, map[jobs.State]jobs.Count{jobs.StateRunning: {N: 5}, jobs.StateWaiting: {N: 4}}, h.Totals)
 	})
 }
 
@@ -205,8 +205,8 @@ func TestMissedTicksAreCountedInTheRunAndInTheLog(t *testing.T) {
 	}{
 		// Stopped from 00:30 for 20 h, then started at 20:30: the ticks of 01:00 to 20:00
 		// are missed.
-		jobs.Once: {"tick=2000-01-01T20:00:00.000Z missed=19", []int{20, 21}},
-		jobs.All:  {"tick=2000-01-01T09:00:00.000Z missed=8", []int{9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21}}, // 01:00 to 08:00 lie more than 12 h back
+		jobs.CatchUpOnce: {"tick=2000-01-01T20:00:00.000Z missed=19", []int{20, 21}},
+		jobs.CatchUpAll:  {"tick=2000-01-01T09:00:00.000Z missed=8", []int{9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21}}, // 01:00 to 08:00 lie more than 12 h back
 	} {
 		var ticks, missed []int
 		bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
@@ -382,7 +382,7 @@ func TestStartAndStopUnderLoadLoseNothing(t *testing.T) {
 	require.NoError(t, s.Start(context.Background()))
 	require.Eventually(t, func() bool {
 		h, err := s.Health(context.Background())
-		return err == nil && h.Totals[jobs.StateCompleted] >= goroutines*each
+		return err == nil && h.Totals[jobs.StateCompleted].N >= goroutines*each
 	}, 30*time.Second, 5*time.Millisecond)
 	require.NoError(t, s.Shutdown(context.Background()))
 	require.Len(t, ids, goroutines*each)
@@ -428,7 +428,7 @@ func TestAScheduleIsAdvancedBeforeItsTickRuns(t *testing.T) {
 		time.Sleep(24*time.Hour + 1)
 		h, err := s.Health(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, map[jobs.State]int{jobs.StateCompleted: 24}, h.Totals, "no tick is stored before it is due")
+		require.Equal(t, map[jobs.State]jobs.Count{jobs.StateCompleted: {N: 24}}, h.Totals, "no tick is stored before it is due")
 	})
 }
 
@@ -525,7 +525,7 @@ func TestTicksThatAreTooLateHoldUpNoOther(t *testing.T) {
 		return s.RegisterInterval("test.tick", time.Hour, func(context.Context, *jobs.Job) error {
 			ran.Add(1)
 			return nil
-		}, jobs.CatchUp(jobs.All), jobs.StartWithin(90*time.Minute))
+		}, jobs.CatchUp(jobs.CatchUpAll), jobs.StartWithin(90*time.Minute))
 	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
 		require.NoError(t, s.Shutdown(t.Context()))
 		time.Sleep(10*time.Hour + 15*time.Minute)
@@ -533,7 +533,7 @@ func TestTicksThatAreTooLateHoldUpNoOther(t *testing.T) {
 		time.Sleep(time.Second)
 		h, err := s.Health(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, map[jobs.State]int{jobs.StateSkipped: 8, jobs.StateCompleted: 2}, h.Totals)
+		require.Equal(t, map[jobs.State]jobs.Count{jobs.StateSkipped: {N: 8}, jobs.StateCompleted: {N: 2}}, h.Totals)
 		require.EqualValues(t, 2, ran.Load())
 	})
 }

@@ -89,7 +89,7 @@ func (s *Scheduler) overdueReason(q *queue) string {
 	switch reason := s.stopped(); {
 	case reason != "":
 		return reason
-	case q.def.CatchUp == jobs.All && q.last.progress() == provider.Going:
+	case q.def.CatchUp == jobs.CatchUpAll && q.last.progress() == provider.Going:
 		return "the run of the previous tick has not ended"
 	case q.slots.free == 0 && q.def.Concurrency > 0:
 		return fmt.Sprintf("all %d worker slots of the job are taken", q.def.Concurrency)
@@ -121,8 +121,8 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	defer s.mu.Unlock()
 	now := clock()
 	s.promote(now)
-	h := jobs.Health{Started: s.session != nil && !s.session.stopping, Totals: maps.Clone(s.totals)}
-	maps.DeleteFunc(h.Totals, func(state jobs.State, n int) bool { return state == "" || n == 0 })
+	h := jobs.Health{Started: s.session != nil && !s.session.stopping, Totals: map[jobs.State]jobs.Count{}}
+	totals := maps.Clone(s.totals)
 	for _, group := range s.slots {
 		for _, r := range group.ready.rows {
 			h.OldestWaiting = max(h.OldestWaiting, now.Sub(r.due))
@@ -134,20 +134,25 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 		}
 		if q.due(now) {
 			h.OldestWaiting = max(h.OldestWaiting, now.Sub(q.next))
-			h.Totals[jobs.StateWaiting]++
+			totals[jobs.StateWaiting]++
+		}
+	}
+	for state, n := range totals {
+		if state != "" && n > 0 {
+			h.Totals[state] = jobs.Count{N: n}
 		}
 	}
 	if reason := s.stopped(); reason != "" {
-		h.Reasons = append(h.Reasons, reason)
+		h.Reasons = append(h.Reasons, jobs.Reason{Text: reason})
 	}
-	h.Reasons = append(h.Reasons, jobs.OverdueReasons(s.statuses(now))...)
+	h.Reasons = append(h.Reasons, provider.OverdueReasons(s.statuses(now))...)
 	h.Healthy = len(h.Reasons) == 0
 	return h, nil
 }
 
 // Runs implements [jobs.RunLister], in the order in which the jobs were stored.
 func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
-	if err := cmp.Or(ctx.Err(), jobs.CheckRunLimit(limit)); err != nil {
+	if err := cmp.Or(ctx.Err(), provider.CheckRunLimit(limit)); err != nil {
 		return nil, err
 	}
 	d, err := s.registry.Job(name)
@@ -193,7 +198,7 @@ func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jo
 	defer s.mu.Unlock()
 	now := clock()
 	s.promote(now)
-	a, err := jobs.NewActivity(now, step, n)
+	a, err := provider.NewActivity(now, step, n)
 	if err != nil {
 		return a, err
 	}
@@ -202,7 +207,7 @@ func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jo
 	}
 	for _, r := range s.finished {
 		if !r.ended.Before(a.Start) {
-			a.Add(r.queue.def.Name, int(r.ended.Sub(a.Start)/step), n, r.state, 1)
+			provider.AddEnded(a, r.queue.def.Name, int(r.ended.Sub(a.Start)/step), n, r.state, 1)
 		}
 	}
 	return a, nil

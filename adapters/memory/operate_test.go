@@ -38,7 +38,7 @@ func TestALateTickSaysWhatKeepsIt(t *testing.T) {
 		return errors.Join(
 			s.RegisterInterval("test.general", time.Second, slow),
 			s.RegisterInterval("test.own", time.Second, slow, jobs.Concurrency(2)),
-			s.RegisterInterval("test.all", time.Second, slow, jobs.CatchUp(jobs.All), jobs.Concurrency(3)),
+			s.RegisterInterval("test.all", time.Second, slow, jobs.CatchUp(jobs.CatchUpAll), jobs.Concurrency(3)),
 			s.RegisterInterval("test.fine", time.Hour, slow),
 		)
 	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
@@ -61,7 +61,7 @@ func TestPauseSkipsATickThatWaitsForTheOneBefore(t *testing.T) {
 		return s.RegisterInterval("test.tick", time.Second, func(context.Context, *jobs.Job) error {
 			time.Sleep(10 * time.Second)
 			return nil
-		}, jobs.CatchUp(jobs.All))
+		}, jobs.CatchUp(jobs.CatchUpAll))
 	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
 		start := time.Now().UTC()
 		time.Sleep(5500 * time.Millisecond)
@@ -99,7 +99,7 @@ func TestWhatWaitsOutAPauseIsOldestWaiting(t *testing.T) {
 		h, err := s.Health(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, time.Hour, h.OldestWaiting)
-		require.Equal(t, map[jobs.State]int{jobs.StateWaiting: 2}, h.Totals)
+		require.Equal(t, map[jobs.State]jobs.Count{jobs.StateWaiting: {N: 2}}, h.Totals)
 		require.NoError(t, s.Resume(t.Context(), "test.job"))
 		require.NoError(t, s.Resume(t.Context(), "test.late"))
 		synctest.Wait()
@@ -297,7 +297,7 @@ func TestOperatorsUnderLoad(t *testing.T) {
 	}
 	require.Eventually(t, func() bool {
 		h, err := s.Health(ctx)
-		ended := h.Totals[jobs.StateCompleted] + h.Totals[jobs.StateFailed] + h.Totals[jobs.StateCancelled]
+		ended := h.Totals[jobs.StateCompleted].N + h.Totals[jobs.StateFailed].N + h.Totals[jobs.StateCancelled].N
 		return err == nil && ended == 800 && len(h.Totals) <= 3
 	}, 30*time.Second, 5*time.Millisecond)
 	a, err := s.Activity(ctx, time.Hour, 2)
@@ -424,7 +424,7 @@ func TestAnInterruptedJobIsNotSkippedAsTooLate(t *testing.T) {
 	})
 }
 
-// held has the tick of an hour run for 90 minutes, with CatchUp(All), and the next one wait for it; test begins
+// held has the tick of an hour run for 90 minutes, with CatchUpAll, and the next one wait for it; test begins
 // meanwhile. ran returns the hours of the ticks that have begun.
 func held(t *testing.T, test func(t *testing.T, s *memory.Scheduler, ran func() []float64)) {
 	t.Helper()
@@ -440,7 +440,7 @@ func held(t *testing.T, test func(t *testing.T, s *memory.Scheduler, ran func() 
 				time.Sleep(90 * time.Minute)
 			}
 			return nil
-		}, jobs.CatchUp(jobs.All), jobs.Timeout(24*time.Hour))
+		}, jobs.CatchUp(jobs.CatchUpAll), jobs.Timeout(24*time.Hour))
 	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
 		first := time.Now().UTC().Truncate(time.Hour).Add(time.Hour)
 		time.Sleep(time.Until(first.Add(75 * time.Minute)))

@@ -41,7 +41,7 @@ type row struct {
 
 // queue is all that is known of one registered job.
 type queue struct {
-	def                        *jobs.Definition
+	def                        *provider.Definition
 	slots                      *slots
 	unique                     map[string]*row // live rows by their key
 	paused                     time.Time       // zero when it is not
@@ -91,7 +91,7 @@ type slots struct {
 
 func newSlots(n int) *slots { return &slots{free: n, ready: rowHeap{less: mostUrgent}} }
 
-func (s *Scheduler) queue(d *jobs.Definition) *queue {
+func (s *Scheduler) queue(d *provider.Definition) *queue {
 	q := s.queues[d.Name]
 	if q == nil {
 		q = &queue{def: d, slots: s.general, unique: make(map[string]*row)}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/otel"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 var discard = slog.New(slog.DiscardHandler)
@@ -45,7 +46,7 @@ func BenchmarkCost(b *testing.B) {
 			options, err = otel.Options(&otel.Config{TracerProvider: row.tracers, MeterProvider: row.meters, Propagator: propagation.TraceContext{}})
 			require.NoError(b, err)
 		}
-		reg, err := jobs.NewRegistry(options...)
+		reg, err := provider.NewRegistry(options...)
 		require.NoError(b, err)
 		require.NoError(b, reg.RegisterDelayed("email.welcome", 0, func(context.Context, *jobs.Job) error { return nil }))
 		d, err := reg.Job("email.welcome")

@@ -53,6 +53,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -171,7 +172,7 @@ var errUnwound = errors.New("a panic, or the end of the goroutine (runtime.Goexi
 // which at thousands in a TriggerMany costs more than it tells.
 func (i *instruments) send(next jobs.Enqueue) jobs.Enqueue {
 	return func(ctx context.Context, reqs []*jobs.Request) (err error) {
-		name := reqs[0].Job.Name
+		name := reqs[0].Name
 		attrs := attributes("send", name)
 		start := time.Now()
 		ctx, span := i.tracer.Start(ctx, "send "+name, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(attrs...))
@@ -329,8 +330,12 @@ func errorType(err error) attribute.KeyValue {
 
 var jobsPath = reflect.TypeFor[jobs.Job]().PkgPath()
 
-// isWrapper tells whether the error is one of fmt's or of package jobs.
+// isWrapper reports whether the error is one of fmt's, or of package jobs or those below it.
 func isWrapper(err error) bool {
 	t := reflect.TypeOf(err)
-	return t.Kind() == reflect.Pointer && (t.Elem().PkgPath() == "fmt" || t.Elem().PkgPath() == jobsPath)
+	if t.Kind() != reflect.Pointer {
+		return false
+	}
+	path := t.Elem().PkgPath()
+	return path == "fmt" || path == jobsPath || strings.HasPrefix(path, jobsPath+"/")
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/everytick/everytick/adapters/memory"
 	"github.com/everytick/everytick/adapters/otel"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // telemetry keeps what was told.
@@ -288,7 +289,7 @@ func TestLatenessIsOfFirstAttemptsOfTicks(t *testing.T) {
 func TestARunIsLinkedToTheSpanAroundIt(t *testing.T) {
 	t.Parallel()
 	tel := newTelemetry(t)
-	reg, err := jobs.NewRegistry(tel.options...)
+	reg, err := provider.NewRegistry(tel.options...)
 	require.NoError(t, err)
 	require.NoError(t, reg.RegisterDelayed("email.welcome", 0, func(context.Context, *jobs.Job) error { return nil }))
 	d, err := reg.Job("email.welcome")
@@ -587,7 +588,7 @@ func TestTheDefaultsAreTheGlobals(t *testing.T) {
 	// Nobody sets them in this process: all of it does nothing.
 	options, err := otel.Options(nil)
 	require.NoError(t, err)
-	reg, err := jobs.NewRegistry(options...)
+	reg, err := provider.NewRegistry(options...)
 	require.NoError(t, err)
 	require.NoError(t, reg.RegisterDelayed("email.welcome", 0, func(context.Context, *jobs.Job) error { return nil }))
 	d, err := reg.Job("email.welcome")

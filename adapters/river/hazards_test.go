@@ -261,7 +261,7 @@ func TestEveryModeOfSendingQueriesWorks(t *testing.T) {
 			pool := poolOf(t, 8, mode)
 			s := newScheduler(t, pool, river.Config{PollOnly: true})
 			ran := make(chan jobs.Job, 1000)
-			require.NoError(t, s.RegisterInterval("a.all", time.Second, forward(ran), jobs.CatchUp(jobs.All), jobs.Overlap(jobs.Skip)))
+			require.NoError(t, s.RegisterInterval("a.all", time.Second, forward(ran), jobs.CatchUp(jobs.CatchUpAll), jobs.Overlap(jobs.OverlapSkip)))
 			require.NoError(t, s.RegisterDelayed("a.job", time.Second, noop, jobs.Concurrency(2)))
 			require.NoError(t, s.Start(t.Context()))
 			remote := newScheduler(t, pool, river.Config{TriggerOnly: true})

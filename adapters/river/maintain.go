@@ -12,7 +12,7 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/schedule"
 	"github.com/everytick/everytick/adapters/river/internal/store"
-	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // The pace of maintenance. upkeepEvery is longer than pause.Every, and shorter than the least Retention, so that what
@@ -113,7 +113,7 @@ var notInQueueName = regexp.MustCompile(`[^a-z0-9]+`)
 // queueOf returns the River queue of a job: its own when it has worker slots of
 // its own. River's queue names take neither dots nor 100 bytes, so a hash keeps
 // them apart.
-func (s *Scheduler) queueOf(d *jobs.Definition) string {
+func (s *Scheduler) queueOf(d *provider.Definition) string {
 	if d.Concurrency == 0 {
 		return s.cfg.Queue
 	}

@@ -40,7 +40,7 @@ func TestASchemaThatRiverAloneMigratedNeedsMigrate(t *testing.T) {
 	require.ErrorContains(t, s.Resume(t.Context(), "a.job"), "call river.Migrate")
 	health, err := s.Health(t.Context())
 	require.NoError(t, err)
-	require.Contains(t, health.Reasons[0], "call river.Migrate")
+	require.Contains(t, health.Reasons[0].Text, "call river.Migrate")
 	_, err = s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err, "it waits")
 	require.NoError(t, river.Migrate(t.Context(), pool, ""))

@@ -3,7 +3,6 @@ package river
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -74,7 +73,7 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 }
 
 // describe fills in what a schedule's row says.
-func (s *Scheduler) describe(d *jobs.Definition, st *jobs.Status, row store.Standing, exists bool, now time.Time) {
+func (s *Scheduler) describe(d *provider.Definition, st *jobs.Status, row store.Standing, exists bool, now time.Time) {
 	if !exists {
 		st.NextTick = provider.Next(d.Schedule, now)
 		if s.started.Load() {
@@ -97,14 +96,14 @@ func (s *Scheduler) describe(d *jobs.Definition, st *jobs.Status, row store.Stan
 const startsWithin = 2 * time.Second
 
 // overdueReason tells what keeps a tick that is due, as far as this process knows.
-func (s *Scheduler) overdueReason(d *jobs.Definition, st *jobs.Status, row store.Standing, inserted bool) string {
+func (s *Scheduler) overdueReason(d *provider.Definition, st *jobs.Status, row store.Standing, inserted bool) string {
 	ss := s.session.Load()
 	if ss == nil || !s.started.Load() {
 		return "this scheduler is " + s.notRunning() + ", and no other process has taken it: none that registers it runs, or all are busy"
 	}
 	slots := ss.slots[s.queueOf(d)]
 	switch {
-	case !inserted && d.CatchUp == jobs.All && row.Progress != provider.Over:
+	case !inserted && d.CatchUp == jobs.CatchUpAll && row.Progress != provider.Over:
 		return "the run of the previous tick has not ended"
 	case slots.Taken() >= slots.N && d.Concurrency > 0:
 		return fmt.Sprintf("all worker slots of the job are taken, %d in this process, and no other process has one free", slots.N)
@@ -159,7 +158,7 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	defer cancel()
 	if err := s.examine(bounded, &h); store.IsMissing(err) {
 		s.migrated.Store(false)
-		h.Reasons = append(h.Reasons, s.notMigrated())
+		h.Reasons = append(h.Reasons, jobs.Reason{Text: s.notMigrated()})
 	} else if err != nil {
 		if ctx.Err() != nil {
 			return jobs.Health{}, ctx.Err()
@@ -171,10 +170,10 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 		if pool := s.pool.Stat(); pool.AcquiredConns() == pool.MaxConns() {
 			reason += fmt.Sprintf("all %d connections of the pool are in use: ", pool.MaxConns())
 		}
-		h.Reasons = append([]string{reason + err.Error()}, h.Reasons...)
+		h.Reasons = append([]jobs.Reason{{Text: reason + err.Error()}}, h.Reasons...)
 	}
 	if !h.Started && !s.cfg.TriggerOnly {
-		h.Reasons = append(h.Reasons, "the scheduler is "+s.notRunning())
+		h.Reasons = append(h.Reasons, jobs.Reason{Text: "the scheduler is " + s.notRunning()})
 	}
 	h.Healthy = len(h.Reasons) == 0
 	return h, nil
@@ -186,7 +185,7 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 		return err
 	}
 	if reason != "" {
-		h.Reasons = append(h.Reasons, reason)
+		h.Reasons = append(h.Reasons, jobs.Reason{Text: reason})
 		return nil
 	}
 	readOnly, err := s.store.IsReadOnly(ctx, s.pool)
@@ -195,7 +194,7 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 	}
 	leader := false
 	if readOnly { // a standby cannot tell who leads
-		h.Reasons = append(h.Reasons, "the database is read-only: no job can be stored, started or ended")
+		h.Reasons = append(h.Reasons, jobs.Reason{Text: "the database is read-only: no job can be stored, started or ended"})
 	} else if leader, err = s.store.HasLeader(ctx, s.pool); err != nil {
 		return err
 	}
@@ -203,7 +202,7 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 		return err
 	}
 	if ss := s.session.Load(); h.Started && ss != nil && !leader && !readOnly && time.Since(ss.startedAt) > leaderGrace {
-		h.Reasons = append(h.Reasons, "no process leads: delayed jobs and retries wait for an election")
+		h.Reasons = append(h.Reasons, jobs.Reason{Text: "no process leads: delayed jobs and retries wait for an election"})
 	}
 	if err := s.countTotals(ctx, h); err != nil {
 		return err
@@ -215,7 +214,7 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 	for _, st := range statuses { // what is due and not inserted yet waits too
 		h.OldestWaiting = max(h.OldestWaiting, st.OverdueBy)
 	}
-	h.Reasons = append(h.Reasons, jobs.OverdueReasons(statuses)...)
+	h.Reasons = append(h.Reasons, provider.OverdueReasons(statuses)...)
 	return nil
 }
 
@@ -239,18 +238,18 @@ func (s *Scheduler) countTotals(ctx context.Context, h *jobs.Health) error {
 	if err != nil {
 		return err
 	}
-	h.Totals = map[jobs.State]int{}
+	h.Totals = map[jobs.State]jobs.Count{}
 	counted := map[string]int{}
 	for _, t := range totals {
-		h.Totals[t.State] += t.Count
+		h.Totals[t.State] = jobs.Count{N: h.Totals[t.State].N + t.Count}
 		counted[t.River] += t.Count
 	}
 	for river, n := range counted {
 		if n == countedRows {
-			h.AtLeast = append(h.AtLeast, ofRiver[river]...)
+			for _, state := range ofRiver[river] {
+				h.Totals[state] = jobs.Count{N: h.Totals[state].N, AtLeast: true}
+			}
 		}
 	}
-	slices.Sort(h.AtLeast)
-	h.AtLeast = slices.Compact(h.AtLeast)
 	return nil
 }

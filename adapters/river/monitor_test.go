@@ -34,6 +34,17 @@ func insertRows(t testing.TB, pool *pgxpool.Pool, n int, columns, values string)
 	execSQL(t, pool, fmt.Sprintf(`INSERT INTO river.river_job (%s) SELECT %s FROM generate_series(1, %d)`, columns, values, n))
 }
 
+// atLeast returns the states of which Health does not know how many there are.
+func atLeast(h jobs.Health) (states []jobs.State) {
+	for state, count := range h.Totals {
+		if count.AtLeast {
+			states = append(states, state)
+		}
+	}
+	slices.Sort(states)
+	return states
+}
+
 func TestHealthCountsSoManyOfALargeTable(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
@@ -45,21 +56,21 @@ func TestHealthCountsSoManyOfALargeTable(t *testing.T) {
 	insertRows(t, pool, 5, `kind, state, scheduled_at`, `'filler.job', 'retryable', now() + interval '1 hour'`)
 	health, err := s.Health(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, most-1, health.Totals[jobs.StateCompleted])
-	require.Empty(t, health.AtLeast)
+	require.Equal(t, most-1, health.Totals[jobs.StateCompleted].N)
+	require.Empty(t, atLeast(health))
 	fillTable(t, pool, 2)
 	health, err = s.Health(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, most, health.Totals[jobs.StateCompleted])
-	require.Equal(t, []jobs.State{jobs.StateCompleted}, health.AtLeast)
-	require.Equal(t, 3, health.Totals[jobs.StateFailed])
-	require.Equal(t, 5, health.Totals[jobs.StateRetrying])
+	require.Equal(t, most, health.Totals[jobs.StateCompleted].N)
+	require.Equal(t, []jobs.State{jobs.StateCompleted}, atLeast(health))
+	require.Equal(t, 3, health.Totals[jobs.StateFailed].N)
+	require.Equal(t, 5, health.Totals[jobs.StateRetrying].N)
 	insertRows(t, pool, most, `kind, state, scheduled_at`, `'filler.job', 'available', now() - interval '1 hour'`)
 	insertRows(t, pool, 1, `kind, state, attempt, errors`, `'filler.job', 'available', 1, '{"{}"}'`)
 	health, err = s.Health(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, most, health.Totals[jobs.StateWaiting])
-	require.Equal(t, []jobs.State{jobs.StateCompleted, jobs.StateRetrying, jobs.StateScheduled, jobs.StateWaiting}, health.AtLeast,
+	require.Equal(t, most, health.Totals[jobs.StateWaiting].N)
+	require.Equal(t, []jobs.State{jobs.StateCompleted, jobs.StateRetrying, jobs.StateScheduled, jobs.StateWaiting}, atLeast(health),
 		"a row that was not looked at may have any state that rows of River's state may have")
 }
 
@@ -75,7 +86,7 @@ func TestALateTickSaysWhatKeepsIt(t *testing.T) {
 	}
 	require.NoError(t, s.RegisterInterval("a.general", time.Second, blocked))
 	require.NoError(t, s.RegisterInterval("a.own", time.Second, blocked, jobs.Concurrency(2)))
-	require.NoError(t, s.RegisterInterval("a.all", time.Second, blocked, jobs.Concurrency(3), jobs.CatchUp(jobs.All)))
+	require.NoError(t, s.RegisterInterval("a.all", time.Second, blocked, jobs.Concurrency(3), jobs.CatchUp(jobs.CatchUpAll)))
 	reasonsBecome := func(want map[string]string) {
 		eventually(t, "the reasons to be told", func() bool {
 			all, err := s.Jobs(t.Context())
@@ -108,12 +119,12 @@ func TestHealthTellsAShutdownThatGoesOn(t *testing.T) {
 		<-release
 		return nil
 	}))
-	reasons := func() []string {
+	reasons := func() []jobs.Reason {
 		health, err := s.Health(t.Context())
 		require.NoError(t, err)
 		return health.Reasons
 	}
-	require.Equal(t, []string{"the scheduler is not started"}, reasons())
+	require.Equal(t, []jobs.Reason{{Text: "the scheduler is not started"}}, reasons())
 	require.NoError(t, s.Start(t.Context()))
 	_, err := s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
@@ -122,10 +133,10 @@ func TestHealthTellsAShutdownThatGoesOn(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.Shutdown(t.Context()) }()
 	eventually(t, "the shutdown to begin", func() bool { return len(reasons()) > 0 })
-	require.Equal(t, []string{"the scheduler is being shut down"}, reasons())
+	require.Equal(t, []jobs.Reason{{Text: "the scheduler is being shut down"}}, reasons())
 	close(release)
 	require.NoError(t, receive(t, stopped))
-	require.Equal(t, []string{"the scheduler is not started"}, reasons())
+	require.Equal(t, []jobs.Reason{{Text: "the scheduler is not started"}}, reasons())
 }
 
 func TestHealthTellsAPoolInUseFromADatabaseThatIsAway(t *testing.T) {
@@ -140,7 +151,7 @@ func TestHealthTellsAPoolInUseFromADatabaseThatIsAway(t *testing.T) {
 	health, err := s.Health(t.Context())
 	require.NoError(t, err)
 	require.Len(t, health.Reasons, 1)
-	require.Contains(t, health.Reasons[0], "the database does not answer: all 2 connections of the pool are in use: ")
+	require.Contains(t, health.Reasons[0].Text, "the database does not answer: all 2 connections of the pool are in use: ")
 }
 
 func TestOldestWaitingIsTheOldestOfAllQueuesThatAreWorked(t *testing.T) {
@@ -267,7 +278,7 @@ func TestHealthTellsThatTheDatabaseIsReadOnly(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
 	health, err := s.Health(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []string{"the database is read-only: no job can be stored, started or ended"}, health.Reasons)
+	require.Equal(t, []jobs.Reason{{Text: "the database is read-only: no job can be stored, started or ended"}}, health.Reasons)
 }
 
 func TestHealthDoesNotCallADatabaseThatGivesAnErrorSilent(t *testing.T) {
@@ -278,7 +289,7 @@ func TestHealthDoesNotCallADatabaseThatGivesAnErrorSilent(t *testing.T) {
 	health, err := s.Health(t.Context())
 	require.NoError(t, err)
 	require.Len(t, health.Reasons, 1)
-	require.Regexp(t, "^the database answers with an error: .*errors", health.Reasons[0])
+	require.Regexp(t, "^the database answers with an error: .*errors", health.Reasons[0].Text)
 }
 
 func TestATickThatNobodyTakesIsNotPutDownToBusyWorkers(t *testing.T) {
@@ -315,7 +326,7 @@ func TestHealthTellsThatNobodyLeads(t *testing.T) {
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	execSQL(t, pool, `CREATE FUNCTION river.nobody() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`)
 	execSQL(t, pool, `CREATE TRIGGER nobody BEFORE INSERT OR UPDATE ON river.river_leader FOR EACH ROW EXECUTE FUNCTION river.nobody()`)
-	reasons := func() []string {
+	reasons := func() []jobs.Reason {
 		health, err := s.Health(t.Context())
 		require.NoError(t, err)
 		return health.Reasons
@@ -323,8 +334,8 @@ func TestHealthTellsThatNobodyLeads(t *testing.T) {
 	require.NoError(t, s.Start(t.Context()))
 	require.Empty(t, reasons(), "an election takes its time")
 	eventually(t, "but not that long", func() bool {
-		return slices.Equal(reasons(), []string{"no process leads: delayed jobs and retries wait for an election"})
+		return slices.Equal(reasons(), []jobs.Reason{{Text: "no process leads: delayed jobs and retries wait for an election"}})
 	})
 	require.NoError(t, shutdown(s))
-	require.Equal(t, []string{"the scheduler is not started"}, reasons())
+	require.Equal(t, []jobs.Reason{{Text: "the scheduler is not started"}}, reasons())
 }

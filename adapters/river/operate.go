@@ -12,6 +12,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 var (
@@ -27,7 +28,7 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 	if _, err := s.definition(name); err != nil {
 		return nil, err
 	}
-	if err := jobs.CheckRunLimit(limit); err != nil {
+	if err := provider.CheckRunLimit(limit); err != nil {
 		return nil, err
 	}
 	runs, ids, err := s.store.Runs(ctx, s.pool, name, limit)
@@ -55,7 +56,7 @@ func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jo
 	if err != nil {
 		return jobs.Activity{}, fmt.Errorf("river: activity: %w", err)
 	}
-	activity, err := jobs.NewActivity(now, step, n)
+	activity, err := provider.NewActivity(now, step, n)
 	if err != nil {
 		return activity, err
 	}
@@ -64,7 +65,7 @@ func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jo
 		return jobs.Activity{}, fmt.Errorf("river: activity: %w", err)
 	}
 	for _, e := range ended {
-		activity.Add(e.Name, e.Step, n, e.State, e.Count)
+		provider.AddEnded(activity, e.Name, e.Step, n, e.State, e.Count)
 		if e.Oldest != nil && e.Oldest.After(activity.CompleteSince) {
 			activity.CompleteSince = e.Oldest.UTC()
 		}

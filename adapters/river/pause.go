@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // Pause implements [jobs.Pauser]. Jobs of that name that wait are put aside, or otherwise
@@ -38,7 +38,7 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 	}
 	if d.Schedule != nil && s.pauses.Has(name) {
 		// What came due while nobody looked is skipped too.
-		t := s.newTicker(s.ownPool(), []*jobs.Definition{d}, time.Time{}, func() (int, map[string]bool) { return 0, nil })
+		t := s.newTicker(s.ownPool(), []*provider.Definition{d}, time.Time{}, func() (int, map[string]bool) { return 0, nil })
 		if err := t.Once(ctx); err != nil {
 			return fmt.Errorf("river: resume %q: %w", name, err)
 		}

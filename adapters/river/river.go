@@ -46,6 +46,7 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/adapters/river/internal/wake"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // The defaults of [Config].
@@ -175,7 +176,7 @@ type Scheduler struct {
 	cfg   Config
 	log   *slog.Logger
 	pool  *pgxpool.Pool
-	reg   *jobs.Registry
+	reg   *provider.Registry
 	store *store.Store
 	clock *dbclock.Clock
 	wake  *wake.Waker
@@ -211,7 +212,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	if pool.Config().MaxConns < 2 && !c.TriggerOnly {
 		return nil, errOneConnection
 	}
-	reg, err := jobs.NewRegistry(c.Defaults...)
+	reg, err := provider.NewRegistry(c.Defaults...)
 	if err != nil {
 		return nil, fmt.Errorf("river: %w", err)
 	}
@@ -325,7 +326,7 @@ func (s *Scheduler) mayRegister(name string) error {
 
 // definition returns the job's definition, or a default one when another process
 // registers it.
-func (s *Scheduler) definition(name string) (*jobs.Definition, error) {
+func (s *Scheduler) definition(name string) (*provider.Definition, error) {
 	if s.cfg.TriggerOnly {
 		return s.reg.Undefined(name)
 	}

@@ -363,7 +363,7 @@ func TestWithCatchUpAllATickWaitsForNoRetryOfAnEarlierOne(t *testing.T) {
 		case <-ctx.Done():
 		}
 		return nil
-	}, jobs.CatchUp(jobs.All)))
+	}, jobs.CatchUp(jobs.CatchUpAll)))
 	registered(t, s)
 	setNext(t, pool, "a.tick", grid.Add(-time.Hour))
 	require.NoError(t, s.Start(t.Context()))
@@ -389,7 +389,7 @@ func TestWithCatchUpAllTicksThatWaitCostNoUpdates(t *testing.T) {
 			case <-ctx.Done():
 			}
 			return nil
-		}, jobs.CatchUp(jobs.All)))
+		}, jobs.CatchUp(jobs.CatchUpAll)))
 	}
 	require.NoError(t, s.Start(t.Context()))
 	first := map[string]jobs.Job{}
@@ -495,7 +495,7 @@ func TestOverlapSkip_OfTwoRunsThatWereFetchedTogetherOneGoesOn(t *testing.T) {
 		case <-ctx.Done():
 		}
 		return nil
-	}, jobs.Overlap(jobs.Skip)))
+	}, jobs.Overlap(jobs.OverlapSkip)))
 	for _, tick := range []string{"2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"} {
 		insertRows(t, pool, 1, `kind, state, metadata`, `'a.tick', 'available', '{"everytick_tick": "`+tick+`"}'`)
 	}

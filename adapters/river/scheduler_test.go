@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -158,7 +159,7 @@ func TestNoErrorOrLogTellsThePassword(t *testing.T) {
 	_, sizeErr := s.QueueSize(t.Context(), "a.job")
 	_, jobsErr := s.Jobs(t.Context())
 	told := errors.Join(triggerErr, sizeErr, jobsErr, s.Start(t.Context()), river.Migrate(t.Context(), pool, "")).Error() +
-		strings.Join(health.Reasons, "\n") + log.String()
+		fmt.Sprint(health.Reasons) + log.String()
 	require.NotContains(t, told, "hunter2secret")
 	require.NotContains(t, told, "postgres://")
 	require.Contains(t, told, "refused", "the cause is told")
@@ -176,7 +177,7 @@ func TestStartSaysThatTheSchemaIsNotMigrated(t *testing.T) {
 	require.ErrorContains(t, err, "call river.Migrate")
 	health, err := s.Health(t.Context())
 	require.NoError(t, err)
-	require.Contains(t, strings.Join(health.Reasons, "\n"), "call river.Migrate")
+	require.Contains(t, fmt.Sprint(health.Reasons), "call river.Migrate")
 
 	require.NoError(t, river.Migrate(t.Context(), pool, "elsewhere"))
 	require.NoError(t, s.Start(t.Context()), "a failed start leaves the scheduler as it was")

@@ -24,6 +24,7 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/wake"
 	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // A session is the time from one Start to the end of River's client: the parts that run, in the order in which
@@ -264,11 +265,11 @@ func (ss *session) busy() (n int) {
 }
 
 // schedules returns the jobs that have one.
-func (s *Scheduler) schedules() []*jobs.Definition {
-	return slices.DeleteFunc(s.reg.Jobs(), func(d *jobs.Definition) bool { return d.Schedule == nil })
+func (s *Scheduler) schedules() []*provider.Definition {
+	return slices.DeleteFunc(s.reg.Jobs(), func(d *provider.Definition) bool { return d.Schedule == nil })
 }
 
-func namesOf(defs []*jobs.Definition) []string {
+func namesOf(defs []*provider.Definition) []string {
 	names := make([]string, len(defs))
 	for i, d := range defs {
 		names[i] = d.Name
@@ -277,7 +278,7 @@ func namesOf(defs []*jobs.Definition) []string {
 }
 
 // newTicker returns a ticker of these schedules, for a process that started at now.
-func (s *Scheduler) newTicker(pool *pgxpool.Pool, defs []*jobs.Definition, now time.Time, live func() (int, map[string]bool)) *schedule.Ticker {
+func (s *Scheduler) newTicker(pool *pgxpool.Pool, defs []*provider.Definition, now time.Time, live func() (int, map[string]bool)) *schedule.Ticker {
 	registrations := make([]schedule.Registration, len(defs))
 	for i, d := range defs {
 		registrations[i] = schedule.Registration{
@@ -319,7 +320,7 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 		CancelledJobRetentionPeriod: s.cfg.Retention,
 		CompletedJobRetentionPeriod: s.cfg.Retention,
 		DiscardedJobRetentionPeriod: s.cfg.Retention,
-		// jobs.Definition.Run keeps the job's own; River's would cost each run a goroutine.
+		// provider.Definition.Run keeps the job's own; River's would cost each run a goroutine.
 		JobTimeout:           -1,
 		RescueStuckJobsAfter: riverNeverRescues,
 		ReindexerIndexNames:  indexes,
@@ -374,7 +375,7 @@ func (s *Scheduler) events() *riverqueue.SubscribeConfig {
 
 // namesOfAll returns the jobs whose ticks all run, one after the other.
 func (s *Scheduler) namesOfAll() []string {
-	return namesOf(slices.DeleteFunc(s.schedules(), func(d *jobs.Definition) bool { return d.CatchUp != jobs.All }))
+	return namesOf(slices.DeleteFunc(s.schedules(), func(d *provider.Definition) bool { return d.CatchUp != jobs.CatchUpAll }))
 }
 
 // hardStopGrace is how long Shutdown waits for handlers after cancelling them.

@@ -16,6 +16,7 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/insert"
 	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // Trigger implements [jobs.Triggerer]. Unless the job is unique it waits for the database, or
@@ -44,7 +45,7 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 		return "", err
 	}
 	err = d.Enqueue(ctx, []*jobs.Request{req}, func(ctx context.Context, _ []*jobs.Request) error {
-		toInsert, err := s.toInsert(ctx, tx, req)
+		toInsert, err := s.toInsert(ctx, tx, d, req)
 		if err == nil {
 			err = s.insert(ctx, tx, toInsert[0])
 		}
@@ -144,7 +145,7 @@ func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, op
 		return nil, err
 	}
 	return reqs, d.Enqueue(ctx, reqs, func(ctx context.Context, reqs []*jobs.Request) error {
-		toInsert, err := s.toInsert(ctx, nil, reqs...)
+		toInsert, err := s.toInsert(ctx, nil, d, reqs...)
 		if err == nil {
 			err = insertAll(ctx, toInsert)
 		}
@@ -158,15 +159,15 @@ func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, op
 	})
 }
 
-// toInsert says in River's terms what reqs say in ours. It asks for the time in tx unless that is nil, and
+// toInsert says in River's terms what reqs, all of d, say in ours. It asks for the time in tx unless that is nil, and
 // once: those with the same delay are due together.
-func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, reqs ...*jobs.Request) ([]*insert.Job, error) {
+func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definition, reqs ...*jobs.Request) ([]*insert.Job, error) {
 	var now time.Time
 	all, stored := make([]*insert.Job, len(reqs)), make([]insert.Job, len(reqs))
 	for i, req := range reqs {
 		j := &stored[i]
 		*j = insert.Job{
-			Kind: req.Job.Name, Queue: s.queueOf(req.Job), Priority: req.Priority, MaxAttempts: req.Job.MaxAttempts,
+			Kind: d.Name, Queue: s.queueOf(d), Priority: req.Priority, MaxAttempts: d.MaxAttempts,
 			Data: req.Data, UniqueKey: uniqueKey(req),
 		}
 		if all[i] = j; req.Delay > 0 || !req.At.IsZero() {
@@ -177,7 +178,7 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, reqs ...*jobs.Reque
 				}
 			}
 			// A job that is due now leaves the time to the database.
-			if due := req.Due(now); due.After(now) {
+			if due := provider.Due(req, now); due.After(now) {
 				j.Due = due
 			}
 		}
@@ -196,7 +197,7 @@ func uniqueKey(req *jobs.Request) []byte {
 	if req.Unique == "" {
 		return nil
 	}
-	key := sha256.Sum256([]byte("everytick unique\x00" + req.Job.Name + "\x00" + req.Unique))
+	key := sha256.Sum256([]byte("everytick unique\x00" + req.Name + "\x00" + req.Unique))
 	return key[:]
 }
 

@@ -89,6 +89,9 @@ func (h *handler) apiJob(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, out)
 }
 
+// maxRuns is the most that [jobs.RunLister] lists.
+const maxRuns = 1000
+
 // runLimit reads the parameter runs.
 func runLimit(r *http.Request, usual int) (int, error) {
 	text := r.URL.Query().Get("runs")
@@ -96,8 +99,8 @@ func runLimit(r *http.Request, usual int) (int, error) {
 		return usual, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || jobs.CheckRunLimit(n) != nil {
-		return usual, fmt.Errorf("%w: runs: want a number from 1 to 1000", errBody)
+	if err != nil || n < 1 || n > maxRuns {
+		return usual, fmt.Errorf("%w: runs: want a number from 1 to %d", errBody, maxRuns)
 	}
 	return n, nil
 }
@@ -232,41 +235,22 @@ func (h *handler) healthy(w http.ResponseWriter, r *http.Request) {
 	}
 	all := h.statuses.get(ctx)
 	_, hidden := h.readable(r, all.value)
-	writeJSON(w, status, h.censor(r, snap.value, all.at.IsZero(), hidden))
+	writeJSON(w, status, h.censor(r, snap.value, all.at.IsZero() || len(hidden) > 0))
 }
 
-// censor leaves out of a health what r may not read: reasons name jobs, totals count them.
-func (h *handler) censor(r *http.Request, health jobs.Health, unknown bool, hidden []string) jobs.Health {
+// censor leaves out of a health what r may not read: reasons are about jobs, and totals count them. partly says that
+// r may not read all jobs, or that they are not known.
+func (h *handler) censor(r *http.Request, health jobs.Health, partly bool) jobs.Health {
 	if !h.allowed(r, ActionRead, "") {
 		return jobs.Health{Healthy: health.Healthy, Started: health.Started}
 	}
-	if len(hidden) > 0 {
-		health.Totals, health.AtLeast, health.OldestWaiting = nil, nil, 0
+	if partly {
+		health.Totals, health.OldestWaiting = nil, 0
 	}
-	if unknown && !health.Healthy { // which names there are
-		health.Reasons = []string{"the state of the jobs is not known"}
-		return health
-	}
-	health.Reasons = slices.DeleteFunc(slices.Clone(health.Reasons), func(reason string) bool {
-		return slices.ContainsFunc(hidden, func(name string) bool { return mentions(reason, name) })
+	health.Reasons = slices.DeleteFunc(slices.Clone(health.Reasons), func(reason jobs.Reason) bool {
+		return reason.Job != "" && !h.allowed(r, ActionRead, reason.Job)
 	})
 	return health
-}
-
-// mentions tells whether text has that name in it, and not as a part of another name.
-func mentions(text, name string) bool {
-	const inNames = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
-	for {
-		i := strings.Index(text, name)
-		if i < 0 {
-			return false
-		}
-		rest := strings.TrimPrefix(text[i+len(name):], ".") // of a sentence, or a longer name
-		if (i == 0 || !strings.ContainsRune(inNames, rune(text[i-1]))) && (rest == "" || !strings.ContainsRune(inNames, rune(rest[0]))) {
-			return true
-		}
-		text = text[i+len(name):]
-	}
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // core is a scheduler without optional roles, that answers what a test has set.
@@ -83,8 +84,7 @@ func (c *core) Trigger(ctx context.Context, name string, data any, _ ...jobs.Tri
 	if err := c.call(ctx, "Trigger", name); err != nil {
 		return "", err
 	}
-	d := jobs.Definition{Name: name}
-	req, err := d.Request(data)
+	req, err := jobs.NewRequest(name, data)
 	if err != nil {
 		return "", err
 	}
@@ -103,20 +103,20 @@ func (f *full) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, er
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Clone(f.runs[name][:min(limit, len(f.runs[name]))]), jobs.CheckRunLimit(limit)
+	return slices.Clone(f.runs[name][:min(limit, len(f.runs[name]))]), provider.CheckRunLimit(limit)
 }
 
 func (f *full) Activity(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
 	if err := f.call(ctx, "Activity", ""); err != nil {
 		return jobs.Activity{}, err
 	}
-	a, err := jobs.NewActivity(time.Now(), step, n)
+	a, err := provider.NewActivity(time.Now(), step, n)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for name, o := range f.activity {
-		a.Add(name, n-2, n, jobs.StateCompleted, o.Completed)
-		a.Add(name, n-2, n, jobs.StateFailed, o.Failed)
-		a.Add(name, n-2, n, jobs.StateSkipped, o.Other)
+		provider.AddEnded(a, name, n-2, n, jobs.StateCompleted, o.Completed)
+		provider.AddEnded(a, name, n-2, n, jobs.StateFailed, o.Failed)
+		provider.AddEnded(a, name, n-2, n, jobs.StateSkipped, o.Other)
 	}
 	return a, err
 }
@@ -176,7 +176,7 @@ func newFake(now time.Time) *full {
 		return []time.Time{now.Add(d), now.Add(2 * d), now.Add(3 * d)}
 	}
 	f := &full{}
-	f.health = jobs.Health{Healthy: true, Started: true, Totals: map[jobs.State]int{jobs.StateCompleted: 12}}
+	f.health = jobs.Health{Healthy: true, Started: true, Totals: map[jobs.State]jobs.Count{jobs.StateCompleted: {N: 12}}}
 	f.statuses = []jobs.Status{
 		{Name: "audit.retention", Schedule: "0 3 * * *", Zone: "Europe/Berlin", PrevTick: now.Add(-9 * time.Hour), PrevState: jobs.StateCompleted, LastSuccess: now.Add(-9 * time.Hour), NextTick: now.Add(15 * time.Hour), Upcoming: tick(15 * time.Hour)},
 		{Name: "demo.flaky", Schedule: "every 5m0s", PrevTick: now.Add(-2 * time.Minute), PrevState: jobs.StateFailed, Missed: 2, LastSuccess: now.Add(-12 * time.Minute), NextTick: now.Add(3 * time.Minute), Upcoming: tick(3 * time.Minute), Retrying: 1, Waiting: 1},

@@ -237,26 +237,26 @@ func (h *handler) look(ctx context.Context, r *http.Request) *overview {
 		v.Stale = fmt.Sprintf("The database does not answer. What you see is from %s, %s.", at.Text(), at.Relative)
 	}
 	v.Health = "unknown"
-	var texts []string
+	var reasons []jobs.Reason
 	if health.err == nil {
-		shown := h.censor(r, health.value, o.jobs.at.IsZero(), hidden)
+		shown := h.censor(r, health.value, o.jobs.at.IsZero() || len(hidden) > 0)
 		v.Health = "healthy"
 		if !shown.Healthy {
 			v.Health = "unhealthy"
 		}
-		texts = shown.Reasons
+		reasons = shown.Reasons
 	}
-	v.Reasons = o.reasons(texts)
+	v.Reasons = o.reasons(reasons)
 	return o
 }
 
 // reasons joins those of the health with what else needs an eye, each job once.
-func (o *overview) reasons(texts []string) (all []reason) {
-	for _, text := range texts {
-		one := reason{Text: text}
+func (o *overview) reasons(given []jobs.Reason) (all []reason) {
+	for _, r := range given {
+		one := reason{Job: r.Job, Text: r.Text}
 		for _, row := range o.rows {
-			if rest, ok := strings.CutPrefix(text, row.Name+" "); ok {
-				one = reason{row.Name, row.Link, rest}
+			if row.Name == r.Job {
+				one.Link = row.Link
 			}
 		}
 		all = append(all, one)

@@ -19,7 +19,9 @@ import (
 
 	"github.com/everytick/everytick/adapters/memory"
 	"github.com/everytick/everytick/jobs"
+
 	"github.com/everytick/everytick/jobs/jobstest"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 func TestEveryRuleHasANameOfItsOwn(t *testing.T) {
@@ -102,9 +104,13 @@ func (f *faulty) Trigger(ctx context.Context, name string, data any, opts ...job
 	}
 	if f.request != nil {
 		// A delay of -1 stands for none given: no option can set it.
-		req, err := (&jobs.Definition{Name: name, Delay: -1}).Request(data, opts...)
+		const none = 123_456_789 * time.Millisecond
+		req, err := jobs.NewRequest(name, data, slices.Concat([]jobs.TriggerOption{jobs.Delay(none)}, opts)...)
 		if err != nil {
 			return "", err
+		}
+		if req.Delay == none {
+			req.Delay = -1
 		}
 		f.request(name, req)
 		opts = nil
@@ -173,7 +179,7 @@ func (f *faulty) Jobs(ctx context.Context) ([]jobs.Status, error) {
 func (f *faulty) Health(ctx context.Context) (jobs.Health, error) {
 	h, err := f.Scheduler.Health(ctx)
 	if f.broken.Load() {
-		h.Healthy, h.Reasons = false, []string{errBroken.Error()}
+		h.Healthy, h.Reasons = false, []jobs.Reason{{Text: errBroken.Error()}}
 	}
 	if f.health != nil {
 		f.health(&h)
@@ -394,7 +400,7 @@ var faults = []struct {
 	{"a Unique key is that of all jobs", "a Unique key is private to the name of its job", func(f *faulty, _ jobstest.Config) {
 		taken := map[string]string{}
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
-			req, err := (&jobs.Definition{Name: name}).Request(data, opts...)
+			req, err := jobs.NewRequest(name, data, opts...)
 			if err == nil && taken[req.Unique] != "" {
 				return taken[req.Unique], nil
 			}
@@ -528,7 +534,7 @@ var faults = []struct {
 		losesFirstRun(f)
 	}},
 	{"missed ticks are all made up", oneForAll, func(f *faulty, _ jobstest.Config) {
-		f.options = []jobs.Option{jobs.CatchUp(jobs.All)}
+		f.options = []jobs.Option{jobs.CatchUp(jobs.CatchUpAll)}
 	}},
 	{"missed ticks are not counted", oneForAll, func(f *faulty, _ jobstest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Missed = 0 })
@@ -554,7 +560,7 @@ var faults = []struct {
 		}
 	}},
 	{"each tick runs when the worker is free", oneWaits, func(f *faulty, _ jobstest.Config) {
-		f.options = []jobs.Option{jobs.CatchUp(jobs.All)}
+		f.options = []jobs.Option{jobs.CatchUp(jobs.CatchUpAll)}
 	}},
 	{"the run that waited has the first tick", oneWaits, func(f *faulty, _ jobstest.Config) {
 		f.handler = before(func(job *jobs.Job) {
@@ -575,13 +581,13 @@ var faults = []struct {
 	{"StartWithin drops missed ticks", "with StartWithin a run that stands for several ticks is as late as the latest of them", func(f *faulty, _ jobstest.Config) {
 		f.options = []jobs.Option{jobs.StartWithin(100 * time.Millisecond)}
 	}},
-	{"CatchUp(All) is ignored", "with CatchUp(All) each missed tick runs, in order and one at a time", func(f *faulty, _ jobstest.Config) {
-		f.options = []jobs.Option{jobs.CatchUp(jobs.Once)}
+	{"CatchUpAll is ignored", "with CatchUpAll each missed tick runs, in order and one at a time", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.CatchUp(jobs.CatchUpOnce)}
 	}},
-	{"a tick that waits for the one before it counts for nothing", "with CatchUp(All) a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ jobstest.Config) {
+	{"a tick that waits for the one before it counts for nothing", "with CatchUpAll a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ jobstest.Config) {
 		f.health = func(h *jobs.Health) { h.OldestWaiting = 0 }
 	}},
-	{"a tick that waits for the one before it is called a run now and then", "with CatchUp(All) a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ jobstest.Config) {
+	{"a tick that waits for the one before it is called a run now and then", "with CatchUpAll a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ jobstest.Config) {
 		n := 0
 		f.status = func(all []jobs.Status) {
 			if n++; n%10 == 0 {
@@ -590,13 +596,13 @@ var faults = []struct {
 		}
 	}},
 	{"ticks never overlap", "ticks run beside an earlier run of their job", func(f *faulty, _ jobstest.Config) {
-		f.options = []jobs.Option{jobs.Overlap(jobs.Skip)}
+		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapSkip)}
 	}},
-	{"Overlap(Skip) is ignored", "with Overlap(Skip) a tick is skipped while another run goes on", func(f *faulty, _ jobstest.Config) {
-		f.options = []jobs.Option{jobs.Overlap(jobs.Allow)}
+	{"OverlapSkip is ignored", "with OverlapSkip a tick is skipped while another run goes on", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow)}
 	}},
-	{"Overlap(Skip) delays the tick", "with Overlap(Skip) a tick is skipped while another run goes on", func(f *faulty, _ jobstest.Config) {
-		f.options = []jobs.Option{jobs.Overlap(jobs.Allow), jobs.Concurrency(1)}
+	{"OverlapSkip delays the tick", "with OverlapSkip a tick is skipped while another run goes on", func(f *faulty, _ jobstest.Config) {
+		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow), jobs.Concurrency(1)}
 	}},
 	{"StartWithin is ignored", "with StartWithin a tick that could only start later is skipped", func(f *faulty, _ jobstest.Config) {
 		f.options = []jobs.Option{jobs.StartWithin(time.Hour)}
@@ -657,7 +663,7 @@ var faults = []struct {
 	}},
 	{"Jobs does not count a due tick before it is inserted", oneIsDue, telling(func(st *jobs.Status) { st.Waiting = 0 })},
 	{"Health does not count a due tick before it is inserted", oneIsDue, func(f *faulty, _ jobstest.Config) {
-		f.health = func(h *jobs.Health) { h.Totals[jobs.StateWaiting] = 0 }
+		f.health = func(h *jobs.Health) { delete(h.Totals, jobs.StateWaiting) }
 	}},
 	{"a due tick has not waited before it is inserted", oneIsDue, func(f *faulty, _ jobstest.Config) {
 		f.health = func(h *jobs.Health) { h.OldestWaiting = 0 }
@@ -1077,7 +1083,7 @@ var faults = []struct {
 	{"a cancelled job keeps its Unique key", "a job that is cancelled while it waits never runs", func(f *faulty, _ jobstest.Config) {
 		var kept string
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
-			req, err := (&jobs.Definition{Name: name}).Request(data, opts...)
+			req, err := jobs.NewRequest(name, data, opts...)
 			if err == nil && req.Unique != "" && kept != "" {
 				return kept, nil
 			}
@@ -1264,7 +1270,7 @@ var faults = []struct {
 			all, _ := f.Scheduler.Jobs(ctx)
 			for _, st := range all {
 				if st.Name == name && st.PrevState == jobs.StateSkipped {
-					runs = append(runs, jobs.Run{ID: "skipped", Name: name, State: jobs.StateSkipped, Tick: st.PrevTick, Error: jobs.SkippedPaused})
+					runs = append(runs, jobs.Run{ID: "skipped", Name: name, State: jobs.StateSkipped, Tick: st.PrevTick, Error: provider.SkippedPaused})
 				}
 			}
 			return runs, err

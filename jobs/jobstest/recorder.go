@@ -132,8 +132,8 @@ func (r *Recorder) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data a
 }
 
 func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, tx bool) {
-	// A bare definition folds the options as given, without those of the registration.
-	req, err := (&jobs.Definition{Name: name}).Request(data, opts...)
+	// The options as given, without those of the registration.
+	req, err := jobs.NewRequest(name, data, opts...)
 	if err != nil {
 		return // not reached: the scheduler has accepted it
 	}

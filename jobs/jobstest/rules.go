@@ -153,7 +153,7 @@ func (e *env) total(state jobs.State, n int) {
 	e.Helper()
 	e.eventually(fmt.Sprintf("Health to count %d as %s", n, state), func() (any, bool) {
 		h := e.health()
-		return h.Totals, h.Totals[state] == n
+		return h.Totals, h.Totals[state].N == n
 	})
 }
 

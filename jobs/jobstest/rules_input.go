@@ -119,8 +119,8 @@ var inputRules = []rule{
 			"Concurrency(10,001)":    jobs.Concurrency(10_001),
 			"TimeZone(nil)":          jobs.TimeZone(nil),
 			"TimeZone of a delay":    jobs.TimeZone(time.UTC),
-			"CatchUp of a delay":     jobs.CatchUp(jobs.All),
-			"Overlap of a delay":     jobs.Overlap(jobs.Skip),
+			"CatchUp of a delay":     jobs.CatchUp(jobs.CatchUpAll),
+			"Overlap of a delay":     jobs.Overlap(jobs.OverlapSkip),
 			"CatchUp(2)":             jobs.CatchUp(2),
 			"Overlap(-1)":            jobs.Overlap(-1),
 			"StartWithin(0)":         jobs.StartWithin(0),
@@ -133,7 +133,7 @@ var inputRules = []rule{
 		e.registered(0)
 		e.noError(e.s.RegisterDelayed("test.job", 0, h, jobs.MaxRetries(30_000), jobs.RetryDelay(24*time.Hour), jobs.Timeout(1),
 			jobs.Priority(4), jobs.Concurrency(10_000), jobs.StartWithin(1)))
-		e.noError(e.s.RegisterInterval("test.ticks", time.Hour, h, jobs.CatchUp(jobs.All), jobs.Overlap(jobs.Skip)))
+		e.noError(e.s.RegisterInterval("test.ticks", time.Hour, h, jobs.CatchUp(jobs.CatchUpAll), jobs.Overlap(jobs.OverlapSkip)))
 	}},
 	{name: "data that is no JSON object or cannot be stored unchanged is refused, and nothing is enqueued", check: func(e *env) {
 		e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))

@@ -144,7 +144,7 @@ var lifecycleRules = []rule{
 		e.stop()
 		require.True(e, done.Load(), "the job has ended when Shutdown returns")
 		require.Empty(e, started, "jobs started by the shutdown")
-		require.Equal(e, 1, e.health().Totals[jobs.StateCompleted], "completed jobs")
+		require.Equal(e, 1, e.health().Totals[jobs.StateCompleted].N, "completed jobs")
 		require.Equal(e, 1, e.queueSize("test.job"), "QueueSize")
 	}},
 	{name: "a hard stop gives the running job back, its attempt not used up", check: func(e *env) {
@@ -186,7 +186,7 @@ var lifecycleRules = []rule{
 		e.trigger("test.job", nil)
 		p.next()
 		e.hardStop()
-		require.Equal(e, 1, e.health().Totals[jobs.StateCompleted], "completed jobs")
+		require.Equal(e, 1, e.health().Totals[jobs.StateCompleted].N, "completed jobs")
 		require.Zero(e, e.queueSize("test.job"), "QueueSize")
 	}},
 	{name: "a Shutdown that is cut short stops nevertheless, and tells the error of its context", check: func(e *env) {

@@ -295,7 +295,7 @@ var middlewareRules = []rule{
 		e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle, jobs.UseTrigger(func(next jobs.Enqueue) jobs.Enqueue {
 			return func(ctx context.Context, reqs []*jobs.Request) error {
 				for _, req := range reqs {
-					require.Equal(e, "test.job", req.Job.Name, "name of the job")
+					require.Equal(e, "test.job", req.Name, "name of the job")
 					require.Empty(e, req.ID, "ID before the job is stored")
 				}
 				err := next(ctx, reqs)

@@ -75,7 +75,7 @@ var monitorRules = []rule{
 		st, h := e.status("test.tick"), e.health()
 		require.Equal(e, 1, e.queueSize("test.tick"), "QueueSize")
 		require.Equal(e, 1, st.Waiting, "Waiting")
-		require.Equal(e, 1, h.Totals[jobs.StateWaiting], "waiting jobs in Totals")
+		require.Equal(e, 1, h.Totals[jobs.StateWaiting].N, "waiting jobs in Totals")
 		require.GreaterOrEqual(e, h.OldestWaiting, 2*time.Second-slack, "OldestWaiting")
 		require.True(e, st.NextTick.Before(time.Now()), "NextTick is %v, want the one that is late", st.NextTick)
 		require.GreaterOrEqual(e, st.OverdueBy, 2*time.Second-slack, "OverdueBy")
@@ -289,7 +289,7 @@ var monitorRules = []rule{
 			require.False(e, h.Healthy, "Healthy while stopped")
 			require.False(e, h.Started, "Started while stopped")
 			require.NotEmpty(e, h.Reasons, "Reasons while stopped")
-			require.False(e, slices.Contains(h.Reasons, ""), "Reasons without words")
+			require.False(e, slices.ContainsFunc(h.Reasons, func(r jobs.Reason) bool { return r.Text == "" }), "Reasons without words")
 			e.start()
 			h = e.health()
 			require.True(e, h.Healthy, "Healthy while started; Reasons: %q", h.Reasons)
@@ -333,7 +333,7 @@ var monitorRules = []rule{
 		e.eventually("Health to see that the database is gone", func() (any, bool) {
 			h, err := e.s.Health(e.ctx)
 			require.NoError(e, err, "Health: what is wrong belongs in the answer")
-			return h, !h.Healthy && len(h.Reasons) > 0 && h.Reasons[0] != "" && h.Started
+			return h, !h.Healthy && len(h.Reasons) > 0 && h.Reasons[0].Text != "" && h.Started
 		})
 		_, err := e.s.Trigger(e.ctx, "test.job", nil)
 		require.Error(e, err, "Trigger without a database")
@@ -349,9 +349,14 @@ var monitorRules = []rule{
 	}},
 }
 
-func nonZero(totals map[jobs.State]int) map[jobs.State]int {
-	maps.DeleteFunc(totals, func(_ jobs.State, n int) bool { return n == 0 })
-	return totals
+func nonZero(totals map[jobs.State]jobs.Count) map[jobs.State]int {
+	counts := map[jobs.State]int{}
+	for state, count := range totals {
+		if count.N != 0 {
+			counts[state] = count.N
+		}
+	}
+	return counts
 }
 
 func (e *env) cron(pattern string, zone *time.Location) jobs.Schedule {

@@ -92,7 +92,7 @@ var operatorRules = []rule{
 		p.next()
 		e.noError(canceller.Cancel(e.ctx, "test.job", id))
 		e.total(jobs.StateCompleted, 1)
-		require.Zero(e, e.health().Totals[jobs.StateCancelled], "cancelled jobs")
+		require.Zero(e, e.health().Totals[jobs.StateCancelled].N, "cancelled jobs")
 	}},
 	{name: "a tick that is cancelled does not end its schedule", check: func(e *env) {
 		canceller := role[jobs.Canceller](e)
@@ -112,7 +112,7 @@ var operatorRules = []rule{
 		e.noError(canceller.Cancel(e.ctx, "test.tick", running.ID))
 		e.eventually("the tick to be cancelled", func() (any, bool) {
 			h := e.health()
-			return h.Totals, h.Totals[jobs.StateCancelled] == 1
+			return h.Totals, h.Totals[jobs.StateCancelled].N == 1
 		})
 		e.chain(p, running, 2)
 		if _, ok := e.s.(jobs.RunLister); !ok {
@@ -178,7 +178,7 @@ var operatorRules = []rule{
 			require.Equal(e, map[string]string{"path": " trace"}, r.Metadata, "Metadata")
 		}
 		e.total(jobs.StateCompleted, 1)
-		require.Zero(e, e.health().Totals[jobs.StateFailed], "failed jobs")
+		require.Zero(e, e.health().Totals[jobs.StateFailed].N, "failed jobs")
 		p.none("it is completed")
 		if _, ok := e.s.(jobs.RunLister); ok {
 			runs := e.runs("test.job")

@@ -101,7 +101,7 @@ var retryRules = []rule{
 			p.next()
 			e.eventually("the job to fail for good", func() (any, bool) {
 				totals := e.health().Totals
-				return totals, totals[jobs.StateFailed] == 1 || len(p.runs) > 0
+				return totals, totals[jobs.StateFailed].N == 1 || len(p.runs) > 0
 			})
 			p.none(fmt.Sprintf("error %d was Permanent", i))
 			e.stop()

@@ -57,7 +57,7 @@ var tickRules = []rule{
 	}},
 	{name: "Late tells how long after its tick a run started", check: func(e *env) {
 		p := e.probe(nil)
-		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.CatchUp(jobs.All)))
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.CatchUp(jobs.CatchUpAll)))
 		e.start()
 		r := p.next()
 		require.Equal(e, max(0, r.StartedAt.Sub(r.Tick)), r.Late(), "Late of a run in time")
@@ -190,14 +190,14 @@ var tickRules = []rule{
 		require.GreaterOrEqual(e, next.Missed, 2, "Missed of the run that waited through several ticks")
 		e.chain(p, next, 2)
 	}},
-	{name: "with CatchUp(All) each missed tick runs, in order and one at a time", check: func(e *env) {
+	{name: "with CatchUpAll each missed tick runs, in order and one at a time", check: func(e *env) {
 		var running, most atomic.Int32
 		p := e.probe(func(ctx context.Context, _ *jobs.Job) error {
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
 			return pause(ctx, 50*time.Millisecond)
 		})
-		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.CatchUp(jobs.All)))
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.CatchUp(jobs.CatchUpAll)))
 		last, _ := e.missTicks(p, 3500*time.Millisecond)
 		var late int
 		for range 6 {
@@ -212,11 +212,11 @@ var tickRules = []rule{
 		require.GreaterOrEqual(e, late, 2, "late runs")
 		require.EqualValues(e, 1, most.Load(), "runs at once")
 	}},
-	{name: "with CatchUp(All) a tick that waits for the one before it is overdue, and no run", check: func(e *env) {
+	{name: "with CatchUpAll a tick that waits for the one before it is overdue, and no run", check: func(e *env) {
 		const every = 3 * time.Second
 		release := e.gate()
 		p := e.probe(release.wait)
-		e.noError(e.s.RegisterInterval("test.tick", every, p.handle, jobs.CatchUp(jobs.All)))
+		e.noError(e.s.RegisterInterval("test.tick", every, p.handle, jobs.CatchUp(jobs.CatchUpAll)))
 		e.start()
 		first := p.next()
 		waits := first.Tick.Add(every)
@@ -234,7 +234,7 @@ var tickRules = []rule{
 			st, size, h := e.status("test.tick"), e.queueSize("test.tick"), e.health()
 			got := answer{
 				st.NextTick, st.PrevTick, st.Running, st.Waiting, size,
-				[2]int{h.Totals[jobs.StateRunning], h.Totals[jobs.StateWaiting]},
+				[2]int{h.Totals[jobs.StateRunning].N, h.Totals[jobs.StateWaiting].N},
 				st.OverdueBy > 0, h.OldestWaiting > 0,
 			}
 			now := time.Now()
@@ -260,10 +260,10 @@ var tickRules = []rule{
 		e.chain(p, p.next(), 2)
 		close(release.open)
 	}},
-	{name: "with Overlap(Skip) a tick is skipped while another run goes on", check: func(e *env) {
+	{name: "with OverlapSkip a tick is skipped while another run goes on", check: func(e *env) {
 		release := e.gate()
 		p := e.probe(release.wait)
-		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.Overlap(jobs.Skip)))
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.Overlap(jobs.OverlapSkip)))
 		e.start()
 		first := p.next()
 		e.trigger("test.tick", nil)
@@ -281,7 +281,7 @@ var tickRules = []rule{
 			return st, st.Running == 2
 		})
 		p.none("two runs go on")
-		require.GreaterOrEqual(e, e.health().Totals[jobs.StateSkipped], 1, "skipped jobs in Totals")
+		require.GreaterOrEqual(e, e.health().Totals[jobs.StateSkipped].N, 1, "skipped jobs in Totals")
 		close(release.open)
 		r := p.next()
 		require.True(e, r.Tick.After(skipped), "tick %v ran after %v was skipped", r.Tick, skipped)
@@ -289,11 +289,11 @@ var tickRules = []rule{
 	{name: "with StartWithin a tick that could only start later is skipped", check: func(e *env) {
 		const limit = time.Second
 		p := e.probe(nil)
-		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.StartWithin(limit), jobs.CatchUp(jobs.All)))
+		e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.StartWithin(limit), jobs.CatchUp(jobs.CatchUpAll)))
 		last, _ := e.missTicks(p, 3500*time.Millisecond)
 		e.eventually("the late tick to be skipped", func() (any, bool) {
 			totals := e.health().Totals
-			return totals, totals[jobs.StateSkipped] > 0
+			return totals, totals[jobs.StateSkipped].N > 0
 		})
 		r := p.next()
 		require.LessOrEqual(e, r.Late(), limit, "Late of a run that was not skipped")

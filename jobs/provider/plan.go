@@ -1,12 +1,14 @@
-// Package provider has the decisions that every provider of background jobs has to
-// take alike, as pure functions: they read no clock, no database and no registry, so
-// one table of tests holds for all providers. It is for providers only; applications
-// use package jobs.
+// Package provider is what providers of background jobs share; applications use package jobs.
 //
-// [Plan] decides what becomes of a schedule that is due. A provider keeps a [Row] for
-// each schedule, looks at it when its next tick is due, and stores what Plan says
-// together with the job it asks for, in one step. Then no tick is lost and none is
-// inserted twice, however late and by whomever the row is looked at.
+// A provider keeps a [Registry] in an unexported field and forwards registrations to it.
+// It knows names, options and schedules. A [Definition] from it validates triggers, runs
+// the handler for an attempt, and says what follows from its error.
+//
+// [Plan] decides what becomes of a schedule that is due. It is a pure function: it reads no
+// clock, no database and no registry, so one table of tests holds for all providers. A
+// provider keeps a [Row] for each schedule, looks at it when its next tick is due, and stores
+// what Plan says together with the job it asks for, in one step. Then no tick is lost and none
+// is inserted twice, however late and by whomever the row is looked at.
 package provider
 
 import (
@@ -48,7 +50,7 @@ const (
 	Insert               // insert a job for Tick
 	Fold                 // give the waiting job Tick and Missed instead of inserting another
 	Skip                 // the job is paused: advance, insert nothing
-	Hold                 // with CatchUp(All): wait for the run of the tick before
+	Hold                 // with CatchUpAll: wait for the run of the tick before
 )
 
 // An Advance is what becomes of a schedule at one look.
@@ -69,7 +71,7 @@ const maxMissed = 1_000_000
 // After an Insert the new tick is the row's Last, its Missed is LastMissed, and its job
 // is Waiting; a Fold changes Last and LastMissed alone. A Skip changes neither: a job
 // that waits goes on waiting, and the first tick after the pause folds into it. With
-// CatchUp(All) the new Next may be due as well: look again when the run has ended.
+// CatchUpAll the new Next may be due as well: look again when the run has ended.
 func Plan(s jobs.Schedule, p Policy, row Row, now time.Time) Advance {
 	if row.Next.IsZero() || row.Next.After(now) {
 		return Advance{Next: row.Next}
@@ -79,9 +81,9 @@ func Plan(s jobs.Schedule, p Policy, row Row, now time.Time) Advance {
 	case p.Paused:
 		tick, missed, next := latest(s, first, now)
 		return Advance{Skip, tick, missed, next}
-	case p.CatchUp == jobs.All && row.LastJob != Over:
+	case p.CatchUp == jobs.CatchUpAll && row.LastJob != Over:
 		return Advance{Action: Hold, Next: row.Next}
-	case p.CatchUp == jobs.All:
+	case p.CatchUp == jobs.CatchUpAll:
 		tick, missed, next := first, 0, time.Time{}
 		if horizon := now.Add(-jobs.CatchUpWindow); tick.Before(horizon) {
 			tick, missed, next = latest(s, tick, horizon.Add(-1))

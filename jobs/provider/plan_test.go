@@ -82,7 +82,7 @@ func TestPlan(t *testing.T) {
 		{rule: "no tick is left", schedule: minute, now: noon, action: provider.None},
 		{rule: "not due yet", schedule: minute, next: noon, now: "2025-01-01T11:59:59.999999999Z", action: provider.None, after: noon},
 		{rule: "not due yet while paused", schedule: minute, paused: true, next: noon, now: "2025-01-01T11:59:59Z", action: provider.None, after: noon},
-		{rule: "not due yet, and the job goes", schedule: minute, catchUp: jobs.All, next: noon, job: provider.Going, now: "2025-01-01T11:59:59Z", action: provider.None, after: noon},
+		{rule: "not due yet, and the job goes", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, job: provider.Going, now: "2025-01-01T11:59:59Z", action: provider.None, after: noon},
 
 		{rule: "due now", schedule: minute, next: noon, now: noon, action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
 		{rule: "a little late", schedule: minute, next: noon, now: "2025-01-01T12:00:59.999999999Z", action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
@@ -94,53 +94,53 @@ func TestPlan(t *testing.T) {
 		{rule: "a job that waits takes all ticks", schedule: minute, next: noon, job: provider.Waiting, missed: 5, now: "2025-01-01T12:02:30Z", action: provider.Fold, tick: "2025-01-01T12:02:00Z", want: 8, after: "2025-01-01T12:03:00Z"},
 		{rule: "folding counts no further than a million", schedule: minute, next: noon, job: provider.Waiting, missed: 1_000_000, now: noon, action: provider.Fold, tick: noon, want: 1_000_000, after: "2025-01-01T12:01:00Z"},
 
-		{rule: "All: due now", schedule: minute, catchUp: jobs.All, next: noon, now: noon, action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
-		{rule: "All: the first missed one, the next is due as well", schedule: minute, catchUp: jobs.All, next: noon, now: "2025-01-01T12:05:30Z", action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
-		{rule: "All: waits for a job that waits", schedule: minute, catchUp: jobs.All, next: noon, job: provider.Waiting, now: "2025-01-01T12:05:30Z", action: provider.Hold, after: noon},
-		{rule: "All: waits for a job that goes", schedule: minute, catchUp: jobs.All, next: noon, job: provider.Going, now: "2025-01-01T12:05:30Z", action: provider.Hold, after: noon},
-		{rule: "All: waits beyond the window too", schedule: minute, catchUp: jobs.All, next: noon, job: provider.Going, now: "2025-01-03T12:00:00Z", action: provider.Hold, after: noon},
-		{rule: "All: as old as the window", schedule: minute, catchUp: jobs.All, next: noon, now: "2025-01-02T00:00:00Z", action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
-		{rule: "All: a nanosecond older than the window", schedule: minute, catchUp: jobs.All, next: noon, now: "2025-01-02T00:00:00.000000001Z", action: provider.Insert, tick: "2025-01-01T12:01:00Z", want: 1, after: "2025-01-01T12:02:00Z"},
-		{rule: "All: what is older than the window is missed", schedule: hour, catchUp: jobs.All, next: noon, now: "2025-01-02T20:30:00Z", action: provider.Insert, tick: "2025-01-02T09:00:00Z", want: 21, after: "2025-01-02T10:00:00Z"},
-		{rule: "All: none in the window, so the latest that passed", schedule: cron(t, "0 12 * * *", "UTC"), catchUp: jobs.All, next: noon, now: "2025-01-04T05:00:00Z", action: provider.Insert, tick: "2025-01-03T12:00:00Z", want: 2, after: "2025-01-04T12:00:00Z"},
-		{rule: "All: the only one in the window", schedule: cron(t, "0 12 * * *", "UTC"), catchUp: jobs.All, next: noon, now: "2025-01-04T12:00:00Z", action: provider.Insert, tick: "2025-01-04T12:00:00Z", want: 3, after: "2025-01-05T12:00:00Z"},
+		{rule: "All: due now", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, now: noon, action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
+		{rule: "All: the first missed one, the next is due as well", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-01T12:05:30Z", action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
+		{rule: "All: waits for a job that waits", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, job: provider.Waiting, now: "2025-01-01T12:05:30Z", action: provider.Hold, after: noon},
+		{rule: "All: waits for a job that goes", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, job: provider.Going, now: "2025-01-01T12:05:30Z", action: provider.Hold, after: noon},
+		{rule: "All: waits beyond the window too", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, job: provider.Going, now: "2025-01-03T12:00:00Z", action: provider.Hold, after: noon},
+		{rule: "All: as old as the window", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-02T00:00:00Z", action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
+		{rule: "All: a nanosecond older than the window", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-02T00:00:00.000000001Z", action: provider.Insert, tick: "2025-01-01T12:01:00Z", want: 1, after: "2025-01-01T12:02:00Z"},
+		{rule: "All: what is older than the window is missed", schedule: hour, catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-02T20:30:00Z", action: provider.Insert, tick: "2025-01-02T09:00:00Z", want: 21, after: "2025-01-02T10:00:00Z"},
+		{rule: "All: none in the window, so the latest that passed", schedule: cron(t, "0 12 * * *", "UTC"), catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-04T05:00:00Z", action: provider.Insert, tick: "2025-01-03T12:00:00Z", want: 2, after: "2025-01-04T12:00:00Z"},
+		{rule: "All: the only one in the window", schedule: cron(t, "0 12 * * *", "UTC"), catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-04T12:00:00Z", action: provider.Insert, tick: "2025-01-04T12:00:00Z", want: 3, after: "2025-01-05T12:00:00Z"},
 
 		{rule: "paused", schedule: minute, paused: true, next: noon, now: noon, action: provider.Skip, tick: noon, after: "2025-01-01T12:01:00Z"},
 		{rule: "paused for a while", schedule: minute, paused: true, next: noon, now: "2025-01-01T12:05:30Z", action: provider.Skip, tick: "2025-01-01T12:05:00Z", want: 5, after: "2025-01-01T12:06:00Z"},
 		{rule: "paused while a job waits", schedule: minute, paused: true, next: noon, job: provider.Waiting, missed: 7, now: noon, action: provider.Skip, tick: noon, after: "2025-01-01T12:01:00Z"},
-		{rule: "paused with All while a job goes", schedule: minute, catchUp: jobs.All, paused: true, next: noon, job: provider.Going, now: "2025-01-01T12:05:30Z", action: provider.Skip, tick: "2025-01-01T12:05:00Z", want: 5, after: "2025-01-01T12:06:00Z"},
-		{rule: "paused with All beyond the window", schedule: hour, catchUp: jobs.All, paused: true, next: noon, now: "2025-01-03T12:00:00Z", action: provider.Skip, tick: "2025-01-03T12:00:00Z", want: 48, after: "2025-01-03T13:00:00Z"},
+		{rule: "paused with All while a job goes", schedule: minute, catchUp: jobs.CatchUpAll, paused: true, next: noon, job: provider.Going, now: "2025-01-01T12:05:30Z", action: provider.Skip, tick: "2025-01-01T12:05:00Z", want: 5, after: "2025-01-01T12:06:00Z"},
+		{rule: "paused with All beyond the window", schedule: hour, catchUp: jobs.CatchUpAll, paused: true, next: noon, now: "2025-01-03T12:00:00Z", action: provider.Skip, tick: "2025-01-03T12:00:00Z", want: 48, after: "2025-01-03T13:00:00Z"},
 
 		{rule: "the last tick", schedule: last, next: noon, now: noon, action: provider.Insert, tick: noon},
 		{rule: "the last tick after all the others", schedule: last, next: "2025-01-01T11:00:00Z", now: "2026-01-01T12:00:00Z", action: provider.Insert, tick: noon, want: 1},
 		{rule: "the last tick folds", schedule: last, next: noon, job: provider.Waiting, now: noon, action: provider.Fold, tick: noon, want: 1},
 		{rule: "the last tick is skipped", schedule: last, paused: true, next: noon, now: noon, action: provider.Skip, tick: noon},
-		{rule: "All: the last tick but one", schedule: last, catchUp: jobs.All, next: "2025-01-01T11:00:00Z", now: noon, action: provider.Insert, tick: "2025-01-01T11:00:00Z", after: noon},
-		{rule: "All: the last tick", schedule: last, catchUp: jobs.All, next: noon, now: noon, action: provider.Insert, tick: noon},
-		{rule: "All: the last tick, before the window", schedule: last, catchUp: jobs.All, next: "2025-01-01T11:00:00Z", now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon, want: 1},
+		{rule: "All: the last tick but one", schedule: last, catchUp: jobs.CatchUpAll, next: "2025-01-01T11:00:00Z", now: noon, action: provider.Insert, tick: "2025-01-01T11:00:00Z", after: noon},
+		{rule: "All: the last tick", schedule: last, catchUp: jobs.CatchUpAll, next: noon, now: noon, action: provider.Insert, tick: noon},
+		{rule: "All: the last tick, before the window", schedule: last, catchUp: jobs.CatchUpAll, next: "2025-01-01T11:00:00Z", now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon, want: 1},
 
 		{rule: "an hour that is repeated happens once", schedule: cron(t, "30 2 * * *", "Europe/Berlin"), next: "2025-10-25T00:30:00Z", now: "2025-10-26T01:30:00Z", action: provider.Insert, tick: "2025-10-26T00:30:00Z", want: 1, after: "2025-10-27T01:30:00Z"},
 		{rule: "an hour that is jumped over happens after it", schedule: cron(t, "30 2 * * *", "Europe/Berlin"), next: "2025-03-29T01:30:00Z", now: "2025-03-30T12:00:00Z", action: provider.Insert, tick: "2025-03-30T01:00:00Z", want: 1, after: "2025-03-31T00:30:00Z"},
 		{rule: "every hour of a clock that is set back", schedule: cron(t, "0 * * * *", "Europe/Berlin"), next: "2025-10-25T22:00:00Z", now: "2025-10-26T03:00:00Z", action: provider.Insert, tick: "2025-10-26T03:00:00Z", want: 5, after: "2025-10-26T04:00:00Z"},
-		{rule: "All: an hour that is repeated", schedule: cron(t, "30 2 * * *", "Europe/Berlin"), catchUp: jobs.All, next: "2025-10-26T00:30:00Z", now: "2025-10-26T01:30:00Z", action: provider.Insert, tick: "2025-10-26T00:30:00Z", after: "2025-10-27T01:30:00Z"},
+		{rule: "All: an hour that is repeated", schedule: cron(t, "30 2 * * *", "Europe/Berlin"), catchUp: jobs.CatchUpAll, next: "2025-10-26T00:30:00Z", now: "2025-10-26T01:30:00Z", action: provider.Insert, tick: "2025-10-26T00:30:00Z", after: "2025-10-27T01:30:00Z"},
 
 		{rule: "a next tick that is not on the grid counts", schedule: hour, next: "2025-01-01T12:17:00Z", now: "2025-01-01T12:30:00Z", action: provider.Insert, tick: "2025-01-01T12:17:00Z", after: "2025-01-01T13:00:00Z"},
 		{rule: "and is one of those that were missed", schedule: hour, next: "2025-01-01T12:17:00Z", now: "2025-01-01T14:30:00Z", action: provider.Insert, tick: "2025-01-01T14:00:00Z", want: 2, after: "2025-01-01T15:00:00Z"},
 		{rule: "the same for a schedule that cannot count", schedule: walked{hour}, next: "2025-01-01T12:17:00Z", now: "2025-01-01T14:30:00Z", action: provider.Insert, tick: "2025-01-01T14:00:00Z", want: 2, after: "2025-01-01T15:00:00Z"},
-		{rule: "All: a next tick that is not on the grid", schedule: hour, catchUp: jobs.All, next: "2025-01-01T12:17:00Z", now: "2025-01-01T14:30:00Z", action: provider.Insert, tick: "2025-01-01T12:17:00Z", after: "2025-01-01T13:00:00Z"},
+		{rule: "All: a next tick that is not on the grid", schedule: hour, catchUp: jobs.CatchUpAll, next: "2025-01-01T12:17:00Z", now: "2025-01-01T14:30:00Z", action: provider.Insert, tick: "2025-01-01T12:17:00Z", after: "2025-01-01T13:00:00Z"},
 		{rule: "a next tick in another zone", schedule: hour, next: "2025-01-01T14:00:00+02:00", now: noon, action: provider.Insert, tick: noon, after: "2025-01-01T13:00:00Z"},
 
 		{rule: "counting ends at a million", schedule: every(t, time.Second), next: "1995-01-01T00:00:00Z", now: "2025-01-01T00:00:00.5Z", action: provider.Insert, tick: "2025-01-01T00:00:00Z", want: 1_000_000, after: "2025-01-01T00:00:01Z"},
 		{rule: "counting by walking ends at a million", schedule: walked{every(t, time.Second)}, next: "1995-01-01T00:00:00Z", now: "2025-01-01T00:00:00.5Z", action: provider.Insert, tick: "2025-01-01T00:00:00Z", want: 1_000_000, after: "2025-01-01T00:00:01Z"},
 		{rule: "counting while paused ends at a million", schedule: every(t, time.Second), paused: true, next: "1995-01-01T00:00:00Z", now: "2025-01-01T00:00:00.5Z", action: provider.Skip, tick: "2025-01-01T00:00:00Z", want: 1_000_000, after: "2025-01-01T00:00:01Z"},
-		{rule: "All: counting ends at a million", schedule: every(t, time.Second), catchUp: jobs.All, next: "1995-01-01T00:00:00Z", now: noon, action: provider.Insert, tick: "2025-01-01T00:00:00Z", want: 1_000_000, after: "2025-01-01T00:00:01Z"},
+		{rule: "All: counting ends at a million", schedule: every(t, time.Second), catchUp: jobs.CatchUpAll, next: "1995-01-01T00:00:00Z", now: noon, action: provider.Insert, tick: "2025-01-01T00:00:00Z", want: 1_000_000, after: "2025-01-01T00:00:01Z"},
 		{rule: "exactly a million", schedule: walked{every(t, time.Second)}, next: "2025-01-01T00:00:00Z", now: "2025-01-12T13:46:40Z", action: provider.Insert, tick: "2025-01-12T13:46:40Z", want: 1_000_000, after: "2025-01-12T13:46:41Z"},
 		{rule: "an irregular schedule beyond a million", schedule: fixedEvery(time.Second, at(t, "2025-01-01T00:00:00Z"), at(t, "2026-01-01T00:00:00Z")), next: "2025-01-01T00:00:00Z", now: "2027-01-01T00:00:00Z", action: provider.Insert, tick: "2026-01-01T00:00:00Z", want: 1_000_000},
 
 		{rule: "a schedule that panics has no tick left", schedule: schedule(func(time.Time) time.Time { panic("boom") }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
 		{rule: "one that names its argument has no tick left", schedule: schedule(func(t time.Time) time.Time { return t }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
 		{rule: "one that goes back has no tick left", schedule: schedule(func(t time.Time) time.Time { return t.Add(-time.Hour) }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
-		{rule: "All: one that goes back has no tick left", schedule: schedule(func(t time.Time) time.Time { return t.Add(-time.Hour) }), catchUp: jobs.All, next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
+		{rule: "All: one that goes back has no tick left", schedule: schedule(func(t time.Time) time.Time { return t.Add(-time.Hour) }), catchUp: jobs.CatchUpAll, next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
 		{rule: "one that names local times", schedule: schedule(func(t time.Time) time.Time { return t.Add(year).In(time.FixedZone("", 3600)) }), next: noon, now: noon, action: provider.Insert, tick: noon, after: "2026-01-01T12:00:00Z"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
@@ -325,11 +325,11 @@ func TestPlan_NeitherLosesATickNorDoublesOne(t *testing.T) {
 			own := job[len(job)-1]
 			require.True(t, own.After(previous), "ticks are inserted in order")
 			previous = own
-			if m.policy.CatchUp == jobs.All && !late {
+			if m.policy.CatchUp == jobs.CatchUpAll && !late {
 				require.Len(t, job, 1, "with All each tick of the window has a job of its own")
 			}
 		}
-		if m.policy.CatchUp == jobs.Once || m.policy.Paused {
+		if m.policy.CatchUp == jobs.CatchUpOnce || m.policy.Paused {
 			require.True(t, m.row.Next.IsZero() || m.row.Next.After(m.now), "the row advances")
 		}
 	})

@@ -16,6 +16,7 @@ import (
 
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 	"github.com/everytick/everytick/migrations"
 	"github.com/everytick/everytick/modules/audit"
 )
@@ -239,7 +240,7 @@ func TestARowInUseIsLeftForTheNextRetention(t *testing.T) {
 
 func TestRetentionIsRegisteredDailyAtThree(t *testing.T) {
 	t.Parallel()
-	registry, err := jobs.NewRegistry()
+	registry, err := provider.NewRegistry()
 	require.NoError(t, err)
 	require.NoError(t, audit.RegisterAuditJobs(registry))
 	require.Len(t, registry.Jobs(), 1)
@@ -276,7 +277,7 @@ func ids(entries []audit.Entry) []int64 {
 // retention returns the registered handler, to be run as a scheduler does.
 func retention(t *testing.T) func(ctx context.Context, db jobs.DB, log io.Writer) error {
 	t.Helper()
-	registry, err := jobs.NewRegistry()
+	registry, err := provider.NewRegistry()
 	require.NoError(t, err)
 	require.NoError(t, audit.RegisterAuditJobs(registry))
 	definition, err := registry.Job("audit.retention")

@@ -28,6 +28,7 @@ import (
 
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 	"github.com/everytick/everytick/migrations"
 	"github.com/everytick/everytick/modules/email"
 )
@@ -817,7 +818,7 @@ type env struct {
 	t        *testing.T
 	pool     *pgxpool.Pool
 	service  *email.Service
-	registry *jobs.Registry
+	registry *provider.Registry
 	logger   *slog.Logger
 	log      *lockedBuffer
 }
@@ -830,7 +831,7 @@ func newEnv(t *testing.T, server *smtpServer, options ...func(*email.Config)) *e
 	}
 	service, err := email.New(cfg)
 	require.NoError(t, err)
-	registry, err := jobs.NewRegistry()
+	registry, err := provider.NewRegistry()
 	require.NoError(t, err)
 	require.NoError(t, email.RegisterEmailJobs(registry, service))
 	log := new(lockedBuffer)
@@ -851,7 +852,7 @@ func (e *env) process() email.Result {
 	return res
 }
 
-func (e *env) definition(name string) *jobs.Definition {
+func (e *env) definition(name string) *provider.Definition {
 	e.t.Helper()
 	definition, err := e.registry.Job(name)
 	require.NoError(e.t, err)

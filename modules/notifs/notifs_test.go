@@ -16,6 +16,7 @@ import (
 
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 	"github.com/everytick/everytick/migrations"
 	"github.com/everytick/everytick/modules/notifs"
 )
@@ -256,7 +257,7 @@ func TestARowInUseIsLeftForTheNextCleanUp(t *testing.T) {
 
 func TestCleanUpIsRegisteredHourly(t *testing.T) {
 	t.Parallel()
-	registry, err := jobs.NewRegistry()
+	registry, err := provider.NewRegistry()
 	require.NoError(t, err)
 	require.NoError(t, notifs.RegisterNotifsJobs(registry))
 	require.Len(t, registry.Jobs(), 1)
@@ -301,7 +302,7 @@ func fill(t *testing.T, db jobs.DB, old, young int) {
 // cleanUp returns the registered handler, to be run as a scheduler does.
 func cleanUp(t *testing.T) func(ctx context.Context, db jobs.DB, log io.Writer) error {
 	t.Helper()
-	registry, err := jobs.NewRegistry()
+	registry, err := provider.NewRegistry()
 	require.NoError(t, err)
 	require.NoError(t, notifs.RegisterNotifsJobs(registry))
 	definition, err := registry.Job("notifs.cleanup")

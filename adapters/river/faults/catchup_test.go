@@ -84,7 +84,7 @@ func catchUpAll(t *testing.T, s *server, every, down time.Duration) outcome {
 	c.settle(to)
 
 	o := c.measure(j, from, to)
-	o.fault = fmt.Sprintf("everything down %s, CatchUp(All)", down)
+	o.fault = fmt.Sprintf("everything down %s, CatchUpAll", down)
 	t.Log(o)
 	require.Zero(t, o.lost, o.String())
 	require.Zero(t, o.doubled, o.String())

@@ -36,7 +36,7 @@ type childConfig struct {
 type job struct {
 	Name  string
 	Every time.Duration
-	All   bool          // CatchUp(All)
+	All   bool          // CatchUpAll
 	Hold  time.Duration // how long the handler takes
 	// Timeout defaults to defaultTimeout.
 	Timeout time.Duration
@@ -141,9 +141,9 @@ func newScheduler(pool *pgxpool.Pool, all []job, log *slog.Logger, retention tim
 		return nil, err
 	}
 	for _, j := range all {
-		policy := jobs.Once
+		policy := jobs.CatchUpOnce
 		if j.All {
-			policy = jobs.All
+			policy = jobs.CatchUpAll
 		}
 		for _, name := range j.names() {
 			err := s.RegisterInterval(name, j.Every, func(ctx context.Context, run *jobs.Job) error {

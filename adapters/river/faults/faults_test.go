@@ -451,7 +451,7 @@ func TestFaults(t *testing.T) {
 		}
 		fmt.Printf("\nprovider: %s; late means more than %s\n\n%s\n", provider, lateAfter, table(rows))
 	})
-	t.Run("everything down 60 s, CatchUp(All)", func(t *testing.T) {
+	t.Run("everything down 60 s, CatchUpAll", func(t *testing.T) {
 		t.Parallel()
 		skipNative(t)
 		o := catchUpAll(t, sharedServer(t), s5, time.Minute)

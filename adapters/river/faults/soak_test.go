@@ -361,7 +361,7 @@ func (s *soak) requireExplained(j job, from, to time.Time) {
 		if !*own {
 			told++
 			if j.All {
-				complain("has no run of its own in spite of CatchUp(All)")
+				complain("has no run of its own in spite of CatchUpAll")
 			}
 		}
 		late := started.Sub(tick)

@@ -202,7 +202,7 @@ func TestStands(t *testing.T) {
 // A spec decides whose schedule a row has: a change of its form would move every row as a new version is deployed.
 func TestSpecOf_IsPinned(t *testing.T) {
 	t.Parallel()
-	reg, err := jobs.NewRegistry()
+	reg, err := provider.NewRegistry()
 	require.NoError(t, err)
 	handler := func(context.Context, *jobs.Job) error { return nil }
 	berlin, err := time.LoadLocation("Europe/Berlin")

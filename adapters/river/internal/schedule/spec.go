@@ -9,10 +9,11 @@ import (
 	riverqueue "github.com/riverqueue/river"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // SpecOf returns the canonical text of a job's schedule, "" if it has none.
-func SpecOf(d *jobs.Definition) string {
+func SpecOf(d *provider.Definition) string {
 	if d.Schedule == nil {
 		return ""
 	}
@@ -24,7 +25,7 @@ func SpecOf(d *jobs.Definition) string {
 }
 
 // HashOf hashes what a process has registered: schedules, and with what else ticks are inserted.
-func HashOf(defs []*jobs.Definition) string {
+func HashOf(defs []*provider.Definition) string {
 	sum := sha256.New()
 	for _, d := range defs {
 		fmt.Fprintf(sum, "%s\x00%s\x00%d\x00%d\x00", d.Name, SpecOf(d), d.Priority, d.MaxAttempts)

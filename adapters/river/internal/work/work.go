@@ -21,6 +21,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // Env is what the attempts of a process share. Every field has to be set.
@@ -93,13 +94,13 @@ func (s *Slots) Taken() int { return int(s.taken.Load()) }
 type Worker struct {
 	riverqueue.WorkerDefaults[Args]
 	env   *Env
-	job   *jobs.Definition
+	job   *provider.Definition
 	queue string
 	slots *Slots
 }
 
 // Add gives River the worker of a job, whose rows belong into queue.
-func Add(to *riverqueue.Workers, env *Env, job *jobs.Definition, queue string, slots *Slots) {
+func Add(to *riverqueue.Workers, env *Env, job *provider.Definition, queue string, slots *Slots) {
 	riverqueue.AddWorkerArgs(to, Args{&rowData{kind: job.Name}}, &Worker{env: env, job: job, queue: queue, slots: slots})
 }
 
@@ -118,7 +119,7 @@ type attempt struct {
 	meta  Meta
 	run   *jobs.Job
 	began time.Time // by the monotonic clock
-	// retryAfter is when the next one is due; nil: by [jobs.Definition.Backoff].
+	// retryAfter is when the next one is due; nil: by [provider.Definition.Backoff].
 	retryAfter *time.Duration
 }
 
@@ -242,7 +243,7 @@ func putBack(row *rivertype.JobRow) error {
 // skip ends a run that is not to start.
 func (a *attempt) skip(ctx context.Context) (err error) {
 	overlaps := false
-	if !a.run.Tick.IsZero() && a.job.Overlap == jobs.Skip {
+	if !a.run.Tick.IsZero() && a.job.Overlap == jobs.OverlapSkip {
 		bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
 		defer cancel()
 		err := pgx.BeginTxFunc(bounded, a.env.Own, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {

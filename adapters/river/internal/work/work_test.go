@@ -18,6 +18,7 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // migrated is a database with River's tables, copied for each test.
@@ -32,7 +33,7 @@ var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error {
 // newWorker returns the worker of a job "a.job" in queue "home", in a process that is not in doubt.
 func newWorker(t testing.TB, pool *pgxpool.Pool, h jobs.Handler, opts ...jobs.Option) *Worker {
 	t.Helper()
-	reg, err := jobs.NewRegistry()
+	reg, err := provider.NewRegistry()
 	require.NoError(t, err)
 	require.NoError(t, reg.RegisterInterval("a.job", time.Hour, h, opts...))
 	d, err := reg.Job("a.job")

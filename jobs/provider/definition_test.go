@@ -1,4 +1,4 @@
-package jobs_test
+package provider_test
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -59,7 +60,7 @@ func TestBackoff(t *testing.T) {
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
-			d := jobs.Definition{RetryDelay: test.delay}
+			d := provider.Definition{RetryDelay: test.delay}
 			require.Equal(t, test.want, d.Backoff(test.attempt))
 		})
 	}
@@ -98,7 +99,7 @@ func TestRetry(t *testing.T) {
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
-			d := jobs.Definition{RetryDelay: 5 * time.Second}
+			d := provider.Definition{RetryDelay: 5 * time.Second}
 			delay, again := d.Retry(&jobs.Job{Attempt: test.attempt, MaxAttempts: test.max}, test.err)
 			require.Equal(t, test.delay, delay)
 			require.Equal(t, test.again, again)
@@ -110,7 +111,7 @@ func TestRun_HandsTheJobAndALogger(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
 	job := &jobs.Job{Name: "a.b", ID: "7", Attempt: 2}
-	d := jobs.Definition{Name: "a.b", Timeout: time.Minute, Handler: func(ctx context.Context, got *jobs.Job) error {
+	d := provider.Definition{Name: "a.b", Timeout: time.Minute, Handler: func(ctx context.Context, got *jobs.Job) error {
 		require.Equal(t, *job, *got)
 		deadline, ok := ctx.Deadline()
 		require.True(t, ok)
@@ -125,7 +126,7 @@ func TestRun_HandsTheJobAndALogger(t *testing.T) {
 func TestRun_PassesOnWhatTheHandlerReturns(t *testing.T) {
 	t.Parallel()
 	for _, want := range []error{nil, io.EOF, jobs.Permanent(io.EOF), context.Canceled, context.DeadlineExceeded} {
-		d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { return want }}
+		d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { return want }}
 		require.Equal(t, want, d.Run(t.Context(), &jobs.Job{}, quiet), "an error is not a timeout before the time is up")
 	}
 }
@@ -152,7 +153,7 @@ func TestRun_TimesOut(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				started := time.Now()
-				d := jobs.Definition{Name: "a.b", Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error {
+				d := provider.Definition{Name: "a.b", Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error {
 					<-ctx.Done()
 					return test.handler(ctx)
 				}}
@@ -169,7 +170,7 @@ func TestRun_ATimeoutKeepsWhatTheHandlerWantsOfRetries(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		run := func(mark func(error) error) (time.Duration, bool) {
-			d := jobs.Definition{Name: "a.b", Timeout: time.Minute, RetryDelay: time.Second, Handler: func(ctx context.Context, _ *jobs.Job) error {
+			d := provider.Definition{Name: "a.b", Timeout: time.Minute, RetryDelay: time.Second, Handler: func(ctx context.Context, _ *jobs.Job) error {
 				<-ctx.Done()
 				return mark(ctx.Err())
 			}}
@@ -210,7 +211,7 @@ func TestRun_IsNoTimeoutWhenItIsNot(t *testing.T) {
 					ctx, cancel = context.WithTimeout(ctx, test.parent)
 					defer cancel()
 				}
-				d := jobs.Definition{Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error { return test.handler(ctx) }}
+				d := provider.Definition{Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error { return test.handler(ctx) }}
 				require.Equal(t, test.want, d.Run(ctx, &jobs.Job{}, quiet))
 			})
 		})
@@ -220,7 +221,7 @@ func TestRun_IsNoTimeoutWhenItIsNot(t *testing.T) {
 func TestRun_EndsTheHandlersContextWithTheCallers(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancelCause(t.Context())
-	d := jobs.Definition{Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error {
+	d := provider.Definition{Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error {
 		cancel(io.ErrClosedPipe)
 		<-ctx.Done()
 		return context.Cause(ctx)
@@ -276,14 +277,14 @@ func TestRun_TurnsAPanicIntoAnErrorWithTheStackOfWhatPanicked(t *testing.T) {
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
-			d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { test.handler(); return nil }}
+			d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { test.handler(); return nil }}
 			err := d.Run(t.Context(), &jobs.Job{}, quiet)
 			var panicked *jobs.PanicError
 			require.ErrorAs(t, err, &panicked)
 			require.ErrorContains(t, err, test.message)
 			require.NotContains(t, err.Error(), "definition_test.go", "the stack is not part of the message")
 			first, second, _ := strings.Cut(panicked.Stack, "\n")
-			require.Contains(t, first, "jobs_test."+test.function)
+			require.Contains(t, first, "provider_test."+test.function)
 			require.Regexp(t, `^\t.*definition_test\.go:\d+\n`, second)
 			require.NotContains(t, panicked.Stack, "jobs.(*Definition).Run", "what called the handler is of no interest")
 		})
@@ -292,7 +293,7 @@ func TestRun_TurnsAPanicIntoAnErrorWithTheStackOfWhatPanicked(t *testing.T) {
 
 func TestRun_KeepsTheValueOfAPanic(t *testing.T) {
 	t.Parallel()
-	d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { panic(io.EOF) }}
+	d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { panic(io.EOF) }}
 	var panicked *jobs.PanicError
 	require.ErrorAs(t, d.Run(t.Context(), &jobs.Job{}, quiet), &panicked)
 	require.Equal(t, io.EOF, panicked.Value)
@@ -307,10 +308,10 @@ func TestRun_ADeepStackIsCut(t *testing.T) {
 		}
 		dive(n - 1)
 	}
-	d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { dive(10_000); return nil }}
+	d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { dive(10_000); return nil }}
 	var panicked *jobs.PanicError
 	require.ErrorAs(t, d.Run(t.Context(), &jobs.Job{}, quiet), &panicked)
-	require.True(t, strings.HasPrefix(panicked.Stack, "github.com/everytick/everytick/jobs_test.panicsItself\n"))
+	require.True(t, strings.HasPrefix(panicked.Stack, "github.com/everytick/everytick/jobs/provider_test.panicsItself\n"))
 	require.LessOrEqual(t, strings.Count(panicked.Stack, "\n"), 2*64)
 }
 
@@ -318,13 +319,13 @@ func TestRun_ADeepStackIsCut(t *testing.T) {
 // provider's.
 func TestRun_TurnsGoexitIntoAnError(t *testing.T) {
 	t.Parallel()
-	d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { runtime.Goexit(); return nil }}
+	d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { runtime.Goexit(); return nil }}
 	require.ErrorContains(t, d.Run(t.Context(), &jobs.Job{}, quiet), "runtime.Goexit")
 }
 
 func TestRun_GivesTheHandlerACopyOfTheJob(t *testing.T) {
 	t.Parallel()
-	d := jobs.Definition{Timeout: time.Minute, Handler: func(_ context.Context, job *jobs.Job) error {
+	d := provider.Definition{Timeout: time.Minute, Handler: func(_ context.Context, job *jobs.Job) error {
 		job.Attempt, job.MaxAttempts = 7, 7
 		return nil
 	}}
@@ -346,23 +347,23 @@ func TestSkip(t *testing.T) {
 		triggered   bool
 		want        string
 	}{
-		{"no limit", 0, jobs.Allow, 1, 100 * time.Hour, false, false, ""},
-		{"within the limit", time.Minute, jobs.Allow, 1, 59 * time.Second, false, false, ""},
-		{"at the limit", time.Minute, jobs.Allow, 1, time.Minute, false, false, ""},
-		{"beyond the limit", time.Minute, jobs.Allow, 1, time.Minute + time.Millisecond, false, false, "skipped: 1m0.001s late, allowed is a start within 1m0s"},
-		{"beyond the limit when triggered", time.Minute, jobs.Allow, 1, time.Hour, false, true, "skipped: 1h0m0s late, allowed is a start within 1m0s"},
-		{"early, by a clock that is behind", time.Minute, jobs.Allow, 1, -time.Hour, false, false, ""},
-		{"a retry is not late", time.Minute, jobs.Allow, 2, time.Hour, false, false, ""},
-		{"an overlap that is allowed", 0, jobs.Allow, 1, 0, true, false, ""},
-		{"an overlap that is not", 0, jobs.Skip, 1, 0, true, false, "skipped: another run of this job goes on"},
-		{"a retry overlaps too", 0, jobs.Skip, 2, 0, true, false, "skipped: another run of this job goes on"},
-		{"no overlap", 0, jobs.Skip, 1, 0, false, false, ""},
-		{"a triggered job is not skipped for an overlap", 0, jobs.Skip, 1, 0, true, true, ""},
-		{"late is told before overlapping", time.Minute, jobs.Skip, 1, time.Hour, true, false, "skipped: 1h0m0s late, allowed is a start within 1m0s"},
+		{"no limit", 0, jobs.OverlapAllow, 1, 100 * time.Hour, false, false, ""},
+		{"within the limit", time.Minute, jobs.OverlapAllow, 1, 59 * time.Second, false, false, ""},
+		{"at the limit", time.Minute, jobs.OverlapAllow, 1, time.Minute, false, false, ""},
+		{"beyond the limit", time.Minute, jobs.OverlapAllow, 1, time.Minute + time.Millisecond, false, false, "skipped: 1m0.001s late, allowed is a start within 1m0s"},
+		{"beyond the limit when triggered", time.Minute, jobs.OverlapAllow, 1, time.Hour, false, true, "skipped: 1h0m0s late, allowed is a start within 1m0s"},
+		{"early, by a clock that is behind", time.Minute, jobs.OverlapAllow, 1, -time.Hour, false, false, ""},
+		{"a retry is not late", time.Minute, jobs.OverlapAllow, 2, time.Hour, false, false, ""},
+		{"an overlap that is allowed", 0, jobs.OverlapAllow, 1, 0, true, false, ""},
+		{"an overlap that is not", 0, jobs.OverlapSkip, 1, 0, true, false, "skipped: another run of this job goes on"},
+		{"a retry overlaps too", 0, jobs.OverlapSkip, 2, 0, true, false, "skipped: another run of this job goes on"},
+		{"no overlap", 0, jobs.OverlapSkip, 1, 0, false, false, ""},
+		{"a triggered job is not skipped for an overlap", 0, jobs.OverlapSkip, 1, 0, true, true, ""},
+		{"late is told before overlapping", time.Minute, jobs.OverlapSkip, 1, time.Hour, true, false, "skipped: 1h0m0s late, allowed is a start within 1m0s"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
-			d := jobs.Definition{StartWithin: test.within, Overlap: test.overlap}
+			d := provider.Definition{StartWithin: test.within, Overlap: test.overlap}
 			job := &jobs.Job{Attempt: test.attempt, StartedAt: due.Add(test.late)}
 			if !test.triggered {
 				job.Tick = due
@@ -375,15 +376,15 @@ func TestSkip(t *testing.T) {
 func TestDescribe(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
-		d              jobs.Definition
+		d              provider.Definition
 		schedule, zone string
 	}{
-		{jobs.Definition{}, "on demand", ""},
-		{jobs.Definition{Delay: 2 * time.Second}, "after 2s", ""},
-		{jobs.Definition{Schedule: mustEvery(t, 5*time.Minute)}, "every 5m0s", ""},
-		{jobs.Definition{Schedule: mustParse(t, "0 3 * * *", nil)}, "0 3 * * *", "UTC"},
-		{jobs.Definition{Schedule: mustParse(t, "@daily", mustZone(t, "Europe/Berlin"))}, "@daily", "Europe/Berlin"},
-		{jobs.Definition{Schedule: oneTick{}}, "once", ""},
+		{provider.Definition{}, "on demand", ""},
+		{provider.Definition{Delay: 2 * time.Second}, "after 2s", ""},
+		{provider.Definition{Schedule: every(t, 5*time.Minute)}, "every 5m0s", ""},
+		{provider.Definition{Schedule: cron(t, "0 3 * * *", "UTC")}, "0 3 * * *", "UTC"},
+		{provider.Definition{Schedule: cron(t, "@daily", "Europe/Berlin")}, "@daily", "Europe/Berlin"},
+		{provider.Definition{Schedule: oneTick{}}, "once", ""},
 	} {
 		schedule, zone := test.d.Describe()
 		require.Equal(t, test.schedule, schedule)

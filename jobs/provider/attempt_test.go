@@ -1,4 +1,4 @@
-package jobs_test
+package provider_test
 
 import (
 	"context"
@@ -15,12 +15,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // frozen returns a job of a registry that is frozen.
-func frozen(t *testing.T, h jobs.Handler) (d *jobs.Definition, thaw func()) {
+func frozen(t *testing.T, h jobs.Handler) (d *provider.Definition, thaw func()) {
 	t.Helper()
-	r, err := jobs.NewRegistry()
+	r, err := provider.NewRegistry()
 	require.NoError(t, err)
 	require.NoError(t, r.RegisterDelayed("test.job", 0, h))
 	require.NoError(t, r.Freeze())
@@ -83,7 +84,7 @@ func TestRun_SaysThatAHandlerIgnoresTheEndOfItsContext(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var log strings.Builder
 				failure := errors.New("of the handler")
-				d := jobs.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error {
+				d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error {
 					time.Sleep(time.Minute + test.longer)
 					return failure
 				}}

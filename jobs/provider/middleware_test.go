@@ -1,4 +1,4 @@
-package jobs_test
+package provider_test
 
 import (
 	"context"
@@ -13,10 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // define returns the definition of one registration.
-func define(t *testing.T, defaults []jobs.Option, h jobs.Handler, opts ...jobs.Option) *jobs.Definition {
+func define(t *testing.T, defaults []jobs.Option, h jobs.Handler, opts ...jobs.Option) *provider.Definition {
 	t.Helper()
 	r := newRegistry(t, defaults...)
 	require.NoError(t, r.RegisterDelayed("a.b", 0, h, opts...))
@@ -25,7 +26,7 @@ func define(t *testing.T, defaults []jobs.Option, h jobs.Handler, opts ...jobs.O
 	return d
 }
 
-func attempt(t *testing.T, d *jobs.Definition) error {
+func attempt(t *testing.T, d *provider.Definition) error {
 	t.Helper()
 	return d.Run(t.Context(), &jobs.Job{ID: "7", Name: "a.b", Attempt: 1, MaxAttempts: 3}, quiet)
 }
@@ -129,7 +130,7 @@ func TestMiddlewareOptions_RefuseNil(t *testing.T) {
 		err := newRegistry(t).RegisterDelayed("a.b", 0, nothing, opt)
 		require.ErrorIs(t, err, jobs.ErrInvalidOption)
 		require.ErrorContains(t, err, want)
-		_, err = jobs.NewRegistry(opt)
+		_, err = provider.NewRegistry(opt)
 		require.ErrorIs(t, err, jobs.ErrInvalidOption, "as a default")
 	}
 }
@@ -147,7 +148,7 @@ func TestUse_MiddlewareSeesWhatTheAttemptComesTo(t *testing.T) {
 			var panicked *jobs.PanicError
 			require.ErrorAs(t, seen, &panicked)
 			require.Equal(t, "boom", panicked.Value)
-			require.True(t, strings.HasPrefix(panicked.Stack, "github.com/everytick/everytick/jobs_test.panicsItself\n"), panicked.Stack)
+			require.True(t, strings.HasPrefix(panicked.Stack, "github.com/everytick/everytick/jobs/provider_test.panicsItself\n"), panicked.Stack)
 			require.NotContains(t, panicked.Stack, "jobs.(*Definition)")
 		}},
 	} {
@@ -204,7 +205,7 @@ func TestUse_APanicOfMiddlewareIsAFailedAttempt(t *testing.T) {
 
 func TestUse_AHandlerThatEndsItsGoroutineIsAnError(t *testing.T) {
 	t.Parallel()
-	for _, d := range []*jobs.Definition{
+	for _, d := range []*provider.Definition{
 		define(t, nil, func(context.Context, *jobs.Job) error { runtime.Goexit(); return nil },
 			jobs.Use(func(next jobs.Handler) jobs.Handler { return next })),
 		define(t, nil, nothing, jobs.Use(func(jobs.Handler) jobs.Handler {
@@ -250,7 +251,7 @@ func TestRetries(t *testing.T) {
 	} {
 		job := &jobs.Job{Attempt: test.attempt, MaxAttempts: test.max}
 		require.Equal(t, test.want, job.Retries(test.err), "attempt %d of %d with %v", test.attempt, test.max, test.err)
-		_, again := new(jobs.Definition).Retry(job, test.err)
+		_, again := new(provider.Definition).Retry(job, test.err)
 		require.Equal(t, test.want, again, "Retry says otherwise")
 	}
 }
@@ -441,27 +442,4 @@ func TestEnqueue_ChecksMetadata(t *testing.T) {
 		require.ErrorContains(t, err, `"a.b"`)
 		require.NotContains(t, err.Error(), "\x00")
 	}
-}
-
-func TestOutcome_NamesWhatFollowsFromAnAttempt(t *testing.T) {
-	t.Parallel()
-	cancelled, cancel := context.WithCancel(t.Context())
-	cancel()
-	late, stop := context.WithTimeout(t.Context(), 0)
-	defer stop()
-	failure := errors.New("no")
-	for want, test := range map[string]struct {
-		ctx     context.Context
-		attempt int
-		err     error
-	}{
-		"completed":   {t.Context(), 1, nil},
-		"retried":     {late, 1, failure},
-		"failed":      {t.Context(), 3, failure},
-		"interrupted": {cancelled, 1, failure},
-	} {
-		job := &jobs.Job{Attempt: test.attempt, MaxAttempts: 3}
-		require.Equal(t, want, job.Outcome(test.ctx, test.err))
-	}
-	require.Equal(t, "failed", (&jobs.Job{Attempt: 1, MaxAttempts: 3}).Outcome(t.Context(), jobs.Permanent(failure)))
 }

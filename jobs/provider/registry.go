@@ -1,4 +1,4 @@
-package jobs
+package provider
 
 import (
 	"cmp"
@@ -13,6 +13,10 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/everytick/everytick/jobs"
+	internal "github.com/everytick/everytick/jobs/internal/settings"
+	"github.com/everytick/everytick/jobs/internal/verdict"
 )
 
 // A Definition is a registered job with its options folded in. Providers read it;
@@ -21,9 +25,9 @@ type Definition struct {
 	// Name is the name it was registered under.
 	Name string
 	// Handler does the work.
-	Handler Handler
+	Handler jobs.Handler
 	// Schedule tells its ticks. It is nil for a job that only runs when triggered.
-	Schedule Schedule
+	Schedule jobs.Schedule
 	// Delay is how long after a trigger a job without a schedule runs.
 	Delay time.Duration
 
@@ -35,114 +39,77 @@ type Definition struct {
 	Timeout     time.Duration
 	Priority    int
 	Concurrency int
-	CatchUp     CatchUpPolicy
-	Overlap     OverlapPolicy
+	CatchUp     jobs.CatchUpPolicy
+	Overlap     jobs.OverlapPolicy
 	StartWithin time.Duration
 
 	zone *time.Location // as set by TimeZone, nil if not
 	site string         // file:line of the registration
 
-	middleware        []Middleware
-	triggerMiddleware []TriggerMiddleware
+	forCron, forTicks string // the first option of its own that is for cron patterns alone, or for ticks
+
+	middleware        []jobs.Middleware
+	triggerMiddleware []jobs.TriggerMiddleware
 	redact            func(string) string
-	run               Handler // the handler inside its middleware
+	run               jobs.Handler // the handler inside its middleware
 }
 
-// A Request is a validated trigger: what to enqueue, with the options folded in.
-type Request struct {
-	// Job is the definition of the job to run.
-	Job *Definition
-	// Data is the encoded JSON object.
-	Data []byte
-	// Delay is how long from now the job is due; 0 means now. It is not used when At
-	// is set.
-	Delay time.Duration
-	// At is the time at which the job is due, or zero.
-	At time.Time
-	// Priority is from 1 (first) to 4.
-	Priority int
-	// Unique is the key given with [Unique], or "".
-	Unique string
-	// Metadata is set by [TriggerMiddleware] for [Job.Metadata]: UTF-8 without U+0000.
-	Metadata map[string]string
-	// ID is the job's, set once it is stored.
-	ID string
-}
-
-// Due returns when the job is due if it is enqueued at now. Times in the past mean now.
-func (r *Request) Due(now time.Time) time.Time {
-	due := r.At
-	if due.IsZero() {
-		due = now.Add(r.Delay)
-	}
-	if due.Before(now) {
-		return now
-	}
-	return due
-}
-
-// maxBackoff is the longest wait that doubling leads to.
-const maxBackoff = 24 * time.Hour
-
-// CatchUpWindow is how far back missed ticks have runs of their own with [All].
-const CatchUpWindow = 12 * time.Hour
-
-// A Registry is the portable half of a [Scheduler]: names, options, schedules,
+// A Registry is the portable half of a [jobs.Scheduler]: names, options, schedules,
 // the encoding of data, and the rules about duplicates and freezing. A provider
 // keeps one in an unexported field and forwards its registrations to it.
 //
 // All methods may be called from several goroutines at once.
 type Registry struct {
-	defaults []Option
+	defaults []jobs.Option
 
 	mu     sync.RWMutex
 	jobs   map[string]*Definition
 	frozen bool // registrations are refused
 }
 
-var _ Registrar = (*Registry)(nil)
+var _ jobs.Registrar = (*Registry)(nil)
 
 // NewRegistry returns an empty registry. The defaults are applied to every job
-// before its own options. An option out of range is [ErrInvalidOption].
-func NewRegistry(defaults ...Option) (*Registry, error) {
+// before its own options. An option out of range is [jobs.ErrInvalidOption].
+func NewRegistry(defaults ...jobs.Option) (*Registry, error) {
 	r := &Registry{defaults: slices.Clone(defaults), jobs: make(map[string]*Definition)}
-	if _, err := r.define("defaults", "", func(context.Context, *Job) error { return nil }, nil); err != nil {
+	if _, err := r.define("defaults", "", func(context.Context, *jobs.Job) error { return nil }, nil); err != nil {
 		return nil, fmt.Errorf("defaults: %w", err)
 	}
 	return r, nil
 }
 
-// RegisterCron implements [Registrar].
-func (r *Registry) RegisterCron(name, pattern string, h Handler, opts ...Option) error {
+// RegisterCron implements [jobs.Registrar].
+func (r *Registry) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
 	return r.register(name, h, opts, func(d *Definition) (err error) {
-		d.Schedule, err = ParseCron(pattern, cmp.Or(d.zone, time.UTC))
+		d.Schedule, err = jobs.ParseCron(pattern, cmp.Or(d.zone, time.UTC))
 		return err
 	})
 }
 
-// RegisterInterval implements [Registrar].
-func (r *Registry) RegisterInterval(name string, every time.Duration, h Handler, opts ...Option) error {
+// RegisterInterval implements [jobs.Registrar].
+func (r *Registry) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return r.register(name, h, opts, func(d *Definition) (err error) {
-		d.Schedule, err = Every(every)
-		return errors.Join(err, refuseTickOptions(opts, true))
+		d.Schedule, err = jobs.Every(every)
+		return errors.Join(err, d.refuseTickOptions(true))
 	})
 }
 
-// RegisterDelayed implements [Registrar].
-func (r *Registry) RegisterDelayed(name string, delay time.Duration, h Handler, opts ...Option) error {
+// RegisterDelayed implements [jobs.Registrar].
+func (r *Registry) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return r.register(name, h, opts, func(d *Definition) error {
 		if delay < 0 {
-			return fmt.Errorf("%w: delay %s: must not be negative", ErrInvalidSchedule, delay)
+			return fmt.Errorf("%w: delay %s: must not be negative", jobs.ErrInvalidSchedule, delay)
 		}
-		if !isWhole(delay) {
-			return fmt.Errorf("%w: delay %s: must be whole milliseconds", ErrInvalidSchedule, delay)
+		if delay%time.Millisecond != 0 {
+			return fmt.Errorf("%w: delay %s: must be whole milliseconds", jobs.ErrInvalidSchedule, delay)
 		}
 		d.Delay = delay
-		return refuseTickOptions(opts, false)
+		return d.refuseTickOptions(false)
 	})
 }
 
-func (r *Registry) register(name string, h Handler, opts []Option, schedule func(*Definition) error) error {
+func (r *Registry) register(name string, h jobs.Handler, opts []jobs.Option, schedule func(*Definition) error) error {
 	site := callSite()
 	if err := CheckName(name); err != nil {
 		return fmt.Errorf("job at %s: %w", site, err)
@@ -161,32 +128,65 @@ func (r *Registry) register(name string, h Handler, opts []Option, schedule func
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if other, ok := r.jobs[name]; ok {
-		return fmt.Errorf("%w: %q, at %s and at %s", ErrDuplicate, name, other.site, site)
+		return fmt.Errorf("%w: %q, at %s and at %s", jobs.ErrDuplicate, name, other.site, site)
 	}
 	if r.frozen {
-		return fmt.Errorf("%w: %q cannot be registered at %s: register before Start", ErrStarted, name, site)
+		return fmt.Errorf("%w: %q cannot be registered at %s: register before Start", jobs.ErrStarted, name, site)
 	}
 	r.jobs[name] = d
 	return nil
 }
 
-func (r *Registry) define(name, site string, h Handler, opts []Option) (*Definition, error) {
+// settings is what options fill in.
+type settings = internal.Job[jobs.Middleware, jobs.TriggerMiddleware]
+
+func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option) (*Definition, error) {
 	if h == nil {
 		return nil, invalidOption("the handler is nil")
 	}
-	d := &Definition{
+	set := settings{MaxRetries: 2, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1}
+	if err := apply(&set, r.defaults); err != nil {
+		return nil, err
+	}
+	set.ForCron, set.ForTicks = "", "" // as a default an option is for those jobs that it does something for
+	if err := apply(&set, opts); err != nil {
+		return nil, err
+	}
+	return &Definition{
 		Name: name, Handler: h, site: site,
-		MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1,
-	}
-	for _, opt := range slices.Concat(r.defaults, opts) {
+		MaxAttempts: set.MaxRetries + 1, RetryDelay: set.RetryDelay, Timeout: set.Timeout, Priority: set.Priority,
+		Concurrency: set.Concurrency, CatchUp: jobs.CatchUpPolicy(set.CatchUp), Overlap: jobs.OverlapPolicy(set.Overlap),
+		StartWithin: set.StartWithin, zone: set.TimeZone, forCron: set.ForCron, forTicks: set.ForTicks,
+		middleware: set.Use, triggerMiddleware: set.UseTrigger, redact: set.Redact,
+	}, nil
+}
+
+func apply(set *settings, opts []jobs.Option) error {
+	for _, opt := range opts {
 		if opt == nil {
-			return nil, invalidOption("an option is nil")
+			return invalidOption("an option is nil")
 		}
-		if err := opt.applyToJob(d); err != nil {
-			return nil, err
+		if err := opt.ApplyTo(set); err != nil {
+			return err
 		}
 	}
-	return d, nil
+	return nil
+}
+
+// refuseTickOptions refuses options of the job's own that do nothing for it, which has no cron pattern, and has ticks
+// or not.
+func (d *Definition) refuseTickOptions(ticks bool) error {
+	switch {
+	case d.forCron != "":
+		return invalidOption("%s applies to cron patterns alone", d.forCron)
+	case d.forTicks != "" && !ticks:
+		return invalidOption("%s applies to ticks alone, and a job that only runs when triggered has none", d.forTicks)
+	}
+	return nil
+}
+
+func invalidOption(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", jobs.ErrInvalidOption, fmt.Sprintf(format, args...))
 }
 
 // maxNameBytes is the longest name; River stores fewer than 128 characters.
@@ -194,14 +194,14 @@ const maxNameBytes = 100
 
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+$`)
 
-// CheckName returns [ErrInvalidName] for a name that no job can have.
+// CheckName returns [jobs.ErrInvalidName] for a name that no job can have.
 func CheckName(name string) error {
 	if len(name) > maxNameBytes {
-		return fmt.Errorf("%w: %q has %d bytes, allowed are %d", ErrInvalidName, name[:maxNameBytes]+"…", len(name), maxNameBytes)
+		return fmt.Errorf("%w: %q has %d bytes, allowed are %d", jobs.ErrInvalidName, name[:maxNameBytes]+"…", len(name), maxNameBytes)
 	}
 	if !namePattern.MatchString(name) {
 		return fmt.Errorf("%w: %q, want two or more parts of a-z, 0-9, _ and - joined by dots, beginning with a letter, such as \"audit.retention\"",
-			ErrInvalidName, name)
+			jobs.ErrInvalidName, name)
 	}
 	return nil
 }
@@ -226,12 +226,12 @@ func callSite() string {
 }
 
 // Freeze refuses registrations from now on, until [Registry.Thaw]. It returns
-// [ErrStarted] if the registry is frozen already.
+// [jobs.ErrStarted] if the registry is frozen already.
 func (r *Registry) Freeze() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.frozen {
-		return ErrStarted
+		return jobs.ErrStarted
 	}
 	r.frozen = true
 	return nil
@@ -256,14 +256,14 @@ func (r *Registry) Jobs() []*Definition {
 	return all
 }
 
-// Job returns the definition of that name, or [ErrUnknownJob].
+// Job returns the definition of that name, or [jobs.ErrUnknownJob].
 func (r *Registry) Job(name string) (*Definition, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if d, ok := r.jobs[name]; ok {
 		return d, nil
 	}
-	return nil, fmt.Errorf("%w: %q, %d are registered%s", ErrUnknownJob, name, len(r.jobs), r.siblings(name))
+	return nil, fmt.Errorf("%w: %q, %d are registered%s", jobs.ErrUnknownJob, name, len(r.jobs), r.siblings(name))
 }
 
 // siblings lists the names of a module, for an error about one that it does not have.
@@ -289,46 +289,36 @@ func (r *Registry) siblings(name string) string {
 const maxSiblings = 10
 
 // Undefined returns a definition with the defaults for a job that another
-// process registers. It returns [ErrInvalidName] for a name no job can have.
+// process registers. It returns [jobs.ErrInvalidName] for a name no job can have.
 func (r *Registry) Undefined(name string) (*Definition, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
-	return r.define(name, "", func(context.Context, *Job) error { return nil }, nil)
+	return r.define(name, "", func(context.Context, *jobs.Job) error { return nil }, nil)
 }
 
-// Request validates a trigger of the job d and folds its options.
-func (d *Definition) Request(data any, opts ...TriggerOption) (*Request, error) {
-	req := &Request{}
-	if err := d.request(req, data, opts); err != nil {
+// Request validates a trigger of the job d. Where no option says otherwise, the request has the delay and the
+// priority of the registration.
+func (d *Definition) Request(data any, opts ...jobs.TriggerOption) (*jobs.Request, error) {
+	if d.Delay != 0 {
+		opts = slices.Concat([]jobs.TriggerOption{jobs.Delay(d.Delay)}, opts)
+	}
+	req, err := jobs.NewRequest(d.Name, data, opts...)
+	if err != nil {
 		return nil, err
+	}
+	if req.Priority == 0 {
+		req.Priority = d.Priority
 	}
 	return req, nil
 }
 
-// request fills in what [Definition.Request] returns.
-func (d *Definition) request(req *Request, data any, opts []TriggerOption) (err error) {
-	*req = Request{Job: d, Delay: d.Delay, Priority: d.Priority}
-	for _, opt := range opts {
-		if opt == nil {
-			return fmt.Errorf("job %q: %w", d.Name, invalidOption("an option is nil"))
-		}
-		if err := opt.applyToRequest(req); err != nil {
-			return fmt.Errorf("job %q: %w", d.Name, err)
-		}
-	}
-	req.Data, err = encodeData(d.Name, data)
-	return err
-}
-
-// Requests does for many what [Definition.Request] does for one. [Unique] is
-// [ErrInvalidOption] here: it would make one job of them all.
-func (d *Definition) Requests(data []any, opts ...TriggerOption) ([]*Request, error) {
-	reqs := make([]*Request, len(data))
-	all := make([]Request, len(data))
+// Requests does for many what [Definition.Request] does for one. [jobs.Unique] is
+// [jobs.ErrInvalidOption] here: it would make one job of them all.
+func (d *Definition) Requests(data []any, opts ...jobs.TriggerOption) ([]*jobs.Request, error) {
+	reqs := make([]*jobs.Request, len(data))
 	for i, v := range data {
-		req := &all[i]
-		err := d.request(req, v, opts)
+		req, err := d.Request(v, opts...)
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("element %d of %d: %w", i+1, len(data), err)
@@ -340,9 +330,21 @@ func (d *Definition) Requests(data []any, opts ...TriggerOption) ([]*Request, er
 	return reqs, nil
 }
 
-// logger returns the logger a handler is given: base with job, job_id and attempt. Most
+// Due returns when the job is due if it is enqueued at now. Times in the past mean now.
+func Due(r *jobs.Request, now time.Time) time.Time {
+	due := r.At
+	if due.IsZero() {
+		due = now.Add(r.Delay)
+	}
+	if due.Before(now) {
+		return now
+	}
+	return due
+}
+
+// loggerOf returns the logger a handler is given: base with job, job_id and attempt. Most
 // handlers of short jobs log nothing, so the attributes wait until one does.
-func (j *Job) logger(base *slog.Logger) *slog.Logger {
+func loggerOf(j *jobs.Job, base *slog.Logger) *slog.Logger {
 	return slog.New(&jobHandler{Handler: base.Handler(), name: j.Name, id: j.ID, attempt: j.Attempt})
 }
 
@@ -369,12 +371,12 @@ func (h *jobHandler) WithGroup(name string) slog.Handler { return h.full().WithG
 // errGoexit is the error of an attempt whose handler did not return.
 var errGoexit = errors.New("jobs: the handler ended its goroutine (runtime.Goexit, or t.FailNow in a test)")
 
-// Run calls the handler for one attempt, under the job's [Timeout], with
+// Run calls the handler for one attempt, under the job's [jobs.Timeout], with
 // job.Logger set from base. A panic becomes an error that carries the stack. The
 // handler gets a copy of job and another goroutine than the caller's, so that whatever it
 // does to either, the provider goes on.
-func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) error {
-	job.Logger = job.logger(base)
+func (d *Definition) Run(ctx context.Context, job *jobs.Job, base *slog.Logger) error {
+	job.Logger = loggerOf(job, base)
 	a := &attempt{job: *job, handler: d.run, timedOut: timeoutError{d, context.DeadlineExceeded}, ended: make(chan error, 1)}
 	timedOut := &a.timedOut
 	var cancel context.CancelFunc
@@ -403,15 +405,6 @@ func (e *timeoutError) Error() string {
 }
 func (e *timeoutError) Unwrap() error { return e.err }
 
-// PanicError is the error of an attempt whose handler panicked.
-type PanicError struct {
-	Value any    // what was given to panic
-	Stack string // the goroutine's stack, beginning with the panicking function
-}
-
-// Error tells the value. The stack is not part of it.
-func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
-
 // stack returns the frames below the panic, without those of the recovery.
 func stack() string {
 	var pcs [64]uintptr
@@ -434,13 +427,13 @@ func stack() string {
 
 // Retry tells what follows an attempt that failed with err: a retry after delay,
 // or, when again is false, nothing: the job has failed for good.
-func (d *Definition) Retry(job *Job, err error) (delay time.Duration, again bool) {
+func (d *Definition) Retry(job *jobs.Job, err error) (delay time.Duration, again bool) {
 	if !job.Retries(err) {
 		return 0, false
 	}
-	var after *retryAfterError
+	var after *verdict.RetryAfter
 	if errors.As(err, &after) {
-		return after.after, true
+		return after.After, true
 	}
 	return d.Backoff(job.Attempt), true
 }
@@ -450,8 +443,8 @@ func (d *Definition) Retry(job *Job, err error) (delay time.Duration, again bool
 func (d *Definition) Backoff(attempt int) time.Duration {
 	delay := d.RetryDelay
 	for range attempt - 1 {
-		if delay *= 2; delay >= maxBackoff || delay == 0 {
-			return min(delay, maxBackoff)
+		if delay *= 2; delay >= internal.MaxBackoff || delay == 0 {
+			return min(delay, internal.MaxBackoff)
 		}
 	}
 	return delay
@@ -460,21 +453,21 @@ func (d *Definition) Backoff(attempt int) time.Duration {
 // Skip tells why a run is not to start, or "" when it is. due is when the attempt
 // was first due (for a tick, the tick), overlapping whether another run of the job goes
 // on.
-func (d *Definition) Skip(job *Job, due time.Time, overlapping bool) string {
+func (d *Definition) Skip(job *jobs.Job, due time.Time, overlapping bool) string {
 	late := job.StartedAt.Sub(due)
 	switch {
 	case d.StartWithin > 0 && job.Attempt == 1 && late > d.StartWithin:
 		return fmt.Sprintf("skipped: %s late, allowed is a start within %s", late.Round(time.Millisecond), d.StartWithin)
-	case overlapping && d.Overlap == Skip && !job.Tick.IsZero():
+	case overlapping && d.Overlap == jobs.OverlapSkip && !job.Tick.IsZero():
 		return "skipped: another run of this job goes on"
 	}
 	return ""
 }
 
-// upcomingTicks is how many ticks [Status.Upcoming] tells.
+// upcomingTicks is how many ticks [jobs.Status.Upcoming] tells.
 const upcomingTicks = 3
 
-// Upcoming returns the ticks from next on for [Status.Upcoming]; none if next is zero.
+// Upcoming returns the ticks from next on for [jobs.Status.Upcoming]; none if next is zero.
 func (d *Definition) Upcoming(next time.Time) (ticks []time.Time) {
 	for ; !next.IsZero() && len(ticks) < upcomingTicks; next = d.Schedule.Next(next) {
 		ticks = append(ticks, next)
@@ -482,7 +475,7 @@ func (d *Definition) Upcoming(next time.Time) (ticks []time.Time) {
 	return ticks
 }
 
-// Describe returns the schedule in words for [Status.Schedule], and its zone.
+// Describe returns the schedule in words for [jobs.Status.Schedule], and its zone.
 func (d *Definition) Describe() (schedule, zone string) {
 	switch {
 	case d.Schedule == nil && d.Delay == 0:
@@ -490,8 +483,8 @@ func (d *Definition) Describe() (schedule, zone string) {
 	case d.Schedule == nil:
 		return "after " + d.Delay.String(), ""
 	}
-	if c, ok := d.Schedule.(*cron); ok {
-		zone = c.zone
+	if in, ok := d.Schedule.(interface{ Zone() string }); ok {
+		zone = in.Zone()
 	}
 	return d.Schedule.String(), zone
 }

@@ -1,16 +1,18 @@
-package jobs
+package provider
 
 import (
 	"context"
 	"log/slog"
 	"time"
+
+	"github.com/everytick/everytick/jobs"
 )
 
 // attempt is one call of a handler.
 type attempt struct {
 	ctx      context.Context // with the timeout
-	job      Job
-	handler  Handler
+	job      jobs.Job
+	handler  jobs.Handler
 	timedOut timeoutError
 	ended    chan error
 }

@@ -1,7 +1,8 @@
-package jobs_test
+package provider_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -16,12 +17,25 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
+
+var onDemand = &provider.Definition{Name: "a.b"}
+
+type text struct {
+	Text string `json:"text"`
+}
+
+func zone(t require.TestingT, name string) *time.Location {
+	loc, err := time.LoadLocation(name)
+	require.NoError(t, err)
+	return loc
+}
 
 func nothing(context.Context, *jobs.Job) error { return nil }
 
-func newRegistry(t require.TestingT, defaults ...jobs.Option) *jobs.Registry {
-	r, err := jobs.NewRegistry(defaults...)
+func newRegistry(t require.TestingT, defaults ...jobs.Option) *provider.Registry {
+	r, err := provider.NewRegistry(defaults...)
 	require.NoError(t, err)
 	return r
 }
@@ -46,8 +60,8 @@ func TestRegistry_AppliesDefaults(t *testing.T) {
 	require.Equal(t, 5*time.Minute, d.Timeout)
 	require.Equal(t, 1, d.Priority)
 	require.Zero(t, d.Concurrency)
-	require.Equal(t, jobs.Once, d.CatchUp)
-	require.Equal(t, jobs.Allow, d.Overlap)
+	require.Equal(t, jobs.CatchUpOnce, d.CatchUp)
+	require.Equal(t, jobs.OverlapAllow, d.Overlap)
 	require.Zero(t, d.StartWithin)
 	require.NotNil(t, d.Handler)
 }
@@ -78,10 +92,10 @@ func TestRegistry_AppliesItsDefaultsBeforeAJobsOwnOptions(t *testing.T) {
 
 func TestRegistry_FoldsOptions(t *testing.T) {
 	t.Parallel()
-	berlin := mustZone(t, "Europe/Berlin")
+	berlin := zone(t, "Europe/Berlin")
 	r := newRegistry(t)
 	require.NoError(t, r.RegisterCron("a.b", "0 3 * * *", nothing, jobs.MaxRetries(0), jobs.RetryDelay(0), jobs.Timeout(1), jobs.Priority(4),
-		jobs.Concurrency(2), jobs.TimeZone(berlin), jobs.CatchUp(jobs.All), jobs.Overlap(jobs.Skip), jobs.StartWithin(time.Minute)))
+		jobs.Concurrency(2), jobs.TimeZone(berlin), jobs.CatchUp(jobs.CatchUpAll), jobs.Overlap(jobs.OverlapSkip), jobs.StartWithin(time.Minute)))
 	d, err := r.Job("a.b")
 	require.NoError(t, err)
 	require.Equal(t, 1, d.MaxAttempts)
@@ -89,8 +103,8 @@ func TestRegistry_FoldsOptions(t *testing.T) {
 	require.Equal(t, time.Duration(1), d.Timeout)
 	require.Equal(t, 4, d.Priority)
 	require.Equal(t, 2, d.Concurrency)
-	require.Equal(t, jobs.All, d.CatchUp)
-	require.Equal(t, jobs.Skip, d.Overlap)
+	require.Equal(t, jobs.CatchUpAll, d.CatchUp)
+	require.Equal(t, jobs.OverlapSkip, d.Overlap)
 	require.Equal(t, time.Minute, d.StartWithin)
 	schedule, zone := d.Describe()
 	require.Equal(t, "0 3 * * *", schedule)
@@ -104,7 +118,7 @@ func TestRegistry_TakesOptionsUpToTheirBounds(t *testing.T) {
 	for i, opt := range []jobs.Option{
 		jobs.MaxRetries(0), jobs.MaxRetries(30_000), jobs.RetryDelay(0), jobs.RetryDelay(24 * time.Hour), jobs.Timeout(1), jobs.Timeout(math.MaxInt64),
 		jobs.Priority(1), jobs.Priority(4), jobs.Concurrency(1), jobs.Concurrency(10_000), jobs.TimeZone(time.FixedZone("", 3600)),
-		jobs.CatchUp(jobs.Once), jobs.Overlap(jobs.Allow), jobs.StartWithin(1),
+		jobs.CatchUp(jobs.CatchUpOnce), jobs.Overlap(jobs.OverlapAllow), jobs.StartWithin(1),
 	} {
 		require.NoError(t, r.RegisterCron(fmt.Sprintf("a.b%d", i), "@daily", nothing, opt))
 	}
@@ -129,10 +143,10 @@ func TestRegistry_RefusesOptionsOutOfRange(t *testing.T) {
 		{jobs.Concurrency(10_001), "Concurrency(10001): allowed is 1 to 10000"},
 		{jobs.TimeZone(nil), "TimeZone(nil): want a *time.Location"},
 		{jobs.TimeZone(time.Local), `TimeZone(time.Local): processes may differ in it; want a zone by its name, such as time.LoadLocation("Europe/Berlin")`}, //nolint:gosmopolitan // is refused
-		{jobs.CatchUp(-1), "CatchUp(-1): allowed is Once or All"},
-		{jobs.CatchUp(2), "CatchUp(2): allowed is Once or All"},
-		{jobs.Overlap(-1), "Overlap(-1): allowed is Allow or Skip"},
-		{jobs.Overlap(2), "Overlap(2): allowed is Allow or Skip"},
+		{jobs.CatchUp(-1), "CatchUp(-1): allowed is CatchUpOnce or CatchUpAll"},
+		{jobs.CatchUp(2), "CatchUp(2): allowed is CatchUpOnce or CatchUpAll"},
+		{jobs.Overlap(-1), "Overlap(-1): allowed is OverlapAllow or OverlapSkip"},
+		{jobs.Overlap(2), "Overlap(2): allowed is OverlapAllow or OverlapSkip"},
 		{jobs.StartWithin(0), "StartWithin(0s): must be positive"},
 		{jobs.StartWithin(-1), "StartWithin(-1ns): must be positive"},
 		{nil, "an option is nil"},
@@ -151,7 +165,7 @@ func TestRegistry_RefusesOptionsOutOfRange(t *testing.T) {
 			}
 			require.Empty(t, r.Jobs(), "nothing is registered")
 
-			none, err := jobs.NewRegistry(test.opt)
+			none, err := provider.NewRegistry(test.opt)
 			require.ErrorIs(t, err, jobs.ErrInvalidOption)
 			require.ErrorContains(t, err, "defaults: ")
 			require.ErrorContains(t, err, test.want)
@@ -176,15 +190,17 @@ func TestRegistry_RefusesSchedules(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule     string
-		register func(*jobs.Registry) error
+		register func(*provider.Registry) error
 		want     string
 	}{
-		{"a bad pattern", func(r *jobs.Registry) error { return r.RegisterCron("a.b", "*/100 * * * *", nothing) }, "field minute"},
-		{"a short interval", func(r *jobs.Registry) error { return r.RegisterInterval("a.b", time.Second-1, nothing) }, "at least 1s is allowed"},
-		{"a negative interval", func(r *jobs.Registry) error { return r.RegisterInterval("a.b", -time.Minute, nothing) }, "interval -1m0s"},
-		{"an interval finer than a millisecond", func(r *jobs.Registry) error { return r.RegisterInterval("a.b", time.Second+time.Microsecond, nothing) }, "interval 1.000001s: must be whole milliseconds"},
-		{"a negative delay", func(r *jobs.Registry) error { return r.RegisterDelayed("a.b", -1, nothing) }, "delay -1ns: must not be negative"},
-		{"a delay finer than a millisecond", func(r *jobs.Registry) error {
+		{"a bad pattern", func(r *provider.Registry) error { return r.RegisterCron("a.b", "*/100 * * * *", nothing) }, "field minute"},
+		{"a short interval", func(r *provider.Registry) error { return r.RegisterInterval("a.b", time.Second-1, nothing) }, "at least 1s is allowed"},
+		{"a negative interval", func(r *provider.Registry) error { return r.RegisterInterval("a.b", -time.Minute, nothing) }, "interval -1m0s"},
+		{"an interval finer than a millisecond", func(r *provider.Registry) error {
+			return r.RegisterInterval("a.b", time.Second+time.Microsecond, nothing)
+		}, "interval 1.000001s: must be whole milliseconds"},
+		{"a negative delay", func(r *provider.Registry) error { return r.RegisterDelayed("a.b", -1, nothing) }, "delay -1ns: must not be negative"},
+		{"a delay finer than a millisecond", func(r *provider.Registry) error {
 			return r.RegisterDelayed("a.b", time.Second+999*time.Microsecond, nothing)
 		}, "delay 1.000999s: must be whole milliseconds"},
 	} {
@@ -204,7 +220,7 @@ func TestRegistry_RefusesSchedules(t *testing.T) {
 
 func TestRegistry_ADefaultTimeZoneIsForTheCronPatternsAmongTheJobs(t *testing.T) {
 	t.Parallel()
-	r, err := jobs.NewRegistry(jobs.TimeZone(mustZone(t, "Europe/Berlin")))
+	r, err := provider.NewRegistry(jobs.TimeZone(zone(t, "Europe/Berlin")))
 	require.NoError(t, err)
 	require.NoError(t, r.RegisterInterval("a.interval", time.Minute, nothing))
 	require.NoError(t, r.RegisterDelayed("a.delayed", 0, nothing))
@@ -219,12 +235,12 @@ func TestRegistry_ZonesOfOneNameShowOneTime(t *testing.T) {
 	t.Parallel()
 	for want, zone := range map[string]*time.Location{
 		"UTC":                     time.UTC,
-		"Europe/Berlin":           mustZone(t, "Europe/Berlin"),
+		"Europe/Berlin":           zone(t, "Europe/Berlin"),
 		"UTC+02:00":               time.FixedZone("", 2*60*60),
 		"office UTC-03:30":        time.FixedZone("office", -(3*60+30)*60),
 		"Europe/Berlin UTC+01:00": time.FixedZone("Europe/Berlin", 60*60),
 	} {
-		r, err := jobs.NewRegistry()
+		r, err := provider.NewRegistry()
 		require.NoError(t, err)
 		require.NoError(t, r.RegisterCron("a.job", "0 3 * * *", nothing, jobs.TimeZone(zone)))
 		_, got := r.Jobs()[0].Describe()
@@ -248,9 +264,9 @@ func TestRegistry_TimeZoneIsForCronAlone(t *testing.T) {
 
 func TestRegistry_CatchUpAndOverlapAreForSchedules(t *testing.T) {
 	t.Parallel()
-	r := newRegistry(t, jobs.CatchUp(jobs.All), jobs.Overlap(jobs.Skip))
+	r := newRegistry(t, jobs.CatchUp(jobs.CatchUpAll), jobs.Overlap(jobs.OverlapSkip))
 	for name, opt := range map[string]jobs.Option{
-		"CatchUp": jobs.CatchUp(jobs.All), "Overlap": jobs.Overlap(jobs.Skip),
+		"CatchUp": jobs.CatchUp(jobs.CatchUpAll), "Overlap": jobs.Overlap(jobs.OverlapSkip),
 	} {
 		err := r.RegisterDelayed("a.b", 0, nothing, opt)
 		require.ErrorIs(t, err, jobs.ErrInvalidOption)
@@ -266,14 +282,14 @@ func TestCheckName(t *testing.T) {
 	t.Parallel()
 	long := "a." + strings.Repeat("b", 98)
 	for _, name := range []string{"audit.retention", "a.b", "a1.b", "a-b_c.d-e_f", "a.b.c.d", "a.1", "a._", "a.-", "z9.0", long} {
-		require.NoError(t, jobs.CheckName(name))
+		require.NoError(t, provider.CheckName(name))
 		require.NoError(t, newRegistry(t).RegisterDelayed(name, 0, nothing))
 	}
 	for _, name := range []string{
 		"", ".", "a", "audit", "a.", ".a", "a..b", "a.b.", "1a.b", "_a.b", "-a.b", "A.b", "a.B", "a b.c", "a.b c", " a.b", "a.b ", "a.b\n", "\na.b",
 		"a.b\x00", "a/b.c", "a.b:c", "a,b.c", "ä.b", "a.ö", "a.b\xff", "a.٣", "a。b", long + "b", strings.Repeat("é.", 60), strings.Repeat("a.", 1<<20) + "a",
 	} {
-		err := jobs.CheckName(name)
+		err := provider.CheckName(name)
 		require.ErrorIs(t, err, jobs.ErrInvalidName, "%.50q", name)
 		require.Less(t, len(err.Error()), 600)
 		if len(name) > 100 {
@@ -294,29 +310,29 @@ func TestCheckName(t *testing.T) {
 }
 
 // A provider forwards what it is asked, as adapters do.
-type provider struct{ registry *jobs.Registry }
+type forwarding struct{ registry *provider.Registry }
 
-func (p *provider) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
+func (p *forwarding) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
 	return p.registry.RegisterCron(name, pattern, h, opts...)
 }
 
-func (p *provider) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
+func (p *forwarding) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return p.registry.RegisterInterval(name, every, h, opts...)
 }
 
-func (p *provider) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
+func (p *forwarding) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return p.registry.RegisterDelayed(name, delay, h, opts...)
 }
 
 // One that forwards in a closure, as under a lock.
-type closing struct{ provider }
+type closing struct{ forwarding }
 
 func (c *closing) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
-	return func() error { return c.provider.RegisterCron(name, pattern, h, opts...) }()
+	return func() error { return c.forwarding.RegisterCron(name, pattern, h, opts...) }()
 }
 
 // An application embeds what registers, as a value or an interface.
-type embedding struct{ *jobs.Registry }
+type embedding struct{ *provider.Registry }
 
 type embeddingInterface struct{ jobs.Registrar }
 
@@ -326,42 +342,42 @@ func TestRegistry_RefusesADuplicateAndNamesBothSites(t *testing.T) {
 	handle := func(context.Context, *jobs.Job, text) error { return nil }
 	for _, test := range []struct {
 		rule     string
-		register func(r *jobs.Registry) (site string, err error)
+		register func(r *provider.Registry) (site string, err error)
 	}{
-		{"cron", func(r *jobs.Registry) (string, error) {
+		{"cron", func(r *provider.Registry) (string, error) {
 			return here(0), r.RegisterCron("a.b", "@daily", nothing)
 		}},
-		{"interval", func(r *jobs.Registry) (string, error) {
+		{"interval", func(r *provider.Registry) (string, error) {
 			return here(0), r.RegisterInterval("a.b", time.Minute, nothing)
 		}},
-		{"delayed", func(r *jobs.Registry) (string, error) {
+		{"delayed", func(r *provider.Registry) (string, error) {
 			return here(0), r.RegisterDelayed("a.b", 0, nothing)
 		}},
-		{"through a Kind", func(r *jobs.Registry) (string, error) {
+		{"through a Kind", func(r *provider.Registry) (string, error) {
 			return here(0), kind.Register(r, handle)
 		}},
-		{"through the method value of a Kind", func(r *jobs.Registry) (string, error) {
+		{"through the method value of a Kind", func(r *provider.Registry) (string, error) {
 			register := kind.Register
 			return here(0), register(r, handle)
 		}},
-		{"through a provider", func(r *jobs.Registry) (string, error) {
-			return here(0), (&provider{r}).RegisterCron("a.b", "@daily", nothing)
+		{"through a provider", func(r *provider.Registry) (string, error) {
+			return here(0), (&forwarding{r}).RegisterCron("a.b", "@daily", nothing)
 		}},
-		{"through a provider that forwards in a closure", func(r *jobs.Registry) (string, error) {
-			return here(0), (&closing{provider{r}}).RegisterCron("a.b", "@daily", nothing)
+		{"through a provider that forwards in a closure", func(r *provider.Registry) (string, error) {
+			return here(0), (&closing{forwarding{r}}).RegisterCron("a.b", "@daily", nothing)
 		}},
-		{"through a Kind and a provider", func(r *jobs.Registry) (string, error) {
-			return here(0), kind.Register(&provider{r}, handle)
+		{"through a Kind and a provider", func(r *provider.Registry) (string, error) {
+			return here(0), kind.Register(&forwarding{r}, handle)
 		}},
-		{"through an embedding type", func(r *jobs.Registry) (string, error) {
+		{"through an embedding type", func(r *provider.Registry) (string, error) {
 			return here(0), embedding{r}.RegisterInterval("a.b", time.Minute, nothing)
 		}},
-		{"through a pointer to an embedding type in an interface", func(r *jobs.Registry) (string, error) {
+		{"through a pointer to an embedding type in an interface", func(r *provider.Registry) (string, error) {
 			var registrar jobs.Registrar = &embedding{r}
 			return here(0), registrar.RegisterCron("a.b", "@daily", nothing)
 		}},
-		{"through embedded interfaces", func(r *jobs.Registry) (string, error) {
-			var registrar jobs.Registrar = &embeddingInterface{embeddingInterface{&provider{r}}}
+		{"through embedded interfaces", func(r *provider.Registry) (string, error) {
+			var registrar jobs.Registrar = &embeddingInterface{embeddingInterface{&forwarding{r}}}
 			return here(0), registrar.RegisterDelayed("a.b", 0, nothing)
 		}},
 	} {
@@ -492,7 +508,7 @@ func TestRegistry_IsSafeForConcurrentUse(t *testing.T) {
 					r.Thaw()
 				}
 				all := r.Jobs()
-				if !slices.IsSortedFunc(all, func(a, b *jobs.Definition) int { return strings.Compare(a.Name, b.Name) }) {
+				if !slices.IsSortedFunc(all, func(a, b *provider.Definition) int { return strings.Compare(a.Name, b.Name) }) {
 					t.Error("not sorted")
 				}
 			}
@@ -507,7 +523,7 @@ func TestRegistry_IsSafeForConcurrentUse(t *testing.T) {
 func TestRequest_FoldsTriggerOptions(t *testing.T) {
 	t.Parallel()
 	now := at(t, "2025-01-01T12:00:00Z")
-	d := &jobs.Definition{Name: "a.b", Delay: time.Minute, Priority: 2}
+	d := &provider.Definition{Name: "a.b", Delay: time.Minute, Priority: 2}
 	zone := time.FixedZone("", 3600)
 	for _, test := range []struct {
 		rule string
@@ -531,9 +547,9 @@ func TestRequest_FoldsTriggerOptions(t *testing.T) {
 			t.Parallel()
 			req, err := d.Request(nil, test.opts...)
 			require.NoError(t, err)
-			test.want.Job, test.want.Data = d, []byte(`{}`)
+			test.want.Name, test.want.Data = "a.b", []byte(`{}`)
 			require.Equal(t, &test.want, req)
-			require.Equal(t, at(t, test.due), req.Due(now))
+			require.Equal(t, at(t, test.due), provider.Due(req, now))
 		})
 	}
 }
@@ -571,14 +587,14 @@ func TestRequest_RefusesTriggerOptions(t *testing.T) {
 
 func TestRequests_IsOnePerElement(t *testing.T) {
 	t.Parallel()
-	reqs, err := onDemand.Requests([]any{nil, text{"x"}, raw(`{"a":1}`)}, jobs.Priority(3), jobs.Delay(time.Second))
+	reqs, err := onDemand.Requests([]any{nil, text{"x"}, json.RawMessage(`{"a":1}`)}, jobs.Priority(3), jobs.Delay(time.Second))
 	require.NoError(t, err)
 	require.Len(t, reqs, 3)
 	for i, want := range []string{`{}`, `{"text":"x"}`, `{"a":1}`} {
 		require.Equal(t, want, string(reqs[i].Data))
 		require.Equal(t, 3, reqs[i].Priority)
 		require.Equal(t, time.Second, reqs[i].Delay)
-		require.Same(t, onDemand, reqs[i].Job)
+		require.Equal(t, "a.b", reqs[i].Name)
 	}
 	reqs, err = onDemand.Requests(nil)
 	require.NoError(t, err)

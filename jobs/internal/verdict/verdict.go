@@ -1,0 +1,29 @@
+// Package verdict has the errors by which a handler says whether and when its job is retried. Package jobs makes
+// them, and jobs/provider obeys them.
+package verdict
+
+import (
+	"fmt"
+	"time"
+)
+
+// Permanent is the error of an attempt after which there is no other.
+type Permanent struct{ Err error }
+
+func (e *Permanent) Error() string { return e.Err.Error() }
+
+// Unwrap returns what the handler returned.
+func (e *Permanent) Unwrap() error { return e.Err }
+
+// RetryAfter is the error of an attempt after which the next one starts in the time After.
+type RetryAfter struct {
+	After time.Duration
+	Err   error
+}
+
+func (e *RetryAfter) Error() string {
+	return fmt.Sprintf("%s (to be retried after %s)", e.Err, e.After)
+}
+
+// Unwrap returns what the handler returned.
+func (e *RetryAfter) Unwrap() error { return e.Err }

@@ -1,0 +1,130 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// Enqueue runs store inside the job's [jobs.TriggerMiddleware]. Providers store triggered
+// jobs through it. It is an error when middleware neither stores nor refuses.
+func (d *Definition) Enqueue(ctx context.Context, reqs []*jobs.Request, store jobs.Enqueue) error {
+	if len(d.triggerMiddleware) == 0 || len(reqs) == 0 {
+		return store(ctx, reqs)
+	}
+	next := func(ctx context.Context, reqs []*jobs.Request) error {
+		for _, req := range reqs {
+			if err := checkMetadata(req); err != nil {
+				return err
+			}
+			if len(req.Metadata) == 0 {
+				req.Metadata = nil
+			}
+		}
+		return store(ctx, reqs)
+	}
+	for i := len(d.triggerMiddleware) - 1; i >= 0; i-- {
+		if next = d.triggerMiddleware[i](next); next == nil {
+			return fmt.Errorf("jobs: trigger middleware %d of %d of %q returns nil", i+1, len(d.triggerMiddleware), d.Name)
+		}
+	}
+	if err := next(ctx, reqs); err != nil {
+		return err
+	}
+	for _, req := range reqs {
+		if req.ID == "" {
+			return fmt.Errorf("jobs: the trigger middleware of %q has neither enqueued the job nor refused it", d.Name)
+		}
+	}
+	return nil
+}
+
+func checkMetadata(r *jobs.Request) error {
+	for key, value := range r.Metadata {
+		if !utf8.ValidString(key) || !utf8.ValidString(value) || strings.ContainsRune(key+value, 0) {
+			return fmt.Errorf("%w for %q: metadata %q is not UTF-8 without U+0000", jobs.ErrInvalidData, r.Name, key)
+		}
+	}
+	return nil
+}
+
+// wrap puts the handler inside its middleware, each guarded, so that those outside of it
+// may rely on that.
+func (d *Definition) wrap() error {
+	d.run = d.guard(d.Handler)
+	for i := len(d.middleware) - 1; i >= 0; i-- {
+		outer, err := around(d.middleware[i], d.run)
+		if err != nil {
+			return invalidOption("Use: middleware %d of %d %s", i+1, len(d.middleware), err)
+		}
+		d.run = d.guard(outer)
+	}
+	return nil
+}
+
+func around(m jobs.Middleware, h jobs.Handler) (outer jobs.Handler, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panics: %v", v)
+		}
+	}()
+	if outer = m(h); outer == nil {
+		err = errors.New("returns a nil handler")
+	}
+	return outer, err
+}
+
+// guard makes an error of a panic, and redacts.
+func (d *Definition) guard(h jobs.Handler) jobs.Handler {
+	return func(ctx context.Context, job *jobs.Job) (err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				err = d.redactPanic(&jobs.PanicError{Value: v, Stack: stack()})
+			}
+		}()
+		return d.redactError(h(ctx, job))
+	}
+}
+
+func (d *Definition) redactError(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error() // may panic, and had better do so here
+	if d.redact == nil {
+		return err
+	}
+	if clean := d.redactText(text); clean != text {
+		return &redactedError{err, clean}
+	}
+	return err
+}
+
+func (d *Definition) redactPanic(p *jobs.PanicError) *jobs.PanicError {
+	if d.redact != nil {
+		p.Value = d.redactText(fmt.Sprint(p.Value))
+	}
+	return p
+}
+
+func (d *Definition) redactText(text string) (clean string) {
+	defer func() {
+		if recover() != nil {
+			clean = "(left out: the Redact function panicked)"
+		}
+	}()
+	return d.redact(text)
+}
+
+// redactedError shows another text than the error it stands for.
+type redactedError struct {
+	err  error
+	text string
+}
+
+func (e *redactedError) Error() string { return e.text }
+func (e *redactedError) Unwrap() error { return e.err }

@@ -7,8 +7,26 @@ import (
 )
 
 // What follows are optional roles. A [Scheduler] that has one implements its
-// interface; find it by type assertion. Names that are not registered are
+// interface; find it by [As]. Names that are not registered are
 // [ErrUnknownJob], IDs that no kept job of that name has are [ErrUnknownID].
+
+// As returns s in the role R, such as [Pauser], and reports whether it has it. s is a
+// [Scheduler] or a part of it, such as a [Triggerer]. A wrapper that has a method
+// Unwrap() Scheduler lends the roles that it lacks from the scheduler it returns, so a
+// wrapper has to implement those that it means to change.
+func As[R any](s any) (role R, ok bool) {
+	for s != nil {
+		if role, ok = s.(R); ok {
+			return role, true
+		}
+		wrapper, wraps := s.(interface{ Unwrap() Scheduler })
+		if !wraps {
+			break
+		}
+		s = wrapper.Unwrap()
+	}
+	return role, false
+}
 
 // A BulkTriggerer inserts very many jobs at once.
 type BulkTriggerer interface {

@@ -63,10 +63,10 @@ type TxTriggerer interface {
 	TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...TriggerOption) (id string, err error)
 }
 
-// TriggerTx enqueues a job in tx if t has the role [TxTriggerer], and returns an
+// TriggerTx enqueues a job in tx if t has the role [TxTriggerer], see [As], and returns an
 // error that wraps [errors.ErrUnsupported] if it has not.
 func TriggerTx(ctx context.Context, t Triggerer, tx pgx.Tx, name string, data any, opts ...TriggerOption) (id string, err error) {
-	tt, ok := t.(TxTriggerer)
+	tt, ok := As[TxTriggerer](t)
 	if !ok {
 		return "", fmt.Errorf("jobs: %T cannot trigger in a transaction: %w", t, errors.ErrUnsupported)
 	}

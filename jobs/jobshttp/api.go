@@ -107,7 +107,7 @@ func runLimit(r *http.Request, usual int) (int, error) {
 
 // runs returns the latest runs, without their data unless that may be shown.
 func (h *handler) runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
-	lister, ok := h.s.(jobs.RunLister)
+	lister, ok := jobs.As[jobs.RunLister](h.s)
 	if !ok {
 		return nil, fmt.Errorf("the scheduler cannot list runs: %w", errors.ErrUnsupported)
 	}
@@ -194,7 +194,7 @@ func (h *handler) apiActivity(w http.ResponseWriter, r *http.Request) {
 // loadActivity returns the question of a cache.
 func (h *handler) loadActivity(step time.Duration, n int) func(context.Context) (jobs.Activity, error) {
 	return func(ctx context.Context) (jobs.Activity, error) {
-		reporter, ok := h.s.(jobs.ActivityReporter)
+		reporter, ok := jobs.As[jobs.ActivityReporter](h.s)
 		if !ok {
 			return jobs.Activity{}, fmt.Errorf("the scheduler does not report activity: %w", errors.ErrUnsupported)
 		}

@@ -300,19 +300,19 @@ func (h *handler) act(r *http.Request, verb, text string) (id string, err error)
 			id, err = h.s.Trigger(ctx, name, data)
 		}
 	case "pause":
-		if s, ok := h.s.(jobs.Pauser); ok {
+		if s, ok := jobs.As[jobs.Pauser](h.s); ok {
 			err = s.Pause(ctx, name)
 		}
 	case "resume":
-		if s, ok := h.s.(jobs.Pauser); ok {
+		if s, ok := jobs.As[jobs.Pauser](h.s); ok {
 			err = s.Resume(ctx, name)
 		}
 	case "cancel":
-		if s, ok := h.s.(jobs.Canceller); ok {
+		if s, ok := jobs.As[jobs.Canceller](h.s); ok {
 			err = s.Cancel(ctx, name, id)
 		}
 	case "retry":
-		if s, ok := h.s.(jobs.Retrier); ok {
+		if s, ok := jobs.As[jobs.Retrier](h.s); ok {
 			err = s.Retry(ctx, name, id)
 		}
 	}

@@ -192,8 +192,8 @@ type overview struct {
 
 // look asks for everything a page shows, all at once, and waits for it 3 seconds.
 func (h *handler) look(ctx context.Context, r *http.Request) *overview {
-	_, reports := h.s.(jobs.ActivityReporter)
-	_, lists := h.s.(jobs.RunLister)
+	_, reports := jobs.As[jobs.ActivityReporter](h.s)
+	_, lists := jobs.As[jobs.RunLister](h.s)
 	_, _ = h.health.begin()
 	if reports {
 		_, _ = h.hour.begin()
@@ -303,9 +303,9 @@ func head(text string) string {
 
 func (h *handler) newRow(r *http.Request, st jobs.Status, latest []jobs.Run, now time.Time) *row {
 	can := func(action Action) bool { return h.allowed(r, action, st.Name) }
-	_, pauses := h.s.(jobs.Pauser)
-	_, cancels := h.s.(jobs.Canceller)
-	_, retries := h.s.(jobs.Retrier)
+	_, pauses := jobs.As[jobs.Pauser](h.s)
+	_, cancels := jobs.As[jobs.Canceller](h.s)
+	_, retries := jobs.As[jobs.Retrier](h.s)
 	x := &row{
 		Name: st.Name, Link: base(r) + "job/" + url.PathEscape(st.Name),
 		Words: words(st.Schedule), Zone: st.Zone,
@@ -373,13 +373,17 @@ func puzzling(st jobs.Status) bool {
 // loadLatest asks for the latest runs of the puzzling jobs, as far as time permits.
 func (h *handler) loadLatest(ctx context.Context) (map[string][]jobs.Run, error) {
 	before, latest := h.latest.peek().value, map[string][]jobs.Run{}
+	lister, ok := jobs.As[jobs.RunLister](h.s)
+	if !ok { // nobody asks
+		return latest, nil
+	}
 	var failed error
 	answered := false
 	for _, st := range h.statuses.peek().value {
 		if !puzzling(st) {
 			continue
 		}
-		runs, err := h.s.(jobs.RunLister).Runs(ctx, st.Name, 5)
+		runs, err := lister.Runs(ctx, st.Name, 5)
 		if err != nil {
 			failed, runs = err, before[st.Name]
 		} else {

@@ -101,6 +101,9 @@ func (r *Recorder) RegisterDelayed(name string, delay time.Duration, h jobs.Hand
 	return r.Scheduler.RegisterDelayed(name, delay, h, r.watching(opts)...)
 }
 
+// Unwrap returns the scheduler behind, whose other roles [jobs.As] finds.
+func (r *Recorder) Unwrap() jobs.Scheduler { return r.Scheduler }
+
 // Trigger implements [jobs.Triggerer].
 func (r *Recorder) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 	id, err := r.Scheduler.Trigger(ctx, name, data, opts...)

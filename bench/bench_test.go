@@ -73,7 +73,7 @@ func (srv *server) database(b *testing.B, c contender) *database {
 		cfg.ConnConfig.RuntimeParams["maintenance_work_mem"] = "256MB" // to build indexes quickly
 	})
 	b.Cleanup(db.admin.Close)
-	require.NoError(b, river.Migrate(b.Context(), db.admin, ""))
+	require.NoError(b, river.Migrate(b.Context(), db.admin, nil))
 	if c.name == native.name {
 		db.riversIndexes(b)
 	}

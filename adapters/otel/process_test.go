@@ -24,7 +24,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-var databases = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, "") })
+var databases = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, nil) })
 
 // childEnv makes the test binary a worker on the database that it names.
 const childEnv = "EVERYTICK_OTEL_CHILD"

@@ -21,7 +21,7 @@ func Example() {
 	defer stop()
 	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
 	check(err)
-	check(river.Migrate(ctx, pool, "")) // River's tables, in the schema "river"
+	check(river.Migrate(ctx, pool, nil)) // River's tables, in the schema "river"
 	scheduler, err := river.New(pool, nil)
 	check(err)
 

@@ -1,6 +1,7 @@
 package river
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -12,28 +13,38 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
-// A MigrateOption changes what [Migrate] does.
-type MigrateOption func(*migration)
-
-type migration struct{ search *bool }
-
-// SearchIndexes says whether River's two GIN indexes are kept, over args and metadata.
-// They serve searches by args or metadata in River UI, by River's JobList, and in SQL;
-// nothing else uses them, and without them jobs are stored and worked faster. false
-// drops them, true makes them again; without this option they stay as they are. Both
-// are done without blocking those who work with the table.
-func SearchIndexes(keep bool) MigrateOption {
-	return func(m *migration) { m.search = &keep }
+// MigrateOptions change what [Migrate] does.
+type MigrateOptions struct {
+	// Schema is the database schema of River's tables, as in [Config]. Defaults to
+	// [DefaultSchema].
+	Schema string
+	// SearchIndexes says what becomes of River's two GIN indexes, over args and metadata.
+	// They serve searches by args or metadata in River UI, by River's JobList, and in SQL;
+	// nothing else uses them, and without them jobs are stored and worked faster. Defaults
+	// to [SearchIndexesKeep].
+	SearchIndexes SearchIndexes
 }
 
-// Migrate creates the schema, "river" if it is "", applies River's migrations to it,
-// and adds what this package needs beside them: tables of schedules, processes and paused
-// jobs, and two columns to River's index of jobs by kind, for counting. It does nothing where
-// that is done already, and processes that call it together do it one after the other. It
-// needs the right to create a schema only if the schema does not exist, and two connections
-// of the pool.
-func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, opts ...MigrateOption) error {
-	schema, err := checkSchema(schema)
+// SearchIndexes says what becomes of River's indexes for searches, see [MigrateOptions].
+type SearchIndexes int
+
+// What [Migrate] can do about River's indexes for searches. None of it blocks those who
+// work with the table.
+const (
+	SearchIndexesKeep  SearchIndexes = iota // leave them as they are; a new schema gets them
+	SearchIndexesDrop                       // drop them
+	SearchIndexesBuild                      // build those that are missing
+)
+
+// Migrate creates the schema, applies River's migrations to it, and adds what this package
+// needs beside them: tables of schedules, processes and paused jobs, and two columns to
+// River's index of jobs by kind, for counting. It does nothing where that is done already,
+// and processes that call it together do it one after the other. It needs the right to create
+// a schema only if the schema does not exist, and two connections of the pool. Nil opts stand
+// for the defaults.
+func Migrate(ctx context.Context, pool *pgxpool.Pool, opts *MigrateOptions) error {
+	o := *cmp.Or(opts, &MigrateOptions{})
+	schema, err := checkSchema(o.Schema)
 	if err != nil {
 		return err
 	}
@@ -43,11 +54,15 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, opts ...Mig
 	if pool.Config().MaxConns < 2 {
 		return errOneConnection
 	}
-	var c migration
-	for _, opt := range opts {
-		opt(&c)
+	var search *bool
+	switch o.SearchIndexes {
+	case SearchIndexesKeep:
+	case SearchIndexesDrop, SearchIndexesBuild:
+		search = new(o.SearchIndexes == SearchIndexesBuild)
+	default:
+		return fmt.Errorf("river: SearchIndexes is %d, allowed are SearchIndexesKeep, SearchIndexesDrop and SearchIndexesBuild", o.SearchIndexes)
 	}
-	m, err := migrate.New(pool, store.New(schema), c.search)
+	m, err := migrate.New(pool, store.New(schema), search)
 	if err == nil {
 		err = m.Run(ctx)
 	}

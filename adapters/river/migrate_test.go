@@ -19,9 +19,11 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-func TestMigrateWithoutAPoolIsAnError(t *testing.T) {
+func TestMigrateRefusesWhatItCannotDo(t *testing.T) {
 	t.Parallel()
-	require.ErrorContains(t, river.Migrate(t.Context(), nil, ""), "pool is nil")
+	require.ErrorContains(t, river.Migrate(t.Context(), nil, nil), "pool is nil")
+	unknown := &river.MigrateOptions{SearchIndexes: 3}
+	require.ErrorContains(t, river.Migrate(t.Context(), poolOf(t, 2, pgx.QueryExecModeCacheStatement), unknown), "SearchIndexes is 3, allowed are SearchIndexesKeep")
 }
 
 func TestASchemaThatRiverAloneMigratedNeedsMigrate(t *testing.T) {
@@ -43,14 +45,14 @@ func TestASchemaThatRiverAloneMigratedNeedsMigrate(t *testing.T) {
 	require.Contains(t, health.Reasons[0].Text, "call river.Migrate")
 	_, err = s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err, "it waits")
-	require.NoError(t, river.Migrate(t.Context(), pool, ""))
+	require.NoError(t, river.Migrate(t.Context(), pool, nil))
 	require.NoError(t, s.Start(t.Context()))
 }
 
 func TestTheReindexerIsAskedForNoIndexThatIsGone(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
-	require.NoError(t, river.Migrate(t.Context(), pool, "", river.SearchIndexes(false)))
+	require.NoError(t, river.Migrate(t.Context(), pool, &river.MigrateOptions{SearchIndexes: river.SearchIndexesDrop}))
 	log, logged := loud()
 	s := newScheduler(t, pool, river.Config{Logger: log, River: func(cfg *riverqueue.Config) { cfg.ReindexerSchedule = riverqueue.PeriodicInterval(time.Second) }})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
@@ -147,7 +149,7 @@ func asRole(t testing.TB, db *dbtest.Template) (owner, limited *pgxpool.Pool) {
 func TestARoleThatOwnsNothingIsEnoughToRunJobs(t *testing.T) {
 	t.Parallel()
 	owner, pool := asRole(t, migrated)
-	require.NoError(t, river.Migrate(t.Context(), pool, ""), "there is nothing to do")
+	require.NoError(t, river.Migrate(t.Context(), pool, nil), "there is nothing to do")
 	log, logged := loud()
 	s := newScheduler(t, pool, river.Config{Logger: log})
 	ran, ticks := make(chan jobs.Job, 1000), make(chan jobs.Job, 1000)
@@ -179,8 +181,8 @@ func TestASchemaWithCapitals(t *testing.T) {
 	t.Parallel()
 	const schema = "MyJobs"
 	pool := empty.Pool(t)
-	require.NoError(t, river.Migrate(t.Context(), pool, schema))
-	require.NoError(t, river.Migrate(t.Context(), pool, schema, river.SearchIndexes(false)))
+	require.NoError(t, river.Migrate(t.Context(), pool, &river.MigrateOptions{Schema: schema}))
+	require.NoError(t, river.Migrate(t.Context(), pool, &river.MigrateOptions{Schema: schema, SearchIndexes: river.SearchIndexesDrop}))
 	next := listening(t, pool.Config().ConnString(), schema)
 	log, logged := loud()
 	s := newScheduler(t, pool, river.Config{Schema: schema, Logger: log, River: unpolled})
@@ -216,5 +218,5 @@ func TestMigrateOnAPoolOfOneConnectionIsAnError(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	require.ErrorContains(t, river.Migrate(ctx, poolOf(t, 1, pgx.QueryExecModeCacheStatement), ""), "at least 2 are needed")
+	require.ErrorContains(t, river.Migrate(ctx, poolOf(t, 1, pgx.QueryExecModeCacheStatement), nil), "at least 2 are needed")
 }

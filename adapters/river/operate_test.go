@@ -178,7 +178,7 @@ func TestOperatorsHaveTheirRolesInEveryModeOfSendingQueries(t *testing.T) {
 				}
 				return sum == jobs.Outcomes{Completed: 501, Other: 1}
 			})
-			require.NoError(t, river.Migrate(ctx, pool, "", river.SearchIndexes(false)))
+			require.NoError(t, river.Migrate(ctx, pool, &river.MigrateOptions{SearchIndexes: river.SearchIndexesDrop}))
 		})
 	}
 }

@@ -1,7 +1,7 @@
 // Package river runs everytick's jobs on River (https://riverqueue.com), a queue
 // in PostgreSQL. It is the production provider.
 //
-//	if err := river.Migrate(ctx, pool, ""); err != nil { … }
+//	if err := river.Migrate(ctx, pool, nil); err != nil { … }
 //	s, err := river.New(pool, nil)
 //	err = audit.RegisterAuditJobs(s)
 //	err = s.Start(ctx)

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 }
 
 // migrated is a database with River's tables, copied for each test.
-var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, "") })
+var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, nil) })
 
 // cuttable is the network between one pool and its database, which can be cut.
 type cuttable struct {

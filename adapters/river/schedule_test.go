@@ -450,7 +450,7 @@ func TestATickOfAnOlderFormIsCancelled(t *testing.T) {
 	require.NoError(t, s.RegisterInterval("a.tick", time.Hour, forward(ran)))
 	insertRows(t, pool, 1, `kind, state, args, metadata`, `'a.tick', 'available', '{"schedule": "a.tick", "tick": "2026-01-01T00:00:00Z", "spec": ""}', '{"everytick_tick": true}'`)
 	insertRows(t, pool, 1, `kind, state, args, metadata, scheduled_at`, `'a.tick', 'scheduled', '{"schedule": "a.tick", "tick": "2126-01-01T00:00:00Z", "spec": ""}', '{"everytick_tick": true}', '2126-01-01T00:00:00Z'`)
-	require.NoError(t, river.Migrate(t.Context(), pool, ""))
+	require.NoError(t, river.Migrate(t.Context(), pool, nil))
 	require.Equal(t, 1, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`), "Migrate removes those to come")
 	require.NoError(t, s.Start(t.Context()))
 	eventually(t, "it is skipped", func() bool {

@@ -139,7 +139,7 @@ func TestNewRefusesBadConfigBeforeAnySQL(t *testing.T) {
 	}
 	_, err = river.New(pool, nil)
 	require.NoError(t, err, "a nil config means the defaults")
-	require.ErrorContains(t, river.Migrate(t.Context(), pool, "a b"), "schema name")
+	require.ErrorContains(t, river.Migrate(t.Context(), pool, &river.MigrateOptions{Schema: "a b"}), "schema name")
 }
 
 func TestNoErrorOrLogTellsThePassword(t *testing.T) {
@@ -158,7 +158,7 @@ func TestNoErrorOrLogTellsThePassword(t *testing.T) {
 	_, triggerErr := s.Trigger(t.Context(), "a.job", nil)
 	_, sizeErr := s.QueueSize(t.Context(), "a.job")
 	_, jobsErr := s.Jobs(t.Context())
-	told := errors.Join(triggerErr, sizeErr, jobsErr, s.Start(t.Context()), river.Migrate(t.Context(), pool, "")).Error() +
+	told := errors.Join(triggerErr, sizeErr, jobsErr, s.Start(t.Context()), river.Migrate(t.Context(), pool, nil)).Error() +
 		fmt.Sprint(health.Reasons) + log.String()
 	require.NotContains(t, told, "hunter2secret")
 	require.NotContains(t, told, "postgres://")
@@ -179,7 +179,7 @@ func TestStartSaysThatTheSchemaIsNotMigrated(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, fmt.Sprint(health.Reasons), "call river.Migrate")
 
-	require.NoError(t, river.Migrate(t.Context(), pool, "elsewhere"))
+	require.NoError(t, river.Migrate(t.Context(), pool, &river.MigrateOptions{Schema: "elsewhere"}))
 	require.NoError(t, s.Start(t.Context()), "a failed start leaves the scheduler as it was")
 }
 
@@ -197,11 +197,13 @@ func TestMigrateTogetherOnAPoolOfTwo(t *testing.T) {
 	var wg sync.WaitGroup
 	errs := make([]error, 8)
 	for i := range errs {
-		wg.Go(func() { errs[i] = river.Migrate(t.Context(), pool, []string{"one", "two"}[i%2]) })
+		wg.Go(func() {
+			errs[i] = river.Migrate(t.Context(), pool, &river.MigrateOptions{Schema: []string{"one", "two"}[i%2]})
+		})
 	}
 	wg.Wait()
 	require.NoError(t, errors.Join(errs...))
-	require.NoError(t, river.Migrate(t.Context(), pool, "one"), "migrating again does nothing")
+	require.NoError(t, river.Migrate(t.Context(), pool, &river.MigrateOptions{Schema: "one"}), "migrating again does nothing")
 }
 
 func TestRiverSeesTheJobsNameAndExactlyItsData(t *testing.T) {

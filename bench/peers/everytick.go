@@ -21,7 +21,7 @@ var everytickPeer = peer{
 		if err != nil {
 			return result{}, err
 		}
-		if err := river.Migrate(ctx, pool, ""); err != nil {
+		if err := river.Migrate(ctx, pool, nil); err != nil {
 			return result{}, err
 		}
 		var cfg *river.Config

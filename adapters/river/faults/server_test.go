@@ -114,7 +114,7 @@ func (s *server) prepare() error {
 		return err
 	}
 	defer pool.Close() // a database in use cannot be copied
-	if err := river.Migrate(ctx, pool, ""); err != nil {
+	if err := river.Migrate(ctx, pool, nil); err != nil {
 		return err
 	}
 	_, err = pool.Exec(ctx, templateSQL)

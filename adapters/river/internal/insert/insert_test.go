@@ -26,7 +26,7 @@ import (
 )
 
 // migrated is a database with River's tables, copied for each test.
-var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, "") })
+var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, nil) })
 
 // A fixture is an inserter and what it works with.
 type fixture struct {

@@ -19,7 +19,7 @@ import (
 )
 
 // migrated is a database with River's tables, copied for each test.
-var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, "") })
+var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, nil) })
 
 // newWaker returns a waker and a function that returns the queues of the next notification.
 func newWaker(t testing.TB, pollOnly bool) (w *wake.Waker, pool *pgxpool.Pool, next func() string) {

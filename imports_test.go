@@ -2,6 +2,7 @@ package everytick_test
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,30 +16,47 @@ const module = "github.com/everytick/everytick/"
 func TestImportRules(t *testing.T) {
 	t.Parallel()
 	const (
-		river   = "github.com/riverqueue"
-		testify = "github.com/stretchr/testify"
-		tint    = "github.com/lmittmann/tint"
-
+		river    = "github.com/riverqueue"
+		testify  = "github.com/stretchr/testify"
+		tint     = "github.com/lmittmann/tint"
 		chromedp = "github.com/chromedp"
+
+		adapters, modules, migrations = module + "adapters", module + "modules", module + "migrations"
+		internal, provider            = module + "internal", module + "jobs/provider"
 	)
-	for _, rule := range []struct {
+	portable := []string{river, tint, adapters, modules, migrations, internal}
+	rules := []struct {
 		packages string
 		never    []string
 	}{
-		{"./jobs", []string{river, testify, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
-		{"./jobs/provider", []string{river, testify, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
-		{"./jobs/jobstest", []string{river, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
-		{"./jobs/jobshttp", []string{river, testify, tint, module + "adapters", module + "modules", module + "migrations", module + "internal"}},
-		{"./adapters/memory", []string{river, testify, tint, module + "adapters/river", module + "modules", module + "migrations", module + "internal"}},
-		{"./adapters/river", []string{testify, tint, module + "adapters/memory", module + "modules", module + "migrations", module + "internal/devdb"}},
-		{"./internal/batch", []string{river, testify, tint, module + "adapters", module + "jobs", "github.com/jackc/pgx"}},
-		{"./adapters/otel", []string{river, testify, tint, "go.opentelemetry.io/otel/sdk", module + "adapters/memory", module + "adapters/river", module + "modules", module + "migrations", module + "internal"}},
-		{"./modules/audit", []string{river, testify, tint, module + "adapters", module + "modules/email", module + "modules/notifs", module + "migrations", module + "internal"}},
-		{"./modules/email", []string{river, testify, tint, module + "adapters", module + "modules/audit", module + "modules/notifs", module + "migrations", module + "internal"}},
-		{"./modules/notifs", []string{river, testify, tint, module + "adapters", module + "modules/audit", module + "modules/email", module + "migrations", module + "internal"}},
-		{"./migrations", []string{testify, tint, module + "jobs", module + "adapters", module + "modules", module + "internal"}},
+		{"./jobs", slices.Concat(portable, []string{testify, module + "jobs/provider"})},
+		{"./jobs/provider", slices.Concat(portable, []string{testify})},
+		{"./jobs/providertest", portable},
+		{"./jobs/jobstest", slices.Concat(portable, []string{testify, provider})},
+		{"./jobs/jobshttp", slices.Concat(portable, []string{testify, provider})},
+		{"./adapters/memory", []string{river, testify, tint, adapters + "/river", adapters + "/otel", modules, migrations, internal}},
+		{"./adapters/river", []string{testify, tint, adapters + "/memory", adapters + "/otel", modules, migrations, internal + "/devdb"}},
+		{"./adapters/otel", []string{
+			river, testify, tint, "go.opentelemetry.io/otel/sdk", adapters + "/memory", adapters + "/river", modules, migrations, internal,
+		}},
+		{"./internal/batch", []string{river, testify, adapters, module + "jobs", "github.com/jackc/pgx"}},
+		{"./migrations", []string{testify, tint, module + "jobs", adapters, modules, internal}},
 		{"./cmd/demo", []string{testify, chromedp}},
-	} {
+	}
+	names := []string{"audit", "email", "notifs"}
+	for _, name := range names {
+		never := []string{river, testify, tint, adapters, migrations, internal, provider}
+		for _, other := range names {
+			if other != name {
+				never = append(never, modules+"/"+other)
+			}
+		}
+		rules = append(rules, struct {
+			packages string
+			never    []string
+		}{"./modules/" + name, never})
+	}
+	for _, rule := range rules {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", rule.packages).Output()
 		require.NoError(t, err, "go list %s", rule.packages)
 		for dep := range strings.FieldsSeq(string(out)) {

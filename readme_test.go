@@ -165,7 +165,7 @@ var packages = map[string]string{
 	"testing": "testing", "time": "time",
 	"pgx": "github.com/jackc/pgx/v5", "pgxpool": "github.com/jackc/pgx/v5/pgxpool",
 	"require": "github.com/stretchr/testify/require", "riverqueue": "github.com/riverqueue/river",
-	"jobs": module + "jobs", "jobstest": module + "jobs/jobstest", "jobshttp": module + "jobs/jobshttp",
+	"jobs": module + "jobs", "jobstest": module + "jobs/jobstest", "providertest": module + "jobs/providertest", "jobshttp": module + "jobs/jobshttp",
 	"memory": module + "adapters/memory", "river": module + "adapters/river", "jobsotel": module + "adapters/otel",
 }
 

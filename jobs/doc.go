@@ -15,7 +15,7 @@
 //
 // # The contract
 //
-// Every provider keeps the rules below; the suite in jobs/jobstest checks them.
+// Every provider keeps the rules below; the suite in jobs/providertest checks them.
 //
 // Delivery. A job that was accepted, that is, whose Trigger returned an ID and no
 // error, is run at least once. It can be run again when a process dies between

@@ -17,7 +17,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/memory"
 	"github.com/everytick/everytick/jobs"
-	"github.com/everytick/everytick/jobs/jobstest"
+	"github.com/everytick/everytick/jobs/providertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,10 +27,10 @@ type fakeDB struct{ jobs.DB }
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	db := new(fakeDB)
-	jobstest.Run(t, jobstest.Harness{
+	providertest.Run(t, providertest.Harness{
 		Bubble: true,
 		DB:     func(jobs.Scheduler) jobs.DB { return db },
-		New: func(t testing.TB, cfg jobstest.Config) jobs.Scheduler {
+		New: func(t testing.TB, cfg providertest.Config) jobs.Scheduler {
 			s, err := memory.New(&memory.Config{Logger: cfg.Logger, DB: db, Defaults: cfg.Defaults})
 			require.NoError(t, err)
 			return s

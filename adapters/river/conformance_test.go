@@ -8,14 +8,14 @@ import (
 
 	"github.com/everytick/everytick/adapters/river"
 	"github.com/everytick/everytick/jobs"
-	"github.com/everytick/everytick/jobs/jobstest"
+	"github.com/everytick/everytick/jobs/providertest"
 )
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	var nets sync.Map // the network of each scheduler
-	jobstest.Run(t, jobstest.Harness{
-		New: func(t testing.TB, cfg jobstest.Config) jobs.Scheduler {
+	providertest.Run(t, providertest.Harness{
+		New: func(t testing.TB, cfg providertest.Config) jobs.Scheduler {
 			pool, network := breakablePool(t)
 			s, err := river.New(pool, &river.Config{Logger: cfg.Logger, Defaults: cfg.Defaults})
 			require.NoError(t, err)

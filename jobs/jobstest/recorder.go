@@ -1,3 +1,7 @@
+// Package jobstest helps to test what is built on background jobs. [Record] wraps a
+// scheduler of any provider, so that a test can run a job and wait for what becomes of
+// it, or check what was triggered. It works in a [testing/synctest] bubble, where hours of
+// back-off take no time.
 package jobstest
 
 import (
@@ -17,14 +21,16 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/internal/equal"
 )
 
 // A Recorder is a [jobs.Scheduler] that passes everything on to another one, and
 // remembers what was triggered through it and what became of the jobs registered
 // on it. Make one with [Record].
 //
-// Of the optional roles it has [jobs.TxTriggerer] alone. Find the others, such as
-// [jobs.Pauser], at the scheduler behind it, the field Scheduler.
+// Of the optional roles it has [jobs.TxTriggerer] alone; [jobs.As] finds the others, such as
+// [jobs.Pauser], at the scheduler behind it. What is triggered through those is not
+// remembered.
 type Recorder struct {
 	jobs.Scheduler
 
@@ -276,7 +282,7 @@ type Matcher func(Enqueued) bool
 // Data matches a job whose data is equal to v as JSON.
 func Data(v any) Matcher {
 	want, err := json.Marshal(v)
-	return func(e Enqueued) bool { return err == nil && equalJSON(want, e.Data) }
+	return func(e Enqueued) bool { return err == nil && equal.JSON(want, e.Data) }
 }
 
 // DataWith matches a job whose data has that value, equal as JSON, at that key of
@@ -289,7 +295,7 @@ func DataWith(key string, value any) Matcher {
 			return false
 		}
 		got, ok := members[key]
-		return ok && equalJSON(want, got)
+		return ok && equal.JSON(want, got)
 	}
 }
 

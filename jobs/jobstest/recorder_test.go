@@ -3,6 +3,7 @@ package jobstest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -13,14 +14,15 @@ import (
 	"github.com/everytick/everytick/adapters/memory"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/jobstest"
+	"github.com/everytick/everytick/jobs/providertest"
 )
 
 // A recorder is a scheduler like the one behind it.
 func TestRecorderKeepsTheRules(t *testing.T) {
 	t.Parallel()
-	jobstest.Run(t, jobstest.Harness{
+	providertest.Run(t, providertest.Harness{
 		Bubble: true,
-		New: func(t testing.TB, cfg jobstest.Config) jobs.Scheduler {
+		New: func(t testing.TB, cfg providertest.Config) jobs.Scheduler {
 			s, err := memory.New(&memory.Config{Logger: cfg.Logger, Defaults: cfg.Defaults})
 			require.NoError(t, err)
 			return jobstest.Record(s)
@@ -272,4 +274,16 @@ func failing(t *testing.T, f func(testing.TB)) []string {
 	<-done
 	require.NotEmpty(t, c.failures, "it did not fail")
 	return c.failures
+}
+
+// captured is a testing.TB whose failures are kept instead of failing the test.
+type captured struct {
+	testing.TB
+	failures []string
+}
+
+// Fatalf ends the goroutine, as that of a test does.
+func (c *captured) Fatalf(format string, args ...any) {
+	c.failures = append(c.failures, fmt.Sprintf(format, args...))
+	runtime.Goexit()
 }

@@ -1,17 +1,17 @@
-package jobstest
+package providertest
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"math/big"
 	"strings"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/internal/equal"
 )
 
 // What a handler is given.
@@ -96,7 +96,7 @@ var handlerRules = []rule{
 			e.trigger("test.job", data)
 			// Not JSONEq, which takes numbers for float64.
 			got := p.next().Data
-			require.True(e, equalJSON(want, got), "data (%s) arrives as %s, want %s", what, got, want)
+			require.True(e, equal.JSON(want, got), "data (%s) arrives as %s, want %s", what, got, want)
 		}
 	}},
 	{name: "data of any size below 1 MiB arrives", check: func(e *env) {
@@ -208,42 +208,4 @@ var handlerRules = []rule{
 		close(release.open)
 		e.total(jobs.StateCompleted, 2*each)
 	}},
-}
-
-// equalJSON tells whether a and b are the same JSON, to the last digit.
-func equalJSON(a, b []byte) bool {
-	ca, errA := canonicalJSON(a)
-	cb, errB := canonicalJSON(b)
-	return errA == nil && errB == nil && ca == cb
-}
-
-// canonicalJSON renders JSON without spaces and with sorted keys. PostgreSQL keeps
-// numbers exactly but may write them otherwise, so they are compared by value.
-func canonicalJSON(data []byte) (string, error) {
-	dec := json.NewDecoder(strings.NewReader(string(data)))
-	dec.UseNumber()
-	var v any
-	if err := dec.Decode(&v); err != nil {
-		return "", err
-	}
-	encoded, err := json.Marshal(exactNumbers(v))
-	return string(encoded), err
-}
-
-func exactNumbers(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		for key := range v {
-			v[key] = exactNumbers(v[key])
-		}
-	case []any:
-		for i := range v {
-			v[i] = exactNumbers(v[i])
-		}
-	case json.Number:
-		if exact, ok := new(big.Rat).SetString(v.String()); ok {
-			return json.RawMessage(`["number","` + exact.RatString() + `"]`)
-		}
-	}
-	return v
 }

@@ -1,19 +1,13 @@
-// Package jobstest tests providers of background jobs, and helps to test what is
-// built on them.
-//
-// Providers: [Run] is the conformance suite, a table of the rules that the
-// documentation of package jobs states. A provider passes it, or is none:
+// Package providertest is the conformance suite of providers: the rules that the
+// documentation of package jobs states, each a named function that tries to break it. A
+// provider keeps them all, or is none:
 //
 //	func TestConformance(t *testing.T) {
-//		jobstest.Run(t, jobstest.Harness{
-//			New: func(t testing.TB, cfg jobstest.Config) jobs.Scheduler { … },
+//		providertest.Run(t, providertest.Harness{
+//			New: func(t testing.TB, cfg providertest.Config) jobs.Scheduler { … },
 //		})
 //	}
-//
-// Applications: [Record] wraps a scheduler of any provider, so that a test can run
-// a job and wait for what becomes of it, or check what was enqueued. Both work in
-// a [testing/synctest] bubble, where hours of back-off take no time.
-package jobstest
+package providertest
 
 import (
 	"log/slog"

@@ -1,4 +1,4 @@
-package jobstest_test
+package providertest_test
 
 import (
 	"cmp"
@@ -19,14 +19,13 @@ import (
 
 	"github.com/everytick/everytick/adapters/memory"
 	"github.com/everytick/everytick/jobs"
-
-	"github.com/everytick/everytick/jobs/jobstest"
 	"github.com/everytick/everytick/jobs/provider"
+	"github.com/everytick/everytick/jobs/providertest"
 )
 
 func TestEveryRuleHasANameOfItsOwn(t *testing.T) {
 	t.Parallel()
-	names := jobstest.RuleNames()
+	names := providertest.RuleNames()
 	slices.Sort(names)
 	require.Equal(t, slices.Compact(slices.Clone(names)), names)
 	require.NotContains(t, names, "")
@@ -269,52 +268,52 @@ const (
 // faults are schedulers with one fault each, and the rule that is to tell.
 var faults = []struct {
 	fault, rule string
-	seed        func(f *faulty, cfg jobstest.Config)
+	seed        func(f *faulty, cfg providertest.Config)
 }{
-	{"the data is lost", "data arrives unchanged", func(f *faulty, _ jobstest.Config) {
+	{"the data is lost", "data arrives unchanged", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Data = json.RawMessage(`{}`) })
 	}},
-	{"large numbers are rounded", "data arrives unchanged", func(f *faulty, _ jobstest.Config) {
+	{"large numbers are rounded", "data arrives unchanged", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			var v any
 			_ = json.Unmarshal(job.Data, &v)
 			job.Data, _ = json.Marshal(v)
 		})
 	}},
-	{"data is cut at 1,000,000 bytes", "data of any size below 1 MiB arrives", func(f *faulty, _ jobstest.Config) {
+	{"data is cut at 1,000,000 bytes", "data of any size below 1 MiB arrives", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			if len(job.Data) > 1_000_000 {
 				job.Data = append(job.Data[:999_998:999_998], '"', '}')
 			}
 		})
 	}},
-	{"data of no trigger is null", "data is {} when Trigger is given none", func(f *faulty, _ jobstest.Config) {
+	{"data of no trigger is null", "data is {} when Trigger is given none", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			if string(job.Data) == "{}" {
 				job.Data = json.RawMessage(`null`)
 			}
 		})
 	}},
-	{"attempts share their data", "what a handler does to its job ends with the attempt", func(f *faulty, _ jobstest.Config) {
+	{"attempts share their data", "what a handler does to its job ends with the attempt", func(f *faulty, _ providertest.Config) {
 		var shared sync.Map
 		f.handler = before(func(job *jobs.Job) {
 			data, _ := shared.LoadOrStore(job.ID, job.Data)
 			job.Data = data.(json.RawMessage)
 		})
 	}},
-	{"the database is not handed on", "a handler is given every field of its job", func(f *faulty, _ jobstest.Config) {
+	{"the database is not handed on", "a handler is given every field of its job", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.DB = nil })
 	}},
-	{"the start is in local time", "a handler is given every field of its job", func(f *faulty, _ jobstest.Config) {
+	{"the start is in local time", "a handler is given every field of its job", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.StartedAt = job.StartedAt.In(time.FixedZone("", 3600)) })
 	}},
-	{"the ID changes with the attempt", "a job keeps the ID that Trigger returned, and no other job has it", func(f *faulty, _ jobstest.Config) {
+	{"the ID changes with the attempt", "a job keeps the ID that Trigger returned, and no other job has it", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.ID = fmt.Sprint(job.ID, "/", job.Attempt) })
 	}},
-	{"the logger lacks job_id", "the logger of a job carries job, job_id and attempt", func(f *faulty, cfg jobstest.Config) {
+	{"the logger lacks job_id", "the logger of a job carries job, job_id and attempt", func(f *faulty, cfg providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Logger = cfg.Logger.With("job", job.Name, "attempt", job.Attempt) })
 	}},
-	{"handlers run under the context of Start", "the context of Start and Trigger does not reach the handlers", func(f *faulty, _ jobstest.Config) {
+	{"handlers run under the context of Start", "the context of Start and Trigger does not reach the handlers", func(f *faulty, _ providertest.Config) {
 		var started context.Context
 		f.start = func(ctx context.Context) error {
 			started = ctx //nolint:fatcontext // that is the fault
@@ -324,10 +323,10 @@ var faults = []struct {
 			return func(_ context.Context, job *jobs.Job) error { return h(started, job) }
 		}
 	}},
-	{"the back-off is constant", "the wait before a retry doubles", func(f *faulty, _ jobstest.Config) {
+	{"the back-off is constant", "the wait before a retry doubles", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return jobs.RetryAfter(200*time.Millisecond, err) })
 	}},
-	{"there is one attempt fewer", "a job has three attempts unless set otherwise", func(f *faulty, _ jobstest.Config) {
+	{"there is one attempt fewer", "a job has three attempts unless set otherwise", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(job *jobs.Job, err error) error {
 			if job.Attempt == job.MaxAttempts-1 {
 				return jobs.Permanent(err)
@@ -335,19 +334,19 @@ var faults = []struct {
 			return err
 		})
 	}},
-	{"MaxRetries is ignored", "MaxRetries sets the number of attempts", func(f *faulty, _ jobstest.Config) {
+	{"MaxRetries is ignored", "MaxRetries sets the number of attempts", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.MaxRetries(3)}
 	}},
-	{"the first retry comes at once", "the first retry comes after five seconds unless set otherwise", func(f *faulty, _ jobstest.Config) {
+	{"the first retry comes at once", "the first retry comes after five seconds unless set otherwise", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.RetryDelay(0)}
 	}},
-	{"a Permanent error is retried", "a Permanent error ends the job with its attempt", func(f *faulty, _ jobstest.Config) {
+	{"a Permanent error is retried", "a Permanent error ends the job with its attempt", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
 	}},
-	{"RetryAfter is ignored", "RetryAfter sets the wait of one retry, and uses up an attempt", func(f *faulty, _ jobstest.Config) {
+	{"RetryAfter is ignored", "RetryAfter sets the wait of one retry, and uses up an attempt", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
 	}},
-	{"a panic passes for success", "a panic is a failed attempt, and the process lives", func(f *faulty, _ jobstest.Config) {
+	{"a panic passes for success", "a panic is a failed attempt, and the process lives", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				defer func() { _ = recover() }()
@@ -355,38 +354,38 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"the timeout does not reach the handler", "a timeout cancels the context and is a failed attempt", func(f *faulty, _ jobstest.Config) {
+	{"the timeout does not reach the handler", "a timeout cancels the context and is a failed attempt", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return h(context.WithoutCancel(ctx), job) }
 		}
 	}},
-	{"data that does not decode is retried", "data that does not decode fails the job for good, and that job alone", func(f *faulty, _ jobstest.Config) {
+	{"data that does not decode is retried", "data that does not decode fails the job for good, and that job alone", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.MaxRetries(1000), jobs.RetryDelay(time.Minute)}
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
 	}},
-	{"the delay of the registration is ignored", "a job runs the delay of its registration after its trigger", func(f *faulty, _ jobstest.Config) {
+	{"the delay of the registration is ignored", "a job runs the delay of its registration after its trigger", func(f *faulty, _ providertest.Config) {
 		f.request = func(_ string, req *jobs.Request) { req.Delay = 0 }
 	}},
-	{"Delay is ignored", "Delay takes the place of the delay of the registration", func(f *faulty, _ jobstest.Config) {
+	{"Delay is ignored", "Delay takes the place of the delay of the registration", func(f *faulty, _ providertest.Config) {
 		f.request = func(_ string, req *jobs.Request) { req.Delay = -1 }
 	}},
-	{"At is ignored", "At sets when a job runs, and a time that has passed means now", func(f *faulty, _ jobstest.Config) {
+	{"At is ignored", "At sets when a job runs, and a time that has passed means now", func(f *faulty, _ providertest.Config) {
 		f.request = func(_ string, req *jobs.Request) { req.At = time.Time{}; req.Delay = 0 }
 	}},
-	{"Priority is ignored", "of jobs that are due a lower priority number starts first", func(f *faulty, _ jobstest.Config) {
+	{"Priority is ignored", "of jobs that are due a lower priority number starts first", func(f *faulty, _ providertest.Config) {
 		f.request = func(_ string, req *jobs.Request) { req.Priority = 0 }
 	}},
-	{"the newest job is taken first", "of jobs with the same priority the one due longer starts first", func(f *faulty, _ jobstest.Config) {
+	{"the newest job is taken first", "of jobs with the same priority the one due longer starts first", func(f *faulty, _ providertest.Config) {
 		priority := 5
 		f.request = func(_ string, req *jobs.Request) { priority--; req.Priority = priority }
 	}},
-	{"Concurrency is ignored", "Concurrency limits how many of a job run at once", func(f *faulty, _ jobstest.Config) {
+	{"Concurrency is ignored", "Concurrency limits how many of a job run at once", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Concurrency(50)}
 	}},
-	{"Unique is ignored", "Unique returns the live job of that key instead of a second one", func(f *faulty, _ jobstest.Config) {
+	{"Unique is ignored", "Unique returns the live job of that key instead of a second one", func(f *faulty, _ providertest.Config) {
 		f.request = func(_ string, req *jobs.Request) { req.Unique = "" }
 	}},
-	{"a Unique key is never free again", "a Unique key is free again when its job is done", func(f *faulty, _ jobstest.Config) {
+	{"a Unique key is never free again", "a Unique key is free again when its job is done", func(f *faulty, _ providertest.Config) {
 		taken := map[string]string{}
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			if taken[name] != "" {
@@ -397,7 +396,7 @@ var faults = []struct {
 			return id, err
 		}
 	}},
-	{"a Unique key is that of all jobs", "a Unique key is private to the name of its job", func(f *faulty, _ jobstest.Config) {
+	{"a Unique key is that of all jobs", "a Unique key is private to the name of its job", func(f *faulty, _ providertest.Config) {
 		taken := map[string]string{}
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			req, err := jobs.NewRequest(name, data, opts...)
@@ -411,7 +410,7 @@ var faults = []struct {
 			return id, err
 		}
 	}},
-	{"TriggerMany stops half-way", "TriggerMany enqueues all or none", func(f *faulty, _ jobstest.Config) {
+	{"TriggerMany stops half-way", "TriggerMany enqueues all or none", func(f *faulty, _ providertest.Config) {
 		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
 			for _, v := range data {
 				id, err := f.Scheduler.Trigger(ctx, name, v, opts...)
@@ -423,7 +422,7 @@ var faults = []struct {
 			return ids, nil
 		}
 	}},
-	{"TriggerBulk stops half-way", "TriggerBulk inserts all or none, and says how many", func(f *faulty, _ jobstest.Config) {
+	{"TriggerBulk stops half-way", "TriggerBulk inserts all or none, and says how many", func(f *faulty, _ providertest.Config) {
 		f.bulk = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error) {
 			for i, v := range data {
 				if _, err := f.Scheduler.Trigger(ctx, name, v, opts...); err != nil {
@@ -433,19 +432,19 @@ var faults = []struct {
 			return len(data), nil
 		}
 	}},
-	{"TriggerBulk forgets its options", "TriggerBulk inserts all or none, and says how many", func(f *faulty, _ jobstest.Config) {
+	{"TriggerBulk forgets its options", "TriggerBulk inserts all or none, and says how many", func(f *faulty, _ providertest.Config) {
 		f.bulk = func(ctx context.Context, name string, data []any, _ ...jobs.TriggerOption) (int, error) {
 			return f.Scheduler.TriggerBulk(ctx, name, data)
 		}
 	}},
-	{"TriggerMany returns the IDs in reverse", "TriggerMany returns the IDs in the order of the data", func(f *faulty, _ jobstest.Config) {
+	{"TriggerMany returns the IDs in reverse", "TriggerMany returns the IDs in the order of the data", func(f *faulty, _ providertest.Config) {
 		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
 			ids, err := f.Scheduler.TriggerMany(ctx, name, data, opts...)
 			slices.Reverse(ids)
 			return ids, err
 		}
 	}},
-	{"what is triggered before Start is dropped", "what is triggered before Start waits for it", func(f *faulty, _ jobstest.Config) {
+	{"what is triggered before Start is dropped", "what is triggered before Start waits for it", func(f *faulty, _ providertest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			if h, err := f.Scheduler.Health(ctx); err != nil || !h.Started {
 				return "dropped", err
@@ -453,13 +452,13 @@ var faults = []struct {
 			return f.Scheduler.Trigger(ctx, name, data, opts...)
 		}
 	}},
-	{"Start is allowed twice", "a second Start is refused, and changes nothing", func(f *faulty, _ jobstest.Config) {
+	{"Start is allowed twice", "a second Start is refused, and changes nothing", func(f *faulty, _ providertest.Config) {
 		f.start = func(ctx context.Context) error { return accepting(jobs.ErrStarted)(f.Scheduler.Start(ctx)) }
 	}},
-	{"Shutdown is allowed twice", "a Shutdown of what is not started is refused", func(f *faulty, _ jobstest.Config) {
+	{"Shutdown is allowed twice", "a Shutdown of what is not started is refused", func(f *faulty, _ providertest.Config) {
 		f.shutdown = func(ctx context.Context) error { return accepting(jobs.ErrNotStarted)(f.Scheduler.Shutdown(ctx)) }
 	}},
-	{"calls during a Shutdown are refused", "while a Shutdown goes on, Start and another Shutdown wait for its end, but no longer than their context", func(f *faulty, _ jobstest.Config) {
+	{"calls during a Shutdown are refused", "while a Shutdown goes on, Start and another Shutdown wait for its end, but no longer than their context", func(f *faulty, _ providertest.Config) {
 		var stopping atomic.Bool
 		f.shutdown = func(ctx context.Context) error {
 			if !stopping.CompareAndSwap(false, true) {
@@ -469,16 +468,16 @@ var faults = []struct {
 			return f.Scheduler.Shutdown(ctx)
 		}
 	}},
-	{"registering while started is ignored", "registering is refused while started, and allowed before and after", func(f *faulty, _ jobstest.Config) {
+	{"registering while started is ignored", "registering is refused while started, and allowed before and after", func(f *faulty, _ providertest.Config) {
 		f.register = accepting(jobs.ErrStarted)
 	}},
-	{"Shutdown does not wait", "a soft stop waits for the job that runs, and starts no other", func(f *faulty, _ jobstest.Config) {
+	{"Shutdown does not wait", "a soft stop waits for the job that runs, and starts no other", func(f *faulty, _ providertest.Config) {
 		f.shutdown = func(ctx context.Context) error {
 			go func() { _ = f.Scheduler.Shutdown(context.WithoutCancel(ctx)) }()
 			return nil
 		}
 	}},
-	{"a hard stop uses up the attempt", "a hard stop gives the running job back, its attempt not used up", func(f *faulty, _ jobstest.Config) {
+	{"a hard stop uses up the attempt", "a hard stop gives the running job back, its attempt not used up", func(f *faulty, _ providertest.Config) {
 		var mu sync.Mutex
 		used := map[string]int{}
 		f.handler = func(h jobs.Handler) jobs.Handler {
@@ -496,7 +495,7 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"a hard stop drops the job", "a hard stop gives the running job back, its attempt not used up", func(f *faulty, _ jobstest.Config) {
+	{"a hard stop drops the job", "a hard stop gives the running job back, its attempt not used up", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				if err := h(ctx, job); ctx.Err() == nil {
@@ -506,51 +505,51 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"a hard stop hides its reason", "a Shutdown that is cut short stops nevertheless, and tells the error of its context", func(f *faulty, _ jobstest.Config) {
+	{"a hard stop hides its reason", "a Shutdown that is cut short stops nevertheless, and tells the error of its context", func(f *faulty, _ providertest.Config) {
 		f.shutdown = func(ctx context.Context) error { return forgetting(f.Scheduler.Shutdown(ctx)) }
 	}},
-	{"the context of a call is ignored", "a call with a context that has ended returns its error, and does nothing", func(f *faulty, _ jobstest.Config) {
+	{"the context of a call is ignored", "a call with a context that has ended returns its error, and does nothing", func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			return f.Scheduler.QueueSize(context.WithoutCancel(ctx), name)
 		}
 	}},
-	{"the tick is the next one", "an interval runs at each multiple of it, with its tick", func(f *faulty, _ jobstest.Config) {
+	{"the tick is the next one", "an interval runs at each multiple of it, with its tick", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.Add(time.Second) })
 	}},
-	{"the tick is the time of the start", "Late tells how long after its tick a run started", func(f *faulty, _ jobstest.Config) {
+	{"the tick is the time of the start", "Late tells how long after its tick a run started", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Tick = job.StartedAt })
 	}},
-	{"the tick is in local time", "a cron pattern runs at its instants, each with its tick", func(f *faulty, _ jobstest.Config) {
+	{"the tick is in local time", "a cron pattern runs at its instants, each with its tick", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.In(time.FixedZone("", 3600)) })
 	}},
-	{"a triggered run has a tick", "a triggered run of a scheduled job is beside its ticks", func(f *faulty, _ jobstest.Config) {
+	{"a triggered run has a tick", "a triggered run of a scheduled job is beside its ticks", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			if job.Tick.IsZero() {
 				job.Tick = job.StartedAt.Truncate(time.Second)
 			}
 		})
 	}},
-	{"missed ticks are dropped", oneForAll, func(f *faulty, _ jobstest.Config) {
+	{"missed ticks are dropped", oneForAll, func(f *faulty, _ providertest.Config) {
 		losesFirstRun(f)
 	}},
-	{"missed ticks are all made up", oneForAll, func(f *faulty, _ jobstest.Config) {
+	{"missed ticks are all made up", oneForAll, func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.CatchUp(jobs.CatchUpAll)}
 	}},
-	{"missed ticks are not counted", oneForAll, func(f *faulty, _ jobstest.Config) {
+	{"missed ticks are not counted", oneForAll, func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Missed = 0 })
 	}},
-	{"a late run counts its own tick as missed", oneForAll, func(f *faulty, _ jobstest.Config) {
+	{"a late run counts its own tick as missed", oneForAll, func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			if job.Missed > 0 {
 				job.Missed++
 			}
 		})
 	}},
-	{"a late run has the first missed tick", oneForAll, func(f *faulty, _ jobstest.Config) {
+	{"a late run has the first missed tick", oneForAll, func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.Add(-time.Duration(job.Missed) * time.Second) })
 	}},
 	{"the status does not tell of missed ticks", oneForAll, telling(func(st *jobs.Status) { st.Missed = 0 })},
-	{"each tick waits for the busy worker", oneWaits, func(f *faulty, _ jobstest.Config) {
+	{"each tick waits for the busy worker", oneWaits, func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			if st, _ := f.Scheduler.Jobs(ctx); len(st) > 0 && st[0].OverdueBy >= time.Second {
@@ -559,16 +558,16 @@ var faults = []struct {
 			return runs, err
 		}
 	}},
-	{"each tick runs when the worker is free", oneWaits, func(f *faulty, _ jobstest.Config) {
+	{"each tick runs when the worker is free", oneWaits, func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.CatchUp(jobs.CatchUpAll)}
 	}},
-	{"the run that waited has the first tick", oneWaits, func(f *faulty, _ jobstest.Config) {
+	{"the run that waited has the first tick", oneWaits, func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			job.Tick, job.Missed = job.Tick.Add(-time.Duration(job.Missed)*time.Second), 0
 		})
 	}},
 	{"a tick that takes the place of another is in time", oneWaits, telling(func(st *jobs.Status) { st.OverdueBy %= time.Second })},
-	{"a late run is as late as its first tick", "with StartWithin a run that stands for several ticks is as late as the latest of them", func(f *faulty, _ jobstest.Config) {
+	{"a late run is as late as its first tick", "with StartWithin a run that stands for several ticks is as late as the latest of them", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				if job.Late()+time.Duration(job.Missed)*time.Second > 5*time.Second {
@@ -578,16 +577,16 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"StartWithin drops missed ticks", "with StartWithin a run that stands for several ticks is as late as the latest of them", func(f *faulty, _ jobstest.Config) {
+	{"StartWithin drops missed ticks", "with StartWithin a run that stands for several ticks is as late as the latest of them", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.StartWithin(100 * time.Millisecond)}
 	}},
-	{"CatchUpAll is ignored", "with CatchUpAll each missed tick runs, in order and one at a time", func(f *faulty, _ jobstest.Config) {
+	{"CatchUpAll is ignored", "with CatchUpAll each missed tick runs, in order and one at a time", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.CatchUp(jobs.CatchUpOnce)}
 	}},
-	{"a tick that waits for the one before it counts for nothing", "with CatchUpAll a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ jobstest.Config) {
+	{"a tick that waits for the one before it counts for nothing", "with CatchUpAll a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.OldestWaiting = 0 }
 	}},
-	{"a tick that waits for the one before it is called a run now and then", "with CatchUpAll a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ jobstest.Config) {
+	{"a tick that waits for the one before it is called a run now and then", "with CatchUpAll a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ providertest.Config) {
 		n := 0
 		f.status = func(all []jobs.Status) {
 			if n++; n%10 == 0 {
@@ -595,22 +594,22 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"ticks never overlap", "ticks run beside an earlier run of their job", func(f *faulty, _ jobstest.Config) {
+	{"ticks never overlap", "ticks run beside an earlier run of their job", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapSkip)}
 	}},
-	{"OverlapSkip is ignored", "with OverlapSkip a tick is skipped while another run goes on", func(f *faulty, _ jobstest.Config) {
+	{"OverlapSkip is ignored", "with OverlapSkip a tick is skipped while another run goes on", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow)}
 	}},
-	{"OverlapSkip delays the tick", "with OverlapSkip a tick is skipped while another run goes on", func(f *faulty, _ jobstest.Config) {
+	{"OverlapSkip delays the tick", "with OverlapSkip a tick is skipped while another run goes on", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow), jobs.Concurrency(1)}
 	}},
-	{"StartWithin is ignored", "with StartWithin a tick that could only start later is skipped", func(f *faulty, _ jobstest.Config) {
+	{"StartWithin is ignored", "with StartWithin a tick that could only start later is skipped", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.StartWithin(time.Hour)}
 	}},
-	{"StartWithin is for ticks alone", "with StartWithin a job that could only start later is skipped", func(f *faulty, _ jobstest.Config) {
+	{"StartWithin is for ticks alone", "with StartWithin a job that could only start later is skipped", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.StartWithin(time.Hour)}
 	}},
-	{"QueueSize counts what runs", "QueueSize counts what is due, delayed or to be retried, and nothing else", func(f *faulty, _ jobstest.Config) {
+	{"QueueSize counts what runs", "QueueSize counts what is due, delayed or to be retried, and nothing else", func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			all, err := f.Scheduler.Jobs(ctx)
 			for _, st := range all {
@@ -621,7 +620,7 @@ var faults = []struct {
 			return 0, err
 		}
 	}},
-	{"QueueSize counts the next tick", "QueueSize counts what is due, delayed or to be retried, and nothing else", func(f *faulty, _ jobstest.Config) {
+	{"QueueSize counts the next tick", "QueueSize counts what is due, delayed or to be retried, and nothing else", func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			n, err := f.Scheduler.QueueSize(ctx, name)
 			if name == "test.hourly" {
@@ -630,20 +629,20 @@ var faults = []struct {
 			return n, err
 		}
 	}},
-	{"QueueSize of an unknown job is 0", "a job that nobody registered is refused", func(f *faulty, _ jobstest.Config) {
+	{"QueueSize of an unknown job is 0", "a job that nobody registered is refused", func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			n, _ := f.Scheduler.QueueSize(ctx, name)
 			return n, nil
 		}
 	}},
-	{"a late tick is not overdue", "a schedule that is due while stopped counts as one job that waits, and as overdue", func(f *faulty, _ jobstest.Config) {
+	{"a late tick is not overdue", "a schedule that is due while stopped counts as one job that waits, and as overdue", func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
 				all[i].OverdueBy = 0
 			}
 		}
 	}},
-	{"a due tick counts for nothing before it is inserted", oneIsDue, func(f *faulty, _ jobstest.Config) {
+	{"a due tick counts for nothing before it is inserted", oneIsDue, func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			n, err := f.Scheduler.QueueSize(ctx, name)
 			if h, _ := f.Scheduler.Health(ctx); !h.Started {
@@ -652,7 +651,7 @@ var faults = []struct {
 			return n, err
 		}
 	}},
-	{"each tick that has passed counts as one that waits", oneIsDue, func(f *faulty, _ jobstest.Config) {
+	{"each tick that has passed counts as one that waits", oneIsDue, func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			n, err := f.Scheduler.QueueSize(ctx, name)
 			if h, _ := f.Scheduler.Health(ctx); !h.Started && n > 0 {
@@ -662,10 +661,10 @@ var faults = []struct {
 		}
 	}},
 	{"Jobs does not count a due tick before it is inserted", oneIsDue, telling(func(st *jobs.Status) { st.Waiting = 0 })},
-	{"Health does not count a due tick before it is inserted", oneIsDue, func(f *faulty, _ jobstest.Config) {
+	{"Health does not count a due tick before it is inserted", oneIsDue, func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { delete(h.Totals, jobs.StateWaiting) }
 	}},
-	{"a due tick has not waited before it is inserted", oneIsDue, func(f *faulty, _ jobstest.Config) {
+	{"a due tick has not waited before it is inserted", oneIsDue, func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.OldestWaiting = 0 }
 	}},
 	{"what is triggered is a success of the schedule", lastSuccess, telling(func(st *jobs.Status) {
@@ -679,7 +678,7 @@ var faults = []struct {
 			st.LastSuccess = time.Time{}
 		}
 	})},
-	{"the first success stays the last", lastSuccess, func(f *faulty, _ jobstest.Config) {
+	{"the first success stays the last", lastSuccess, func(f *faulty, _ providertest.Config) {
 		var first time.Time
 		f.status = func(all []jobs.Status) {
 			if first.IsZero() {
@@ -688,7 +687,7 @@ var faults = []struct {
 			all[0].LastSuccess = first
 		}
 	}},
-	{"a stop makes the last success be forgotten", lastSuccess, func(f *faulty, _ jobstest.Config) {
+	{"a stop makes the last success be forgotten", lastSuccess, func(f *faulty, _ providertest.Config) {
 		var stopped atomic.Bool
 		f.shutdown = func(ctx context.Context) error {
 			stopped.Store(true)
@@ -700,36 +699,36 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"a stop makes the previous tick be forgotten", lastSuccess, func(f *faulty, _ jobstest.Config) {
+	{"a stop makes the previous tick be forgotten", lastSuccess, func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			if h, err := f.Scheduler.Health(context.Background()); err == nil && !h.Started {
 				all[0].PrevTick, all[0].PrevState = time.Time{}, ""
 			}
 		}
 	}},
-	{"Jobs is in no order", "Jobs lists every registered job by name, before, during and after", func(f *faulty, _ jobstest.Config) {
+	{"Jobs is in no order", "Jobs lists every registered job by name, before, during and after", func(f *faulty, _ providertest.Config) {
 		f.status = slices.Reverse[[]jobs.Status]
 	}},
-	{"every previous tick is completed", "Jobs tells the previous tick and what became of it, and the next", func(f *faulty, _ jobstest.Config) {
+	{"every previous tick is completed", "Jobs tells the previous tick and what became of it, and the next", func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
 				all[i].PrevState = jobs.StateCompleted
 			}
 		}
 	}},
-	{"Health is always good", "Health is good while started, and says why when it is not", func(f *faulty, _ jobstest.Config) {
+	{"Health is always good", "Health is good while started, and says why when it is not", func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.Healthy, h.Reasons = true, nil }
 	}},
-	{"Health gives no reason", "Health is good while started, and says why when it is not", func(f *faulty, _ jobstest.Config) {
+	{"Health gives no reason", "Health is good while started, and says why when it is not", func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.Reasons = nil }
 	}},
-	{"Health counts nothing", "Health counts the jobs by state, and tells how long the oldest has been due", func(f *faulty, _ jobstest.Config) {
+	{"Health counts nothing", "Health counts the jobs by state, and tells how long the oldest has been due", func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.Totals = nil }
 	}},
-	{"a duplicate is accepted", "a second registration of a name is refused, and the error names both places", func(f *faulty, _ jobstest.Config) {
+	{"a duplicate is accepted", "a second registration of a name is refused, and the error names both places", func(f *faulty, _ providertest.Config) {
 		f.register = accepting(jobs.ErrDuplicate)
 	}},
-	{"the places of a duplicate are not named", "a second registration of a name is refused, and the error names both places", func(f *faulty, _ jobstest.Config) {
+	{"the places of a duplicate are not named", "a second registration of a name is refused, and the error names both places", func(f *faulty, _ providertest.Config) {
 		f.register = func(err error) error {
 			if errors.Is(err, jobs.ErrDuplicate) {
 				return fmt.Errorf("%w: test.job", jobs.ErrDuplicate)
@@ -737,10 +736,10 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"errors are text alone", "an option out of range is refused", func(f *faulty, _ jobstest.Config) {
+	{"errors are text alone", "an option out of range is refused", func(f *faulty, _ providertest.Config) {
 		f.register = forgetting
 	}},
-	{"bad data becomes no data", "data that is no JSON object or cannot be stored unchanged is refused, and nothing is enqueued", func(f *faulty, _ jobstest.Config) {
+	{"bad data becomes no data", "data that is no JSON object or cannot be stored unchanged is refused, and nothing is enqueued", func(f *faulty, _ providertest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
 			if errors.Is(err, jobs.ErrInvalidData) {
@@ -749,7 +748,7 @@ var faults = []struct {
 			return id, err
 		}
 	}},
-	{"a job that succeeds is run again", "a job that succeeds is done", func(f *faulty, _ jobstest.Config) {
+	{"a job that succeeds is run again", "a job that succeeds is done", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.MaxRetries(5)}
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
@@ -760,12 +759,12 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"the context has no deadline", "the context of a handler ends at the timeout", func(f *faulty, _ jobstest.Config) {
+	{"the context has no deadline", "the context of a handler ends at the timeout", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return h(context.WithoutCancel(ctx), job) }
 		}
 	}},
-	{"one job runs at a time", "jobs do not stand in each other's way", func(f *faulty, _ jobstest.Config) {
+	{"one job runs at a time", "jobs do not stand in each other's way", func(f *faulty, _ providertest.Config) {
 		one := make(chan struct{}, 1)
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
@@ -775,21 +774,21 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"a hard stop fails what ended well", "a job that ends well in spite of a hard stop is done", func(f *faulty, _ jobstest.Config) {
+	{"a hard stop fails what ended well", "a job that ends well in spite of a hard stop is done", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return errors.Join(h(ctx, job), ctx.Err()) }
 		}
 	}},
-	{"a restart loses the first run", "a restart runs what waited", func(f *faulty, _ jobstest.Config) {
+	{"a restart loses the first run", "a restart runs what waited", func(f *faulty, _ providertest.Config) {
 		losesFirstRun(f)
 	}},
-	{"a restart loses a tick", "a restart neither loses a tick nor doubles one", func(f *faulty, _ jobstest.Config) {
+	{"a restart loses a tick", "a restart neither loses a tick nor doubles one", func(f *faulty, _ providertest.Config) {
 		losesFirstRun(f)
 	}},
-	{"the retry of a tick has another tick", "a tick that fails is retried as the same job, and the next one comes in time", func(f *faulty, _ jobstest.Config) {
+	{"the retry of a tick has another tick", "a tick that fails is retried as the same job, and the next one comes in time", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.Add(time.Duration(job.Attempt-1) * time.Hour) })
 	}},
-	{"a tick is retried without its wait", "a tick that fails is retried as the same job, and the next one comes in time", func(f *faulty, _ jobstest.Config) {
+	{"a tick is retried without its wait", "a tick that fails is retried as the same job, and the next one comes in time", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				if job.Attempt > 1 || h(ctx, job) == nil {
@@ -801,38 +800,38 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"TriggerMany of nothing is refused", "TriggerMany of nothing enqueues nothing", func(f *faulty, _ jobstest.Config) {
+	{"TriggerMany of nothing is refused", "TriggerMany of nothing enqueues nothing", func(f *faulty, _ providertest.Config) {
 		f.many = func(context.Context, string, []any, ...jobs.TriggerOption) ([]string, error) {
 			return nil, errors.New("no jobs to insert")
 		}
 	}},
-	{"Jobs does not see what runs", "Jobs counts what waits, what is to be retried and what runs", func(f *faulty, _ jobstest.Config) {
+	{"Jobs does not see what runs", "Jobs counts what waits, what is to be retried and what runs", func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
 				all[i].Running = 0
 			}
 		}
 	}},
-	{"Jobs takes what is delayed for what is to be retried", "Jobs counts what waits, what is to be retried and what runs", func(f *faulty, _ jobstest.Config) {
+	{"Jobs takes what is delayed for what is to be retried", "Jobs counts what waits, what is to be retried and what runs", func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
 				all[i].Retrying = all[i].Waiting
 			}
 		}
 	}},
-	{"Health does not ask the database", "Health tells when the database is gone", func(f *faulty, _ jobstest.Config) {
+	{"Health does not ask the database", "Health tells when the database is gone", func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.Healthy, h.Reasons = true, nil }
 	}},
-	{"a name that breaks the rule is accepted", "a name that breaks the rule for names is refused", func(f *faulty, _ jobstest.Config) {
+	{"a name that breaks the rule is accepted", "a name that breaks the rule for names is refused", func(f *faulty, _ providertest.Config) {
 		f.register = accepting(jobs.ErrInvalidName)
 	}},
-	{"a pattern that never fires is accepted", "a cron pattern that is malformed or never fires is refused, and the error names the field", func(f *faulty, _ jobstest.Config) {
+	{"a pattern that never fires is accepted", "a cron pattern that is malformed or never fires is refused, and the error names the field", func(f *faulty, _ providertest.Config) {
 		f.register = accepting(jobs.ErrInvalidSchedule)
 	}},
-	{"an interval below a second is accepted", "an interval below a second is refused, and so is a negative delay, and either finer than a millisecond", func(f *faulty, _ jobstest.Config) {
+	{"an interval below a second is accepted", "an interval below a second is refused, and so is a negative delay, and either finer than a millisecond", func(f *faulty, _ providertest.Config) {
 		f.register = accepting(jobs.ErrInvalidSchedule)
 	}},
-	{"intervals and delays are rounded", "an interval below a second is refused, and so is a negative delay, and either finer than a millisecond", func(f *faulty, _ jobstest.Config) {
+	{"intervals and delays are rounded", "an interval below a second is refused, and so is a negative delay, and either finer than a millisecond", func(f *faulty, _ providertest.Config) {
 		f.register = func(err error) error {
 			if err != nil && strings.Contains(err.Error(), "milliseconds") {
 				return nil
@@ -840,7 +839,7 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"the delay of a trigger is rounded", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ jobstest.Config) {
+	{"the delay of a trigger is rounded", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ providertest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
 			if err != nil && strings.Contains(err.Error(), "milliseconds") {
@@ -849,7 +848,7 @@ var faults = []struct {
 			return id, err
 		}
 	}},
-	{"a bad trigger option is ignored", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ jobstest.Config) {
+	{"a bad trigger option is ignored", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ providertest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
 			if errors.Is(err, jobs.ErrInvalidOption) {
@@ -860,18 +859,18 @@ var faults = []struct {
 	}},
 
 	// Middleware.
-	{"the last Use is outermost", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, _ jobstest.Config) {
+	{"the last Use is outermost", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, _ providertest.Config) {
 		f.own = func(opts []jobs.Option) []jobs.Option { slices.Reverse(opts); return opts }
 	}},
-	{"the defaults wrap a second time", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, cfg jobstest.Config) {
+	{"the defaults wrap a second time", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, cfg providertest.Config) {
 		f.options = cfg.Defaults
 	}},
-	{"middleware cannot change the context", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, _ jobstest.Config) {
+	{"middleware cannot change the context", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(_ context.Context, job *jobs.Job) error { return h(context.Background(), job) }
 		}
 	}},
-	{"a panic is a plain error", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ jobstest.Config) {
+	{"a panic is a plain error", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) (err error) {
 				defer func() {
@@ -883,65 +882,65 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"Redact comes too late for middleware", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ jobstest.Config) {
+	{"Redact comes too late for middleware", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Redact(func(text string) string { return text })}
 	}},
-	{"a redacted error is text alone", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ jobstest.Config) {
+	{"a redacted error is text alone", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
 	}},
-	{"middleware is left out", "what middleware returns is what the attempt comes to", func(f *faulty, _ jobstest.Config) {
+	{"middleware is left out", "what middleware returns is what the attempt comes to", func(f *faulty, _ providertest.Config) {
 		f.own = func([]jobs.Option) []jobs.Option { return []jobs.Option{jobs.RetryDelay(0)} }
 	}},
-	{"middleware does not know the number of attempts", "Retries tells middleware whether another attempt follows", func(f *faulty, _ jobstest.Config) {
+	{"middleware does not know the number of attempts", "Retries tells middleware whether another attempt follows", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.MaxAttempts = 0 })
 	}},
-	{"the log has the error as it was", "Redact keeps secrets in errors and panics out of the log and of what is kept", func(f *faulty, cfg jobstest.Config) {
+	{"the log has the error as it was", "Redact keeps secrets in errors and panics out of the log and of what is kept", func(f *faulty, cfg providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error {
 			cfg.Logger.Error("failed", "error", err)
 			return err
 		})
 	}},
-	{"Redact is ignored", "Redact keeps secrets in errors and panics out of the log and of what is kept", func(f *faulty, _ jobstest.Config) {
+	{"Redact is ignored", "Redact keeps secrets in errors and panics out of the log and of what is kept", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Redact(func(text string) string { return text })}
 	}},
 	{"the stored error is as it was", "Redact keeps secrets in errors and panics out of the log and of what is kept", listing(func(r *jobs.Run) { r.Error = "the password is hunter2" })},
-	{"the last UseTrigger is outermost", "trigger middleware wraps a trigger in the order given, that of the defaults outermost", func(f *faulty, _ jobstest.Config) {
+	{"the last UseTrigger is outermost", "trigger middleware wraps a trigger in the order given, that of the defaults outermost", func(f *faulty, _ providertest.Config) {
 		f.own = func(opts []jobs.Option) []jobs.Option { slices.Reverse(opts); return opts }
 	}},
-	{"the defaults wrap a trigger twice", "trigger middleware wraps a trigger in the order given, that of the defaults outermost", func(f *faulty, cfg jobstest.Config) {
+	{"the defaults wrap a trigger twice", "trigger middleware wraps a trigger in the order given, that of the defaults outermost", func(f *faulty, cfg providertest.Config) {
 		f.options = cfg.Defaults
 	}},
-	{"retries have no metadata", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ jobstest.Config) {
+	{"retries have no metadata", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			if job.Attempt > 1 {
 				job.Metadata = nil
 			}
 		})
 	}},
-	{"attempts share their metadata", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ jobstest.Config) {
+	{"attempts share their metadata", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ providertest.Config) {
 		var shared sync.Map
 		f.handler = before(func(job *jobs.Job) {
 			metadata, _ := shared.LoadOrStore(job.ID, job.Metadata)
 			job.Metadata = metadata.(map[string]string)
 		})
 	}},
-	{"no metadata is an empty map", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ jobstest.Config) {
+	{"no metadata is an empty map", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			if job.Metadata == nil {
 				job.Metadata = map[string]string{}
 			}
 		})
 	}},
-	{"trigger middleware is left out", "what trigger middleware refuses is not enqueued", func(f *faulty, _ jobstest.Config) {
+	{"trigger middleware is left out", "what trigger middleware refuses is not enqueued", func(f *faulty, _ providertest.Config) {
 		f.own = func([]jobs.Option) []jobs.Option { return nil }
 	}},
-	{"a refusal is kept from the caller", "what trigger middleware refuses is not enqueued", func(f *faulty, _ jobstest.Config) {
+	{"a refusal is kept from the caller", "what trigger middleware refuses is not enqueued", func(f *faulty, _ providertest.Config) {
 		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
 			ids, _ := f.Scheduler.TriggerMany(ctx, name, data, opts...)
 			return ids, nil
 		}
 	}},
-	{"TriggerMany passes through middleware one by one", "what trigger middleware refuses is not enqueued", func(f *faulty, _ jobstest.Config) {
+	{"TriggerMany passes through middleware one by one", "what trigger middleware refuses is not enqueued", func(f *faulty, _ providertest.Config) {
 		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
 			for _, v := range data {
 				id, err := f.Scheduler.Trigger(ctx, name, v, opts...)
@@ -953,13 +952,13 @@ var faults = []struct {
 			return ids, nil
 		}
 	}},
-	{"Trigger returns another ID than middleware sees", "trigger middleware sees the IDs that the trigger returns", func(f *faulty, _ jobstest.Config) {
+	{"Trigger returns another ID than middleware sees", "trigger middleware sees the IDs that the trigger returns", func(f *faulty, _ providertest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
 			return "id-" + id, err
 		}
 	}},
-	{"TriggerMany returns other IDs than middleware sees", "trigger middleware sees the IDs that the trigger returns", func(f *faulty, _ jobstest.Config) {
+	{"TriggerMany returns other IDs than middleware sees", "trigger middleware sees the IDs that the trigger returns", func(f *faulty, _ providertest.Config) {
 		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
 			ids, err := f.Scheduler.TriggerMany(ctx, name, data, opts...)
 			slices.Reverse(ids)
@@ -987,14 +986,14 @@ var faults = []struct {
 	{"a tick in time has a reason to be late", "a schedule that is due while stopped counts as one job that waits, and as overdue", telling(func(st *jobs.Status) { st.OverdueReason = "who knows" })},
 
 	// Runs and Activity.
-	{"the oldest run is listed first", "Runs lists the latest jobs of a name, the newest first", func(f *faulty, _ jobstest.Config) {
+	{"the oldest run is listed first", "Runs lists the latest jobs of a name, the newest first", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			slices.Reverse(runs)
 			return runs, err
 		}
 	}},
-	{"the limit takes the oldest runs", "Runs lists the latest jobs of a name, the newest first", func(f *faulty, _ jobstest.Config) {
+	{"the limit takes the oldest runs", "Runs lists the latest jobs of a name, the newest first", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, 1000)
 			return runs[max(0, len(runs)-limit):], err
@@ -1027,7 +1026,7 @@ var faults = []struct {
 			r.Error = "skipped"
 		}
 	})},
-	{"a tick is listed before it is due", "Runs lists a tick once it is inserted, with its instant", func(f *faulty, _ jobstest.Config) {
+	{"a tick is listed before it is due", "Runs lists a tick once it is inserted, with its instant", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			if name == "test.hourly" {
@@ -1036,18 +1035,18 @@ var faults = []struct {
 			return runs, err
 		}
 	}},
-	{"a tick that waits is not listed", "Runs lists a tick once it is inserted, with its instant", func(f *faulty, _ jobstest.Config) {
+	{"a tick that waits is not listed", "Runs lists a tick once it is inserted, with its instant", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			return slices.DeleteFunc(runs, func(r jobs.Run) bool { return r.Attempt == 0 }), err
 		}
 	}},
-	{"any limit will do", "Runs refuses a limit that is out of range, and a job that nobody registered", func(f *faulty, _ jobstest.Config) {
+	{"any limit will do", "Runs refuses a limit that is out of range, and a job that nobody registered", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			return f.Scheduler.Runs(ctx, name, max(1, min(limit, 1000)))
 		}
 	}},
-	{"an unknown job has no runs", "Runs refuses a limit that is out of range, and a job that nobody registered", func(f *faulty, _ jobstest.Config) {
+	{"an unknown job has no runs", "Runs refuses a limit that is out of range, and a job that nobody registered", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			return runs, accepting(jobs.ErrUnknownJob)(err)
@@ -1070,17 +1069,17 @@ var faults = []struct {
 		a.CompleteSince = a.Start
 	})},
 	{"what is skipped is not counted", "Activity counts the jobs that ended, under their names", counting(func(a *jobs.Activity) { delete(a.Jobs, "test.late") })},
-	{"any step will do", "Activity refuses steps that are too short or too many", func(f *faulty, _ jobstest.Config) {
+	{"any step will do", "Activity refuses steps that are too short or too many", func(f *faulty, _ providertest.Config) {
 		f.activity = func(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
 			return f.Scheduler.Activity(ctx, max(step, time.Second), n)
 		}
 	}},
 
 	// What an operator does.
-	{"Cancel does nothing to what waits", "a job that is cancelled while it waits never runs", func(f *faulty, _ jobstest.Config) {
+	{"Cancel does nothing to what waits", "a job that is cancelled while it waits never runs", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(context.Context, string, string) error { return nil }
 	}},
-	{"a cancelled job keeps its Unique key", "a job that is cancelled while it waits never runs", func(f *faulty, _ jobstest.Config) {
+	{"a cancelled job keeps its Unique key", "a job that is cancelled while it waits never runs", func(f *faulty, _ providertest.Config) {
 		var kept string
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			req, err := jobs.NewRequest(name, data, opts...)
@@ -1097,10 +1096,10 @@ var faults = []struct {
 			r.State = jobs.StateFailed
 		}
 	})},
-	{"Cancel does nothing to what runs", "a job that is cancelled while it runs has its context ended, and is not retried", func(f *faulty, _ jobstest.Config) {
+	{"Cancel does nothing to what runs", "a job that is cancelled while it runs has its context ended, and is not retried", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(context.Context, string, string) error { return nil }
 	}},
-	{"Cancel ends all runs of the job", "a job that is cancelled while it runs has its context ended, and is not retried", func(f *faulty, _ jobstest.Config) {
+	{"Cancel ends all runs of the job", "a job that is cancelled while it runs has its context ended, and is not retried", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, _ string) error {
 			runs, err := f.Scheduler.Runs(ctx, name, 1000)
 			for _, r := range runs {
@@ -1109,17 +1108,17 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"a job that ends well is cancelled nevertheless", "a job that ends well in spite of being cancelled is completed", func(f *faulty, _ jobstest.Config) {
+	{"a job that ends well is cancelled nevertheless", "a job that ends well in spite of being cancelled is completed", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return errors.Join(h(ctx, job), ctx.Err()) }
 		}
 	}},
-	{"a cancelled tick ends its schedule", "a tick that is cancelled does not end its schedule", func(f *faulty, _ jobstest.Config) {
+	{"a cancelled tick ends its schedule", "a tick that is cancelled does not end its schedule", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, id string) error {
 			return errors.Join(f.Scheduler.Cancel(ctx, name, id), f.Scheduler.Pause(ctx, name))
 		}
 	}},
-	{"a tick that waits cannot be cancelled", "a tick that is cancelled does not end its schedule", func(f *faulty, _ jobstest.Config) {
+	{"a tick that waits cannot be cancelled", "a tick that is cancelled does not end its schedule", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, id string) error {
 			runs, err := f.Scheduler.Runs(ctx, name, 1000)
 			if slices.ContainsFunc(runs, func(r jobs.Run) bool { return r.ID == id && r.State == jobs.StateWaiting }) {
@@ -1128,7 +1127,7 @@ var faults = []struct {
 			return f.Scheduler.Cancel(ctx, name, id)
 		}
 	}},
-	{"a job that has ended cannot be cancelled", "Cancel leaves a job that has ended as it is", func(f *faulty, _ jobstest.Config) {
+	{"a job that has ended cannot be cancelled", "Cancel leaves a job that has ended as it is", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, id string) error {
 			runs, _ := f.Scheduler.Runs(ctx, name, 1000)
 			for _, r := range runs {
@@ -1139,10 +1138,10 @@ var faults = []struct {
 			return f.Scheduler.Cancel(ctx, name, id)
 		}
 	}},
-	{"a job that failed for good cannot be retried", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ jobstest.Config) {
+	{"a job that failed for good cannot be retried", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ providertest.Config) {
 		f.retry = func(context.Context, string, string) error { return jobs.ErrNotRetryable }
 	}},
-	{"Retry triggers another job", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ jobstest.Config) {
+	{"Retry triggers another job", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, _ string) error {
 			runs, err := f.Scheduler.Runs(ctx, name, 1)
 			if err == nil {
@@ -1151,13 +1150,13 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"a retry counts from one again", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ jobstest.Config) {
+	{"a retry counts from one again", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Attempt = 1 + (job.Attempt-1)%2 })
 	}},
-	{"what was skipped cannot be retried", "a job that was cancelled or skipped runs when it is retried", func(f *faulty, _ jobstest.Config) {
+	{"what was skipped cannot be retried", "a job that was cancelled or skipped runs when it is retried", func(f *faulty, _ providertest.Config) {
 		f.retry = func(context.Context, string, string) error { return nil }
 	}},
-	{"what was cancelled cannot be retried", "a job that was cancelled or skipped runs when it is retried", func(f *faulty, _ jobstest.Config) {
+	{"what was cancelled cannot be retried", "a job that was cancelled or skipped runs when it is retried", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, id string) error {
 			if name == "test.job" {
 				return nil
@@ -1165,15 +1164,15 @@ var faults = []struct {
 			return f.Scheduler.Retry(ctx, name, id)
 		}
 	}},
-	{"a retry comes when it would have come", "a job that waits for its next attempt has it at once when it is retried", func(f *faulty, _ jobstest.Config) {
+	{"a retry comes when it would have come", "a job that waits for its next attempt has it at once when it is retried", func(f *faulty, _ providertest.Config) {
 		f.retry = func(context.Context, string, string) error { return nil }
 	}},
-	{"what is not retryable is no error", "a job that waits for its first attempt, runs or is completed cannot be retried", func(f *faulty, _ jobstest.Config) {
+	{"what is not retryable is no error", "a job that waits for its first attempt, runs or is completed cannot be retried", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, id string) error {
 			return accepting(jobs.ErrNotRetryable)(f.Scheduler.Retry(ctx, name, id))
 		}
 	}},
-	{"a completed job can be retried", "a job that waits for its first attempt, runs or is completed cannot be retried", func(f *faulty, _ jobstest.Config) {
+	{"a completed job can be retried", "a job that waits for its first attempt, runs or is completed cannot be retried", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, id string) error {
 			err := f.Scheduler.Retry(ctx, name, id)
 			if runs, _ := f.Scheduler.Runs(ctx, name, 1000); len(runs) > 0 && runs[len(runs)-1].State == jobs.StateCompleted {
@@ -1182,7 +1181,7 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"an ID of another name will do", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ jobstest.Config) {
+	{"an ID of another name will do", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, id string) error {
 			err := f.Scheduler.Retry(ctx, name, id)
 			if other := f.Scheduler.Retry(ctx, "test.other", id); !errors.Is(other, jobs.ErrUnknownID) {
@@ -1191,27 +1190,27 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"an unknown ID is cancelled already", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ jobstest.Config) {
+	{"an unknown ID is cancelled already", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, id string) error {
 			return accepting(jobs.ErrUnknownID)(f.Scheduler.Cancel(ctx, name, id))
 		}
 	}},
-	{"an unknown job is not paused", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ jobstest.Config) {
+	{"an unknown job is not paused", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ providertest.Config) {
 		f.resume = func(ctx context.Context, name string) error {
 			return accepting(jobs.ErrUnknownJob)(f.Scheduler.Resume(ctx, name))
 		}
 	}},
-	{"a pause ignores its context", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ jobstest.Config) {
+	{"a pause ignores its context", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ providertest.Config) {
 		f.pause = func(ctx context.Context, name string) error {
 			return f.Scheduler.Pause(context.WithoutCancel(ctx), name)
 		}
 	}},
 
 	// Pauses.
-	{"Pause does nothing", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+	{"Pause does nothing", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
 		f.pause = func(context.Context, string) error { return nil }
 	}},
-	{"a pause is told, and that is all", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+	{"a pause is told, and that is all", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
 		since := map[string]time.Time{}
 		f.pause = func(_ context.Context, name string) error {
 			if since[name].IsZero() {
@@ -1225,22 +1224,22 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"a second Pause begins anew", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+	{"a second Pause begins anew", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
 		f.pause = func(ctx context.Context, name string) error {
 			return errors.Join(f.Scheduler.Resume(ctx, name), f.Scheduler.Pause(ctx, name))
 		}
 	}},
-	{"a pause is that of all jobs", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+	{"a pause is that of all jobs", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
 		f.pause = func(ctx context.Context, name string) error {
 			return errors.Join(f.Scheduler.Pause(ctx, name), f.Scheduler.Pause(ctx, "test.other"))
 		}
 	}},
-	{"Resume ends all pauses", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+	{"Resume ends all pauses", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
 		f.resume = func(ctx context.Context, _ string) error {
 			return errors.Join(f.Scheduler.Resume(ctx, "test.job"), f.Scheduler.Resume(ctx, "test.own"))
 		}
 	}},
-	{"a pause cancels what runs", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ jobstest.Config) {
+	{"a pause cancels what runs", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
 		f.pause = func(ctx context.Context, name string) error {
 			runs, err := f.Scheduler.Runs(ctx, name, 1000)
 			for _, r := range runs {
@@ -1261,10 +1260,10 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"ticks run while their job is paused", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ jobstest.Config) {
+	{"ticks run while their job is paused", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ providertest.Config) {
 		f.pause = func(context.Context, string) error { return nil }
 	}},
-	{"a tick that a pause skips is a run", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ jobstest.Config) {
+	{"a tick that a pause skips is a run", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			all, _ := f.Scheduler.Jobs(ctx)
@@ -1291,7 +1290,7 @@ var faults = []struct {
 			st.OverdueBy = time.Since(st.PausedSince)
 		}
 	})},
-	{"the ticks of a pause are missed", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ jobstest.Config) {
+	{"the ticks of a pause are missed", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ providertest.Config) {
 		var skipped atomic.Int64
 		f.resume = func(ctx context.Context, name string) error {
 			all, _ := f.Scheduler.Jobs(ctx)
@@ -1308,15 +1307,15 @@ var faults = []struct {
 			}
 		})
 	}},
-	{"Resume does nothing", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ jobstest.Config) {
+	{"Resume does nothing", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ providertest.Config) {
 		f.resume = func(context.Context, string) error { return nil }
 	}},
-	{"a restart ends a pause", "a pause lasts over a restart", func(f *faulty, _ jobstest.Config) {
+	{"a restart ends a pause", "a pause lasts over a restart", func(f *faulty, _ providertest.Config) {
 		f.start = func(ctx context.Context) error {
 			return errors.Join(f.Scheduler.Resume(ctx, "test.job"), f.Scheduler.Start(ctx))
 		}
 	}},
-	{"a stop drops what is paused", "a pause lasts over a restart", func(f *faulty, _ jobstest.Config) {
+	{"a stop drops what is paused", "a pause lasts over a restart", func(f *faulty, _ providertest.Config) {
 		f.shutdown = func(ctx context.Context) error {
 			runs, err := f.Scheduler.Runs(ctx, "test.job", 1000)
 			for _, r := range runs {
@@ -1325,7 +1324,7 @@ var faults = []struct {
 			return errors.Join(err, f.Scheduler.Shutdown(ctx))
 		}
 	}},
-	{"a pause does not hold retries", "a retry waits while its job is paused, that of a tick too", func(f *faulty, _ jobstest.Config) {
+	{"a pause does not hold retries", "a retry waits while its job is paused, that of a tick too", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				if job.Attempt > 1 || h(ctx, job) == nil {
@@ -1336,7 +1335,7 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"Retry takes precedence over a pause", "a job that is retried by hand waits while it is paused", func(f *faulty, _ jobstest.Config) {
+	{"Retry takes precedence over a pause", "a job that is retried by hand waits while it is paused", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, id string) error {
 			defer func() { _ = f.Scheduler.Pause(ctx, name) }()
 			return errors.Join(f.Scheduler.Retry(ctx, name, id), f.Scheduler.Resume(ctx, name), pause(ctx))
@@ -1355,8 +1354,8 @@ func pause(ctx context.Context) error {
 }
 
 // listing is a fault in each run that Runs returns.
-func listing(change func(*jobs.Run)) func(*faulty, jobstest.Config) {
-	return func(f *faulty, _ jobstest.Config) {
+func listing(change func(*jobs.Run)) func(*faulty, providertest.Config) {
+	return func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			for i := range runs {
@@ -1368,8 +1367,8 @@ func listing(change func(*jobs.Run)) func(*faulty, jobstest.Config) {
 }
 
 // telling is a fault in each status.
-func telling(change func(*jobs.Status)) func(*faulty, jobstest.Config) {
-	return func(f *faulty, _ jobstest.Config) {
+func telling(change func(*jobs.Status)) func(*faulty, providertest.Config) {
+	return func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
 				change(&all[i])
@@ -1379,8 +1378,8 @@ func telling(change func(*jobs.Status)) func(*faulty, jobstest.Config) {
 }
 
 // counting is a fault in what Activity returns.
-func counting(change func(*jobs.Activity)) func(*faulty, jobstest.Config) {
-	return func(f *faulty, _ jobstest.Config) {
+func counting(change func(*jobs.Activity)) func(*faulty, providertest.Config) {
+	return func(f *faulty, _ providertest.Config) {
 		f.activity = func(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
 			a, err := f.Scheduler.Activity(ctx, step, n)
 			change(&a)
@@ -1418,7 +1417,7 @@ func accepting(refusal error) func(error) error {
 
 func TestTheSuiteFindsEachFault(t *testing.T) {
 	t.Parallel()
-	sound := func(f *faulty, _ jobstest.Config) {}
+	sound := func(f *faulty, _ providertest.Config) {}
 	for _, tt := range faults {
 		t.Run(tt.fault, func(t *testing.T) {
 			t.Parallel()
@@ -1434,19 +1433,19 @@ func TestTheSuiteFindsEachFault(t *testing.T) {
 type fakeDB struct{ jobs.DB }
 
 // hold holds a scheduler with one fault against one rule, and returns the failures.
-func hold(t *testing.T, rule string, seed func(*faulty, jobstest.Config)) (failures []string) {
+func hold(t *testing.T, rule string, seed func(*faulty, providertest.Config)) (failures []string) {
 	synctest.Test(t, func(t *testing.T) {
 		// A bubble ends when its goroutines have: give a faulty scheduler time for that.
 		t.Cleanup(func() { time.Sleep(time.Hour) })
 		c := &captured{TB: t}
 		db := &fakeDB{}
-		h := jobstest.Harness{
+		h := providertest.Harness{
 			Bubble: true,
 			DB:     func(jobs.Scheduler) jobs.DB { return db },
 			BreakDB: func(_ testing.TB, s jobs.Scheduler) {
 				s.(*faulty).broken.Store(true)
 			},
-			New: func(t testing.TB, cfg jobstest.Config) jobs.Scheduler {
+			New: func(t testing.TB, cfg providertest.Config) jobs.Scheduler {
 				s, err := memory.New(&memory.Config{Logger: cfg.Logger, Defaults: cfg.Defaults, DB: db})
 				require.NoError(t, err)
 				f := &faulty{Scheduler: s}
@@ -1457,7 +1456,7 @@ func hold(t *testing.T, rule string, seed func(*faulty, jobstest.Config)) (failu
 		done := make(chan struct{})
 		go func() { // a failure ends the goroutine it is in
 			defer close(done)
-			jobstest.RunRule(c, rule, h)
+			providertest.RunRule(c, rule, h)
 		}()
 		<-done
 		failures = c.failures

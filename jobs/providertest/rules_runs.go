@@ -1,4 +1,4 @@
-package jobstest
+package providertest
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/internal/equal"
 )
 
 // What became of single jobs, and of many.
@@ -44,7 +45,7 @@ var runRules = []rule{
 			require.Equal(e, jobs.StateCompleted, r.State, "State")
 			require.Zero(e, r.Tick, "Tick of a job that was triggered")
 			require.Equal(e, [2]int{1, 5}, [2]int{r.Attempt, r.MaxAttempts}, "Attempt and MaxAttempts")
-			require.True(e, equalJSON(data[i], r.Data), "Data is %s, want %s", r.Data, data[i])
+			require.True(e, equal.JSON(data[i], r.Data), "Data is %s, want %s", r.Data, data[i])
 			require.Empty(e, r.Error, "Error")
 			require.WithinDuration(e, before, r.CreatedAt, patience, "CreatedAt")
 			require.WithinDuration(e, r.CreatedAt, r.DueAt, time.Second, "DueAt")

@@ -16,9 +16,11 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// A rule is one sentence of the contract, and a check that tries to break it.
+// A rule is one sentence of the contract, and a function that tries to break it.
 type rule struct {
-	name  string
+	// name is the sentence. Failures and skips begin with it.
+	name string
+	// check is a named function, so that the trace of a failure shows which.
 	check func(e *env)
 	// defaults are those of the scheduler.
 	defaults []jobs.Option
@@ -62,6 +64,7 @@ type env struct {
 	s    jobs.Scheduler
 }
 
+// run holds a new scheduler of h against the rule.
 func (r rule) run(t testing.TB, h Harness) {
 	e := &env{TB: t, rule: r.name, h: h, logs: new(logbook)}
 	limit := 3 * time.Minute
@@ -99,17 +102,19 @@ func (e *env) new(defaults ...jobs.Option) {
 	})
 }
 
+// noError is for calls that the rule needs and is not about.
 func (e *env) noError(err error) {
 	e.Helper()
 	require.NoError(e, err)
 }
 
+// start starts the scheduler. The rule ends if it fails, as with the helpers below.
 func (e *env) start() {
 	e.Helper()
 	require.NoError(e, e.s.Start(e.ctx), "Start")
 }
 
-// stop shuts down softly.
+// stop shuts down softly, within patience.
 func (e *env) stop() {
 	e.Helper()
 	ctx, cancel := context.WithTimeout(e.ctx, patience)
@@ -117,6 +122,7 @@ func (e *env) stop() {
 	require.NoError(e, e.s.Shutdown(ctx), "Shutdown")
 }
 
+// trigger triggers a job and returns its ID.
 func (e *env) trigger(name string, data any, opts ...jobs.TriggerOption) (id string) {
 	e.Helper()
 	id, err := e.s.Trigger(e.ctx, name, data, opts...)
@@ -125,6 +131,7 @@ func (e *env) trigger(name string, data any, opts ...jobs.TriggerOption) (id str
 	return id
 }
 
+// queueSize returns what QueueSize counts.
 func (e *env) queueSize(name string) int {
 	e.Helper()
 	n, err := e.s.QueueSize(e.ctx, name)
@@ -132,6 +139,7 @@ func (e *env) queueSize(name string) int {
 	return n
 }
 
+// health returns what Health answers, which is not an error even if it is bad.
 func (e *env) health() jobs.Health {
 	e.Helper()
 	h, err := e.s.Health(e.ctx)
@@ -139,6 +147,7 @@ func (e *env) health() jobs.Health {
 	return h
 }
 
+// status returns what Jobs tells of that name.
 func (e *env) status(name string) jobs.Status {
 	e.Helper()
 	all, err := e.s.Jobs(e.ctx)
@@ -191,6 +200,7 @@ func receive[T any](e *env, ch <-chan T, what string) T {
 	return receiveWithin(e, patience, ch, what)
 }
 
+// receiveWithin is for what takes longer than patience, or must not.
 func receiveWithin[T any](e *env, limit time.Duration, ch <-chan T, what string) (v T) {
 	e.Helper()
 	timer := time.NewTimer(limit)
@@ -222,6 +232,7 @@ func (e *env) probe(result func(ctx context.Context, job *jobs.Job) error) *prob
 	return &probe{e: e, runs: make(chan run, 10_000), result: result}
 }
 
+// handle is the probe as a [jobs.Handler].
 func (p *probe) handle(ctx context.Context, job *jobs.Job) error {
 	r := run{*job, time.Now()}
 	r.Data, r.Metadata = bytes.Clone(job.Data), maps.Clone(job.Metadata) // the job is the handler's own only until it returns
@@ -238,6 +249,7 @@ func (p *probe) next() run {
 	return p.nextWithin(patience)
 }
 
+// nextWithin is for attempts that are far apart.
 func (p *probe) nextWithin(limit time.Duration) run {
 	p.e.Helper()
 	p.called++
@@ -260,8 +272,10 @@ type gate struct {
 	open chan struct{}
 }
 
+// gate returns a gate that is closed; close its channel open to open it.
 func (e *env) gate() *gate { return &gate{e, make(chan struct{})} }
 
+// wait is a result of probes.
 func (g *gate) wait(context.Context, *jobs.Job) error {
 	select {
 	case <-g.open:
@@ -294,6 +308,7 @@ type logbook struct {
 	entries []entry
 }
 
+// entry is one line of a log.
 type entry struct {
 	message string
 	attrs   map[string]slog.Value

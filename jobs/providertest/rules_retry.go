@@ -15,162 +15,184 @@ var errAgain = errors.New("not this time")
 
 // How often a job is tried, and when.
 var retryRules = []rule{
-	{name: "the first retry comes after five seconds unless set otherwise", check: func(e *env) {
-		p := e.probe(fail(errAgain))
-		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
-		e.start()
-		e.trigger("test.job", nil)
-		first, second := p.next(), p.next()
-		require.Equal(e, 2, second.Attempt, "Attempt")
-		require.GreaterOrEqual(e, second.at.Sub(first.at), 5*time.Second-slack, "wait before the second attempt")
-	}},
-	{name: "the wait before a retry doubles", check: func(e *env) {
-		const delay = 200 * time.Millisecond
-		p := e.probe(fail(errAgain))
-		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.MaxRetries(3), jobs.RetryDelay(delay)))
-		e.start()
-		e.trigger("test.job", nil)
-		last := p.next()
-		for i := range 3 {
-			r := p.next()
-			require.GreaterOrEqual(e, r.at.Sub(last.at), delay<<i-slack, "wait before attempt %d", r.Attempt)
-			last = r
-		}
-	}},
-	{name: "a job has three attempts unless set otherwise", check: func(e *env) {
-		p := e.probe(fail(errAgain))
-		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.RetryDelay(50*time.Millisecond)))
-		e.start()
-		e.trigger("test.job", nil)
-		e.attempts(p, 3)
-	}},
-	{name: "MaxRetries sets the number of attempts", check: func(e *env) {
-		p := e.probe(fail(errAgain))
-		e.noError(e.s.RegisterDelayed("test.five", 0, p.handle, jobs.MaxRetries(4), jobs.RetryDelay(0)))
-		e.noError(e.s.RegisterDelayed("test.one", 0, p.handle, jobs.MaxRetries(0)))
-		e.start()
-		e.trigger("test.five", nil)
-		e.attempts(p, 5)
-		e.trigger("test.one", nil)
+	{name: "the first retry comes after five seconds unless set otherwise", check: firstRetryAfterFiveSeconds},
+	{name: "the wait before a retry doubles", check: retryDelayDoubles},
+	{name: "a job has three attempts unless set otherwise", check: threeAttemptsByDefault},
+	{name: "MaxRetries sets the number of attempts", check: maxRetriesSetsTheAttempts},
+	{name: "the defaults of the scheduler hold for a job that sets nothing else", defaults: []jobs.Option{jobs.MaxRetries(1), jobs.RetryDelay(0)}, check: defaultsOfTheScheduler},
+	{name: "a job that succeeds is done", check: successIsDone},
+	{name: "a Permanent error ends the job with its attempt", check: permanentEndsTheJob},
+	{name: "RetryAfter sets the wait of one retry, and uses up an attempt", check: retryAfterSetsOneWait},
+	{name: "a panic is a failed attempt, and the process lives", check: panicIsAFailedAttempt},
+	{name: "a timeout cancels the context and is a failed attempt", check: timeoutIsAFailedAttempt},
+	{name: "data that does not decode fails the job for good, and that job alone", check: undecodableDataFailsForGood},
+}
+
+func firstRetryAfterFiveSeconds(e *env) {
+	p := e.probe(fail(errAgain))
+	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
+	e.start()
+	e.trigger("test.job", nil)
+	first, second := p.next(), p.next()
+	require.Equal(e, 2, second.Attempt, "Attempt")
+	require.GreaterOrEqual(e, second.at.Sub(first.at), 5*time.Second-slack, "wait before the second attempt")
+}
+
+func retryDelayDoubles(e *env) {
+	const delay = 200 * time.Millisecond
+	p := e.probe(fail(errAgain))
+	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.MaxRetries(3), jobs.RetryDelay(delay)))
+	e.start()
+	e.trigger("test.job", nil)
+	last := p.next()
+	for i := range 3 {
 		r := p.next()
-		require.Equal(e, [2]int{1, 1}, [2]int{r.Attempt, r.MaxAttempts}, "Attempt and MaxAttempts")
-		e.total(jobs.StateFailed, 2)
-		p.none("the job has no retries")
-	}},
-	{name: "the defaults of the scheduler hold for a job that sets nothing else", defaults: []jobs.Option{jobs.MaxRetries(1), jobs.RetryDelay(0)}, check: func(e *env) {
-		p := e.probe(fail(errAgain))
-		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
-		e.noError(e.s.RegisterDelayed("test.own", 0, p.handle, jobs.MaxRetries(3)))
-		e.start()
-		e.trigger("test.job", nil)
-		e.attempts(p, 2)
-		e.trigger("test.own", nil)
-		for range 4 {
-			require.Equal(e, 4, p.next().MaxAttempts, "MaxAttempts")
+		require.GreaterOrEqual(e, r.at.Sub(last.at), delay<<i-slack, "wait before attempt %d", r.Attempt)
+		last = r
+	}
+}
+
+func threeAttemptsByDefault(e *env) {
+	p := e.probe(fail(errAgain))
+	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.RetryDelay(50*time.Millisecond)))
+	e.start()
+	e.trigger("test.job", nil)
+	e.attempts(p, 3)
+}
+
+func maxRetriesSetsTheAttempts(e *env) {
+	p := e.probe(fail(errAgain))
+	e.noError(e.s.RegisterDelayed("test.five", 0, p.handle, jobs.MaxRetries(4), jobs.RetryDelay(0)))
+	e.noError(e.s.RegisterDelayed("test.one", 0, p.handle, jobs.MaxRetries(0)))
+	e.start()
+	e.trigger("test.five", nil)
+	e.attempts(p, 5)
+	e.trigger("test.one", nil)
+	r := p.next()
+	require.Equal(e, [2]int{1, 1}, [2]int{r.Attempt, r.MaxAttempts}, "Attempt and MaxAttempts")
+	e.total(jobs.StateFailed, 2)
+	p.none("the job has no retries")
+}
+
+func defaultsOfTheScheduler(e *env) {
+	p := e.probe(fail(errAgain))
+	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
+	e.noError(e.s.RegisterDelayed("test.own", 0, p.handle, jobs.MaxRetries(3)))
+	e.start()
+	e.trigger("test.job", nil)
+	e.attempts(p, 2)
+	e.trigger("test.own", nil)
+	for range 4 {
+		require.Equal(e, 4, p.next().MaxAttempts, "MaxAttempts")
+	}
+}
+
+func successIsDone(e *env) {
+	p := e.probe(func(_ context.Context, job *jobs.Job) error {
+		if job.Attempt < 2 {
+			return errAgain
 		}
-	}},
-	{name: "a job that succeeds is done", check: func(e *env) {
-		p := e.probe(func(_ context.Context, job *jobs.Job) error {
-			if job.Attempt < 2 {
-				return errAgain
-			}
-			return nil
-		})
+		return nil
+	})
+	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.RetryDelay(0)))
+	e.start()
+	e.trigger("test.job", nil)
+	require.Equal(e, 1, p.next().Attempt)
+	require.Equal(e, 2, p.next().Attempt)
+	e.total(jobs.StateCompleted, 1)
+	require.Zero(e, e.queueSize("test.job"), "QueueSize")
+	p.none("the second attempt succeeded")
+}
+
+func permanentEndsTheJob(e *env) {
+	for i, err := range []error{
+		jobs.Permanent(errAgain),
+		fmt.Errorf("wrapped: %w", jobs.Permanent(errAgain)),
+		jobs.RetryAfter(0, jobs.Permanent(errAgain)),
+	} {
+		if i > 0 {
+			e.new()
+		}
+		p := e.probe(fail(err))
 		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.RetryDelay(0)))
 		e.start()
 		e.trigger("test.job", nil)
-		require.Equal(e, 1, p.next().Attempt)
-		require.Equal(e, 2, p.next().Attempt)
-		e.total(jobs.StateCompleted, 1)
-		require.Zero(e, e.queueSize("test.job"), "QueueSize")
-		p.none("the second attempt succeeded")
-	}},
-	{name: "a Permanent error ends the job with its attempt", check: func(e *env) {
-		for i, err := range []error{
-			jobs.Permanent(errAgain),
-			fmt.Errorf("wrapped: %w", jobs.Permanent(errAgain)),
-			jobs.RetryAfter(0, jobs.Permanent(errAgain)),
-		} {
-			if i > 0 {
-				e.new()
-			}
-			p := e.probe(fail(err))
-			e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.RetryDelay(0)))
-			e.start()
-			e.trigger("test.job", nil)
-			p.next()
-			e.eventually("the job to fail for good", func() (any, bool) {
-				totals := e.health().Totals
-				return totals, totals[jobs.StateFailed].N == 1 || len(p.runs) > 0
-			})
-			p.none(fmt.Sprintf("error %d was Permanent", i))
-			e.stop()
+		p.next()
+		e.eventually("the job to fail for good", func() (any, bool) {
+			totals := e.health().Totals
+			return totals, totals[jobs.StateFailed].N == 1 || len(p.runs) > 0
+		})
+		p.none(fmt.Sprintf("error %d was Permanent", i))
+		e.stop()
+	}
+}
+
+func retryAfterSetsOneWait(e *env) {
+	const delay = 300 * time.Millisecond
+	p := e.probe(fail(fmt.Errorf("wrapped: %w", jobs.RetryAfter(delay, errAgain))))
+	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.MaxRetries(1), jobs.RetryDelay(time.Hour)))
+	e.start()
+	e.trigger("test.job", nil)
+	first, second := p.next(), p.next()
+	require.Equal(e, 2, second.Attempt, "Attempt")
+	wait := second.at.Sub(first.at)
+	require.GreaterOrEqual(e, wait, delay-slack, "wait before the second attempt")
+	require.Less(e, wait, time.Hour, "wait before the second attempt")
+	e.total(jobs.StateFailed, 1)
+	p.none("the job has two attempts")
+}
+
+func panicIsAFailedAttempt(e *env) {
+	p := e.probe(func(_ context.Context, job *jobs.Job) error {
+		if job.Attempt == 1 {
+			panic("a panic of the conformance suite")
 		}
-	}},
-	{name: "RetryAfter sets the wait of one retry, and uses up an attempt", check: func(e *env) {
-		const delay = 300 * time.Millisecond
-		p := e.probe(fail(fmt.Errorf("wrapped: %w", jobs.RetryAfter(delay, errAgain))))
-		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.MaxRetries(1), jobs.RetryDelay(time.Hour)))
-		e.start()
-		e.trigger("test.job", nil)
-		first, second := p.next(), p.next()
-		require.Equal(e, 2, second.Attempt, "Attempt")
-		wait := second.at.Sub(first.at)
-		require.GreaterOrEqual(e, wait, delay-slack, "wait before the second attempt")
-		require.Less(e, wait, time.Hour, "wait before the second attempt")
-		e.total(jobs.StateFailed, 1)
-		p.none("the job has two attempts")
-	}},
-	{name: "a panic is a failed attempt, and the process lives", check: func(e *env) {
-		p := e.probe(func(_ context.Context, job *jobs.Job) error {
-			if job.Attempt == 1 {
-				panic("a panic of the conformance suite")
-			}
-			panic(errAgain)
-		})
-		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.MaxRetries(1), jobs.RetryDelay(0)))
-		other := e.probe(nil)
-		e.noError(e.s.RegisterDelayed("test.other", 0, other.handle))
-		e.start()
-		e.trigger("test.job", nil)
-		e.attempts(p, 2)
-		e.trigger("test.other", nil)
-		other.next()
-	}},
-	{name: "a timeout cancels the context and is a failed attempt", check: func(e *env) {
-		const timeout = 300 * time.Millisecond
-		cause := make(chan error, 10)
-		p := e.probe(func(ctx context.Context, job *jobs.Job) error {
-			err := e.untilCancelled(ctx, job)
-			cause <- err
-			return err
-		})
-		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Timeout(timeout), jobs.MaxRetries(1), jobs.RetryDelay(0)))
-		e.start()
-		e.trigger("test.job", nil)
-		first := p.next()
-		require.ErrorIs(e, receive(e, cause, "the context to end"), context.DeadlineExceeded)
-		second := p.next()
-		require.Equal(e, 2, second.Attempt, "Attempt")
-		require.GreaterOrEqual(e, second.at.Sub(first.at), timeout-slack, "time until the second attempt")
-		e.total(jobs.StateFailed, 1)
-		p.none("both attempts timed out")
-	}},
-	{name: "data that does not decode fails the job for good, and that job alone", check: func(e *env) {
-		kind := jobs.Kind[struct{ N int }]("test.kind")
-		got := make(chan int, 10)
-		e.noError(kind.Register(e.s, func(_ context.Context, _ *jobs.Job, args struct{ N int }) error {
-			got <- args.N
-			return nil
-		}, jobs.RetryDelay(0)))
-		e.start()
-		e.trigger("test.kind", map[string]string{"N": "seven"})
-		e.total(jobs.StateFailed, 1)
-		e.trigger("test.kind", map[string]int{"N": 7})
-		require.Equal(e, 7, receive(e, got, "the job with sound data to run"))
-		require.Zero(e, e.queueSize("test.kind"), "QueueSize")
-		require.Empty(e, got, "calls with data that does not decode")
-	}},
+		panic(errAgain)
+	})
+	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.MaxRetries(1), jobs.RetryDelay(0)))
+	other := e.probe(nil)
+	e.noError(e.s.RegisterDelayed("test.other", 0, other.handle))
+	e.start()
+	e.trigger("test.job", nil)
+	e.attempts(p, 2)
+	e.trigger("test.other", nil)
+	other.next()
+}
+
+func timeoutIsAFailedAttempt(e *env) {
+	const timeout = 300 * time.Millisecond
+	cause := make(chan error, 10)
+	p := e.probe(func(ctx context.Context, job *jobs.Job) error {
+		err := e.untilCancelled(ctx, job)
+		cause <- err
+		return err
+	})
+	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Timeout(timeout), jobs.MaxRetries(1), jobs.RetryDelay(0)))
+	e.start()
+	e.trigger("test.job", nil)
+	first := p.next()
+	require.ErrorIs(e, receive(e, cause, "the context to end"), context.DeadlineExceeded)
+	second := p.next()
+	require.Equal(e, 2, second.Attempt, "Attempt")
+	require.GreaterOrEqual(e, second.at.Sub(first.at), timeout-slack, "time until the second attempt")
+	e.total(jobs.StateFailed, 1)
+	p.none("both attempts timed out")
+}
+
+func undecodableDataFailsForGood(e *env) {
+	kind := jobs.Kind[struct{ N int }]("test.kind")
+	got := make(chan int, 10)
+	e.noError(kind.Register(e.s, func(_ context.Context, _ *jobs.Job, args struct{ N int }) error {
+		got <- args.N
+		return nil
+	}, jobs.RetryDelay(0)))
+	e.start()
+	e.trigger("test.kind", map[string]string{"N": "seven"})
+	e.total(jobs.StateFailed, 1)
+	e.trigger("test.kind", map[string]int{"N": 7})
+	require.Equal(e, 7, receive(e, got, "the job with sound data to run"))
+	require.Zero(e, e.queueSize("test.kind"), "QueueSize")
+	require.Empty(e, got, "calls with data that does not decode")
 }
 
 // attempts checks that a job that always fails is tried n times and then no more.

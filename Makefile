@@ -37,7 +37,7 @@ soak: ## Ten minutes of random faults, then ask the database (SEED=n to repeat o
 
 .PHONY: fuzz
 fuzz: ## Fuzz the cron parser, the check of data and the admin API, a minute each
-	go test -run='^$$' -fuzz='^FuzzParseCron$$' -fuzztime=1m ./jobs
+	go test -run='^$$' -fuzz='^FuzzParseCron$$' -fuzztime=1m ./jobs/internal/cron
 	go test -run='^$$' -fuzz='^FuzzData$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzDataText$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzTrigger$$' -fuzztime=1m ./jobs/jobshttp

@@ -28,6 +28,12 @@ func newRegistry(t require.TestingT) *provider.Registry {
 	return r
 }
 
+func at(t require.TestingT, rfc3339 string) time.Time {
+	v, err := time.Parse(time.RFC3339, rfc3339)
+	require.NoError(t, err)
+	return v.UTC()
+}
+
 // permanent tells whether err fails a job for good, as providers find out.
 func permanent(err error) bool {
 	_, again := (&provider.Definition{}).Retry(&jobs.Job{Attempt: 1, MaxAttempts: 3}, err)

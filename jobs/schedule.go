@@ -3,6 +3,8 @@ package jobs
 import (
 	"fmt"
 	"time"
+
+	"github.com/everytick/everytick/jobs/internal/cron"
 )
 
 // A Schedule tells at which instants, its ticks, a job runs. It is a pure function
@@ -47,4 +49,27 @@ func (e every) String() string { return "every " + time.Duration(e).String() }
 func (e every) Count(after, upTo time.Time) int {
 	d := time.Duration(e)
 	return int(upTo.UTC().Truncate(d).Sub(after.UTC().Truncate(d)) / d)
+}
+
+// ParseCron returns the schedule of a cron pattern read in the zone loc; nil means
+// UTC. The pattern has five fields (minute, hour, day of month, month, day of
+// week), each '*', a value, a range a-b, a step */n or a-b/n, or a list of these
+// joined by commas; months and days may be given as three-letter names, and Sunday
+// is 0 or 7, also at the end of a range: fri-sun and 5-0 are 5-7. @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually
+// stand for patterns.
+// When both day fields are restricted, a day that matches either one counts.
+//
+// At clock changes it keeps cronie's rules: a run at a fixed hour that the clock
+// jumps over happens at the first instant after the gap, one in an hour that is
+// repeated happens once, the first time; if the hour field begins with '*', runs
+// follow real time.
+//
+// A pattern that is malformed or never fires is [ErrInvalidSchedule], and the error
+// names the field.
+func ParseCron(pattern string, loc *time.Location) (Schedule, error) {
+	s, err := cron.Parse(pattern, loc)
+	if err != nil {
+		return nil, fmt.Errorf("%w: cron pattern %q: %w", ErrInvalidSchedule, pattern, err)
+	}
+	return s, nil
 }

@@ -84,7 +84,8 @@ var instants = rapid.Custom(func(t *rapid.T) time.Time {
 
 func TestEvery_NextIsTheNextMultiple(t *testing.T) {
 	t.Parallel()
-	newYork := mustZone(t, "America/New_York")
+	newYork, err := time.LoadLocation("America/New_York")
+	require.NoError(t, err)
 	rapid.Check(t, func(t *rapid.T) {
 		d, now := intervals.Draw(t, "interval"), instants.Draw(t, "now")
 		s := mustEvery(t, d)
@@ -129,4 +130,13 @@ func TestEvery_AWeekRunsWeeklyThroughDailyRestarts(t *testing.T) {
 			require.Equal(t, at(t, "2025-01-06T00:00:00Z").AddDate(0, 0, 7*i), run)
 		}
 	})
+}
+
+// ticksOf returns the ticks t of s with after < t <= to.
+func ticksOf(s jobs.Schedule, after, to time.Time) []time.Time {
+	var found []time.Time
+	for t := s.Next(after); !t.IsZero() && !t.After(to); t = s.Next(t) {
+		found = append(found, t)
+	}
+	return found
 }

@@ -1,4 +1,4 @@
-package jobs_test
+package cron_test
 
 import (
 	"fmt"

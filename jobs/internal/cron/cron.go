@@ -1,6 +1,9 @@
-package jobs
+// Package cron reads cron patterns, names their ticks, and says them in words. It follows
+// cronie's rules at clock changes.
+package cron
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -9,11 +12,11 @@ import (
 	_ "time/tzdata" // so that TimeZone works where the system has no zone files, as in scratch images
 )
 
-// cron is a parsed pattern. Why not robfig/cron: it skips or doubles runs at clock
+// A Schedule is a parsed pattern. Why not robfig/cron: it skips or doubles runs at clock
 // changes, refuses Sunday as 7, panics on "TZ=0", and rests since 2021; its parser
 // is smaller than a wrapper that would mend all that. A differential test holds
 // this one against it in UTC.
-type cron struct {
+type Schedule struct {
 	pattern string
 	loc     *time.Location
 	zone    string // its name
@@ -51,29 +54,13 @@ var cronFields = [5]field{
 	{name: "day-of-week", max: sunday, names: []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}},
 }
 
-// ParseCron returns the schedule of a cron pattern read in the zone loc; nil means
-// UTC. The pattern has five fields (minute, hour, day of month, month, day of
-// week), each '*', a value, a range a-b, a step */n or a-b/n, or a list of these
-// joined by commas; months and days may be given as three-letter names, and Sunday
-// is 0 or 7, also at the end of a range: fri-sun and 5-0 are 5-7. @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually
-// stand for patterns.
-// When both day fields are restricted, a day that matches either one counts.
-//
-// At clock changes it keeps cronie's rules: a run at a fixed hour that the clock
-// jumps over happens at the first instant after the gap, one in an hour that is
-// repeated happens once, the first time; if the hour field begins with '*', runs
-// follow real time.
-//
-// A pattern that is malformed or never fires is [ErrInvalidSchedule], and the error
-// names the field.
-func ParseCron(pattern string, loc *time.Location) (Schedule, error) {
+// Parse returns the schedule of a pattern, read in the zone loc; nil means UTC. See jobs.ParseCron. An error says
+// which field is wrong and what is allowed.
+func Parse(pattern string, loc *time.Location) (*Schedule, error) {
 	if loc == nil {
 		loc = time.UTC
 	}
-	c := &cron{pattern: strings.TrimSpace(pattern), loc: loc, zone: zoneName(loc)}
-	invalid := func(format string, args ...any) error {
-		return fmt.Errorf("%w: cron pattern %q: %s", ErrInvalidSchedule, pattern, fmt.Sprintf(format, args...))
-	}
+	c := &Schedule{pattern: strings.TrimSpace(pattern), loc: loc, zone: zoneName(loc)}
 	expanded := c.pattern
 	if strings.HasPrefix(expanded, "@") {
 		var ok bool
@@ -82,23 +69,23 @@ func ParseCron(pattern string, loc *time.Location) (Schedule, error) {
 			if strings.HasPrefix(c.pattern, "@every") {
 				hint = "; for an interval there is RegisterInterval"
 			}
-			return nil, invalid("unknown alias, allowed are @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually%s", hint)
+			return nil, fmt.Errorf("unknown alias, allowed are @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually%s", hint)
 		}
 	}
 	if strings.HasPrefix(expanded, "TZ=") || strings.HasPrefix(expanded, "CRON_TZ=") {
-		return nil, invalid("the time zone is set by the option TimeZone, not in the pattern")
+		return nil, errors.New("the time zone is set by the option TimeZone, not in the pattern")
 	}
 	texts := strings.Fields(expanded)
 	if len(texts) == len(cronFields)+1 {
-		return nil, invalid("6 fields, want 5: minute, hour, day-of-month, month, day-of-week; there are no seconds and no years")
+		return nil, errors.New("6 fields, want 5: minute, hour, day-of-month, month, day-of-week; there are no seconds and no years")
 	}
 	if len(texts) != len(cronFields) {
-		return nil, invalid("%d fields, want 5: minute, hour, day-of-month, month, day-of-week", len(texts))
+		return nil, fmt.Errorf("%d fields, want 5: minute, hour, day-of-month, month, day-of-week", len(texts))
 	}
 	for i, bits := range []*uint64{&c.minute, &c.hour, &c.dom, &c.month, &c.dow} {
 		var err error
 		if *bits, err = cronFields[i].parse(texts[i]); err != nil {
-			return nil, invalid("field %s: %s", cronFields[i].name, err)
+			return nil, fmt.Errorf("field %s: %w", cronFields[i].name, err)
 		}
 	}
 	if c.dow&(1<<sunday) != 0 {
@@ -106,7 +93,7 @@ func ParseCron(pattern string, loc *time.Location) (Schedule, error) {
 	}
 	c.hourStar, c.domStar, c.dowStar = texts[1][0] == '*', texts[2][0] == '*', texts[4][0] == '*'
 	if _, ok := c.nextDay(civilDay(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC))); !ok {
-		return nil, invalid("field day-of-month: no such day in the months of field month, so it never fires")
+		return nil, errors.New("field day-of-month: no such day in the months of field month, so it never fires")
 	}
 	return c, nil
 }
@@ -170,14 +157,15 @@ func (f field) value(text string) (int, error) {
 	return v, nil
 }
 
-func (c *cron) String() string { return c.pattern }
+// String returns the pattern.
+func (c *Schedule) String() string { return c.pattern }
 
-// Zone returns the name of its time zone, for [Status].Zone.
-func (c *cron) Zone() string { return c.zone }
+// Zone returns the name of its time zone.
+func (c *Schedule) Zone() string { return c.zone }
 
 // Next finds the tick on the wall clock, as if the zone never changed, and maps it
 // to an instant. A pattern whose hour follows real time walks real minutes instead.
-func (c *cron) Next(t time.Time) time.Time {
+func (c *Schedule) Next(t time.Time) time.Time {
 	t = t.UTC()
 	if c.hourStar {
 		return c.nextReal(t)
@@ -191,7 +179,7 @@ func (c *cron) Next(t time.Time) time.Time {
 	return time.Time{}
 }
 
-func (c *cron) nextReal(t time.Time) time.Time {
+func (c *Schedule) nextReal(t time.Time) time.Time {
 	local := t.In(c.loc).Truncate(time.Second).Add(time.Second)
 	for {
 		// Zones have been off by seconds, so a local minute may begin at any second.
@@ -219,7 +207,7 @@ func (c *cron) nextReal(t time.Time) time.Time {
 
 // nextCivil returns the first wall-clock time after civil that matches, reckoned
 // in UTC, and false if there is none.
-func (c *cron) nextCivil(civil time.Time) (time.Time, bool) {
+func (c *Schedule) nextCivil(civil time.Time) (time.Time, bool) {
 	civil = civil.Truncate(time.Minute).Add(time.Minute)
 	for {
 		day, ok := c.nextDay(civilDay(civil))
@@ -252,7 +240,7 @@ func (c *cron) nextCivil(civil time.Time) (time.Time, bool) {
 const maxDays = 41 * 366
 
 // nextDay returns the first matching day from day on, and false if there is none.
-func (c *cron) nextDay(day time.Time) (time.Time, bool) {
+func (c *Schedule) nextDay(day time.Time) (time.Time, bool) {
 	for range maxDays {
 		if match(c.month, int(day.Month())) {
 			dom, dow := match(c.dom, day.Day()), match(c.dow, int(day.Weekday()))
@@ -264,6 +252,8 @@ func (c *cron) nextDay(day time.Time) (time.Time, bool) {
 	}
 	return time.Time{}, false
 }
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 func match(bits uint64, v int) bool { return bits&(1<<v) != 0 }
 

@@ -272,30 +272,3 @@ func TestTriggerTx_NeedsTheRole(t *testing.T) {
 	require.Empty(t, id)
 	require.Empty(t, plain.name, "nothing is enqueued")
 }
-
-func TestHealthAndStatus_AsJSON(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		value any
-		want  string
-	}{
-		{jobs.Health{}, `{"healthy":false,"started":false,"oldest_waiting_seconds":0}`},
-		{
-			jobs.Health{Healthy: true, Reasons: []jobs.Reason{{Text: "x"}, {Job: "a.b", Text: "is y"}}, Started: true, OldestWaiting: 1500 * time.Millisecond, Totals: map[jobs.State]jobs.Count{jobs.StateWaiting: {N: 2}}},
-			`{"healthy":true,"reasons":[{"text":"x"},{"job":"a.b","text":"is y"}],"started":true,"oldest_waiting_seconds":1.5,"totals":{"waiting":2}}`,
-		},
-		{jobs.Status{Name: "a.b", Schedule: "on demand"}, `{"name":"a.b","schedule":"on demand","waiting":0,"running":0,"retrying":0}`},
-		{
-			jobs.Status{
-				Name: "a.b", Schedule: "0 3 * * *", Zone: "UTC", PrevTick: at(t, "2025-01-01T03:00:00Z"), PrevState: jobs.StateCompleted,
-				Missed: 4, LastSuccess: at(t, "2025-01-01T03:00:00Z"), NextTick: at(t, "2025-01-02T03:00:00Z"), OverdueBy: 90 * time.Second, Waiting: 3, Running: 2, Retrying: 1,
-			},
-			`{"name":"a.b","schedule":"0 3 * * *","zone":"UTC","previous_tick":"2025-01-01T03:00:00Z","previous_state":"completed","missed":4,"last_success":"2025-01-01T03:00:00Z",
-				"next_tick":"2025-01-02T03:00:00Z","overdue_seconds":90,"waiting":3,"running":2,"retrying":1}`,
-		},
-	} {
-		got, err := json.Marshal(test.value)
-		require.NoError(t, err)
-		require.JSONEq(t, test.want, string(got))
-	}
-}

@@ -106,24 +106,6 @@ type Run struct {
 	Data json.RawMessage
 }
 
-// MarshalJSON leaves out what is zero.
-func (r Run) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		ID          string          `json:"id"`
-		Name        string          `json:"name"`
-		State       State           `json:"state"`
-		Tick        time.Time       `json:"tick,omitzero"`
-		Attempt     int             `json:"attempt"`
-		MaxAttempts int             `json:"max_attempts"`
-		CreatedAt   time.Time       `json:"created_at,omitzero"`
-		DueAt       time.Time       `json:"due_at,omitzero"`
-		StartedAt   time.Time       `json:"started_at,omitzero"`
-		EndedAt     time.Time       `json:"ended_at,omitzero"`
-		Error       string          `json:"error,omitempty"`
-		Data        json.RawMessage `json:"data,omitempty"`
-	}{r.ID, r.Name, r.State, r.Tick, r.Attempt, r.MaxAttempts, r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, r.Data})
-}
-
 // Activity is the answer of [ActivityReporter].
 type Activity struct {
 	// Start is the beginning of the first step, and Step how long each is.
@@ -138,17 +120,7 @@ type Activity struct {
 
 // Outcomes counts how jobs ended.
 type Outcomes struct {
-	Completed int `json:"completed"` // done
-	Failed    int `json:"failed"`    // failed for good
-	Other     int `json:"other"`     // cancelled or skipped
-}
-
-// MarshalJSON renders Step as step_seconds.
-func (a Activity) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		Start         time.Time             `json:"start"`
-		Step          float64               `json:"step_seconds"`
-		CompleteSince time.Time             `json:"complete_since"`
-		Jobs          map[string][]Outcomes `json:"jobs"`
-	}{a.Start, a.Step.Seconds(), a.CompleteSince, a.Jobs})
+	Completed int // done
+	Failed    int // failed for good
+	Other     int // cancelled or skipped
 }

@@ -2,10 +2,8 @@ package jobs
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -173,35 +171,6 @@ func (c Count) String() string {
 	return strconv.Itoa(c.N)
 }
 
-// MarshalJSON renders OldestWaiting as oldest_waiting_seconds, and lists the states of which there may be more
-// than totals says in at_least.
-func (h Health) MarshalJSON() ([]byte, error) {
-	type reason struct {
-		Job  string `json:"job,omitempty"`
-		Text string `json:"text"`
-	}
-	var reasons []reason
-	for _, r := range h.Reasons {
-		reasons = append(reasons, reason(r))
-	}
-	totals, atLeast := map[State]int{}, []State{}
-	for state, count := range h.Totals {
-		totals[state] = count.N
-		if count.AtLeast {
-			atLeast = append(atLeast, state)
-		}
-	}
-	slices.Sort(atLeast)
-	return json.Marshal(struct {
-		Healthy       bool          `json:"healthy"`
-		Reasons       []reason      `json:"reasons,omitempty"`
-		Started       bool          `json:"started"`
-		OldestWaiting float64       `json:"oldest_waiting_seconds"`
-		Totals        map[State]int `json:"totals,omitempty"`
-		AtLeast       []State       `json:"at_least,omitempty"`
-	}{h.Healthy, reasons, h.Started, h.OldestWaiting.Seconds(), totals, atLeast})
-}
-
 // Status is what [Monitor.Jobs] tells of one registered job.
 type Status struct {
 	// Name is the job's name.
@@ -239,28 +208,4 @@ type Status struct {
 	// Waiting counts as [Monitor.QueueSize] does; Retrying is the part of it that has
 	// failed before. Running counts what runs in all processes.
 	Waiting, Running, Retrying int
-}
-
-// MarshalJSON renders OverdueBy as overdue_seconds and leaves out zero times.
-func (s Status) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		Name          string      `json:"name"`
-		Schedule      string      `json:"schedule"`
-		Zone          string      `json:"zone,omitempty"`
-		PrevTick      time.Time   `json:"previous_tick,omitzero"`
-		PrevState     State       `json:"previous_state,omitempty"`
-		Missed        int         `json:"missed,omitempty"`
-		LastSuccess   time.Time   `json:"last_success,omitzero"`
-		NextTick      time.Time   `json:"next_tick,omitzero"`
-		Upcoming      []time.Time `json:"upcoming,omitempty"`
-		OverdueBy     float64     `json:"overdue_seconds,omitzero"`
-		OverdueReason string      `json:"overdue_reason,omitempty"`
-		PausedSince   time.Time   `json:"paused_since,omitzero"`
-		Waiting       int         `json:"waiting"`
-		Running       int         `json:"running"`
-		Retrying      int         `json:"retrying"`
-	}{
-		s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.Missed, s.LastSuccess, s.NextTick, s.Upcoming,
-		s.OverdueBy.Seconds(), s.OverdueReason, s.PausedSince, s.Waiting, s.Running, s.Retrying,
-	})
 }

@@ -31,7 +31,6 @@ func byName(all []jobs.Status, name string) (jobs.Status, bool) {
 
 // readable returns those of the jobs that r may read, and the names of the others.
 func (h *handler) readable(r *http.Request, all []jobs.Status) (visible []jobs.Status, hidden []string) {
-	visible = []jobs.Status{} // in JSON a list, even if empty
 	for _, st := range all {
 		if h.allowed(r, ActionRead, st.Name) {
 			visible = append(visible, st)
@@ -51,7 +50,7 @@ func (h *handler) apiList(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	visible, _ := h.readable(r, snap.value)
-	writeJSON(w, http.StatusOK, visible)
+	writeJSON(w, http.StatusOK, each(visible, statusOf))
 }
 
 func (h *handler) apiJob(w http.ResponseWriter, r *http.Request) {
@@ -68,20 +67,18 @@ func (h *handler) apiJob(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var out struct {
-		Job  jobs.Status `json:"job"`
-		Runs *[]jobs.Run `json:"runs,omitempty"` // nil where the scheduler cannot tell
+		Job  statusJSON `json:"job"`
+		Runs *[]runJSON `json:"runs,omitempty"` // nil where the scheduler cannot tell
 	}
-	var ok bool
-	if out.Job, ok = byName(snap.value, r.PathValue("name")); !ok {
+	st, ok := byName(snap.value, r.PathValue("name"))
+	if !ok {
 		h.refuse(w, r, ActionRead)
 		return
 	}
-	switch runs, err := h.runs(ctx, out.Job.Name, limit); {
+	out.Job = statusOf(st)
+	switch runs, err := h.runs(ctx, st.Name, limit); {
 	case err == nil:
-		if runs == nil {
-			runs = []jobs.Run{}
-		}
-		out.Runs = &runs
+		out.Runs = new(each(runs, runOf))
 	case !errors.Is(err, errors.ErrUnsupported):
 		h.fail(w, r, err)
 		return
@@ -188,7 +185,7 @@ func (h *handler) apiActivity(w http.ResponseWriter, r *http.Request) {
 			a.Jobs[name] = steps
 		}
 	}
-	writeJSON(w, http.StatusOK, a)
+	writeJSON(w, http.StatusOK, activityOf(a))
 }
 
 // loadActivity returns the question of a cache.
@@ -235,7 +232,7 @@ func (h *handler) healthy(w http.ResponseWriter, r *http.Request) {
 	}
 	all := h.statuses.get(ctx)
 	_, hidden := h.readable(r, all.value)
-	writeJSON(w, status, h.censor(r, snap.value, all.at.IsZero() || len(hidden) > 0))
+	writeJSON(w, status, healthOf(h.censor(r, snap.value, all.at.IsZero() || len(hidden) > 0)))
 }
 
 // censor leaves out of a health what r may not read: reasons are about jobs, and totals count them. partly says that

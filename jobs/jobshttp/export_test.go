@@ -1,6 +1,10 @@
 package jobshttp
 
-import "time"
+import (
+	"time"
+
+	"github.com/everytick/everytick/jobs"
+)
 
 // What the tests look at from inside.
 var (
@@ -24,3 +28,18 @@ const CallTimeout time.Duration = callTimeout
 
 // MaxBody is the largest request body.
 const MaxBody = maxBody
+
+// JSON returns what is encoded for a value of package jobs.
+func JSON(v any) any {
+	switch v := v.(type) {
+	case jobs.Health:
+		return healthOf(v)
+	case jobs.Status:
+		return statusOf(v)
+	case jobs.Run:
+		return runOf(v)
+	case jobs.Activity:
+		return activityOf(v)
+	}
+	return nil
+}

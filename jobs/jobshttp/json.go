@@ -1,0 +1,114 @@
+package jobshttp
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+// What follows are the JSON forms of the answers. Durations are seconds; what is zero and optional is left out.
+
+type healthJSON struct {
+	Healthy       bool               `json:"healthy"`
+	Reasons       []reasonJSON       `json:"reasons,omitempty"`
+	Started       bool               `json:"started"`
+	OldestWaiting float64            `json:"oldest_waiting_seconds"`
+	Totals        map[jobs.State]int `json:"totals,omitempty"`
+	AtLeast       []jobs.State       `json:"at_least,omitempty"` // there may be more in these states than totals says
+}
+
+type reasonJSON struct {
+	Job  string `json:"job,omitempty"`
+	Text string `json:"text"`
+}
+
+func healthOf(h jobs.Health) healthJSON {
+	out := healthJSON{Healthy: h.Healthy, Started: h.Started, OldestWaiting: h.OldestWaiting.Seconds(), Totals: map[jobs.State]int{}}
+	for _, r := range h.Reasons {
+		out.Reasons = append(out.Reasons, reasonJSON(r))
+	}
+	for state, count := range h.Totals {
+		out.Totals[state] = count.N
+		if count.AtLeast {
+			out.AtLeast = append(out.AtLeast, state)
+		}
+	}
+	slices.Sort(out.AtLeast)
+	return out
+}
+
+type statusJSON struct {
+	Name          string      `json:"name"`
+	Schedule      string      `json:"schedule"`
+	Zone          string      `json:"zone,omitempty"`
+	PrevTick      time.Time   `json:"previous_tick,omitzero"`
+	PrevState     jobs.State  `json:"previous_state,omitempty"`
+	Missed        int         `json:"missed,omitempty"`
+	LastSuccess   time.Time   `json:"last_success,omitzero"`
+	NextTick      time.Time   `json:"next_tick,omitzero"`
+	Upcoming      []time.Time `json:"upcoming,omitempty"`
+	OverdueBy     float64     `json:"overdue_seconds,omitzero"`
+	OverdueReason string      `json:"overdue_reason,omitempty"`
+	PausedSince   time.Time   `json:"paused_since,omitzero"`
+	Waiting       int         `json:"waiting"`
+	Running       int         `json:"running"`
+	Retrying      int         `json:"retrying"`
+}
+
+func statusOf(s jobs.Status) statusJSON {
+	return statusJSON{
+		s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.Missed, s.LastSuccess, s.NextTick, s.Upcoming,
+		s.OverdueBy.Seconds(), s.OverdueReason, s.PausedSince, s.Waiting, s.Running, s.Retrying,
+	}
+}
+
+type runJSON struct {
+	ID          string          `json:"id"`
+	Name        string          `json:"name"`
+	State       jobs.State      `json:"state"`
+	Tick        time.Time       `json:"tick,omitzero"`
+	Attempt     int             `json:"attempt"`
+	MaxAttempts int             `json:"max_attempts"`
+	CreatedAt   time.Time       `json:"created_at,omitzero"`
+	DueAt       time.Time       `json:"due_at,omitzero"`
+	StartedAt   time.Time       `json:"started_at,omitzero"`
+	EndedAt     time.Time       `json:"ended_at,omitzero"`
+	Error       string          `json:"error,omitempty"`
+	Data        json.RawMessage `json:"data,omitempty"`
+}
+
+func runOf(r jobs.Run) runJSON {
+	return runJSON{r.ID, r.Name, r.State, r.Tick, r.Attempt, r.MaxAttempts, r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, r.Data}
+}
+
+type activityJSON struct {
+	Start         time.Time                 `json:"start"`
+	Step          float64                   `json:"step_seconds"`
+	CompleteSince time.Time                 `json:"complete_since"`
+	Jobs          map[string][]outcomesJSON `json:"jobs"`
+}
+
+type outcomesJSON struct {
+	Completed int `json:"completed"`
+	Failed    int `json:"failed"`
+	Other     int `json:"other"`
+}
+
+func activityOf(a jobs.Activity) activityJSON {
+	out := activityJSON{a.Start, a.Step.Seconds(), a.CompleteSince, map[string][]outcomesJSON{}}
+	for name, steps := range a.Jobs {
+		out.Jobs[name] = each(steps, func(o jobs.Outcomes) outcomesJSON { return outcomesJSON(o) })
+	}
+	return out
+}
+
+// each applies form to all; in JSON it is a list, even if empty.
+func each[T, J any](all []T, form func(T) J) []J {
+	out := make([]J, len(all))
+	for i, v := range all {
+		out[i] = form(v)
+	}
+	return out
+}

@@ -25,10 +25,11 @@ func TestImportRules(t *testing.T) {
 		internal, provider            = module + "internal", module + "jobs/provider"
 	)
 	portable := []string{river, tint, adapters, modules, migrations, internal}
-	rules := []struct {
+	type rule struct {
 		packages string
 		never    []string
-	}{
+	}
+	rules := []rule{
 		{"./jobs", slices.Concat(portable, []string{testify, module + "jobs/provider"})},
 		{"./jobs/provider", slices.Concat(portable, []string{testify})},
 		{"./jobs/providertest", portable},
@@ -51,10 +52,11 @@ func TestImportRules(t *testing.T) {
 				never = append(never, modules+"/"+other)
 			}
 		}
-		rules = append(rules, struct {
-			packages string
-			never    []string
-		}{"./modules/" + name, never})
+		rules = append(rules, rule{"./modules/" + name, never})
+	}
+	// Main programs choose whether to carry the time zone database.
+	for _, packages := range []string{"./jobs/...", "./adapters/...", "./modules/...", "./migrations", "./internal/batch"} {
+		rules = append(rules, rule{packages, []string{"time/tzdata"}})
 	}
 	for _, rule := range rules {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", rule.packages).Output()

@@ -117,7 +117,8 @@ func Concurrency(n int) Option {
 // TimeZone sets the zone in which a cron pattern is read. Defaults to UTC. It
 // applies to RegisterCron alone. [time.Local] is [ErrInvalidOption]: its meaning differs from
 // process to process, and all have to agree. A zone given by its name is taken in every
-// process, whatever the process's own zone is.
+// process, whatever the process's own zone is. A program that runs where the system has
+// no zone files imports time/tzdata.
 func TimeZone(loc *time.Location) Option {
 	return option(func(s *settings) error {
 		if loc == nil {

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	_ "time/tzdata" // so that TimeZone works where the system has no zone files, as in scratch images
 )
 
 // A Schedule is a parsed pattern. Why not robfig/cron: it skips or doubles runs at clock

@@ -10,29 +10,28 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// errUnexpected says that River did something with its transaction that a stand-in cannot do.
-var errUnexpected = errors.New("river: insert: a stand-in for a transaction cannot do that")
+var errUnsupported = errors.New("the stand-in for a transaction does not support this call")
 
-// standIn is a transaction to River and none to PostgreSQL: River's INSERT is one statement and commits by
-// itself, which spares the round trips of BEGIN and COMMIT. It holds a connection only while that runs, so
-// none is held while users' hooks do. River asks for Config, which tells it how queries are sent; QueryRow,
-// once, to find what the server can do; Query, for the INSERT; and Exec, for the notification, which package
-// wake sends.
+// standIn is a transaction to River but not to PostgreSQL: River's INSERT is one statement that commits by itself,
+// which saves the round trips of BEGIN and COMMIT. It holds a connection only during the INSERT, not while users'
+// hooks run. River calls Config for the mode of queries, QueryRow once for the server's features, Query for the
+// INSERT, and Exec for its notification, which package wake sends instead.
 type standIn struct {
-	pool       *pgxpool.Pool
-	config     *pgxpool.Config
-	outcome    Outcome
-	unexpected bool // River did something else
+	pool        *pgxpool.Pool
+	config      *pgxpool.Config
+	outcome     Outcome
+	unsupported bool // River called another method
 }
 
 var _ pgx.Tx = (*standIn)(nil)
 
 func (s *standIn) refuse() error {
-	s.unexpected = true
-	return errUnexpected
+	s.unsupported = true
+	return errUnsupported
 }
 
-// Config has the pool's settings. Without it River would take those of the connection.
+// Config returns the pool's settings. Without it River would encode arguments for cached statements, whatever the
+// pool's query mode.
 func (s *standIn) Config() *pgxpool.Config { return s.config }
 
 // Query sends the INSERT.
@@ -47,7 +46,7 @@ func (s *standIn) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 	}
 	s.outcome.Sent = true
 	rows, err := conn.Query(ctx, sql, args...)
-	held := &heldRows{Rows: rows, conn: conn, of: s}
+	held := &heldRows{Rows: rows, conn: conn, tx: s}
 	if err != nil {
 		held.release()
 		return nil, err
@@ -55,11 +54,11 @@ func (s *standIn) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 	return held, nil
 }
 
-// heldRows releases its connection when it is closed, and says whether that still works.
+// heldRows releases its connection when it is closed, and records whether the connection still works.
 type heldRows struct {
 	pgx.Rows
 	conn *pgxpool.Conn
-	of   *standIn
+	tx   *standIn
 }
 
 func (r *heldRows) Close() {
@@ -69,18 +68,18 @@ func (r *heldRows) Close() {
 
 func (r *heldRows) release() {
 	if r.conn != nil {
-		r.of.outcome.Intact = !r.conn.Conn().IsClosed()
+		r.tx.outcome.Intact = !r.conn.Conn().IsClosed()
 		r.conn.Release()
 		r.conn = nil
 	}
 }
 
-// QueryRow is for what River asks about the server.
+// QueryRow sends River's queries about the server.
 func (s *standIn) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	return s.pool.QueryRow(ctx, sql, args...)
 }
 
-// Exec leaves out River's notification.
+// Exec drops River's notification.
 func (s *standIn) Exec(_ context.Context, sql string, _ ...any) (pgconn.CommandTag, error) {
 	if !isNotify(sql) {
 		return pgconn.CommandTag{}, s.refuse()
@@ -90,7 +89,7 @@ func (s *standIn) Exec(_ context.Context, sql string, _ ...any) (pgconn.CommandT
 
 func isNotify(sql string) bool { return strings.Contains(sql, "pg_notify(") }
 
-// Begin implements [pgx.Tx], as all that follows.
+// Begin is not supported, like the methods below.
 func (s *standIn) Begin(context.Context) (pgx.Tx, error) { return nil, s.refuse() }
 
 func (s *standIn) Commit(context.Context) error { return s.refuse() }
@@ -106,7 +105,7 @@ func (s *standIn) SendBatch(context.Context, *pgx.Batch) pgx.BatchResults {
 }
 
 func (s *standIn) LargeObjects() pgx.LargeObjects {
-	s.unexpected = true
+	s.unsupported = true
 	return pgx.LargeObjects{}
 }
 
@@ -114,10 +113,10 @@ func (s *standIn) Prepare(context.Context, string, string) (*pgconn.StatementDes
 	return nil, s.refuse()
 }
 
-// Conn returns nil: there is no one connection.
+// Conn returns nil, because there is no single connection.
 func (s *standIn) Conn() *pgx.Conn { return nil }
 
-// refusedBatch is a [pgx.BatchResults] of a batch that was not sent.
+// refusedBatch is the result of a batch that was not sent.
 type refusedBatch struct{ err error }
 
 func (b refusedBatch) Exec() (pgconn.CommandTag, error) { return pgconn.CommandTag{}, b.err }
@@ -130,8 +129,8 @@ type refusedRow struct{ err error }
 
 func (r refusedRow) Scan(...any) error { return r.err }
 
-// quiet is a transaction in which River sends no notification: package wake does, since River's limiter
-// drops what comes within its cooldown, and counts one that was rolled back.
+// quiet is a transaction without River's notifications. Package wake sends them, because River drops those within
+// its cooldown, even if the previous one was rolled back.
 type quiet struct{ pgx.Tx }
 
 func (q quiet) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {

@@ -53,11 +53,13 @@ func (c *Clock) Until(t time.Time) time.Duration {
 // is nil, because a caller with a transaction must not wait for a second connection of the same pool.
 func (c *Clock) Now(ctx context.Context, tx pgx.Tx) (time.Time, error) {
 	if age := c.Wall().UnixNano() - c.measured.Load(); age < 0 || age > int64(maxAge) {
-		measure := c.Measure
+		var err error
 		if tx != nil {
-			measure = func(ctx context.Context) error { return c.measure(ctx, tx) }
+			err = c.measure(ctx, tx)
+		} else {
+			err = c.Measure(ctx)
 		}
-		if err := measure(ctx); err != nil {
+		if err != nil {
 			return time.Time{}, err
 		}
 	}

@@ -1,3 +1,9 @@
+// Package insert inserts jobs into River's table. All inserts go through River's client, so that River encodes and
+// validates them and runs hooks and insert middleware.
+//
+// Concurrent callers share one INSERT. If the INSERT fails and provably stored nothing, the batch is split until
+// the job that caused the failure is found. After any other failure each caller gets an error saying that its job
+// may or may not have been stored, and no job is inserted again.
 package insert
 
 import (

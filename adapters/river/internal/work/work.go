@@ -157,7 +157,7 @@ func (a *attempt) log() *slog.Logger {
 func (a *attempt) decode(ctx context.Context) error {
 	if bytes.Contains(a.row.Metadata, []byte(`"everytick_`)) {
 		if err := json.Unmarshal(a.row.Metadata, &a.meta); err != nil {
-			return a.fail(ctx, fmt.Errorf("river: metadata does not decode: %w", err))
+			return a.reject(ctx, fmt.Errorf("river: metadata does not decode: %w", err))
 		}
 	}
 	a.run = &jobs.Job{
@@ -171,23 +171,23 @@ func (a *attempt) decode(ctx context.Context) error {
 	case string:
 		at, err := time.Parse(time.RFC3339Nano, tick)
 		if err != nil {
-			return a.fail(ctx, fmt.Errorf("river: tick does not decode: %w", err))
+			return a.reject(ctx, fmt.Errorf("river: tick does not decode: %w", err))
 		}
 		a.run.Tick = at.UTC()
 	default:
-		return a.end(ctx, "skipped: the tick was stored by an older version")
+		return a.endSkipped(ctx, "skipped: the tick was stored by an older version")
 	}
 	return nil
 }
 
-// fail ends a run that cannot be decoded.
-func (a *attempt) fail(ctx context.Context, err error) error {
+// reject ends a run that cannot be decoded.
+func (a *attempt) reject(ctx context.Context, err error) error {
 	a.log().ErrorContext(ctx, "job failed for good", "error", err)
 	return riverqueue.JobCancel(err)
 }
 
-// end skips the run and stores the reason.
-func (a *attempt) end(ctx context.Context, reason string) error {
+// endSkipped ends the run as skipped and stores the reason.
+func (a *attempt) endSkipped(ctx context.Context, reason string) error {
 	a.log().WarnContext(ctx, "job "+reason, "tick", a.run.Tick)
 	if err := riverqueue.MetadataSet(ctx, metaSkipped, reason); err != nil {
 		return err
@@ -256,7 +256,7 @@ func (a *attempt) skip(ctx context.Context) error {
 		due = a.run.StartedAt // an earlier attempt started in time, or somebody retried it by hand
 	}
 	if reason := a.job.Skip(a.run, due, overlaps); reason != "" {
-		return a.end(ctx, reason)
+		return a.endSkipped(ctx, reason)
 	}
 	if a.job.StartWithin > 0 {
 		return riverqueue.MetadataSet(ctx, metaStarted, true)

@@ -26,12 +26,10 @@ func SearchIndexes(keep bool) MigrateOption {
 	return func(m *migration) { m.search = &keep }
 }
 
-// Migrate creates the schema, "river" if it is "", applies River's migrations to it,
-// and adds what this package needs beside them: tables of schedules, processes and paused
-// jobs, and two columns to River's index of jobs by kind, for counting. It does nothing where
-// that is done already, and processes that call it together do it one after the other. It
-// needs the right to create a schema only if the schema does not exist, and two connections
-// of the pool.
+// Migrate creates the schema, "river" if it is "", applies River's migrations to it, and adds what this package
+// needs: tables of schedules, processes and paused jobs, and two more columns, for counting, in River's index of jobs
+// by kind. It does nothing if that is done already; processes that call it at the same time take turns. It needs the
+// right to create a schema only if the schema does not exist, and two connections of the pool.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, opts ...MigrateOption) error {
 	schema, err := checkSchema(schema)
 	if err != nil {
@@ -57,8 +55,8 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, schema string, opts ...Mig
 	return nil
 }
 
-// inspectIndexes returns those indexes that River's reindexer can rebuild, which are
-// there and ours: it complains of others. It logs if what Migrate adds is missing.
+// inspectIndexes returns the indexes that River's reindexer may rebuild: those that exist and that this role owns.
+// River logs errors about others. It warns if what Migrate adds is missing.
 func (s *Scheduler) inspectIndexes(ctx context.Context) ([]string, error) {
 	indexes, err := s.store.Indexes(ctx, s.pool)
 	if err != nil {
@@ -71,9 +69,8 @@ func (s *Scheduler) inspectIndexes(ctx context.Context) ([]string, error) {
 	return slices.DeleteFunc(riverqueue.ReindexerIndexNamesDefault(), func(name string) bool { return !indexes[name].Owned }), nil
 }
 
-// checkMigrated says in words what Migrate would have to do, or "". River's check asks
-// for the columns it knows, which takes some milliseconds, so a schema that has passed
-// is only looked at again when a query says that a table is gone.
+// checkMigrated returns what is missing in the schema, or "". River's check takes some milliseconds, so a schema that
+// has passed is checked again only when a query reports a missing table.
 func (s *Scheduler) checkMigrated(ctx context.Context) (reason string, err error) {
 	if s.migrated.Load() {
 		return "", nil
@@ -94,7 +91,7 @@ func (s *Scheduler) notMigrated() string {
 	return fmt.Sprintf("schema %q lacks River's tables, or everytick's, or their latest version: call river.Migrate", s.cfg.Schema)
 }
 
-// unmigrated says of an error about a missing table what to do.
+// unmigrated adds to an error about a missing table what to do.
 func (s *Scheduler) unmigrated(err error) error {
 	if store.IsMissing(err) {
 		return fmt.Errorf("%s: %w", s.notMigrated(), err)

@@ -214,7 +214,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	if s.inserting, err = riverqueue.NewClient(riverpgxv5.New(pool), riverCfg); err != nil {
 		return nil, fmt.Errorf("river: %w", err)
 	}
-	s.inserts = insert.New(pool, s.inserting, s.clock, insertsInTx(riverCfg), s.wake.Inserted)
+	s.inserts = insert.New(pool, s.inserting, s.clock, insertsInTx(riverCfg), s.wake)
 	if linked := store.NewerRiver(); linked != "" {
 		s.log.Warn("this program links a newer River than everytick was tested with; parts it relies on may have changed",
 			"linked", linked, "tested", store.TestedRiver)

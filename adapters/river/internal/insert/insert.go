@@ -40,20 +40,25 @@ type Inserter struct {
 	config   *pgxpool.Config
 	client   *riverqueue.Client[pgx.Tx]
 	clock    *dbclock.Clock
-	inserted func(ctx context.Context, jobs []*Job)
+	notifier Notifier
 	// inTx makes every batch a real transaction. It is needed with an insert middleware, so that nothing is stored
 	// if the middleware fails after the INSERT, and if River does something that a stand-in does not support.
 	inTx  atomic.Bool
 	batch *batch.Batcher[*Job]
 }
 
+// A Notifier notifies workers of inserted jobs.
+type Notifier interface {
+	// Attach may add the notification for jobs to the batch that inserts them, and reports whether it did.
+	Attach(batch *pgx.Batch, jobs []*Job) bool
+	// Inserted is called after jobs were committed.
+	Inserted(ctx context.Context, jobs []*Job, attached bool)
+}
+
 // New returns an inserter that uses client, which must have a [Hook] with clock, and pool. With inTx, each batch is
-// a real transaction. inserted is called with jobs that were inserted and committed.
-func New(
-	pool *pgxpool.Pool, client *riverqueue.Client[pgx.Tx], clock *dbclock.Clock, inTx bool,
-	inserted func(ctx context.Context, jobs []*Job),
-) *Inserter {
-	in := &Inserter{pool: pool, config: pool.Config(), client: client, clock: clock, inserted: inserted}
+// a real transaction.
+func New(pool *pgxpool.Pool, client *riverqueue.Client[pgx.Tx], clock *dbclock.Clock, inTx bool, n Notifier) *Inserter {
+	in := &Inserter{pool: pool, config: pool.Config(), client: client, clock: clock, notifier: n}
 	in.inTx.Store(inTx)
 	in.batch = batch.New(batch.Config[*Job]{
 		Call: in.insert, Divisible: divisible, Size: (*Job).size,
@@ -91,12 +96,18 @@ func (in *Inserter) One(ctx context.Context, j *Job) error {
 // insert inserts all jobs or none, in one statement.
 func (in *Inserter) insert(ctx context.Context, jobs []*Job) (err error) {
 	ctx = context.WithValue(ctx, insertingKey{}, true)
+	attached := false
 	if in.inTx.Load() {
 		err = in.insertInTx(ctx, jobs)
 	} else {
-		tx := &standIn{pool: in.pool, config: in.config}
-		err = in.insertBy(ctx, tx, jobs)
-		err = tx.outcome.Judge(err)
+		attach := func(batch *pgx.Batch) { attached = in.notifier.Attach(batch, jobs) }
+		tx := &standIn{pool: in.pool, config: in.config, attach: attach}
+		err = tx.outcome.Judge(in.insertBy(ctx, tx, jobs))
+		if attached && divisible(err) { // the notification may be the cause
+			attached = false
+			tx = &standIn{pool: in.pool, config: in.config}
+			err = tx.outcome.Judge(in.insertBy(ctx, tx, jobs))
+		}
 		if err != nil && tx.unsupported && !tx.outcome.Sent {
 			in.inTx.Store(true)
 			err = in.insertInTx(ctx, jobs)
@@ -104,7 +115,7 @@ func (in *Inserter) insert(ctx context.Context, jobs []*Job) (err error) {
 	}
 	switch {
 	case err == nil:
-		in.inserted(ctx, slices.DeleteFunc(slices.Clone(jobs), func(j *Job) bool { return j.found }))
+		in.notifier.Inserted(ctx, slices.DeleteFunc(slices.Clone(jobs), func(j *Job) bool { return j.found }), attached)
 	case !NotStored(err):
 		return uncertain(err)
 	}
@@ -198,7 +209,7 @@ func (in *Inserter) chunks(
 	})
 	switch {
 	case err == nil:
-		in.inserted(ctx, jobs)
+		in.notifier.Inserted(ctx, jobs, false)
 	case !NotStored(err):
 		return fmt.Errorf("either all of the jobs or none have been stored: %w", err)
 	}

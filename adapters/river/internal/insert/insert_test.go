@@ -33,7 +33,8 @@ type fixture struct {
 	*insert.Inserter
 	pool     *pgxpool.Pool
 	client   *riverqueue.Client[pgx.Tx]
-	inserted atomic.Int64 // jobs passed to the callback
+	inserted atomic.Int64 // jobs passed to the notifier
+	attach   string       // a statement that is sent with each INSERT, if any
 }
 
 type options struct {
@@ -61,11 +62,21 @@ func newFixture(t testing.TB, pool *pgxpool.Pool, o options) *fixture {
 	client, err := riverqueue.NewClient(driver, cfg)
 	require.NoError(t, err)
 	f := &fixture{pool: pool, client: client}
-	f.Inserter = insert.New(pool, client, clock, o.inTx, func(_ context.Context, jobs []*insert.Job) {
-		f.inserted.Add(int64(len(jobs)))
-	})
+	f.Inserter = insert.New(pool, client, clock, o.inTx, notifier{f})
 	return f
 }
+
+type notifier struct{ *fixture }
+
+func (n notifier) Attach(batch *pgx.Batch, _ []*insert.Job) bool {
+	if n.attach == "" {
+		return false
+	}
+	batch.Queue(n.attach)
+	return true
+}
+
+func (n notifier) Inserted(_ context.Context, jobs []*insert.Job, _ bool) { n.inserted.Add(int64(len(jobs))) }
 
 func newJob(n int) *insert.Job {
 	return &insert.Job{Kind: "a.job", Queue: "default", Priority: 1, MaxAttempts: 3, Data: []byte(`{"n": ` + strconv.Itoa(n) + `}`)}
@@ -164,6 +175,38 @@ func TestInserter_ARefusedJobFailsAlone(t *testing.T) {
 				}
 			}
 			require.Equal(t, 38, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
+		})
+	}
+}
+
+// The notification is part of the INSERT's transaction.
+func TestInserter_LosesNoJobToItsNotification(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	for _, test := range []struct {
+		name, attach string
+		wantErr      string
+		stored       int
+	}{
+		{name: "sent", attach: `SELECT pg_notify('a', 'b')`, stored: 1},
+		{name: "refused", attach: `SELECT 1 / 0`, stored: 1},
+		{name: "lost", attach: `SELECT pg_terminate_backend(pg_backend_pid())`, wantErr: "may or may not have been stored"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFixture(t, pool, options{})
+			f.attach = test.attach
+			j := newJob(1)
+			j.Kind = "a." + test.name
+			err := f.One(t.Context(), j)
+			if test.wantErr == "" {
+				require.NoError(t, err)
+				require.NotZero(t, j.ID)
+			} else {
+				require.ErrorContains(t, err, test.wantErr)
+			}
+			stored := scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = $1`, j.Kind)
+			require.Equal(t, test.stored, stored)
+			require.EqualValues(t, test.stored, f.inserted.Load())
 		})
 	}
 }

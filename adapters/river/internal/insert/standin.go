@@ -19,6 +19,7 @@ var errUnsupported = errors.New("the stand-in for a transaction does not support
 type standIn struct {
 	pool        *pgxpool.Pool
 	config      *pgxpool.Config
+	attach      func(*pgx.Batch) // may add a statement to the INSERT's; nil adds none
 	outcome     Outcome
 	unsupported bool // River called another method
 }
@@ -45,33 +46,55 @@ func (s *standIn) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 		return nil, err
 	}
 	s.outcome.Sent = true
-	rows, err := conn.Query(ctx, sql, args...)
-	held := &heldRows{Rows: rows, conn: conn, tx: s}
+	var batch pgx.Batch // PostgreSQL runs it as one transaction
+	batch.Queue(sql, args...)
+	if s.attach != nil {
+		s.attach(&batch)
+	}
+	results := conn.SendBatch(ctx, &batch)
+	rows, err := results.Query()
+	held := &heldRows{Rows: rows, results: results, conn: conn, tx: s}
 	if err != nil {
-		held.release()
+		held.Close()
 		return nil, err
 	}
 	return held, nil
 }
 
-// heldRows releases its connection when it is closed, and records whether the connection still works.
+// heldRows are the rows of the INSERT. At their end they wait for the commit, release the connection, and record
+// whether it still works.
 type heldRows struct {
 	pgx.Rows
-	conn *pgxpool.Conn
-	tx   *standIn
+	results pgx.BatchResults
+	err     error // of the commit
+	conn    *pgxpool.Conn
+	tx      *standIn
+}
+
+func (r *heldRows) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *heldRows) Err() error {
+	if err := r.Rows.Err(); err != nil {
+		return err
+	}
+	return r.err
 }
 
 func (r *heldRows) Close() {
-	r.Rows.Close()
-	r.release()
-}
-
-func (r *heldRows) release() {
-	if r.conn != nil {
-		r.tx.outcome.Intact = !r.conn.Conn().IsClosed()
-		r.conn.Release()
-		r.conn = nil
+	if r.conn == nil {
+		return
 	}
+	r.Rows.Close()
+	r.err = r.results.Close()
+	r.tx.outcome.Intact = !r.conn.Conn().IsClosed()
+	r.conn.Release()
+	r.conn = nil
 }
 
 // QueryRow sends River's queries about the server.

@@ -88,6 +88,11 @@ func (s *Store) BecomingDue(
 	return now, queues, next, err
 }
 
+// QueueNotify adds to batch what NotifyInsert does.
+func (s *Store) QueueNotify(batch *pgx.Batch, queues []string) {
+	batch.Queue(s.sql("NotifyInsert"), s.schema, queues)
+}
+
 // NotifyInsert notifies the workers of these queues, as River does after an insert.
 func (s *Store) NotifyInsert(ctx context.Context, db DB, queues []string) error {
 	return s.exec(ctx, db, "NotifyInsert", s.schema, queues)

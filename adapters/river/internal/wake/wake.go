@@ -66,10 +66,29 @@ func New(pool *pgxpool.Pool, s *store.Store, clock *dbclock.Clock, log *slog.Log
 	return &Waker{pool: pool, store: s, clock: clock, log: log, pollOnly: pollOnly, held: map[string]struct{}{}}
 }
 
-// Inserted notifies for jobs that were inserted and committed.
-func (w *Waker) Inserted(ctx context.Context, jobs []*insert.Job) {
+// Attach adds the notification for jobs to the batch that inserts them, which saves a round trip, and reports whether
+// it did. It does not inside the cooldown.
+func (w *Waker) Attach(batch *pgx.Batch, jobs []*insert.Job) bool {
+	queues := immediate(jobs)
+	if w.pollOnly || len(queues) == 0 {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.armed || time.Since(w.last) < Cooldown {
+		return false
+	}
+	w.last = time.Now()
+	w.store.QueueNotify(batch, queues)
+	return true
+}
+
+// Inserted notifies for jobs that were inserted and committed, unless [Waker.Attach] has.
+func (w *Waker) Inserted(ctx context.Context, jobs []*insert.Job, attached bool) {
 	w.notifyWhenDue(jobs)
-	w.Notify(ctx, immediate(jobs))
+	if !attached {
+		w.Notify(ctx, immediate(jobs))
+	}
 }
 
 // InsertedTx notifies for jobs when tx commits.

@@ -76,7 +76,9 @@ func (n notifier) Attach(batch *pgx.Batch, _ []*insert.Job) bool {
 	return true
 }
 
-func (n notifier) Inserted(_ context.Context, jobs []*insert.Job, _ bool) { n.inserted.Add(int64(len(jobs))) }
+func (n notifier) Inserted(_ context.Context, jobs []*insert.Job, _ bool) {
+	n.inserted.Add(int64(len(jobs)))
+}
 
 func newJob(n int) *insert.Job {
 	return &insert.Job{Kind: "a.job", Queue: "default", Priority: 1, MaxAttempts: 3, Data: []byte(`{"n": ` + strconv.Itoa(n) + `}`)}

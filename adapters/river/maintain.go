@@ -15,8 +15,8 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// The pace of maintenance. upkeepEvery is longer than pause.Every, and shorter than the least Retention, so that what
-// the runs of schedules have come to is copied before their rows are deleted. stepTimeout bounds one step.
+// The pace of maintenance. upkeepEvery is longer than pause.Every, and shorter than the least Retention, so that the
+// outcomes of ticks are copied before their rows are deleted. stepTimeout bounds one step.
 const (
 	upkeepEvery = 10 * time.Second
 	stepTimeout = 10 * time.Second
@@ -28,21 +28,21 @@ type step struct {
 	run  func(ctx context.Context) error
 }
 
-// maintain looks after the jobs of this process until ctx ends, whoever leads: a leader of another service knows
-// nothing of them.
+// maintain looks after the jobs of this process until ctx ends, whether it leads or not: the leader may belong to a
+// service that has not registered them.
 func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 	names, queues := s.homes()
 	pauses := step{"pauses", func(ctx context.Context) error { return s.pauses.Refresh(ctx, ss.pool, names, queues) }}
 	rescue := step{"rescue", func(ctx context.Context) error { return s.rescue(ctx, ss, ss.process.Dead()) }}
 	upkeep := []step{
-		// The statistics come first: with poor ones the others may take long.
+		// Statistics come first: with poor ones the other steps may be slow.
 		{"statistics", func(ctx context.Context) error { return s.store.AnalyzeGrown(ctx, ss.pool) }},
 		rescue,
 		{"queues", func(ctx context.Context) error { return s.rehome(ctx, false) }},
 		{"outcomes of schedules", func(ctx context.Context) error { return s.store.CopyOutcomes(ctx, ss.pool, namesOf(s.schedules())) }},
 		{"processes", func(ctx context.Context) error { return s.store.ForgetProcesses(ctx, ss.pool) }},
 	}
-	// What processes of before have left.
+	// Jobs left in queues by earlier versions.
 	s.runSteps(ctx, step{"queues", func(ctx context.Context) error { return s.rehome(ctx, true) }})
 	s.runSteps(ctx, upkeep...)
 	last := time.Now()
@@ -64,16 +64,16 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 }
 
 func (s *Scheduler) runSteps(ctx context.Context, steps ...step) {
-	for _, step := range steps { // each has its own time
+	for _, step := range steps { // each has its own timeout
 		bounded, cancel := context.WithTimeout(ctx, stepTimeout)
 		if err := step.run(bounded); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "maintenance step failed; it is tried again within seconds", "step", step.name, "error", err)
+			s.log.WarnContext(ctx, "maintenance step failed; retrying within seconds", "step", step.name, "error", err)
 		}
 		cancel()
 	}
 }
 
-// rescue gives jobs of dead processes another attempt.
+// rescue gives the jobs of dead processes another attempt.
 func (s *Scheduler) rescue(ctx context.Context, ss *session, dead []string) error {
 	var own []store.Rescuable
 	for _, d := range s.reg.Jobs() {
@@ -81,26 +81,24 @@ func (s *Scheduler) rescue(ctx context.Context, ss *session, dead []string) erro
 	}
 	n, err := process.Rescue(ctx, s.store, ss.pool, s.log, own, dead)
 	if n > 0 {
-		ss.ticker.Look() // ticks may wait for them
+		ss.ticker.CheckNow() // ticks may have waited for them
 	}
 	return err
 }
 
-// unworkedAfter is how late a job is that seems to lie in a queue which nobody works.
+// unworkedAfter is how late a job must be to be moved out of a queue that seems to have no workers.
 const unworkedAfter = 10 * time.Second
 
-// rehome moves waiting rows of registered jobs out of queues that this process does not
-// work to those they belong to now: when Concurrency was added to or taken from a job,
-// nobody else might work the old queue, into which a process of an older version may still
-// put some. Where its own queue is taken from a job, the workers of that one give it back.
-// Unless all is set it leaves alone what is not late: another version may work that queue.
+// rehome moves waiting jobs of this process to their queues, out of queues that it does not work: after Concurrency
+// was added to or removed from a job, the old queue may have no workers, and processes of an older version may still
+// insert into it. Unless all is set it leaves jobs alone that are not late: another version may work that queue.
 func (s *Scheduler) rehome(ctx context.Context, all bool) error {
 	names, queues := s.homes()
 	worked := append([]string{s.cfg.Queue, store.PausedQueue}, queues...)
 	return s.store.Rehome(ctx, s.ownPool(), names, queues, worked, all, unworkedAfter)
 }
 
-// homes returns the names of all jobs and, beside each, its queue.
+// homes returns the names of all jobs and their queues.
 func (s *Scheduler) homes() (names, queues []string) {
 	for _, d := range s.reg.Jobs() {
 		names, queues = append(names, d.Name), append(queues, s.queueOf(d))
@@ -110,9 +108,8 @@ func (s *Scheduler) homes() (names, queues []string) {
 
 var notInQueueName = regexp.MustCompile(`[^a-z0-9]+`)
 
-// queueOf returns the River queue of a job: its own when it has worker slots of
-// its own. River's queue names take neither dots nor 100 bytes, so a hash keeps
-// them apart.
+// queueOf returns the River queue of a job: its own if it has worker slots of its own. River's queue names allow
+// neither dots nor 100 bytes, so a hash keeps them apart.
 func (s *Scheduler) queueOf(d *provider.Definition) string {
 	if d.Concurrency == 0 {
 		return s.cfg.Queue

@@ -13,35 +13,30 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
-// MigrateOptions change what [Migrate] does.
+// MigrateOptions configure [Migrate].
 type MigrateOptions struct {
-	// Schema is the database schema of River's tables, as in [Config]. Defaults to
-	// [DefaultSchema].
+	// Schema is the database schema of River's tables, as in [Config]. Defaults to [DefaultSchema].
 	Schema string
-	// SearchIndexes says what becomes of River's two GIN indexes, over args and metadata.
-	// They serve searches by args or metadata in River UI, by River's JobList, and in SQL;
-	// nothing else uses them, and without them jobs are stored and worked faster. Defaults
-	// to [SearchIndexesKeep].
+	// SearchIndexes is what to do with River's two GIN indexes, over args and metadata. Only searches by args or
+	// metadata use them, in River UI, by River's JobList, and in SQL; without them jobs are inserted and worked
+	// faster. Defaults to [SearchIndexesKeep].
 	SearchIndexes SearchIndexes
 }
 
-// SearchIndexes says what becomes of River's indexes for searches, see [MigrateOptions].
+// SearchIndexes is what [Migrate] does with River's search indexes. None of it blocks readers or writers of the table.
 type SearchIndexes int
 
-// What [Migrate] can do about River's indexes for searches. None of it blocks those who
-// work with the table.
+// The values of [SearchIndexes].
 const (
 	SearchIndexesKeep  SearchIndexes = iota // leave them as they are; a new schema gets them
 	SearchIndexesDrop                       // drop them
 	SearchIndexesBuild                      // build those that are missing
 )
 
-// Migrate creates the schema, applies River's migrations to it, and adds what this package
-// needs beside them: tables of schedules, processes and paused jobs, and two columns to
-// River's index of jobs by kind, for counting. It does nothing where that is done already,
-// and processes that call it together do it one after the other. It needs the right to create
-// a schema only if the schema does not exist, and two connections of the pool. Nil opts stand
-// for the defaults.
+// Migrate creates the schema, applies River's migrations to it, and adds what this package needs: tables of schedules,
+// processes and paused jobs, and two more columns, for counting, in River's index of jobs by kind. It does nothing if
+// that is done already; processes that call it at the same time take turns. It needs the right to create a schema only
+// if the schema does not exist, and two connections of the pool. opts may be nil.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, opts *MigrateOptions) error {
 	o := *cmp.Or(opts, &MigrateOptions{})
 	schema, err := checkSchema(o.Schema)
@@ -72,8 +67,8 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, opts *MigrateOptions) erro
 	return nil
 }
 
-// inspectIndexes returns those indexes that River's reindexer can rebuild, which are
-// there and ours: it complains of others. It logs if what Migrate adds is missing.
+// inspectIndexes returns the indexes that River's reindexer may rebuild: those that exist and that this role owns.
+// River logs errors about others. It warns if what Migrate adds is missing.
 func (s *Scheduler) inspectIndexes(ctx context.Context) ([]string, error) {
 	indexes, err := s.store.Indexes(ctx, s.pool)
 	if err != nil {
@@ -86,9 +81,8 @@ func (s *Scheduler) inspectIndexes(ctx context.Context) ([]string, error) {
 	return slices.DeleteFunc(riverqueue.ReindexerIndexNamesDefault(), func(name string) bool { return !indexes[name].Owned }), nil
 }
 
-// checkMigrated says in words what Migrate would have to do, or "". River's check asks
-// for the columns it knows, which takes some milliseconds, so a schema that has passed
-// is only looked at again when a query says that a table is gone.
+// checkMigrated returns what is missing in the schema, or "". River's check takes some milliseconds, so a schema that
+// has passed is checked again only when a query reports a missing table.
 func (s *Scheduler) checkMigrated(ctx context.Context) (reason string, err error) {
 	if s.migrated.Load() {
 		return "", nil
@@ -109,7 +103,7 @@ func (s *Scheduler) notMigrated() string {
 	return fmt.Sprintf("schema %q lacks River's tables, or everytick's, or their latest version: call river.Migrate", s.cfg.Schema)
 }
 
-// unmigrated says of an error about a missing table what to do.
+// unmigrated adds to an error about a missing table what to do.
 func (s *Scheduler) unmigrated(err error) error {
 	if store.IsMissing(err) {
 		return fmt.Errorf("%s: %w", s.notMigrated(), err)

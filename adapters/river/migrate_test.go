@@ -114,7 +114,7 @@ func TestAnAnalysisThatFailsHoldsNothingUp(t *testing.T) {
 	id := abandoned(t, s, "a.job", "dead", 1, "")
 	require.NoError(t, s.Start(t.Context()))
 	eventually(t, "it is said, with the step", func() bool {
-		return logsContain(logged, `level=WARN msg="maintenance step failed; it is tried again within seconds" step=statistics error="ERROR: refused`)
+		return logsContain(logged, `level=WARN msg="maintenance step failed; retrying within seconds" step=statistics error="ERROR: refused`)
 	})
 	require.Equal(t, id, receive(t, ran).ID, "the other steps are done")
 }

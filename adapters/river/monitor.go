@@ -36,7 +36,7 @@ func (s *Scheduler) Jobs(ctx context.Context) ([]jobs.Status, error) {
 	return all, nil
 }
 
-// statuses returns the status of every job, without the counts of what is live.
+// statuses returns the status of every job, without counts.
 func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 	now, err := s.clock.Now(ctx, nil)
 	if err != nil {
@@ -72,7 +72,7 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 	return all, nil
 }
 
-// describe fills in what a schedule's row says.
+// describe fills in what the row of a schedule tells.
 func (s *Scheduler) describe(d *provider.Definition, st *jobs.Status, row store.Standing, exists bool, now time.Time) {
 	if !exists {
 		st.NextTick = provider.Next(d.Schedule, now)
@@ -88,18 +88,18 @@ func (s *Scheduler) describe(d *provider.Definition, st *jobs.Status, row store.
 	case st.OverdueBy > 0:
 		st.OverdueReason = s.overdueReason(d, st, row, stands.Inserted)
 	case stands.Ahead:
-		st.OverdueReason = "its next tick is later than its schedule has it: the database's clock was set back, and the ticks until then have been inserted"
+		st.OverdueReason = "its next tick is later than its schedule says: the database's clock was set back, and the ticks until then have been inserted"
 	}
 }
 
-// startsWithin is how long after it was due a tick starts where a worker is free: at a poll at the latest.
+// startsWithin is how late a tick starts at most if a worker is free: at the next poll.
 const startsWithin = 2 * time.Second
 
-// overdueReason tells what keeps a tick that is due, as far as this process knows.
+// overdueReason returns why a tick that is due has not started, as far as this process knows.
 func (s *Scheduler) overdueReason(d *provider.Definition, st *jobs.Status, row store.Standing, inserted bool) string {
 	ss := s.session.Load()
 	if ss == nil || !s.started.Load() {
-		return "this scheduler is " + s.notRunning() + ", and no other process has taken it: none that registers it runs, or all are busy"
+		return "this scheduler is " + s.notRunning() + ", and no other process has taken it: none that registers it is running, or all are busy"
 	}
 	slots := ss.slots[s.queueOf(d)]
 	switch {
@@ -120,7 +120,7 @@ func (s *Scheduler) overdueReason(d *provider.Definition, st *jobs.Status, row s
 	}
 }
 
-// notRunning tells why a scheduler that is not started is not.
+// notRunning returns why the scheduler is not running.
 func (s *Scheduler) notRunning() string {
 	if s.ending.Load() {
 		return "being shut down"
@@ -128,7 +128,7 @@ func (s *Scheduler) notRunning() string {
 	return "not started"
 }
 
-// countLive fills in what is waiting, to be retried or running.
+// countLive fills in how many jobs are waiting, retrying and running.
 func (s *Scheduler) countLive(ctx context.Context, all []jobs.Status) error {
 	names := make([]string, len(all))
 	byName := make(map[string]*jobs.Status, len(all))
@@ -146,12 +146,11 @@ func (s *Scheduler) countLive(ctx context.Context, all []jobs.Status) error {
 // healthTimeout bounds how long Health waits for the database.
 const healthTimeout = 5 * time.Second
 
-// leaderGrace is how long after a start there may be no leader: an election takes
-// 5 seconds, after a crash 15.
+// leaderGrace is how long after a start there may be no leader: an election takes 5 seconds, after a crash 15.
 const leaderGrace = 30 * time.Second
 
-// Health implements [jobs.Monitor]. It waits 5 seconds at most for the database, and
-// counts up to 500 jobs of each of River's states.
+// Health implements [jobs.Monitor]. It waits at most 5 seconds for the database, and counts up to 500 jobs in each of
+// River's states.
 func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	h := jobs.Health{Started: s.started.Load()}
 	bounded, cancel := context.WithTimeout(ctx, healthTimeout)
@@ -164,7 +163,7 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 			return jobs.Health{}, ctx.Err()
 		}
 		reason := "the database does not answer: "
-		if code := store.Code(err); code != "" && !strings.HasPrefix(code, "57") { // those are about its start and end
+		if code := store.Code(err); code != "" && !strings.HasPrefix(code, "57") { // those are about its startup and shutdown
 			reason = "the database answers with an error: "
 		}
 		if pool := s.pool.Stat(); pool.AcquiredConns() == pool.MaxConns() {
@@ -193,7 +192,7 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 		return err
 	}
 	leader := false
-	if readOnly { // a standby cannot tell who leads
+	if readOnly { // a standby does not know who leads
 		h.Reasons = append(h.Reasons, jobs.Reason{Text: "the database is read-only: no job can be stored, started or ended"})
 	} else if leader, err = s.store.HasLeader(ctx, s.pool); err != nil {
 		return err
@@ -211,17 +210,17 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 	if err != nil {
 		return err
 	}
-	for _, st := range statuses { // what is due and not inserted yet waits too
+	for _, st := range statuses { // a tick that is due and not inserted yet waits too
 		h.OldestWaiting = max(h.OldestWaiting, st.OverdueBy)
 	}
 	h.Reasons = append(h.Reasons, provider.OverdueReasons(statuses)...)
 	return nil
 }
 
-// countedRows bounds what Health counts of each of River's states.
+// countedRows bounds how many jobs Health counts in each of River's states.
 const countedRows = 500
 
-// ofRiver has for each of River's states those of ours that its rows may have.
+// ofRiver maps each of River's states to the states of ours that its rows may have.
 var ofRiver = map[string][]jobs.State{
 	"completed": {jobs.StateCompleted},
 	"discarded": {jobs.StateFailed},

@@ -106,7 +106,7 @@ func TestALateTickSaysWhatKeepsIt(t *testing.T) {
 	})
 	open()
 	require.NoError(t, s.Shutdown(t.Context()))
-	const stopped = "this scheduler is not started, and no other process has taken it: none that registers it runs, or all are busy"
+	const stopped = "this scheduler is not started, and no other process has taken it: none that registers it is running, or all are busy"
 	reasonsBecome(map[string]string{"a.general": stopped, "a.own": stopped, "a.all": stopped})
 }
 

@@ -39,9 +39,9 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 		run := &runs[i]
 		run.ID = formatID(ids[i])
 		if run.Attempt == 0 {
-			run.StartedAt = time.Time{} // what was begun does not count: it waited, or was interrupted
+			run.StartedAt = time.Time{} // an interrupted attempt does not count
 		}
-		run.Error = strings.TrimPrefix(run.Error, "JobCancelError: ") // River's, of what gave up on retries
+		run.Error = strings.TrimPrefix(run.Error, "JobCancelError: ") // River's prefix
 	}
 	return runs, nil
 }
@@ -49,8 +49,8 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 // activityRows bounds what Activity counts of each of River's states.
 const activityRows = 50_000
 
-// Activity implements [jobs.ActivityReporter]. It counts the latest 50,000 jobs that
-// completed, as many that failed, and as many that were cancelled or skipped.
+// Activity implements [jobs.ActivityReporter]. It counts at most the latest 50,000 jobs that completed, 50,000 that
+// failed, and 50,000 that were cancelled or skipped.
 func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
 	now, err := s.clock.Now(ctx, nil)
 	if err != nil {
@@ -83,7 +83,7 @@ func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 		return fmt.Errorf("river: cancel job %q of %q: %w", id, name, err)
 	}
 	if ss := s.session.Load(); ss != nil {
-		ss.ticker.Look() // a tick may wait for it
+		ss.ticker.CheckNow() // a tick may have waited for it
 	}
 	return nil
 }
@@ -110,7 +110,7 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 	}
 	err := retry()
 	if store.Code(err) == "23505" {
-		err = retry() // somebody's transaction had its unique key, and has committed
+		err = retry() // another transaction held its unique key, and has committed
 	}
 	if err != nil {
 		return fmt.Errorf("river: retry job %q of %q: %w", id, name, err)
@@ -119,11 +119,11 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 	return nil
 }
 
-// readCommitted is for transactions that wait for a lock: in another isolation they would not
-// see what those who had it before have done.
+// readCommitted is for transactions that wait for a lock: at another isolation level they would not see what its
+// former holders committed.
 var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
 
-// withJob calls f in a transaction that has locked the job of that name and ID.
+// withJob calls f in a transaction that has locked the job with that name and ID.
 func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.Tx, id int64, state jobs.State) error) error {
 	if _, err := s.definition(name); err != nil {
 		return err

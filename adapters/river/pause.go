@@ -9,8 +9,7 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// Pause implements [jobs.Pauser]. Jobs of that name that wait are put aside, or otherwise
-// workers do so as they find them.
+// Pause implements [jobs.Pauser]. It moves waiting runs to a queue without workers; workers move those that it misses.
 func (s *Scheduler) Pause(ctx context.Context, name string) error {
 	if _, err := s.definition(name); err != nil {
 		return err
@@ -18,16 +17,16 @@ func (s *Scheduler) Pause(ctx context.Context, name string) error {
 	if err := s.store.Pause(ctx, s.pool, name); err != nil {
 		return fmt.Errorf("river: pause %q: %w", name, s.unmigrated(err))
 	}
-	// The pause holds from here on, whatever becomes of the rest.
+	// The job is paused from here on, even if the rest fails.
 	err := errors.Join(s.pauses.Learn(ctx, s.ownPool()), s.store.Park(ctx, s.ownPool(), name))
 	if err != nil {
-		s.log.WarnContext(ctx, "job is paused, but its waiting runs could not be moved yet; workers move them as they find them", "job", name, "error", err)
+		s.log.WarnContext(ctx, "job is paused, but its waiting runs could not be moved yet; workers will move them", "job", name, "error", err)
 	}
 	return nil
 }
 
-// Resume implements [jobs.Pauser]. When it fails as it frees the jobs that wait, the
-// processes that run them do so within seconds.
+// Resume implements [jobs.Pauser]. If it fails while moving waiting runs back to their queue, the processes that run
+// them do so within seconds.
 func (s *Scheduler) Resume(ctx context.Context, name string) error {
 	d, err := s.definition(name)
 	if err != nil {
@@ -37,7 +36,7 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 		return fmt.Errorf("river: resume %q: %w", name, s.unmigrated(err))
 	}
 	if d.Schedule != nil && s.pauses.Has(name) {
-		// What came due while nobody looked is skipped too.
+		// Ticks that came due unnoticed during the pause are skipped too.
 		t := s.newTicker(s.ownPool(), []*provider.Definition{d}, time.Time{}, func() (int, map[string]bool) { return 0, nil })
 		if err := t.Once(ctx); err != nil {
 			return fmt.Errorf("river: resume %q: %w", name, err)
@@ -46,12 +45,12 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 	if err := s.store.Resume(ctx, s.pool, name); err != nil {
 		return fmt.Errorf("river: resume %q: %w", name, s.unmigrated(err))
 	}
-	// Maintenance sees the pause end, and frees what other processes may still put aside.
+	// Maintenance sees that the pause has ended, and frees runs that other processes may still move.
 	if err := s.pauses.Learn(ctx, s.ownPool()); err != nil {
 		return fmt.Errorf("river: resume %q: %w", name, err)
 	}
 	if ss := s.session.Load(); ss != nil {
-		ss.ticker.Look()
+		ss.ticker.CheckNow()
 	}
 	queue := s.queueOf(d)
 	err = s.pauses.Free(ctx, s.ownPool(), name, queue)

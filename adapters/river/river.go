@@ -7,16 +7,14 @@
 //	err = s.Start(ctx)
 //	defer s.Shutdown(shutdownCtx)
 //
-// Each job's River kind is its registered name, and the args of a triggered job
-// are exactly its data, so River UI, metrics and River clients of other languages
-// see the application's own jobs. Processes on one database and schema form one
-// cluster: any of them may run any job it has registered.
+// Each job's River kind is its registered name, and the args of a triggered job are exactly its data, so River UI,
+// metrics and River clients in other languages see the application's own jobs. Processes on one database and schema
+// form one cluster: each may run any job it has registered.
 //
-// Cron and interval registrations become River periodic jobs, and each is a row: advancing
-// it and inserting its tick are one transaction. Handlers and callers use the pool given to
-// [New]. While started, the scheduler uses its own pool of up to four connections for
-// fetching, completing and scheduling jobs, one connection that listens, and one for its
-// heartbeat.
+// Cron and interval registrations become River periodic jobs. Each schedule is a row; advancing it and inserting its
+// tick are one transaction. Handlers and callers use the pool given to [New]. While started, the scheduler uses its own
+// pool of up to four connections for fetching, completing and scheduling jobs, one connection that listens, and one for
+// its heartbeat.
 //
 // docs/architecture.md shows the parts, what River does and what this package adds.
 package river
@@ -55,7 +53,7 @@ const (
 	DefaultSchema = "river"
 	// DefaultMaxWorkers is how many jobs run at once in a process.
 	DefaultMaxWorkers = 100
-	// DefaultDeadAfter is how long after its last heartbeat a process is taken for dead.
+	// DefaultDeadAfter is how long after its last heartbeat a process is considered dead.
 	DefaultDeadAfter = 30 * time.Second
 	// DefaultRetention is how long jobs are kept after their end.
 	DefaultRetention = 24 * time.Hour
@@ -64,63 +62,53 @@ const (
 // Config configures a [Scheduler]. The zero value, and a nil *Config, mean the
 // defaults.
 type Config struct {
-	// Logger receives the scheduler's messages and River's, and is the base of the
-	// loggers that handlers get. River's below warn are left out, as the scheduler
-	// says what matters of them, unless the logger takes debug messages. Defaults to
-	// [slog.Default].
+	// Logger receives the scheduler's messages and River's, and is the base of the loggers that handlers get. Unless
+	// it takes debug messages, River's messages below warn are left out. Defaults to [slog.Default].
 	Logger *slog.Logger
 
-	// Schema is the database schema of River's tables, as given to [Migrate]. It
-	// matches ^[a-zA-Z_][a-zA-Z0-9_]*$ and has 46 characters at most. Defaults to
-	// [DefaultSchema].
+	// Schema is the database schema of River's tables, as given to [Migrate]. It matches ^[a-zA-Z_][a-zA-Z0-9_]*$ and
+	// has at most 46 characters. Defaults to [DefaultSchema].
 	Schema string
 
-	// Queue is the River queue of jobs that have no worker slots of their own. Services that
-	// share a schema fetch faster with a queue each: rows that wait for another service's
-	// workers are read and passed over with each fetch. It matches ^[a-z0-9_-]+$ and has 64
-	// characters at most. Defaults to "default", as River's clients have it.
+	// Queue is the River queue of jobs that have no worker slots of their own. Services that share a schema fetch
+	// faster with one queue each: each fetch reads past the rows that wait for other services. It matches
+	// ^[a-z0-9_-]+$ and has at most 64 characters. Defaults to "default", as in River.
 	Queue string
 
-	// MaxWorkers is how many jobs run at once in this process, beside those that
-	// have workers of their own by [jobs.Concurrency]. From 1 to 10,000. Defaults to
-	// [DefaultMaxWorkers]. Handlers that keep a connection of the pool for long want fewer.
+	// MaxWorkers is how many jobs run at once in this process, not counting jobs with worker slots of their own
+	// ([jobs.Concurrency]). If handlers hold a connection of the pool for long, choose fewer. From 1 to 10,000. Defaults
+	// to [DefaultMaxWorkers].
 	MaxWorkers int
 
-	// Defaults are applied to every job before its own options. Without any, a job
-	// has 3 attempts, 5 s before the first retry, 5 min of time, and priority 1.
+	// Defaults are applied to every job before its own options. Without any, a job has 3 attempts, 5 s before the first
+	// retry, a timeout of 5 min, and priority 1.
 	Defaults []jobs.Option
 
-	// DeadAfter is how long after its last heartbeat a process is taken for dead. Its jobs
-	// then go to another process at once, whatever their timeouts. A process that lives keeps
-	// its jobs, also while the database is away. From 10 s to 12 h. Defaults to [DefaultDeadAfter].
-	// The jobs of a plain River client, which has no heartbeat, are given to another process
-	// five minutes after the timeout that they are registered with.
+	// DeadAfter is how long after its last heartbeat a process is considered dead. Its jobs are then rescued by another
+	// process at once, whatever their timeouts. A live process keeps its jobs, even while the database is away. Jobs of
+	// a plain River client, which has no heartbeat, are rescued five minutes after their registered timeout. From 10 s
+	// to 12 h. Defaults to [DefaultDeadAfter].
 	DeadAfter time.Duration
 
-	// Retention is how long jobs that completed, failed or were cancelled are kept. What a
-	// schedule knows of its runs does not depend on it. At least 1 minute. Defaults to
-	// [DefaultRetention].
+	// Retention is how long jobs that completed, failed or were cancelled are kept. A schedule remembers its latest
+	// runs regardless. At least 1 minute. Defaults to [DefaultRetention].
 	Retention time.Duration
 
-	// PollOnly does without LISTEN and NOTIFY, for PgBouncer in transaction mode or
-	// YugabyteDB, in workers and in processes that only trigger: a job then starts
-	// within the poll interval of 200 ms instead of at once.
+	// PollOnly does without LISTEN and NOTIFY, for PgBouncer in transaction mode or YugabyteDB. Set it in workers and in
+	// processes that only trigger. Jobs then start within the poll interval of 200 ms instead of at once.
 	PollOnly bool
 
-	// TriggerOnly makes a scheduler that inserts jobs which other processes have
-	// registered: it registers nothing and works nothing, and takes every valid name.
-	// The workers apply the retries and the concurrency the job is registered with; a
-	// delay or priority is only known here if it is given with the trigger.
+	// TriggerOnly makes a scheduler that only inserts jobs that other processes have registered. It accepts every valid
+	// name. The workers apply the registered retries and concurrency; a delay or priority must be given with the
+	// trigger.
 	TriggerOnly bool
 
-	// River changes River's own configuration, for what this package has no name for: hooks,
-	// middleware and plugins (logging, tracing, encryption), periods, limits. It is called afresh for
-	// each of the two clients, with the configuration of that client: by New for the one that inserts
-	// what is triggered and ticks, and by each Start for the one that works. So hooks and middleware see
-	// every Trigger, TriggerTx, TriggerMany, TriggerBulk and tick, and every run. The package's own come
-	// after them. Triggers that come at the same time share one insert, whose context has none of their
-	// values. With an insert middleware or a plugin each insert is a transaction, so that nothing is
-	// stored when one fails afterwards. To change ID, Queues, Workers, PeriodicJobs, Schema,
+	// River changes River's own configuration: hooks, middleware and plugins (logging, tracing, encryption), periods,
+	// limits. It is called for each of the two clients: by New for the one that inserts triggered jobs and ticks, and by
+	// each Start for the one that works. So hooks and middleware see every Trigger, TriggerTx, TriggerMany, TriggerBulk
+	// and tick, and every run. The package's own come after them. Concurrent triggers share one insert, whose context
+	// has none of their values. With an insert middleware or a plugin, each insert is a transaction, so that nothing is
+	// stored if the middleware fails afterwards. Changing ID, Queues, Workers, PeriodicJobs, Schema,
 	// LeaderElectionDisabled, RescueStuckJobsAfter or JobTimeout is an error of New or Start.
 	River func(*riverqueue.Config)
 }
@@ -130,7 +118,7 @@ var (
 	queuePattern  = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 )
 
-// maxSchemaBytes is River's limit: the names of its notifications begin with the schema's.
+// maxSchemaBytes is River's limit: the names of its notification channels begin with the schema.
 const maxSchemaBytes = 46
 
 func checkSchema(schema string) (string, error) {
@@ -146,7 +134,7 @@ var (
 	errOneConnection = errors.New("river: the pool allows 1 connection, at least 2 are needed: set pool_max_conns")
 )
 
-// withDefaults returns a copy with the defaults filled in, or an error that says what is allowed.
+// withDefaults returns a copy with defaults filled in, or an error that says what is allowed.
 func (c Config) withDefaults() (Config, error) {
 	var err error
 	if c.Schema, err = checkSchema(c.Schema); err != nil {
@@ -170,8 +158,7 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// Scheduler is a [jobs.Scheduler] on River. Its methods may be called from several
-// goroutines at once.
+// Scheduler is a [jobs.Scheduler] on River. It is safe for concurrent use.
 type Scheduler struct {
 	cfg   Config
 	log   *slog.Logger
@@ -185,10 +172,10 @@ type Scheduler struct {
 	inserts   *insert.Inserter
 
 	pauses   *pause.Pauses
-	turn     chan struct{}           // holds a token through Start and Shutdown
+	turn     chan struct{}           // holds a token during Start and Shutdown
 	session  atomic.Pointer[session] // nil when not started
 	started  atomic.Bool
-	ending   atomic.Bool // a Shutdown goes on
+	ending   atomic.Bool // Shutdown is running
 	migrated atomic.Bool // the schema has been found complete
 }
 
@@ -198,9 +185,8 @@ var (
 	_ jobs.BulkTriggerer = (*Scheduler)(nil)
 )
 
-// New returns a scheduler on pool, not started. It sends no query. cfg may be nil.
-// An invalid field of cfg is an error that says what is allowed. The pool must
-// allow two connections at least.
+// New returns a scheduler on pool. It sends no query. cfg may be nil. An invalid field of cfg is an error that says what
+// is allowed. The pool must allow at least two connections, unless cfg is TriggerOnly.
 func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	if pool == nil {
 		return nil, errNilPool
@@ -229,7 +215,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	if s.inserting, err = riverqueue.NewClient(riverpgxv5.New(pool), riverCfg); err != nil {
 		return nil, fmt.Errorf("river: %w", err)
 	}
-	s.inserts = insert.New(pool, s.inserting, s.clock, insertsInTx(riverCfg), s.wake.Inserted)
+	s.inserts = insert.New(pool, s.inserting, s.clock, insertsInTx(riverCfg), s.wake)
 	if linked := store.NewerRiver(); linked != "" {
 		s.log.Warn("this program links a newer River than everytick was tested with; parts it relies on may have changed",
 			"linked", linked, "tested", store.TestedRiver)
@@ -237,7 +223,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	return s, nil
 }
 
-// configure lets the user change cfg, and adds the hook that every insert needs.
+// configure applies Config.River to cfg, and adds the hook that every insert needs.
 func (s *Scheduler) configure(cfg *riverqueue.Config) error {
 	if s.cfg.River != nil {
 		before := *cfg
@@ -261,7 +247,7 @@ func (s *Scheduler) configure(cfg *riverqueue.Config) error {
 	return nil
 }
 
-// insertsInTx reports whether somebody's insert middleware, or a plugin that may have one, sees inserts.
+// insertsInTx reports whether cfg has an insert middleware, or a plugin that may have one.
 func insertsInTx(cfg *riverqueue.Config) bool {
 	return len(cfg.Plugins) > 0 || len(cfg.JobInsertMiddleware) > 0 || //nolint:staticcheck // deprecated, and still heeded
 		slices.ContainsFunc(cfg.Middleware, func(m rivertype.Middleware) bool {
@@ -270,7 +256,7 @@ func insertsInTx(cfg *riverqueue.Config) bool {
 		})
 }
 
-// riverLogger is the logger given to River.
+// riverLogger returns the logger for River.
 func riverLogger(log *slog.Logger) *slog.Logger {
 	if log.Enabled(context.Background(), slog.LevelDebug) {
 		return log
@@ -278,7 +264,7 @@ func riverLogger(log *slog.Logger) *slog.Logger {
 	return slog.New(warnHandler{log.Handler()})
 }
 
-// warnHandler leaves out messages below warn.
+// warnHandler drops messages below warn.
 type warnHandler struct{ slog.Handler }
 
 func (h warnHandler) Enabled(ctx context.Context, level slog.Level) bool {
@@ -324,8 +310,7 @@ func (s *Scheduler) mayRegister(name string) error {
 	return nil
 }
 
-// definition returns the job's definition, or a default one when another process
-// registers it.
+// definition returns the job's definition, or with TriggerOnly a default one.
 func (s *Scheduler) definition(name string) (*provider.Definition, error) {
 	if s.cfg.TriggerOnly {
 		return s.reg.Undefined(name)
@@ -333,9 +318,8 @@ func (s *Scheduler) definition(name string) (*provider.Definition, error) {
 	return s.reg.Job(name)
 }
 
-// Client returns River's own client, for River UI and for what this package has
-// no name for: the working one while started, otherwise one that only inserts. It is a
-// new one after each Start.
+// Client returns River's own client, for River UI and for River features that this package does not cover. While
+// started, it is the client that works, a new one after each Start; otherwise one that only inserts.
 func (s *Scheduler) Client() *riverqueue.Client[pgx.Tx] {
 	if ss := s.session.Load(); ss != nil {
 		return ss.client

@@ -27,27 +27,25 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// A session is the time from one Start to the end of River's client: the parts that run, in the order in which
-// they are started.
+// A session is what runs from one Start to the end of River's client, in the order in which it is started.
 type session struct {
-	pool    *pgxpool.Pool    // for what goes on between jobs
+	pool    *pgxpool.Pool    // for fetching, completing and scheduling jobs
 	process *process.Process // the heartbeat
 	ticker  *schedule.Ticker
 	client  *riverqueue.Client[pgx.Tx]
 	slots   map[string]*work.Slots // by queue
 
 	startedAt time.Time
-	died      chan struct{} // gets a signal when a process has
+	died      chan struct{} // holds a signal that a process has died
 	stopping  chan struct{} // closed when running jobs are cancelled
-	// stop ends what runs beside the client, and background waits for it.
+	// stop ends what runs beside the client; background waits for it.
 	stop       context.CancelFunc
 	background sync.WaitGroup
-	// returned is closed when the client has stopped and others know of the jobs it gave back.
+	// returned is closed when the client has stopped and others have been notified of the jobs it gave back.
 	returned chan struct{}
 }
 
-// Start implements [jobs.Scheduler]. It fails when the database does not answer or
-// [Migrate] has not been run.
+// Start implements [jobs.Scheduler]. It fails if the database does not answer or [Migrate] has not been run.
 func (s *Scheduler) Start(ctx context.Context) (err error) {
 	if err := s.takeTurn(ctx); err != nil {
 		return fmt.Errorf("river: start: %w", err)
@@ -75,8 +73,8 @@ func (s *Scheduler) Start(ctx context.Context) (err error) {
 	return nil
 }
 
-// takeTurn waits for its turn among Start and Shutdown, no longer than ctx. A free turn
-// is taken even if ctx has ended: Shutdown with such a ctx is the hard stop.
+// takeTurn waits until no other Start or Shutdown is running, or ctx ends. It takes a free turn even if ctx has
+// ended: Shutdown with such a ctx is the hard stop.
 func (s *Scheduler) takeTurn(ctx context.Context) error {
 	select {
 	case s.turn <- struct{}{}:
@@ -146,8 +144,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 		return err
 	}
 	events, unsubscribe := ss.client.SubscribeConfig(s.events())
-	// River ties the life of the jobs to the context of its Start; ours bounds the
-	// start alone.
+	// River's jobs live as long as the context of its Start; ours bounds only the start.
 	clientCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	unbind := context.AfterFunc(ctx, cancel)
 	s.session.Store(ss)
@@ -162,7 +159,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 		all := s.namesOfAll()
 		s.wake.Returned(events, ss.pool, func(event *riverqueue.Event) { // until the client has stopped
 			if slices.Contains(all, event.Job.Kind) {
-				ss.ticker.Look() // a tick may wait for the run
+				ss.ticker.CheckNow() // a tick may have waited for the run
 			}
 		})
 	}()
@@ -176,27 +173,26 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	return nil
 }
 
-// newClientID returns an ID for River's client that no other has, with the host and process ID in it.
+// newClientID returns a unique ID for River's client, with the host and process ID in it.
 func newClientID() string {
 	return fmt.Sprintf("%.60s_%d_%s", hostname(), os.Getpid(), rand.Text()[:8])
 }
 
 func hostname() string {
-	host, _ := os.Hostname() // may be unknown
+	host, _ := os.Hostname() // "" if unknown
 	return host
 }
 
-// ownConns is how many connections a started scheduler may have beside those of the pool
-// that it was given. Two cores do no more with 20.
+// ownConns limits the connections that a started scheduler opens beside the pool it was given. On two cores 20 were
+// no faster.
 const ownConns = 4
 
-// newOwnPool makes a pool for what goes on between jobs: fetching them, storing what became of
-// them, ticks. Handlers and the rest of the application may use up theirs, and all of that
-// would wait behind them.
+// newOwnPool returns a pool for fetching, completing and scheduling jobs, which must not wait when handlers and the
+// rest of the application use up theirs.
 func (s *Scheduler) newOwnPool(ctx context.Context) (*pgxpool.Pool, error) {
 	cfg := s.pool.Config()
 	cfg.MaxConns, cfg.MinConns, cfg.MinIdleConns = min(ownConns, cfg.MaxConns), 0, 0
-	if !s.cfg.PollOnly { // where a pooler may give the session to others
+	if !s.cfg.PollOnly { // a pooler may give the session to others
 		configured := cfg.AfterConnect
 		cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 			if configured != nil {
@@ -204,7 +200,7 @@ func (s *Scheduler) newOwnPool(ctx context.Context) (*pgxpool.Pool, error) {
 					return err
 				}
 			}
-			// River's statements and ours expect to see what others have committed meanwhile.
+			// River's statements and ours must see what others commit meanwhile.
 			_, err := conn.Exec(ctx, `SET default_transaction_isolation = 'read committed'`)
 			return err
 		}
@@ -212,7 +208,7 @@ func (s *Scheduler) newOwnPool(ctx context.Context) (*pgxpool.Pool, error) {
 	return pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
 }
 
-// processConfig is that of this process's heartbeat.
+// processConfig configures this process's heartbeat.
 func (s *Scheduler) processConfig(id string, ss *session) process.Config {
 	version := ""
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -256,7 +252,7 @@ func (s *Scheduler) connect(ctx context.Context) (*pgx.Conn, error) {
 	return conn, err
 }
 
-// busy returns how many jobs run.
+// busy returns how many jobs are running.
 func (ss *session) busy() (n int) {
 	for _, slots := range ss.slots {
 		n += slots.Taken()
@@ -264,7 +260,7 @@ func (ss *session) busy() (n int) {
 	return n
 }
 
-// schedules returns the jobs that have one.
+// schedules returns the jobs that have a schedule.
 func (s *Scheduler) schedules() []*provider.Definition {
 	return slices.DeleteFunc(s.reg.Jobs(), func(d *provider.Definition) bool { return d.Schedule == nil })
 }
@@ -277,32 +273,24 @@ func namesOf(defs []*provider.Definition) []string {
 	return names
 }
 
-// newTicker returns a ticker of these schedules, for a process that started at now.
+// newTicker returns a ticker for these schedules, in a process that started at now.
 func (s *Scheduler) newTicker(pool *pgxpool.Pool, defs []*provider.Definition, now time.Time, live func() (int, map[string]bool)) *schedule.Ticker {
-	registrations := make([]schedule.Registration, len(defs))
-	for i, d := range defs {
-		registrations[i] = schedule.Registration{
-			Name: d.Name, Schedule: d.Schedule, Spec: schedule.SpecOf(d), CatchUp: d.CatchUp,
-			Queue: s.queueOf(d), Priority: d.Priority, MaxAttempts: d.MaxAttempts,
-		}
-	}
 	return schedule.New(schedule.Config{
-		Pool: pool, Store: s.store, Clock: s.clock, Log: s.log, Registrations: registrations,
+		Pool: pool, Store: s.store, Clock: s.clock, Log: s.log, Jobs: defs, QueueOf: s.queueOf,
 		Hash: schedule.HashOf(s.reg.Jobs()), Started: now, Live: live, Insert: s.inserts.Tx, Notify: s.wake.Notify,
 	})
 }
 
-// These are the working client's pace, chosen by measurement (docs/scaling.md). A fetch
-// follows a notification at once, at most every wake.Cooldown times the number of processes that
-// live as this one starts, up to River's own 100 ms, so that many processes do not ask for each
-// job at once. The poll finds what no notification told of.
+// The working client's pace, chosen by measurement (docs/scaling.md). A process fetches when it is notified, at most
+// once per wake.Cooldown times the number of live processes at its start, up to River's own 100 ms, so that many
+// processes do not all fetch for each job. The poll finds jobs whose notification was lost.
 const (
 	mostFetchCooldown = riverqueue.FetchCooldownDefault
 	fetchPollInterval = 500 * time.Millisecond
 	pollOnlyInterval  = 200 * time.Millisecond
-	// riverNeverRescues puts River's rescuer out of work. It goes by the leader's clock, so that one that is
-	// ahead takes what runs for dead; and where several services share a schema it discards the jobs that the
-	// leader has not registered.
+	// riverNeverRescues disables River's rescuer. It goes by the leader's clock, so a leader whose clock is ahead
+	// takes running jobs for dead; and if several services share a schema, it discards jobs that the leader has
+	// not registered.
 	riverNeverRescues = 100 * 365 * 24 * time.Hour
 )
 
@@ -320,7 +308,7 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 		CancelledJobRetentionPeriod: s.cfg.Retention,
 		CompletedJobRetentionPeriod: s.cfg.Retention,
 		DiscardedJobRetentionPeriod: s.cfg.Retention,
-		// provider.Definition.Run keeps the job's own; River's would cost each run a goroutine.
+		// Definition.Run applies the job's own; River's would cost a goroutine per run.
 		JobTimeout:           -1,
 		RescueStuckJobsAfter: riverNeverRescues,
 		ReindexerIndexNames:  indexes,
@@ -349,22 +337,22 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	return cfg, nil
 }
 
-// leaderHook begins what only the leader does.
+// leaderHook starts what only the leader does.
 type leaderHook struct {
 	riverqueue.HookDefaults
 	s       *Scheduler
 	session *session
 }
 
-// Start implements [rivertype.HookPeriodicJobsStart]. Its context ends when the process leads no more.
+// Start implements [rivertype.HookPeriodicJobsStart]. ctx ends when the process stops leading.
 func (h *leaderHook) Start(ctx context.Context, _ *rivertype.HookPeriodicJobsStartParams) error {
-	h.session.ticker.Look()
+	h.session.ticker.CheckNow()
 	h.session.background.Go(func() { h.s.wake.Watch(ctx, h.session.pool) })
 	return nil
 }
 
-// events are what River says once it is stored: of jobs that go back to the queue, and of runs that ended if
-// ticks wait for runs. River drops what does not fit, so all may be in there that it stores at once.
+// events subscribes to what River has stored: jobs that return to the queue, and, if ticks wait for runs, ended runs.
+// River drops events that do not fit, so the channel holds more than River stores at once.
 func (s *Scheduler) events() *riverqueue.SubscribeConfig {
 	kinds := []riverqueue.EventKind{riverqueue.EventKindJobFailed, riverqueue.EventKindJobSnoozed, riverqueue.EventKindJobInterrupted}
 	if len(s.namesOfAll()) > 0 {
@@ -373,7 +361,7 @@ func (s *Scheduler) events() *riverqueue.SubscribeConfig {
 	return &riverqueue.SubscribeConfig{Kinds: kinds, ChanSize: 20_000}
 }
 
-// namesOfAll returns the jobs whose ticks all run, one after the other.
+// namesOfAll returns the jobs with [jobs.CatchUp] of [jobs.CatchUpAll].
 func (s *Scheduler) namesOfAll() []string {
 	return namesOf(slices.DeleteFunc(s.schedules(), func(d *provider.Definition) bool { return d.CatchUp != jobs.CatchUpAll }))
 }
@@ -381,10 +369,10 @@ func (s *Scheduler) namesOfAll() []string {
 // hardStopGrace is how long Shutdown waits for handlers after cancelling them.
 const hardStopGrace = 10 * time.Second
 
-// Shutdown implements [jobs.Scheduler]. A handler that ignores its context for 10
-// seconds after it was cancelled is left behind, and the error says so; its job stays this process's
-// while that lives, and goes to another [Config].DeadAfter after its end. If what became of a job could not be
-// stored it runs again: an error says how many, or that the database does not say.
+// Shutdown implements [jobs.Scheduler]. If a handler ignores its context for 10 seconds after it was cancelled,
+// Shutdown returns without it and the error says so. Its job stays with this process while the process lives, and is
+// rescued [Config].DeadAfter after its end. A job whose result could not be stored runs again: the error says how
+// many, or that the database did not answer.
 func (s *Scheduler) Shutdown(ctx context.Context) error {
 	if err := s.takeTurn(ctx); err != nil {
 		return fmt.Errorf("river: shutdown: another Start or Shutdown is in progress: %w", err)
@@ -402,7 +390,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 		return nil
 	}
 	err := s.stop(ctx, ss)
-	ss.background.Wait() // not for long: what is in it has a limit, or ends now
+	ss.background.Wait() // bounded: everything in it ends now or has a timeout
 	s.session.Store(nil)
 	end := func() {
 		<-ss.client.Stopped()
@@ -413,7 +401,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	select {
 	case <-ss.client.Stopped():
 		end()
-	default: // handlers that ignore their context may end yet, and River stores what became of them
+	default: // handlers that ignore their context may still end, and River stores their results
 		go end()
 	}
 	return err
@@ -431,26 +419,26 @@ func (s *Scheduler) stop(ctx context.Context, ss *session) error {
 	hardCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hardStopGrace)
 	defer cancel()
 	if err := ss.client.StopAndCancel(hardCtx); err != nil {
-		return fmt.Errorf("river: shutdown: %s after they were cancelled, handlers that ignore their context still run, or the results of jobs are not stored yet: %w", hardStopGrace, ctx.Err())
+		return fmt.Errorf("river: shutdown: %s after they were cancelled, handlers that ignore their context are still running, or results are not stored yet: %w", hardStopGrace, ctx.Err())
 	}
-	err := fmt.Errorf("river: shutdown: the jobs that still ran, if any, were cancelled, and go back to the queue unless they were done: %w", ctx.Err())
+	err := fmt.Errorf("river: shutdown: jobs that were still running were cancelled and return to the queue: %w", ctx.Err())
 	return errors.Join(err, s.checkStored(ctx, ss))
 }
 
-// storedTimeout bounds how long Shutdown asks whether all is stored.
+// storedTimeout bounds how long Shutdown checks that all results are stored.
 const storedTimeout = 5 * time.Second
 
-// checkStored says whether River could store what became of the last jobs of a client that has
-// stopped: it gives up after some tries, and reports nothing.
+// checkStored returns an error unless River has stored the last results of a client that has stopped. River gives up
+// after a few tries without reporting it.
 func (s *Scheduler) checkStored(ctx context.Context, ss *session) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storedTimeout) // it may end just now
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storedTimeout) // ctx may be about to end
 	defer cancel()
 	lost, err := s.store.CountRunningBy(ctx, ss.pool, ss.client.ID())
 	switch {
 	case err != nil:
 		return fmt.Errorf("river: shutdown: could not confirm that the last results were stored; jobs without a stored result run again, or fail if it was their last attempt: %w", err)
 	case lost > 0:
-		return fmt.Errorf("river: shutdown: the results of %d jobs could not be stored: they run again, or fail if it was their last attempt", lost)
+		return fmt.Errorf("river: shutdown: the results of %d jobs could not be stored; they run again, or fail if it was their last attempt", lost)
 	}
 	return nil
 }

@@ -19,9 +19,9 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// Trigger implements [jobs.Triggerer]. Unless the job is unique it waits for the database, or
-// for a connection of the pool, 10 seconds at most. An error that the job may be stored or not
-// says so: it is not inserted again.
+// Trigger implements [jobs.Triggerer]. Unless the job is unique, it waits at most 10 seconds for the database or for a
+// connection of the pool. If it is unknown whether the job was stored, the error says so; the job is not inserted
+// again.
 func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 	return s.trigger(ctx, nil, name, data, opts)
 }
@@ -29,7 +29,7 @@ func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...
 // TriggerTx implements [jobs.TxTriggerer]. The job can run once tx has committed.
 func (s *Scheduler) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 	if tx == nil {
-		return "", fmt.Errorf("river: trigger %q: the transaction is nil; Trigger does without one", name)
+		return "", fmt.Errorf("river: trigger %q: the transaction is nil; use Trigger without one", name)
 	}
 	return s.trigger(ctx, tx, name, data, opts)
 }
@@ -61,7 +61,7 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 	return req.ID, nil
 }
 
-// insert inserts one job, in tx unless that is nil, or finds the one that has its unique key.
+// insert inserts one job, in tx unless that is nil, or finds the job that holds its unique key.
 func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, j *insert.Job) error {
 	if j.UniqueKey != nil {
 		queue, err := s.findUnique(ctx, tx, j)
@@ -75,7 +75,7 @@ func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, j *insert.Job) error 
 	if tx == nil {
 		err := s.inserts.One(ctx, j)
 		if refused := (*pgconn.PgError)(nil); j.UniqueKey != nil && errors.As(err, &refused) && refused.Code == "40001" {
-			return s.insert(ctx, nil, j) // the role's isolation is not read committed: look again
+			return s.insert(ctx, nil, j) // the role's isolation is not read committed: find it again
 		}
 		return err
 	}
@@ -85,11 +85,10 @@ func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, j *insert.Job) error 
 	return s.wake.InsertedTx(ctx, tx, j)
 }
 
-// findUnique sets the ID of j to that of the job that has its unique key, if there is one. In a transaction
-// an available one has to start after the commit, so that it sees what was written before: it is locked so
-// that workers pass over it, and its queue is returned, whose workers are to be told of it then. River's
-// insert would lock whatever it finds until the transaction ends, and River's statements of many rows, which
-// store the ends of jobs or make those that are due available, would wait for that.
+// findUnique sets the ID of j to that of the job that holds its unique key, if there is one. In a transaction, an
+// available job must start after the commit, to see what was written before: it is locked so that workers skip it,
+// and its queue is returned, to be notified at the commit. River's insert would lock any row it finds until the
+// transaction ends, and block River's statements of many rows, which complete jobs or make due ones available.
 func (s *Scheduler) findUnique(ctx context.Context, tx pgx.Tx, j *insert.Job) (queue string, err error) {
 	db := jobs.DB(s.pool)
 	if tx != nil {
@@ -108,7 +107,7 @@ func (s *Scheduler) findUnique(ctx context.Context, tx pgx.Tx, j *insert.Job) (q
 		if locked || err != nil {
 			return found.Queue, err
 		}
-		j.ID = 0 // it has gone on, or ended: look again
+		j.ID = 0 // it has started or ended meanwhile
 	}
 }
 
@@ -134,7 +133,7 @@ func (s *Scheduler) TriggerBulk(ctx context.Context, name string, data []any, op
 	return len(reqs), nil
 }
 
-// triggerMany inserts all or none by that function.
+// triggerMany inserts all or none with insertAll.
 func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, opts []jobs.TriggerOption, insertAll func(context.Context, []*insert.Job) error) ([]*jobs.Request, error) {
 	d, err := s.definition(name)
 	if err != nil {
@@ -159,15 +158,16 @@ func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, op
 	})
 }
 
-// toInsert says in River's terms what reqs, all of d, say in ours. It asks for the time in tx unless that is nil, and
-// once: those with the same delay are due together.
+// toInsert converts requests for a job to rows. It reads the time once, in tx unless that is nil, so those with the
+// same delay are due together.
 func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definition, reqs ...*jobs.Request) ([]*insert.Job, error) {
 	var now time.Time
+	queue := s.queueOf(d)
 	all, stored := make([]*insert.Job, len(reqs)), make([]insert.Job, len(reqs))
 	for i, req := range reqs {
 		j := &stored[i]
 		*j = insert.Job{
-			Kind: d.Name, Queue: s.queueOf(d), Priority: req.Priority, MaxAttempts: d.MaxAttempts,
+			Kind: d.Name, Queue: queue, Priority: req.Priority, MaxAttempts: d.MaxAttempts,
 			Data: req.Data, UniqueKey: uniqueKey(req),
 		}
 		if all[i] = j; req.Delay > 0 || !req.At.IsZero() {
@@ -177,7 +177,7 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definit
 					return nil, err
 				}
 			}
-			// A job that is due now leaves the time to the database.
+			// For a job that is due now, the database sets the time.
 			if due := provider.Due(req, now); due.After(now) {
 				j.Due = due
 			}

@@ -1,11 +1,10 @@
-// Package batch gathers concurrent callers into one call. While a call is in flight, callers that arrive
-// wait for the next one, so many share the cost of one. Nobody waits for others to come: a caller that
-// finds no call in flight makes its own at once, on its own goroutine and with its own context.
+// Package batch combines concurrent callers into one call. Callers that arrive while a call is in flight wait for the
+// next one and share it. A caller that finds no call in flight makes its own at once, on its own goroutine and with
+// its own context.
 //
-// It knows nothing of what the call does but whether a failure can be the fault of one item, with nothing
-// done for the others. Then the batch is halved until that item is found. Otherwise every caller gets the
-// error, and no item is passed to a call again. Each caller gets its answer as soon as its outcome is known, and none
-// waits longer than [Config].Timeout.
+// If a call fails, did nothing for any item, and one item may be the cause, the batch is halved until that item is
+// found. After any other error every caller gets the error, and no item is passed to another call. Each caller gets
+// its result as soon as it is known, and none waits longer than [Config].Timeout.
 package batch
 
 import (
@@ -21,66 +20,65 @@ import (
 
 // Config configures a [Batcher].
 type Config[T any] struct {
-	// Call does the work for all items or for none. Its context ends after Timeout; that of a lone
-	// caller is derived from the caller's, that of a batch has none of its callers' values.
+	// Call does the work for all items or for none. Its context ends after Timeout. The context of a call for a lone
+	// caller is derived from the caller's; that of a batch has none of its callers' values.
 	Call func(ctx context.Context, items []T) error
-	// Divisible reports whether an error of Call proves that nothing was done for any of its items, and one
-	// of them may be the reason.
+	// Divisible reports whether an error proves that Call did nothing for any item, and one of them may be the cause.
 	Divisible func(err error) bool
 	// Size returns the size of an item, in the unit of MaxSize.
 	Size func(item T) int
 	// MaxItems and MaxSize bound one batch. A single item may be larger than MaxSize.
 	MaxItems, MaxSize int
-	// Patience is how long callers wait while no call begins. Then one begins beside those in flight,
-	// which may hang on a dead connection.
+	// Patience is how long callers wait for a call to begin. After that, one begins beside those in flight, which may
+	// hang on a dead connection.
 	Patience time.Duration
 	// Timeout bounds each call, and how long a caller waits in total.
 	Timeout time.Duration
 }
 
 var (
-	// ErrNotCalled says that an item was in no call when its caller's time was over.
-	ErrNotCalled = errors.New("no turn came in time")
-	// ErrNoAnswer says that the call an item was in had not returned when its caller's time was over.
-	ErrNoAnswer = errors.New("no answer came in time")
+	// ErrNotCalled means that the timeout passed before the item was passed to a call.
+	ErrNotCalled = errors.New("batch: timed out before the call")
+	// ErrNoAnswer means that the timeout passed before the call with the item returned.
+	ErrNoAnswer = errors.New("batch: timed out during the call")
 )
 
 const (
-	// overlapAtLeast is how many callers have to wait for a second call beside the one in flight.
+	// overlapAtLeast is how many callers must wait before a second call begins beside the one in flight.
 	overlapAtLeast = 12
-	// maxStuck is how many calls that hang others may pass.
+	// maxStuck is how many stuck calls may be overtaken at the same time.
 	maxStuck = 4
 )
 
-// A Batcher gathers callers. Make one with [New].
+// A Batcher combines callers. Create one with [New].
 type Batcher[T any] struct {
 	cfg Config[T]
 
 	mu      sync.Mutex
 	waiting list.List          // of *entry[T]
-	turns   map[*turn]struct{} // the calls in flight
+	turns   map[*turn]struct{} // those in progress
 	moving  int                // how many of them are not stuck
-	began   time.Time          // when the latest of them did
+	began   time.Time          // when the latest call began
 }
 
 // A turn is the right to make calls, one after the other.
 type turn struct{ stuck bool }
 
-// An entry is a caller that waits.
+// An entry is a waiting caller.
 type entry[T any] struct {
 	item  T
-	done  chan error    // gets the outcome; has room for it
+	done  chan error    // receives the result; buffered
 	place *list.Element // in waiting, or nil
-	left  bool          // the caller has gone
+	left  bool          // the caller has returned
 }
 
-// New returns a Batcher. All fields of cfg have to be set.
+// New returns a Batcher. All fields of cfg are required.
 func New[T any](cfg Config[T]) *Batcher[T] {
 	return &Batcher[T]{cfg: cfg, turns: map[*turn]struct{}{}}
 }
 
-// Do returns when a call with item has ended, with its error. If ctx ends first Do returns its error at
-// once, and the item may be done or not, unless it had no turn yet. It panics if the call of a lone caller does.
+// Do makes or joins a call with item and returns its error. If ctx ends first, Do returns the error of ctx at once; a
+// call with item that has begun continues. If the call of a lone caller panics, Do panics.
 func (b *Batcher[T]) Do(ctx context.Context, item T) error {
 	b.mu.Lock()
 	if b.moving == 0 {
@@ -124,7 +122,7 @@ func (b *Batcher[T]) wait(ctx context.Context, e *entry[T]) error {
 	}
 }
 
-// leave takes a caller out, and says what is known of its item.
+// leave removes a caller and returns what is known about its item.
 func (b *Batcher[T]) leave(e *entry[T]) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -134,13 +132,14 @@ func (b *Batcher[T]) leave(e *entry[T]) error {
 		return ErrNotCalled
 	}
 	select {
-	case err := <-e.done: // just now
+	case err := <-e.done: // the call has just returned
 		return err
 	default:
 		return ErrNoAnswer
 	}
 }
 
+// begin begins a turn. The caller holds mu.
 func (b *Batcher[T]) begin() *turn {
 	t := &turn{}
 	b.turns[t] = struct{}{}
@@ -149,7 +148,7 @@ func (b *Batcher[T]) begin() *turn {
 	return t
 }
 
-// end gives a turn back if nobody waits, or so few that the other turn will do.
+// end ends a turn and reports true, unless callers wait and the other turn, if any, is not enough for them.
 func (b *Batcher[T]) end(t *turn) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -163,7 +162,7 @@ func (b *Batcher[T]) end(t *turn) bool {
 	return true
 }
 
-// overtake begins a turn beside those that are stuck.
+// overtake begins a turn beside stuck ones, if no call has begun for Patience.
 func (b *Batcher[T]) overtake() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -177,15 +176,15 @@ func (b *Batcher[T]) overtake() {
 	go b.work(b.begin())
 }
 
-// work makes calls until nobody waits.
+// work makes calls until the turn ends.
 func (b *Batcher[T]) work(t *turn) {
 	for b.gather(); !b.end(t); b.gather() {
 		b.run(b.take())
 	}
 }
 
-// gather lets those who are about to call do so. Callers that have just got their answer often have the
-// next item ready: without this the first of them would go alone, and the others wait for it.
+// gather yields until no more callers arrive. Callers that have just got their result often have the next item ready;
+// without this the first of them would be called alone and the others would wait for it.
 func (b *Batcher[T]) gather() {
 	for before := -1; ; runtime.Gosched() {
 		b.mu.Lock()
@@ -198,7 +197,7 @@ func (b *Batcher[T]) gather() {
 	}
 }
 
-// take returns as many of those that wait as go into one call.
+// take returns as many waiting callers as fit into one call.
 func (b *Batcher[T]) take() (batch []*entry[T]) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -216,7 +215,7 @@ func (b *Batcher[T]) take() (batch []*entry[T]) {
 	return batch
 }
 
-// run makes a call for a batch, in parts if need be, and tells each of its callers.
+// run makes a call for a batch, in parts if necessary, and sends each caller its result.
 func (b *Batcher[T]) run(batch []*entry[T]) {
 	present, items := b.present(batch)
 	if len(present) == 0 {
@@ -234,7 +233,7 @@ func (b *Batcher[T]) run(batch []*entry[T]) {
 	}
 }
 
-// present returns those that have not left, and their items.
+// present returns the callers that have not left, and their items.
 func (b *Batcher[T]) present(batch []*entry[T]) (present []*entry[T], items []T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -246,7 +245,7 @@ func (b *Batcher[T]) present(batch []*entry[T]) (present []*entry[T], items []T)
 	return present, items
 }
 
-// callSafely makes a panic an error of the callers, whose goroutine this is not.
+// callSafely turns a panic into an error, because this is not a caller's goroutine.
 func (b *Batcher[T]) callSafely(items []T) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

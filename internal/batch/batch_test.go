@@ -19,7 +19,7 @@ import (
 
 var (
 	errRefused = errors.New("refused")
-	errUnknown = errors.New("done or not")
+	errUnknown = errors.New("unknown outcome")
 )
 
 const timeout = 10 * time.Second
@@ -32,7 +32,7 @@ func newBatcher(call func(ctx context.Context, items []int) error) *batch.Batche
 	})
 }
 
-// gathered lets one caller hold the turn while n others gather, and returns what each of those got.
+// gathered makes n callers wait while another one holds the turn, and returns the error of each.
 func gathered(b *batch.Batcher[int], hold, release chan struct{}, n int) []error {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = b.Do(context.Background(), -1) })
@@ -47,7 +47,7 @@ func gathered(b *batch.Batcher[int], hold, release chan struct{}, n int) []error
 	return errs
 }
 
-// holding returns a call that holds the first one, of item -1, until release is closed.
+// holding wraps call so that the one with item -1 closes hold and then blocks until release is closed.
 func holding(call func(ctx context.Context, items []int) error) (do func(context.Context, []int) error, hold, release chan struct{}) {
 	hold, release = make(chan struct{}), make(chan struct{})
 	return func(ctx context.Context, items []int) error {
@@ -60,7 +60,7 @@ func holding(call func(ctx context.Context, items []int) error) (do func(context
 	}, hold, release
 }
 
-func TestDo_CallersThatArriveDuringACallShareTheNext(t *testing.T) {
+func TestBatcher_CallersThatArriveDuringACallShareTheNext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -71,7 +71,7 @@ func TestDo_CallersThatArriveDuringACallShareTheNext(t *testing.T) {
 			sizes, all = append(sizes, len(items)), append(all, items...)
 			return nil
 		})
-		for _, err := range gathered(newBatcher(call), hold, release, 11) { // a twelfth would begin a call beside the first
+		for _, err := range gathered(newBatcher(call), hold, release, 11) { // a twelfth would begin a second call
 			require.NoError(t, err)
 		}
 		require.Equal(t, []int{11}, sizes)
@@ -80,7 +80,7 @@ func TestDo_CallersThatArriveDuringACallShareTheNext(t *testing.T) {
 	})
 }
 
-func TestDo_HalvesABatchThatIsRefusedUntilTheItemIsFound(t *testing.T) {
+func TestBatcher_HalvesARefusedBatchUntilTheItemIsFound(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64
@@ -103,11 +103,11 @@ func TestDo_HalvesABatchThatIsRefusedUntilTheItemIsFound(t *testing.T) {
 			require.NoError(t, err)
 			require.EqualValues(t, 1, done[i].Load(), "item %d", i)
 		}
-		require.LessOrEqual(t, calls.Load(), int64(24), "two calls for each halving, and a few that did not gather")
+		require.LessOrEqual(t, calls.Load(), int64(24), "two calls for each halving, and a few more")
 	})
 }
 
-func TestDo_AnErrorThatProvesNothingGoesToAllOnce(t *testing.T) {
+func TestBatcher_OtherErrorsGoToAllCallersOfTheBatch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var passed atomic.Int64
@@ -122,8 +122,8 @@ func TestDo_AnErrorThatProvesNothingGoesToAllOnce(t *testing.T) {
 	})
 }
 
-// Each call takes its time to refuse, and every item is refused.
-func TestDo_NobodyWaitsLongerThanTheTimeout(t *testing.T) {
+// Each call takes 9 seconds, and every item is refused.
+func TestBatcher_NoCallerWaitsLongerThanTheTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		call, hold, release := holding(func(ctx context.Context, _ []int) error {
@@ -140,15 +140,15 @@ func TestDo_NobodyWaitsLongerThanTheTimeout(t *testing.T) {
 		for _, err := range errs {
 			require.Error(t, err)
 		}
-		time.Sleep(time.Minute) // by the clock of the bubble: calls go on for nobody
+		time.Sleep(time.Minute) // until the last calls have ended
 	})
 }
 
-func TestDo_SaysWhetherAnItemWasInACall(t *testing.T) {
+func TestBatcher_ReportsWhetherAnItemWasInACall(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBatcher(func(context.Context, []int) error {
-			time.Sleep(time.Hour) // it does not even notice the end of its context
+			time.Sleep(time.Hour) // ignores the end of its context
 			return nil
 		})
 		errs := make(chan error, 100)
@@ -158,7 +158,7 @@ func TestDo_SaysWhetherAnItemWasInACall(t *testing.T) {
 			time.Sleep(300 * time.Millisecond)
 		}
 		var never, unanswered int
-		for range 29 { // the first is its own call
+		for range 29 { // the first is still in its own call
 			switch err := <-errs; {
 			case errors.Is(err, batch.ErrNotCalled):
 				never++
@@ -174,21 +174,21 @@ func TestDo_SaysWhetherAnItemWasInACall(t *testing.T) {
 	})
 }
 
-func TestDo_CallsThatHangHoldUpNoOtherAndAreFew(t *testing.T) {
+func TestBatcher_OvertakesAFewStuckCalls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var running, most atomic.Int64
-		var swallows atomic.Bool
+		var hangs atomic.Bool
 		b := newBatcher(func(ctx context.Context, _ []int) error {
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
-			if swallows.Load() {
+			if hangs.Load() {
 				<-ctx.Done()
 				return ctx.Err()
 			}
 			return nil
 		})
-		swallows.Store(true)
+		hangs.Store(true)
 		failed := make(chan error, 100)
 		for range 30 {
 			go func() { failed <- b.Do(context.Background(), 1) }()
@@ -198,19 +198,19 @@ func TestDo_CallsThatHangHoldUpNoOtherAndAreFew(t *testing.T) {
 			require.Error(t, <-failed)
 		}
 		synctest.Wait()
-		require.LessOrEqual(t, most.Load(), int64(6), "two beside the four that may hang")
+		require.LessOrEqual(t, most.Load(), int64(6), "two beside the four that may be stuck")
 		require.Greater(t, most.Load(), int64(1))
-		swallows.Store(false)
+		hangs.Store(false)
 		for range 5 {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			require.NoError(t, b.Do(ctx, 1))
 			cancel()
 		}
-		time.Sleep(timeout) // the last that hung have ended
+		time.Sleep(timeout) // until the stuck calls have ended
 	})
 }
 
-func TestDo_ReturnsWhenTheCallersContextEnds(t *testing.T) {
+func TestBatcher_ReturnsWhenTheCallersContextEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var passed atomic.Int64
@@ -229,16 +229,16 @@ func TestDo_ReturnsWhenTheCallersContextEnds(t *testing.T) {
 		require.ErrorIs(t, <-left, context.Canceled)
 		close(release)
 		synctest.Wait()
-		require.Zero(t, passed.Load(), "it had left before its turn")
+		require.Zero(t, passed.Load(), "the caller had left before the call")
 	})
 }
 
-func TestDo_APanicIsTheLoneCallersOrAnErrorOfTheOthers(t *testing.T) {
+func TestBatcher_PanicsInALoneCallerAndReturnsErrorsInABatch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		panics := newBatcher(func(context.Context, []int) error { panic("at the disco") })
 		require.PanicsWithValue(t, "at the disco", func() { _ = panics.Do(t.Context(), 1) })
-		require.PanicsWithValue(t, "at the disco", func() { _ = panics.Do(t.Context(), 1) }, "the turn was given back")
+		require.PanicsWithValue(t, "at the disco", func() { _ = panics.Do(t.Context(), 1) }, "the turn has ended")
 		call, hold, release := holding(func(context.Context, []int) error { panic("at the disco") })
 		for _, err := range gathered(newBatcher(call), hold, release, 3) {
 			require.ErrorContains(t, err, "panic: at the disco")
@@ -246,7 +246,7 @@ func TestDo_APanicIsTheLoneCallersOrAnErrorOfTheOthers(t *testing.T) {
 	})
 }
 
-func TestDo_BatchesAreBounded(t *testing.T) {
+func TestBatcher_BoundsBatches(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -270,8 +270,7 @@ func TestDo_BatchesAreBounded(t *testing.T) {
 	})
 }
 
-// What a burst brought is freed with it.
-func TestDo_KeepsNothingOfABurst(t *testing.T) { //nolint:paralleltest // measures the heap
+func TestBatcher_FreesTheItemsOfABurst(t *testing.T) { //nolint:paralleltest // measures the heap
 	const callers, size = 700, 100 << 10
 	hold, release := make(chan struct{}), make(chan struct{})
 	b := batch.New(batch.Config[[]byte]{
@@ -300,8 +299,8 @@ func TestDo_KeepsNothingOfABurst(t *testing.T) { //nolint:paralleltest // measur
 	runtime.KeepAlive(b)
 }
 
-// 50,000 callers leave at once, each in constant time.
-func BenchmarkLeave(bench *testing.B) {
+// Callers leave in constant time, so 50,000 can leave at once.
+func BenchmarkBatcher_Leave(bench *testing.B) {
 	for _, n := range []int{1_000, 50_000} {
 		bench.Run(fmt.Sprint(n), func(bench *testing.B) {
 			for range bench.N {

@@ -1,3 +1,9 @@
+// Package insert inserts jobs into River's table. All inserts go through River's client, so that River encodes and
+// validates them and runs hooks and insert middleware.
+//
+// Concurrent callers share one INSERT. If the INSERT fails and provably stored nothing, the batch is split until
+// the job that caused the failure is found. After any other failure each caller gets an error saying that its job
+// may or may not have been stored, and no job is inserted again.
 package insert
 
 import (
@@ -17,104 +23,115 @@ import (
 )
 
 const (
-	// timeout bounds a statement, and how long a caller waits in total. Of a connection that is dead nothing
-	// may ever come. It is longer than patience.
+	// timeout bounds a statement, and how long a caller waits in total. A dead connection may never return an error.
 	timeout = 10 * time.Second
-	// patience is how long callers wait for a statement that may be stuck before another is sent beside it.
+	// patience is how long callers wait for a statement that may be stuck before another one is sent. It is shorter
+	// than timeout.
 	patience = 250 * time.Millisecond
-	// What goes into one statement of triggers at most.
+	// maxRows and maxBytes bound a statement of [Inserter.One].
 	maxRows, maxBytes = 1000, 4 << 20
-	// What goes into one statement of [Inserter.Many] at most.
+	// manyRows and manyBytes bound a statement of [Inserter.Many] and [Inserter.Bulk].
 	manyRows, manyBytes = 10_000, 16 << 20
 )
 
-// An Inserter inserts jobs. Make one with [New].
+// An Inserter inserts jobs. Create one with [New].
 type Inserter struct {
-	pool   *pgxpool.Pool
-	config *pgxpool.Config
-	client *riverqueue.Client[pgx.Tx]
-	clock  *dbclock.Clock
-	told   func(ctx context.Context, jobs []*Job)
-	// inTx makes every batch a transaction: of somebody's insert middleware that fails after the INSERT
-	// nothing may be stored, or River did something that a stand-in cannot do.
+	pool     *pgxpool.Pool
+	config   *pgxpool.Config
+	client   *riverqueue.Client[pgx.Tx]
+	clock    *dbclock.Clock
+	notifier Notifier
+	// inTx makes every batch a real transaction. It is needed with an insert middleware, so that nothing is stored
+	// if the middleware fails after the INSERT, and if River does something that a stand-in does not support.
 	inTx  atomic.Bool
 	batch *batch.Batcher[*Job]
 }
 
-// New returns an inserter through client, which has a [Hook] with clock, on pool. inTx says that each batch needs a real transaction. told
-// is called with jobs that were inserted and committed.
-func New(pool *pgxpool.Pool, client *riverqueue.Client[pgx.Tx], clock *dbclock.Clock, inTx bool, told func(ctx context.Context, jobs []*Job)) *Inserter {
-	in := &Inserter{pool: pool, config: pool.Config(), client: client, clock: clock, told: told}
+// A Notifier notifies workers of inserted jobs.
+type Notifier interface {
+	// Attach may add the notification for jobs to the batch that inserts them, and reports whether it did.
+	Attach(batch *pgx.Batch, jobs []*Job) bool
+	// Inserted is called after jobs were committed.
+	Inserted(ctx context.Context, jobs []*Job, attached bool)
+}
+
+// New returns an inserter that uses client, which must have a [Hook] with clock, and pool. With inTx, each batch is
+// a real transaction.
+func New(pool *pgxpool.Pool, client *riverqueue.Client[pgx.Tx], clock *dbclock.Clock, inTx bool, n Notifier) *Inserter {
+	in := &Inserter{pool: pool, config: pool.Config(), client: client, clock: clock, notifier: n}
 	in.inTx.Store(inTx)
 	in.batch = batch.New(batch.Config[*Job]{
-		Call: in.insert, Divisible: divisible, Size: func(j *Job) int { return len(j.Data) + len(j.Metadata) },
+		Call: in.insert, Divisible: divisible, Size: (*Job).size,
 		MaxItems: maxRows, MaxSize: maxBytes, Patience: patience, Timeout: timeout,
 	})
 	return in
 }
 
-// insertingKey marks the context of an insert. A hook that triggers must not wait for its own batch.
+// insertingKey marks the context of an insert.
 type insertingKey struct{}
 
-// One inserts a job, in one statement with those that other callers insert at the same time. It waits for 10
-// seconds at most.
+// One inserts a job, in one statement with the jobs of concurrent callers. It takes at most 10 seconds, unless the
+// job has a unique key that an open transaction holds.
 func (in *Inserter) One(ctx context.Context, j *Job) error {
-	if ctx.Value(insertingKey{}) != nil || j.UniqueKey != nil {
-		// A unique job joins no batch: the same key twice refuses the whole statement, two orders deadlock,
-		// and a key that an open transaction holds blocks everybody.
-		return in.alone(ctx, j)
+	if j.UniqueKey != nil {
+		// A unique job joins no batch: a duplicate key would fail the whole statement, two batches with the same keys
+		// could deadlock, and a key held by an open transaction would block all callers.
+		return in.insert(ctx, []*Job{j})
+	}
+	if ctx.Value(insertingKey{}) != nil { // a hook must not wait for its own batch
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		return in.insert(ctx, []*Job{j})
 	}
 	err := in.batch.Do(ctx, j)
 	switch {
 	case errors.Is(err, batch.ErrNotCalled):
-		return fmt.Errorf("nothing was sent within %s: %w", timeout, context.DeadlineExceeded)
+		return fmt.Errorf("the INSERT was not sent within %s: %w", timeout, context.DeadlineExceeded)
 	case errors.Is(err, batch.ErrNoAnswer):
 		return uncertain(context.DeadlineExceeded)
 	}
 	return err
 }
 
-// alone inserts a job in a statement of its own. One that is unique may wait for somebody's transaction.
-func (in *Inserter) alone(ctx context.Context, j *Job) error {
-	if j.UniqueKey == nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
-	return in.insert(ctx, []*Job{j})
-}
-
-// insert inserts all or none, in one statement.
+// insert inserts all jobs or none, in one statement.
 func (in *Inserter) insert(ctx context.Context, jobs []*Job) (err error) {
 	ctx = context.WithValue(ctx, insertingKey{}, true)
+	attached := false
 	if in.inTx.Load() {
 		err = in.insertInTx(ctx, jobs)
 	} else {
-		tx := &standIn{pool: in.pool, config: in.config}
-		err = in.insertBy(ctx, tx, jobs)
-		err = tx.outcome.Judge(err)
-		if err != nil && tx.unexpected && !tx.outcome.Sent {
+		attach := func(batch *pgx.Batch) { attached = in.notifier.Attach(batch, jobs) }
+		tx := &standIn{pool: in.pool, config: in.config, attach: attach}
+		err = tx.outcome.Judge(in.insertBy(ctx, tx, jobs))
+		if attached && divisible(err) { // the notification may be the cause
+			attached = false
+			tx = &standIn{pool: in.pool, config: in.config}
+			err = tx.outcome.Judge(in.insertBy(ctx, tx, jobs))
+		}
+		if err != nil && tx.unsupported && !tx.outcome.Sent {
 			in.inTx.Store(true)
 			err = in.insertInTx(ctx, jobs)
 		}
 	}
 	switch {
 	case err == nil:
-		in.told(ctx, slices.DeleteFunc(slices.Clone(jobs), func(j *Job) bool { return j.found }))
-	case !Undone(err):
+		in.notifier.Inserted(ctx, slices.DeleteFunc(slices.Clone(jobs), func(j *Job) bool { return j.found }), attached)
+	case !NotStored(err):
 		return uncertain(err)
 	}
 	return err
 }
 
-// uncertain says of a job that it may be stored or not.
-func uncertain(err error) error { return fmt.Errorf("the job may be stored or not: %w", err) }
+// uncertain wraps an error after which nobody knows whether the job was stored.
+func uncertain(err error) error {
+	return fmt.Errorf("the job may or may not have been stored: %w", err)
+}
 
 func (in *Inserter) insertInTx(ctx context.Context, jobs []*Job) error {
 	return in.inTransaction(ctx, func(tx pgx.Tx) error { return in.insertBy(ctx, quiet{tx}, jobs) })
 }
 
-// inTransaction is [pgx.BeginFunc], but judges the outcome: before COMMIT is sent nothing is stored.
+// inTransaction is like [pgx.BeginFunc], but judges the outcome: nothing is stored before COMMIT is sent.
 func (in *Inserter) inTransaction(ctx context.Context, f func(tx pgx.Tx) error) error {
 	conn, err := in.pool.Acquire(ctx)
 	if err != nil {
@@ -125,7 +142,7 @@ func (in *Inserter) inTransaction(ctx context.Context, f func(tx pgx.Tx) error) 
 	if err != nil {
 		return Outcome{NoConn: true}.Judge(err)
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // after Commit it does nothing
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // does nothing after Commit
 	if err := f(tx); err != nil {
 		return Outcome{}.Judge(err)
 	}
@@ -133,7 +150,7 @@ func (in *Inserter) inTransaction(ctx context.Context, f func(tx pgx.Tx) error) 
 	return Outcome{Sent: true, Intact: !conn.Conn().IsClosed()}.Judge(err)
 }
 
-// insertBy has River insert all or none by tx, and sets the IDs.
+// insertBy makes River insert all jobs or none in tx, and sets their IDs.
 func (in *Inserter) insertBy(ctx context.Context, tx pgx.Tx, jobs []*Job) error {
 	results, err := in.client.InsertManyTx(ctx, tx, params(jobs, nil))
 	if err != nil {
@@ -149,20 +166,21 @@ func (in *Inserter) insertBy(ctx context.Context, tx pgx.Tx, jobs []*Job) error 
 }
 
 func tooFew(stored, sent int) error {
-	return fmt.Errorf("the database has stored %d of %d jobs and does not say which: is there a trigger on River's table?", stored, sent)
+	return fmt.Errorf("the database stored %d of %d jobs without saying which: is there a trigger on River's table?",
+		stored, sent)
 }
 
-// Tx inserts jobs in the caller's transaction. Workers have to be told once it has committed.
+// Tx inserts jobs in the caller's transaction. The caller notifies workers once it has committed.
 func (in *Inserter) Tx(ctx context.Context, tx pgx.Tx, jobs ...*Job) error {
 	return in.insertBy(context.WithValue(ctx, insertingKey{}, true), quiet{tx}, jobs)
 }
 
-// Many inserts all or none in one transaction, and sets the IDs.
+// Many inserts all jobs or none in one transaction, and sets their IDs.
 func (in *Inserter) Many(ctx context.Context, jobs []*Job) error {
-	return in.chunks(ctx, jobs, func(ctx context.Context, tx pgx.Tx, chunk []*Job) error { return in.insertBy(ctx, tx, chunk) })
+	return in.chunks(ctx, jobs, in.insertBy)
 }
 
-// Bulk inserts all or none in one transaction by COPY, which returns no IDs.
+// Bulk inserts all jobs or none in one transaction with COPY, which returns no IDs.
 func (in *Inserter) Bulk(ctx context.Context, jobs []*Job) error {
 	return in.chunks(ctx, jobs, func(ctx context.Context, tx pgx.Tx, chunk []*Job) error {
 		now := in.clock.Estimate()
@@ -174,7 +192,10 @@ func (in *Inserter) Bulk(ctx context.Context, jobs []*Job) error {
 	})
 }
 
-func (in *Inserter) chunks(ctx context.Context, jobs []*Job, insert func(ctx context.Context, tx pgx.Tx, chunk []*Job) error) error {
+// chunks calls insert with parts of jobs that each fit into one statement, all in one transaction.
+func (in *Inserter) chunks(
+	ctx context.Context, jobs []*Job, insert func(ctx context.Context, tx pgx.Tx, chunk []*Job) error,
+) error {
 	ctx = context.WithValue(ctx, insertingKey{}, true)
 	err := in.inTransaction(ctx, func(tx pgx.Tx) error {
 		for rest := jobs; len(rest) > 0; {
@@ -188,18 +209,18 @@ func (in *Inserter) chunks(ctx context.Context, jobs []*Job, insert func(ctx con
 	})
 	switch {
 	case err == nil:
-		in.told(ctx, jobs)
-	case !Undone(err):
-		return fmt.Errorf("all of the jobs may be stored, or none: %w", err)
+		in.notifier.Inserted(ctx, jobs, false)
+	case !NotStored(err):
+		return fmt.Errorf("either all of the jobs or none have been stored: %w", err)
 	}
 	return err
 }
 
-// fitting returns how many of the first jobs go into one statement, one at least.
+// fitting returns how many of the first jobs fit into one statement, at least one.
 func fitting(jobs []*Job) int {
 	size := 0
 	for i, j := range jobs {
-		if size += len(j.Data) + len(j.Metadata); i > 0 && (i == manyRows || size > manyBytes) {
+		if size += j.size(); i > 0 && (i == manyRows || size > manyBytes) {
 			return i
 		}
 	}

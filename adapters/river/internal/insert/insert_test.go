@@ -25,22 +25,23 @@ import (
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 )
 
-// migrated is a database with River's tables, copied for each test.
+// migrated provides each test with a migrated database.
 var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, nil) })
 
-// A fixture is an inserter and what it works with.
+// A fixture is an inserter and its parts.
 type fixture struct {
 	*insert.Inserter
-	pool   *pgxpool.Pool
-	client *riverqueue.Client[pgx.Tx]
-	told   atomic.Int64 // jobs that workers were told of
+	pool     *pgxpool.Pool
+	client   *riverqueue.Client[pgx.Tx]
+	inserted atomic.Int64 // jobs passed to the notifier
+	attach   string       // a statement that is sent with each INSERT, if any
 }
 
 type options struct {
 	configure func(cfg *riverqueue.Config)
 	driver    func(d *riverpgxv5.Driver) riverdriver.Driver[pgx.Tx]
 	inTx      bool
-	ahead     time.Duration // the process's clock is
+	ahead     time.Duration // of the process's clock
 }
 
 func newFixture(t testing.TB, pool *pgxpool.Pool, o options) *fixture {
@@ -61,8 +62,22 @@ func newFixture(t testing.TB, pool *pgxpool.Pool, o options) *fixture {
 	client, err := riverqueue.NewClient(driver, cfg)
 	require.NoError(t, err)
 	f := &fixture{pool: pool, client: client}
-	f.Inserter = insert.New(pool, client, clock, o.inTx, func(_ context.Context, jobs []*insert.Job) { f.told.Add(int64(len(jobs))) })
+	f.Inserter = insert.New(pool, client, clock, o.inTx, notifier{f})
 	return f
+}
+
+type notifier struct{ *fixture }
+
+func (n notifier) Attach(batch *pgx.Batch, _ []*insert.Job) bool {
+	if n.attach == "" {
+		return false
+	}
+	batch.Queue(n.attach)
+	return true
+}
+
+func (n notifier) Inserted(_ context.Context, jobs []*insert.Job, _ bool) {
+	n.inserted.Add(int64(len(jobs)))
 }
 
 func newJob(n int) *insert.Job {
@@ -84,9 +99,9 @@ func execSQL(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
 	require.NoError(t, err, sql)
 }
 
-// insertMany has so many callers insert while the table is locked, so that they gather, and returns what
-// each got.
-func (f *fixture) insertMany(t testing.TB, n int) []error {
+// insertConcurrently inserts n jobs from as many callers while the table is locked, so that they share batches. It
+// returns the error of each caller.
+func (f *fixture) insertConcurrently(t testing.TB, n int) []error {
 	t.Helper()
 	tx, err := f.pool.Begin(t.Context())
 	require.NoError(t, err)
@@ -105,13 +120,13 @@ func (f *fixture) insertMany(t testing.TB, n int) []error {
 	require.Eventually(t, func() bool {
 		return calling.Load() == int64(n) && scalar[int](t, f.pool, `SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database
 			WHERE datname = current_database() AND relation = 'river.river_job'::regclass AND NOT granted`) >= 2
-	}, 30*time.Second, 5*time.Millisecond, "callers gather")
+	}, 30*time.Second, 5*time.Millisecond, "callers wait for a batch")
 	require.NoError(t, tx.Rollback(context.Background()))
 	wg.Wait()
 	return errs
 }
 
-func TestOne_CallersAtOnceGetTheIDsOfTheirOwnJobs(t *testing.T) {
+func TestInserter_ConcurrentCallersGetTheIDsOfTheirOwnJobs(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrated.Pool(t), options{})
 	const callers = 200
@@ -130,10 +145,10 @@ func TestOne_CallersAtOnceGetTheIDsOfTheirOwnJobs(t *testing.T) {
 		require.Equal(t, i, scalar[int](t, f.pool, `SELECT (args->>'n')::int FROM river.river_job WHERE id = $1`, j.ID))
 	}
 	require.Equal(t, callers, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))
-	require.EqualValues(t, callers, f.told.Load())
+	require.EqualValues(t, callers, f.inserted.Load())
 }
 
-func TestOne_AJobThatIsRefusedFailsAlone(t *testing.T) {
+func TestInserter_ARefusedJobFailsAlone(t *testing.T) {
 	t.Parallel()
 	errHook := errors.New("thirteen has no key")
 	hook := riverqueue.HookInsertBeginFunc(func(_ context.Context, p *rivertype.JobInsertParams) error {
@@ -150,11 +165,11 @@ func TestOne_AJobThatIsRefusedFailsAlone(t *testing.T) {
 			execSQL(t, pool, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 				IF NEW.args->>'n' = '7' THEN RAISE 'seven is refused'; END IF; RETURN NEW; END $$`)
 			execSQL(t, pool, `CREATE TRIGGER refuse BEFORE INSERT ON river.river_job FOR EACH ROW EXECUTE FUNCTION refuse()`)
-			for i, err := range f.insertMany(t, 40) {
+			for i, err := range f.insertConcurrently(t, 40) {
 				switch i {
 				case 7:
 					require.ErrorContains(t, err, "seven is refused")
-					require.NotContains(t, err.Error(), "stored or not")
+					require.NotContains(t, err.Error(), "may or may not")
 				case 13:
 					require.ErrorIs(t, err, errHook)
 				default:
@@ -166,8 +181,40 @@ func TestOne_AJobThatIsRefusedFailsAlone(t *testing.T) {
 	}
 }
 
-// What stands between us and the server may answer for an INSERT that was committed.
-func TestOne_AnAnswerThatProvesNothingInsertsNothingTwice(t *testing.T) {
+// The notification is part of the INSERT's transaction.
+func TestInserter_LosesNoJobToItsNotification(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	for _, test := range []struct {
+		name, attach string
+		wantErr      string
+		stored       int
+	}{
+		{name: "sent", attach: `SELECT pg_notify('a', 'b')`, stored: 1},
+		{name: "refused", attach: `SELECT 1 / 0`, stored: 1},
+		{name: "lost", attach: `SELECT pg_terminate_backend(pg_backend_pid())`, wantErr: "may or may not have been stored"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFixture(t, pool, options{})
+			f.attach = test.attach
+			j := newJob(1)
+			j.Kind = "a." + test.name
+			err := f.One(t.Context(), j)
+			if test.wantErr == "" {
+				require.NoError(t, err)
+				require.NotZero(t, j.ID)
+			} else {
+				require.ErrorContains(t, err, test.wantErr)
+			}
+			stored := scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = $1`, j.Kind)
+			require.Equal(t, test.stored, stored)
+			require.EqualValues(t, test.stored, f.inserted.Load())
+		})
+	}
+}
+
+// A pooler may report an error for an INSERT that the server committed.
+func TestInserter_NeverInsertsAgainAfterAnUncertainAnswer(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ severity, code string }{
 		{"FATAL", "08P01"}, // PgBouncer: the server went away
@@ -188,7 +235,7 @@ func TestOne_AnAnswerThatProvesNothingInsertsNothingTwice(t *testing.T) {
 			p, port := newPooler(t, &cfg.ConnConfig.Copy().Config)
 			through := cfg.Copy()
 			through.ConnConfig.Host, through.ConnConfig.Port, through.ConnConfig.TLSConfig, through.ConnConfig.Fallbacks = "127.0.0.1", port, nil, nil
-			through.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // as a pooler wants it
+			through.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // poolers do not support cached statements
 			pool, err := pgxpool.NewWithConfig(t.Context(), through)
 			require.NoError(t, err)
 			defer pool.Close()
@@ -199,14 +246,14 @@ func TestOne_AnAnswerThatProvesNothingInsertsNothingTwice(t *testing.T) {
 			} else {
 				p.answers.Store(&pgproto3.ErrorResponse{Severity: test.severity, SeverityUnlocalized: test.severity, Code: test.code, Message: "by the pooler"})
 			}
-			f.pool = direct // to lock and to look
-			for i, err := range f.insertMany(t, 40) {
-				require.ErrorContains(t, err, "stored or not", "caller %d", i)
+			f.pool = direct // for the lock and the counts
+			for i, err := range f.insertConcurrently(t, 40) {
+				require.ErrorContains(t, err, "may or may not have been stored", "caller %d", i)
 			}
 			require.Error(t, f.One(t.Context(), newJob(40)), "alone")
 			require.Equal(t, 42, scalar[int](t, direct, `SELECT count(*) FROM river.river_job`))
 			require.Equal(t, 42, scalar[int](t, direct, `SELECT count(DISTINCT args->>'n') FROM river.river_job`))
-			require.EqualValues(t, 1, f.told.Load())
+			require.EqualValues(t, 1, f.inserted.Load())
 			p.answers.Store(nil)
 			p.dropped.Store(false)
 			require.NoError(t, f.One(t.Context(), newJob(2000)))
@@ -214,14 +261,14 @@ func TestOne_AnAnswerThatProvesNothingInsertsNothingTwice(t *testing.T) {
 	}
 }
 
-// A trigger of the user's own can leave rows out without a word.
+// A trigger on River's table can silently drop rows.
 func TestInserter_FewerRowsThanJobsIsAnError(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	f := newFixture(t, pool, options{})
-	execSQL(t, pool, `CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	execSQL(t, pool, `CREATE FUNCTION drop_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		IF NEW.args->>'n' = '7' THEN RETURN NULL; END IF; RETURN NEW; END $$`)
-	execSQL(t, pool, `CREATE TRIGGER leave_out BEFORE INSERT ON river.river_job FOR EACH ROW EXECUTE FUNCTION leave_out()`)
+	execSQL(t, pool, `CREATE TRIGGER drop_row BEFORE INSERT ON river.river_job FOR EACH ROW EXECUTE FUNCTION drop_row()`)
 	const want = "is there a trigger on River's table?"
 	require.ErrorContains(t, f.One(t.Context(), newJob(7)), want)
 	unique := newJob(7)
@@ -229,8 +276,8 @@ func TestInserter_FewerRowsThanJobsIsAnError(t *testing.T) {
 	require.ErrorContains(t, f.One(t.Context(), unique), want)
 	require.ErrorContains(t, f.Many(t.Context(), []*insert.Job{newJob(1), newJob(7)}), want)
 	require.ErrorContains(t, f.Bulk(t.Context(), []*insert.Job{newJob(1), newJob(7)}), want)
-	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`), "of several nothing is stored")
-	errs := f.insertMany(t, 20)
+	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`), "nothing is stored")
+	errs := f.insertConcurrently(t, 20)
 	for i, err := range errs {
 		if i == 7 {
 			require.ErrorContains(t, err, want)
@@ -239,31 +286,34 @@ func TestInserter_FewerRowsThanJobsIsAnError(t *testing.T) {
 	require.NoError(t, f.One(t.Context(), newJob(8)))
 }
 
-// aborting is an insert middleware that fails once the jobs are inserted.
+// aborting is an insert middleware that fails after the INSERT.
 type aborting struct{ riverqueue.MiddlewareDefaults }
 
 var errAborted = errors.New("aborted")
 
-func (*aborting) InsertMany(ctx context.Context, _ []*rivertype.JobInsertParams, doInner func(context.Context) ([]*rivertype.JobInsertResult, error)) ([]*rivertype.JobInsertResult, error) {
+func (*aborting) InsertMany(
+	ctx context.Context, _ []*rivertype.JobInsertParams,
+	doInner func(context.Context) ([]*rivertype.JobInsertResult, error),
+) ([]*rivertype.JobInsertResult, error) {
 	if _, err := doInner(ctx); err != nil {
 		return nil, err
 	}
 	return nil, errAborted
 }
 
-func TestOne_AMiddlewareThatFailsAfterwardsLeavesNothingStored(t *testing.T) {
+func TestInserter_StoresNothingIfAMiddlewareFailsAfterTheInsert(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrated.Pool(t), options{inTx: true, configure: func(cfg *riverqueue.Config) {
 		cfg.Middleware = []rivertype.Middleware{&aborting{}}
 	}})
 	err := f.One(t.Context(), newJob(1))
 	require.ErrorIs(t, err, errAborted)
-	require.NotContains(t, err.Error(), "stored or not")
+	require.NotContains(t, err.Error(), "may or may not")
 	require.Zero(t, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))
-	require.Zero(t, f.told.Load())
+	require.Zero(t, f.inserted.Load())
 }
 
-// nested is a driver, as River's may become, that begins a transaction within the one it is given.
+// nested is a driver that begins a nested transaction, as River's driver may do one day.
 type nested struct{ *riverpgxv5.Driver }
 
 type nestedExecutor struct {
@@ -284,7 +334,7 @@ func (e nestedExecutor) JobInsertFastMany(ctx context.Context, params *riverdriv
 	return results, err
 }
 
-func TestOne_WhatAStandInCannotDoGoesThroughATransaction(t *testing.T) {
+func TestInserter_FallsBackToATransactionForUnsupportedCalls(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrated.Pool(t), options{driver: func(d *riverpgxv5.Driver) riverdriver.Driver[pgx.Tx] { return nested{d} }})
 	for i := range 3 {
@@ -293,7 +343,7 @@ func TestOne_WhatAStandInCannotDoGoesThroughATransaction(t *testing.T) {
 	require.Equal(t, 3, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))
 }
 
-func TestOne_AHookThatInsertsDoesNotWaitForItsOwnBatch(t *testing.T) {
+func TestInserter_AHookThatInsertsDoesNotWaitForItsOwnBatch(t *testing.T) {
 	t.Parallel()
 	var f *fixture
 	hook := riverqueue.HookInsertBeginFunc(func(ctx context.Context, p *rivertype.JobInsertParams) error {
@@ -304,7 +354,7 @@ func TestOne_AHookThatInsertsDoesNotWaitForItsOwnBatch(t *testing.T) {
 		}
 		return nil
 	})
-	// A pool of one connection: none is held while hooks run.
+	// One connection is enough, because none is held while hooks run.
 	f = newFixture(t, poolOf(t, 1), options{configure: func(cfg *riverqueue.Config) { cfg.Hooks = []rivertype.Hook{hook} }})
 	var wg sync.WaitGroup
 	for i := range 20 {
@@ -329,8 +379,8 @@ func poolOf(t testing.TB, conns int32) *pgxpool.Pool {
 	return pool
 }
 
-// What is due now is due by the database's clock, also of somebody who uses River's client.
-func TestHook_RowsHaveTheDatabasesClock(t *testing.T) {
+// Jobs are due now by the database's clock, also those inserted with River's client directly.
+func TestHook_UsesTheDatabasesClock(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrated.Pool(t), options{ahead: 90 * time.Second})
 	require.NoError(t, f.One(t.Context(), newJob(1)))
@@ -346,12 +396,12 @@ func TestHook_RowsHaveTheDatabasesClock(t *testing.T) {
 		AND created_at BETWEEN now() - interval '1 minute' AND now() + interval '1 second'`))
 }
 
-// foreign are args of somebody who uses River's client.
+// foreign is the args of a job inserted with River's client directly.
 type foreign struct{}
 
 func (foreign) Kind() string { return "foreign" }
 
-func TestHook_WhatIsDueSoonIsAvailable(t *testing.T) {
+func TestHook_JobsDueSoonAreAvailable(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrated.Pool(t), options{ahead: time.Hour})
 	now := scalar[time.Time](t, f.pool, `SELECT now()`)
@@ -365,7 +415,7 @@ func TestHook_WhatIsDueSoonIsAvailable(t *testing.T) {
 	}
 }
 
-func TestOne_AnIDThatWasDrawnIsTheRows(t *testing.T) {
+func TestInserter_KeepsAnIDDrawnBefore(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrated.Pool(t), options{})
 	j := newJob(1)
@@ -374,7 +424,7 @@ func TestOne_AnIDThatWasDrawnIsTheRows(t *testing.T) {
 	require.Equal(t, 1, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job WHERE id = 4711`))
 }
 
-func TestOne_ACallerThatLeavesHurtsNobody(t *testing.T) {
+func TestInserter_ACancelledCallerAffectsNoOther(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrated.Pool(t), options{})
 	tx, err := f.pool.Begin(t.Context())
@@ -396,7 +446,7 @@ func TestOne_ACallerThatLeavesHurtsNobody(t *testing.T) {
 	}, 30*time.Second, 5*time.Millisecond)
 	cancel()
 	for range 10 {
-		require.ErrorIs(t, <-left, context.Canceled, "while the insert is still held up")
+		require.ErrorIs(t, <-left, context.Canceled, "before the insert is done")
 	}
 	require.NoError(t, tx.Rollback(context.Background()))
 	for range 10 {
@@ -404,7 +454,7 @@ func TestOne_ACallerThatLeavesHurtsNobody(t *testing.T) {
 	}
 }
 
-func TestMany_IsAllOrNothingInChunks(t *testing.T) {
+func TestInserter_ManyIsAllOrNothingAcrossChunks(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrated.Pool(t), options{})
 	jobs := make([]*insert.Job, 10_001)
@@ -418,7 +468,7 @@ func TestMany_IsAllOrNothingInChunks(t *testing.T) {
 	for i := range jobs {
 		jobs[i] = newJob(i)
 	}
-	jobs[10_000].Data = []byte(`{"n": "\u0000"}`) // which PostgreSQL refuses
+	jobs[10_000].Data = []byte(`{"n": "\u0000"}`) // PostgreSQL refuses it
 	require.Error(t, f.Many(t.Context(), jobs))
 	require.Error(t, f.Bulk(t.Context(), jobs))
 	require.Equal(t, 10_001, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))

@@ -1,9 +1,3 @@
-// Package insert puts jobs into River's table, through River's client alone, so that River encodes,
-// validates, runs hooks and insert middleware, and stores.
-//
-// Callers that insert at the same time share one INSERT, as package batch gathers them. A failure that proves
-// that nothing was stored is taken apart until the job that caused it is found. After any other, each caller
-// is told that its job may be stored or not, and no job is inserted again.
 package insert
 
 import (
@@ -16,7 +10,7 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/dbclock"
 )
 
-// A Job is what is put into River's table.
+// A Job is a row to insert into River's table.
 type Job struct {
 	// Kind is the registered name of the job.
 	Kind                  string
@@ -26,40 +20,42 @@ type Job struct {
 	Data []byte
 	// Metadata is a JSON object. Defaults to {}.
 	Metadata []byte
-	// Due is when the job is due; zero means now, by the database's clock.
+	// Due is when the job is due. Zero means now, by the database's clock.
 	Due time.Time
-	// Passed says that Due has passed by the database's clock, whatever ours says.
+	// Passed says that Due has passed by the database's clock, whatever the process's clock says.
 	Passed bool
-	// UniqueKey is the row's, held while the job has a run before it or in progress. nil means none.
+	// UniqueKey belongs to the row while it is waiting or running. nil means none.
 	UniqueKey []byte
-	// ID is the row's. It is set once the job is inserted, unless it was drawn before.
+	// ID is the row's. An insert sets it unless it was drawn before.
 	ID int64
 
-	found bool // the row was there already, of the same unique key
+	found bool // a row with the same unique key existed
 }
 
-// Immediate reports whether workers can take the job at once.
+// Immediate reports whether workers can fetch the job at once.
 func (j *Job) Immediate() bool { return j.Due.IsZero() }
 
-// liveStates are those in which a job has a run before it or in progress, all but cancelled, completed and
-// discarded, as River's column unique_states has them.
+func (j *Job) size() int { return len(j.Data) + len(j.Metadata) }
+
+// liveStates is the value of River's column unique_states for a key that belongs to waiting and running rows: all
+// states except cancelled, completed and discarded.
 const liveStates = 0b1111_0001
 
-// The leader makes scheduled rows available when they are due, but does so only every 5 seconds, by its own
-// clock, and not while none is elected. The fetch itself looks at the time too, by the database's clock, so
-// a row that is due sooner is stored as available. River does the same for short snoozes and retries.
+// dueSoon is how far ahead a row is stored as available. River's leader makes scheduled rows available every 5
+// seconds only, by its own clock, and not at all while no leader is elected. A fetch also compares scheduled_at with
+// the database's clock. River does the same for short snoozes and retries.
 const dueSoon = 5 * time.Second
 
-// args are the args of a job to River's client.
+// args is what River's client gets as the args of a job.
 type args struct {
 	job *Job
-	// now is the database's time, as estimated, for a COPY, which takes no zero times; otherwise nil.
+	// now is the estimated time of the database for a COPY, which does not support zero times; otherwise nil.
 	now *time.Time
 }
 
 // Kind implements [riverqueue.JobArgs].
 func (a args) Kind() string {
-	if a.job == nil { // River asks of a zero value
+	if a.job == nil { // River calls it on the zero value
 		return ""
 	}
 	return a.job.Kind
@@ -68,12 +64,12 @@ func (a args) Kind() string {
 // MarshalJSON returns the job's data.
 func (a args) MarshalJSON() ([]byte, error) { return a.job.Data, nil }
 
-// params says in River's terms what jobs say in ours.
+// params converts jobs to the parameters of River's client.
 func params(jobs []*Job, now *time.Time) []riverqueue.InsertManyParams {
 	all := make([]riverqueue.InsertManyParams, len(jobs))
 	var opts *riverqueue.InsertOpts
 	for i, j := range jobs {
-		if i == 0 || !j.hasOptionsOf(jobs[i-1]) { // most have
+		if i == 0 || !j.hasOptionsOf(jobs[i-1]) { // most jobs share their options
 			opts = &riverqueue.InsertOpts{
 				MaxAttempts: j.MaxAttempts, Metadata: j.Metadata, Priority: j.Priority, Queue: j.Queue, ScheduledAt: j.Due,
 			}
@@ -84,12 +80,13 @@ func params(jobs []*Job, now *time.Time) []riverqueue.InsertManyParams {
 }
 
 func (j *Job) hasOptionsOf(o *Job) bool {
-	return j.Metadata == nil && o.Metadata == nil && j.Queue == o.Queue && j.Priority == o.Priority && j.MaxAttempts == o.MaxAttempts && j.Due.Equal(o.Due)
+	return j.Metadata == nil && o.Metadata == nil && j.Queue == o.Queue && j.Priority == o.Priority &&
+		j.MaxAttempts == o.MaxAttempts && j.Due.Equal(o.Due)
 }
 
-// Hook sets what River's options cannot: the key of a unique job, the ID where it was drawn before, and the
-// clock. River stamps rows with the process's, by which a job that is due now could be due in an hour. It
-// has to come after the user's hooks.
+// Hook sets what River's options cannot: the unique key, an ID that was drawn before, and times by the database's
+// clock. River uses the clock of the process, by which a job that is due now could become due in an hour. The hook
+// must come after the user's hooks.
 type Hook struct {
 	riverqueue.HookDefaults
 	Clock *dbclock.Clock
@@ -99,8 +96,8 @@ var zeroTime time.Time
 
 // InsertBegin implements [rivertype.HookInsertBegin].
 func (h *Hook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams) error {
-	a, ours := p.Args.(args)
-	now := &zeroTime // the database's now()
+	a, ours := p.Args.(args) // others use River's client directly
+	now := &zeroTime         // means the database's now()
 	switch {
 	case !ours:
 		t := h.Clock.Estimate()
@@ -114,11 +111,12 @@ func (h *Hook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams) erro
 	switch {
 	case p.ScheduledAt == nil:
 		p.ScheduledAt = now
-	case p.State == rivertype.JobStateScheduled && (ours && a.job.Passed || p.ScheduledAt.Sub(h.Clock.Estimate()) <= dueSoon):
+	case p.State == rivertype.JobStateScheduled &&
+		(ours && a.job.Passed || p.ScheduledAt.Sub(h.Clock.Estimate()) <= dueSoon):
 		p.State = rivertype.JobStateAvailable
 	}
 	if !ours {
-		return nil // of somebody who uses River's client itself
+		return nil
 	}
 	if a.job.ID != 0 && a.now == nil {
 		p.ID = &a.job.ID

@@ -15,13 +15,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A pooler stands between clients and the server. When it is told to, it answers an INSERT into River's table
-// itself, once the server has committed it.
+// A pooler is a proxy between clients and the server. When answers is set, it replaces the server's answer to an
+// INSERT into River's table, after the server has committed it.
 type pooler struct {
 	server  *pgconn.Config
-	answers atomic.Pointer[pgproto3.ErrorResponse] // to the next INSERTs; nil passes the server's answer on
-	dropped atomic.Bool                            // the connection ends in place of an answer
-	inserts atomic.Int64                           // how many it has seen
+	answers atomic.Pointer[pgproto3.ErrorResponse] // to INSERTs; nil passes the server's answer on
+	dropped atomic.Bool                            // closes the connection instead of answering
 }
 
 // newPooler listens on loopback until the test ends, and returns its port.
@@ -55,7 +54,7 @@ func (p *pooler) serve(client net.Conn) {
 		return
 	}
 	defer server.Close()
-	var pending atomic.Bool // an INSERT's answer is to come
+	var pending atomic.Bool // an INSERT has no answer yet
 	go func() {
 		defer server.Close()
 		defer client.Close()
@@ -66,7 +65,6 @@ func (p *pooler) serve(client net.Conn) {
 				return
 			}
 			if bytes.Contains(buf[:n], []byte("INSERT INTO")) && bytes.Contains(buf[:n], []byte("river_job(")) {
-				p.inserts.Add(1)
 				pending.Store(true)
 			}
 			if _, err := server.Write(buf[:n]); err != nil {

@@ -10,29 +10,29 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// errUnexpected says that River did something with its transaction that a stand-in cannot do.
-var errUnexpected = errors.New("river: insert: a stand-in for a transaction cannot do that")
+var errUnsupported = errors.New("the stand-in for a transaction does not support this call")
 
-// standIn is a transaction to River and none to PostgreSQL: River's INSERT is one statement and commits by
-// itself, which spares the round trips of BEGIN and COMMIT. It holds a connection only while that runs, so
-// none is held while users' hooks do. River asks for Config, which tells it how queries are sent; QueryRow,
-// once, to find what the server can do; Query, for the INSERT; and Exec, for the notification, which package
-// wake sends.
+// standIn is a transaction to River but not to PostgreSQL: River's INSERT is one statement that commits by itself,
+// which saves the round trips of BEGIN and COMMIT. It holds a connection only during the INSERT, not while users'
+// hooks run. River calls Config for the mode of queries, QueryRow once for the server's features, Query for the
+// INSERT, and Exec for its notification, which package wake sends instead.
 type standIn struct {
-	pool       *pgxpool.Pool
-	config     *pgxpool.Config
-	outcome    Outcome
-	unexpected bool // River did something else
+	pool        *pgxpool.Pool
+	config      *pgxpool.Config
+	attach      func(*pgx.Batch) // may add a statement to the INSERT's; nil adds none
+	outcome     Outcome
+	unsupported bool // River called another method
 }
 
 var _ pgx.Tx = (*standIn)(nil)
 
 func (s *standIn) refuse() error {
-	s.unexpected = true
-	return errUnexpected
+	s.unsupported = true
+	return errUnsupported
 }
 
-// Config has the pool's settings. Without it River would take those of the connection.
+// Config returns the pool's settings. Without it River would encode arguments for cached statements, whatever the
+// pool's query mode.
 func (s *standIn) Config() *pgxpool.Config { return s.config }
 
 // Query sends the INSERT.
@@ -46,41 +46,63 @@ func (s *standIn) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 		return nil, err
 	}
 	s.outcome.Sent = true
-	rows, err := conn.Query(ctx, sql, args...)
-	held := &heldRows{Rows: rows, conn: conn, of: s}
+	var batch pgx.Batch // PostgreSQL runs it as one transaction
+	batch.Queue(sql, args...)
+	if s.attach != nil {
+		s.attach(&batch)
+	}
+	results := conn.SendBatch(ctx, &batch)
+	rows, err := results.Query()
+	held := &heldRows{Rows: rows, results: results, conn: conn, tx: s}
 	if err != nil {
-		held.release()
+		held.Close()
 		return nil, err
 	}
 	return held, nil
 }
 
-// heldRows releases its connection when it is closed, and says whether that still works.
+// heldRows are the rows of the INSERT. At their end they wait for the commit, release the connection, and record
+// whether it still works.
 type heldRows struct {
 	pgx.Rows
-	conn *pgxpool.Conn
-	of   *standIn
+	results pgx.BatchResults
+	err     error // of the commit
+	conn    *pgxpool.Conn
+	tx      *standIn
+}
+
+func (r *heldRows) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *heldRows) Err() error {
+	if err := r.Rows.Err(); err != nil {
+		return err
+	}
+	return r.err
 }
 
 func (r *heldRows) Close() {
-	r.Rows.Close()
-	r.release()
-}
-
-func (r *heldRows) release() {
-	if r.conn != nil {
-		r.of.outcome.Intact = !r.conn.Conn().IsClosed()
-		r.conn.Release()
-		r.conn = nil
+	if r.conn == nil {
+		return
 	}
+	r.Rows.Close()
+	r.err = r.results.Close()
+	r.tx.outcome.Intact = !r.conn.Conn().IsClosed()
+	r.conn.Release()
+	r.conn = nil
 }
 
-// QueryRow is for what River asks about the server.
+// QueryRow sends River's queries about the server.
 func (s *standIn) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	return s.pool.QueryRow(ctx, sql, args...)
 }
 
-// Exec leaves out River's notification.
+// Exec drops River's notification.
 func (s *standIn) Exec(_ context.Context, sql string, _ ...any) (pgconn.CommandTag, error) {
 	if !isNotify(sql) {
 		return pgconn.CommandTag{}, s.refuse()
@@ -90,7 +112,7 @@ func (s *standIn) Exec(_ context.Context, sql string, _ ...any) (pgconn.CommandT
 
 func isNotify(sql string) bool { return strings.Contains(sql, "pg_notify(") }
 
-// Begin implements [pgx.Tx], as all that follows.
+// Begin is not supported, like the methods below.
 func (s *standIn) Begin(context.Context) (pgx.Tx, error) { return nil, s.refuse() }
 
 func (s *standIn) Commit(context.Context) error { return s.refuse() }
@@ -106,7 +128,7 @@ func (s *standIn) SendBatch(context.Context, *pgx.Batch) pgx.BatchResults {
 }
 
 func (s *standIn) LargeObjects() pgx.LargeObjects {
-	s.unexpected = true
+	s.unsupported = true
 	return pgx.LargeObjects{}
 }
 
@@ -114,10 +136,10 @@ func (s *standIn) Prepare(context.Context, string, string) (*pgconn.StatementDes
 	return nil, s.refuse()
 }
 
-// Conn returns nil: there is no one connection.
+// Conn returns nil, because there is no single connection.
 func (s *standIn) Conn() *pgx.Conn { return nil }
 
-// refusedBatch is a [pgx.BatchResults] of a batch that was not sent.
+// refusedBatch is the result of a batch that was not sent.
 type refusedBatch struct{ err error }
 
 func (b refusedBatch) Exec() (pgconn.CommandTag, error) { return pgconn.CommandTag{}, b.err }
@@ -130,8 +152,8 @@ type refusedRow struct{ err error }
 
 func (r refusedRow) Scan(...any) error { return r.err }
 
-// quiet is a transaction in which River sends no notification: package wake does, since River's limiter
-// drops what comes within its cooldown, and counts one that was rolled back.
+// quiet is a transaction without River's notifications. Package wake sends them, because River drops those within
+// its cooldown, even if the previous one was rolled back.
 type quiet struct{ pgx.Tx }
 
 func (q quiet) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {

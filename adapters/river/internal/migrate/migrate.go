@@ -1,5 +1,5 @@
-// Package migrate brings a schema up to date: River's migrations, our tables, and River's index of jobs by kind,
-// which gets two columns more.
+// Package migrate brings a schema up to date: River's migrations, our tables, and two more columns in River's index
+// on the kind of jobs.
 package migrate
 
 import (
@@ -16,43 +16,44 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
-// KindIndex is River's index of jobs by kind, which Migrate gives two columns more: by these
-// it counts what waits, runs and is retried of a name without reading the jobs. One of our
-// own beside it, even of waiting jobs alone, costs a fifth of the time of TriggerMany; wider,
-// it costs nothing that can be measured. It keeps its name, which River's reindexer and
-// migrations know.
 const (
+	// KindIndex is River's index on the kind of jobs. With two more columns it counts the waiting, running and
+	// retrying runs of a job without reading them. A second index, even of waiting runs only, would make TriggerMany a
+	// fifth slower; the wider one costs nothing measurable. It keeps its name, which River's reindexer and migrations
+	// know.
 	KindIndex        = "river_job_kind"
 	kindIndexColumns = "(kind, state, attempt)"
-	// WiderIndex is the name of it while it is made.
+	// WiderIndex is the name of the wider index until it has replaced KindIndex.
 	WiderIndex = "everytick_job_kind_index"
-	// oldTicksIndex served ticks of an older form.
+	// oldTicksIndex was used by older versions.
 	oldTicksIndex = "everytick_job_ticks_index"
+	// poll is how often Run checks whether another migration has ended.
+	poll = 100 * time.Millisecond
 )
 
-// searchIndexes are those of River's that serve searches in args and metadata alone.
+// searchIndexes maps River's indexes that only serve searches to their column.
 var searchIndexes = map[string]string{"river_job_args_index": "args", "river_job_metadata_index": "metadata"}
 
-// A Migration is that of one schema.
+// A Migration migrates one schema. Create one with [New].
 type Migration struct {
 	pool     *pgxpool.Pool
 	store    *store.Store
-	schema   string
 	migrator *rivermigrate.Migrator[pgx.Tx]
-	search   *bool // whether River's search indexes are kept; nil: as they are
+	search   *bool
 }
 
-// New returns the migration of the schema of s.
+// New returns the migration of the schema of s. search says whether River's search indexes should exist; nil leaves
+// them as they are.
 func New(pool *pgxpool.Pool, s *store.Store, search *bool) (*Migration, error) {
-	// It logs at info what we say in our own words.
-	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: s.Schema(), Logger: slog.New(slog.DiscardHandler)})
+	migrator, err := rivermigrate.New(riverpgxv5.New(pool),
+		&rivermigrate.Config{Schema: s.Schema(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
-	return &Migration{pool: pool, store: s, schema: s.Schema(), migrator: migrator, search: search}, nil
+	return &Migration{pool: pool, store: s, migrator: migrator, search: search}, nil
 }
 
-// Run migrates. Processes that do so together do it one after the other.
+// Run migrates the schema. If another process is migrating, it waits and then checks again.
 func (m *Migration) Run(ctx context.Context) error {
 	for {
 		done, err := m.try(ctx)
@@ -60,33 +61,32 @@ func (m *Migration) Run(ctx context.Context) error {
 			return err
 		}
 		select {
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(poll):
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for another process that migrates: %w", ctx.Err())
+			return fmt.Errorf("waiting for another process to finish its migration: %w", ctx.Err())
 		}
 	}
 }
 
-// Complete reports whether there is nothing to do, but for indexes.
+// Complete reports whether the schema has all tables and River's latest version. It does not check indexes.
 func (m *Migration) Complete(ctx context.Context) (bool, error) {
 	res, err := m.migrator.Validate(ctx, nil)
 	switch {
 	case store.IsMissing(err), err == nil && !res.OK:
 		return false, nil
 	case err != nil:
-		return false, fmt.Errorf("asking for River's migrations: %w", err)
+		return false, fmt.Errorf("checking River's migrations: %w", err)
 	}
 	return m.store.HasTables(ctx, m.pool)
 }
 
-// try migrates unless another caller does. It does not wait for that one,
-// which needs a second connection of what may be the same pool. The lock is that of a
-// transaction that does nothing else: behind PgBouncer a session's would stay with
-// a server connection that the unlock does not reach.
+// try migrates unless another caller does. It does not wait for the lock, because the caller that holds it needs a
+// second connection, possibly of the same pool. The lock belongs to a transaction that does nothing else: behind
+// PgBouncer, a session's lock could stay with a server connection that the unlock does not reach.
 func (m *Migration) try(ctx context.Context) (done bool, err error) {
-	// In another isolation it would hold a snapshot, and CREATE INDEX CONCURRENTLY wait for it.
+	// A stricter isolation level would hold a snapshot, for which CREATE INDEX CONCURRENTLY waits.
 	err = pgx.BeginTxFunc(ctx, m.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		// It idles for as long as an index takes.
+		// The transaction is idle while indexes are built.
 		if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout TO 0`); err != nil {
 			return err
 		}
@@ -99,15 +99,14 @@ func (m *Migration) try(ctx context.Context) (done bool, err error) {
 			return err
 		}
 		if !exists {
-			if _, err := m.pool.Exec(ctx, `CREATE SCHEMA `+pgx.Identifier{m.schema}.Sanitize()); err != nil {
+			if _, err := m.pool.Exec(ctx, `CREATE SCHEMA `+pgx.Identifier{m.store.Schema()}.Sanitize()); err != nil {
 				return err
 			}
 		}
 		if _, err := m.migrator.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
 			return err
 		}
-		// The portal of the last query above still holds a snapshot; that of a simple query
-		// takes its place and holds none.
+		// The portal of the last query in tx still holds a snapshot. A simple query replaces it and holds none.
 		if err := tx.Conn().PgConn().Exec(ctx, `SELECT`).Close(); err != nil {
 			return err
 		}
@@ -116,8 +115,7 @@ func (m *Migration) try(ctx context.Context) (done bool, err error) {
 	return done, err
 }
 
-// addOurs is on a second connection: indexes are made CONCURRENTLY, outside of a
-// transaction.
+// addOurs makes our changes on a second connection, because CREATE INDEX CONCURRENTLY cannot run in a transaction.
 func (m *Migration) addOurs(ctx context.Context) error {
 	if err := m.store.CreateTables(ctx, m.pool); err != nil {
 		return err
@@ -128,34 +126,29 @@ func (m *Migration) addOurs(ctx context.Context) error {
 	if err := m.store.DeleteOldTicks(ctx, m.pool); err != nil {
 		return err
 	}
-	if err := m.dropIndex(ctx, oldTicksIndex); err != nil {
+	if err := m.dropIndex(ctx, oldTicksIndex); err != nil || m.search == nil {
 		return err
 	}
-	table := pgx.Identifier{m.schema, "river_job"}.Sanitize()
-	if m.search == nil {
-		return nil
-	}
 	for name, column := range searchIndexes {
+		var err error
 		if *m.search {
-			if err := m.index(ctx, name, table+` USING gin (`+column+`)`); err != nil {
-				return err
-			}
-			continue
+			err = m.createIndex(ctx, name, `USING gin (`+column+`)`)
+		} else {
+			err = m.dropIndex(ctx, name)
 		}
-		if err := m.dropIndex(ctx, name); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// widenKindIndex replaces River's index by the wider one. If it is interrupted the next
-// call goes on.
+// widenKindIndex replaces River's index with the wider one. If it was interrupted, the next call continues.
 func (m *Migration) widenKindIndex(ctx context.Context) error {
 	if wide, err := m.store.KindIndexIsWide(ctx, m.pool); err != nil || wide {
 		return err
 	}
-	if err := m.index(ctx, WiderIndex, pgx.Identifier{m.schema, "river_job"}.Sanitize()+` `+kindIndexColumns); err != nil {
+	if err := m.createIndex(ctx, WiderIndex, kindIndexColumns); err != nil {
 		return err
 	}
 	if err := m.dropIndex(ctx, KindIndex); err != nil {
@@ -164,20 +157,18 @@ func (m *Migration) widenKindIndex(ctx context.Context) error {
 	return m.store.RenameWiderIndex(ctx, m.pool)
 }
 
-// dropIndex drops an index if it is there, without blocking those who work with the table.
+// dropIndex drops an index if it exists, without blocking access to the table.
 func (m *Migration) dropIndex(ctx context.Context, name string) error {
-	qualified := pgx.Identifier{m.schema, name}.Sanitize()
-	_, err := m.pool.Exec(ctx, `DROP INDEX CONCURRENTLY IF EXISTS `+qualified)
-	if store.Code(err) == "0A000" { // YugabyteDB does not support that
-		_, err = m.pool.Exec(ctx, `DROP INDEX IF EXISTS `+qualified)
+	_, err := m.pool.Exec(ctx, `DROP INDEX CONCURRENTLY IF EXISTS `+m.qualified(name))
+	if store.Code(err) == "0A000" { // not supported by YugabyteDB
+		_, err = m.pool.Exec(ctx, `DROP INDEX IF EXISTS `+m.qualified(name))
 	}
 	return err
 }
 
-// index makes an index that is not there, or that an interrupted making left invalid.
-func (m *Migration) index(ctx context.Context, name, definition string) error {
-	qualified := pgx.Identifier{m.schema, name}.Sanitize()
-	valid, err := m.store.IndexIsValid(ctx, m.pool, qualified)
+// createIndex creates an index on the job table if it does not exist, or if an interrupted call left it invalid.
+func (m *Migration) createIndex(ctx context.Context, name, definition string) error {
+	valid, err := m.store.IndexIsValid(ctx, m.pool, m.qualified(name))
 	if err != nil || valid != nil && *valid {
 		return err
 	}
@@ -186,8 +177,15 @@ func (m *Migration) index(ctx context.Context, name, definition string) error {
 			return err
 		}
 	}
-	if _, err := m.pool.Exec(ctx, `CREATE INDEX CONCURRENTLY `+pgx.Identifier{name}.Sanitize()+` ON `+definition); err != nil {
+	_, err = m.pool.Exec(ctx, `CREATE INDEX CONCURRENTLY `+pgx.Identifier{name}.Sanitize()+
+		` ON `+m.qualified("river_job")+` `+definition)
+	if err != nil {
 		return fmt.Errorf("index %s: %w", name, err)
 	}
 	return nil
+}
+
+// qualified returns the quoted name of a table or index in the schema.
+func (m *Migration) qualified(name string) string {
+	return pgx.Identifier{m.store.Schema(), name}.Sanitize()
 }

@@ -22,7 +22,7 @@ func run(ctx context.Context, pool *pgxpool.Pool, search *bool) error {
 	return m.Run(ctx)
 }
 
-// migrated is a database that has been migrated, copied for each test.
+// migrated provides each test with a migrated database.
 var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return run(ctx, pool, nil) })
 
 func poolWith(t testing.TB, parameter, value string) *pgxpool.Pool {
@@ -48,7 +48,7 @@ func scalar[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) (v
 	return v
 }
 
-// indexes returns the valid indexes of the table of jobs, with their definitions.
+// indexes returns the definitions of the valid indexes of the job table by name.
 func indexes(t testing.TB, pool *pgxpool.Pool) map[string]string {
 	t.Helper()
 	rows, err := pool.Query(t.Context(), `SELECT relname, pg_get_indexdef(indexrelid) FROM pg_index JOIN pg_class ON oid = indexrelid
@@ -66,7 +66,7 @@ func indexes(t testing.TB, pool *pgxpool.Pool) map[string]string {
 
 const argsIndex, metadataIndex = "river_job_args_index", "river_job_metadata_index"
 
-func TestComplete(t *testing.T) {
+func TestMigration_CompleteChecksTables(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	m, err := migrate.New(pool, store.New("river"), nil)
@@ -79,7 +79,7 @@ func TestComplete(t *testing.T) {
 	}
 	require.True(t, complete())
 	execSQL(t, pool, `DROP INDEX river.`+migrate.KindIndex)
-	require.True(t, complete(), "jobs run without an index, if slowly")
+	require.True(t, complete(), "jobs run without the index, only slower")
 	for _, table := range []string{"everytick_schedule", "everytick_process", "everytick_pause"} {
 		execSQL(t, pool, `DROP TABLE river.`+table)
 		require.False(t, complete(), table)
@@ -92,7 +92,7 @@ func TestComplete(t *testing.T) {
 	require.True(t, complete())
 }
 
-func TestRun_TogetherWithOthers(t *testing.T) {
+func TestMigration_ConcurrentRuns(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	before := indexes(t, pool)
@@ -107,7 +107,7 @@ func TestRun_TogetherWithOthers(t *testing.T) {
 	require.Equal(t, before, indexes(t, pool))
 }
 
-func TestRun_KeepsDropsAndRemakesTheSearchIndexes(t *testing.T) {
+func TestMigration_CreatesDropsAndKeepsTheSearchIndexes(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	before := indexes(t, pool)
@@ -129,7 +129,7 @@ func TestRun_KeepsDropsAndRemakesTheSearchIndexes(t *testing.T) {
 	}
 }
 
-func TestRun_RemakesAnIndexThatIsInvalid(t *testing.T) {
+func TestMigration_RebuildsInvalidIndexes(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	before := indexes(t, pool)
@@ -141,19 +141,19 @@ func TestRun_RemakesAnIndexThatIsInvalid(t *testing.T) {
 	require.Equal(t, before, indexes(t, pool))
 }
 
-func TestRun_GoesOnWhereItWasInterruptedInWideningAnIndex(t *testing.T) {
+func TestMigration_ContinuesAfterAnInterruptionWhileWideningAnIndex(t *testing.T) {
 	t.Parallel()
 	const (
 		narrow = `CREATE INDEX river_job_kind ON river.river_job USING btree (kind)`
 		wide   = ` ON river.river_job USING btree (kind, state, attempt)`
 	)
 	for name, soFar := range map[string][]string{
-		"before it began":       {`DROP INDEX river.river_job_kind`, narrow},
-		"making the wider one":  {`DROP INDEX river.river_job_kind`, narrow, `CREATE INDEX ` + migrate.WiderIndex + wide, `UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'river.` + migrate.WiderIndex + `'::regclass`},
-		"before dropping":       {`DROP INDEX river.river_job_kind`, narrow, `CREATE INDEX ` + migrate.WiderIndex + wide},
-		"before giving a name":  {`ALTER INDEX river.river_job_kind RENAME TO ` + migrate.WiderIndex},
-		"River's is not there":  {`DROP INDEX river.river_job_kind`},
-		"River's is not usable": {`UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'river.river_job_kind'::regclass`},
+		"before the start":               {`DROP INDEX river.river_job_kind`, narrow},
+		"while creating the wider index": {`DROP INDEX river.river_job_kind`, narrow, `CREATE INDEX ` + migrate.WiderIndex + wide, `UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'river.` + migrate.WiderIndex + `'::regclass`},
+		"before dropping River's index":  {`DROP INDEX river.river_job_kind`, narrow, `CREATE INDEX ` + migrate.WiderIndex + wide},
+		"before renaming":                {`ALTER INDEX river.river_job_kind RENAME TO ` + migrate.WiderIndex},
+		"without River's index":          {`DROP INDEX river.river_job_kind`},
+		"with River's index invalid":     {`UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'river.river_job_kind'::regclass`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -170,7 +170,7 @@ func TestRun_GoesOnWhereItWasInterruptedInWideningAnIndex(t *testing.T) {
 	}
 }
 
-func TestRun_RebuildsNothingWhereAllIdentifiersAreQuoted(t *testing.T) {
+func TestMigration_RebuildsNothingWithQuoteAllIdentifiers(t *testing.T) {
 	t.Parallel()
 	pool := poolWith(t, "quote_all_identifiers", "on")
 	index := func() uint32 { return scalar[uint32](t, pool, `SELECT 'river.river_job_kind'::regclass::oid`) }
@@ -179,12 +179,12 @@ func TestRun_RebuildsNothingWhereAllIdentifiersAreQuoted(t *testing.T) {
 	require.Equal(t, before, index())
 }
 
-func TestRun_OutlivesATimeoutOfIdleTransactions(t *testing.T) {
+func TestMigration_IgnoresTheTimeoutOfIdleTransactions(t *testing.T) {
 	t.Parallel()
 	pool := poolWith(t, "idle_in_transaction_session_timeout", "5s")
 	before := indexes(t, pool)
 	execSQL(t, pool, `DROP INDEX river.`+migrate.KindIndex)
-	tx, err := pool.Begin(t.Context()) // the index waits for it
+	tx, err := pool.Begin(t.Context()) // CREATE INDEX waits for it
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
 	execSQL(t, tx, `SET LOCAL idle_in_transaction_session_timeout TO 0`)
@@ -197,8 +197,8 @@ func TestRun_OutlivesATimeoutOfIdleTransactions(t *testing.T) {
 			return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND `+sql) == n
 		}, time.Minute, 20*time.Millisecond, what)
 	}
-	eventually("the index is made", `query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'`, 1)
-	eventually("both transactions have been idle for too long", `state = 'idle in transaction' AND state_change < now() - interval '7 seconds'`, 2)
+	eventually("the index is being created", `query LIKE 'CREATE INDEX%' AND wait_event_type = 'Lock'`, 1)
+	eventually("both transactions have been idle longer than the timeout", `state = 'idle in transaction' AND state_change < now() - interval '7 seconds'`, 2)
 	require.NoError(t, tx.Commit(t.Context()))
 	require.NoError(t, <-migrating)
 	require.Equal(t, before, indexes(t, pool))

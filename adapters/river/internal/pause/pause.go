@@ -1,6 +1,6 @@
-// Package pause keeps what is paused. Runs of a paused job are moved to a queue without workers: Pause moves those
-// that wait, and workers move those that they fetch before they know of the pause, or that come later. Ticks that
-// come due are skipped in the row of their schedule.
+// Package pause keeps track of paused jobs. Runs of a paused job are moved to a queue without workers: Pause moves
+// the waiting ones, and workers move those that they fetch before they notice the pause, or that are inserted later.
+// Due ticks are skipped in the row of their schedule.
 package pause
 
 import (
@@ -14,28 +14,28 @@ import (
 )
 
 const (
-	// again is how long [Pauses.Free] waits before it looks again for what others had locked.
-	again = 20 * time.Millisecond
-	// Every is how often processes are to call [Pauses.Refresh].
+	// retryFree is how long [Pauses.Free] waits before it tries again to move runs that were locked.
+	retryFree = 20 * time.Millisecond
+	// Every is how often a process calls [Pauses.Refresh].
 	Every = 2 * time.Second
-	// lingering is how long after a pause ended rows may still come into the queue of paused jobs, from processes
-	// that had not noticed. It is longer than Every.
+	// lingering is how long after the end of a pause processes that have not noticed it may still move runs to the
+	// queue of paused jobs. It is longer than Every.
 	lingering = 3 * Every
 )
 
-// Pauses is what one process knows to be paused and since when, and when it saw other pauses end of which
-// something may still lie aside. Make one with [New].
+// Pauses is what one process knows about paused jobs. Create one with [New].
 type Pauses struct {
 	store *store.Store
 
-	mu           sync.RWMutex
-	since, ended map[string]time.Time
+	mu    sync.RWMutex
+	since map[string]time.Time // the paused jobs
+	ended map[string]time.Time // when this process saw a pause end that may have left runs behind
 }
 
-// New returns a process's knowledge, which is nothing yet.
+// New returns a Pauses that knows of no paused job.
 func New(s *store.Store) *Pauses { return &Pauses{store: s, ended: map[string]time.Time{}} }
 
-// Has reports whether a job is paused, as far as the process knows.
+// Has reports whether a job is paused, as far as this process knows.
 func (p *Pauses) Has(name string) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -43,7 +43,7 @@ func (p *Pauses) Has(name string) bool {
 	return ok
 }
 
-// Learn reads what is paused.
+// Learn reads which jobs are paused.
 func (p *Pauses) Learn(ctx context.Context, db store.DB) error {
 	now, err := p.store.Pauses(ctx, db)
 	if err != nil {
@@ -54,13 +54,13 @@ func (p *Pauses) Learn(ctx context.Context, db store.DB) error {
 	for name := range p.since {
 		p.ended[name] = time.Now()
 	}
-	maps.DeleteFunc(p.ended, func(name string, _ time.Time) bool { _, still := now[name]; return still })
+	maps.DeleteFunc(p.ended, func(name string, _ time.Time) bool { _, paused := now[name]; return paused })
 	p.since = now
 	return nil
 }
 
-// Start reads what is paused, and takes those of names that are not for pauses that have just ended: they may have
-// left something behind while this process was not there.
+// Start reads which of these jobs are paused. It treats the others as if their pause had just ended, because an
+// earlier pause may have left runs behind before this process started.
 func (p *Pauses) Start(ctx context.Context, db store.DB, names []string) error {
 	if err := p.Learn(ctx, db); err != nil {
 		return err
@@ -75,7 +75,8 @@ func (p *Pauses) Start(ctx context.Context, db store.DB, names []string) error {
 	return nil
 }
 
-// Refresh reads what is paused, and frees what is not any more. Each of names has its queue in queues.
+// Refresh reads which jobs are paused, and moves runs of these jobs back to queues if their pause has ended. queues
+// has one queue per name.
 func (p *Pauses) Refresh(ctx context.Context, db store.DB, names, queues []string) error {
 	if err := p.Learn(ctx, db); err != nil {
 		return err
@@ -101,7 +102,7 @@ func (p *Pauses) Refresh(ctx context.Context, db store.DB, names, queues []strin
 	return err
 }
 
-// Free moves the jobs of a pause that has ended to their queue. It waits for those that somebody has locked.
+// Free moves the runs of a job whose pause has ended to its queue. It waits for runs that are locked.
 func (p *Pauses) Free(ctx context.Context, db store.DB, name, queue string) error {
 	for {
 		left, err := p.store.Unpark(ctx, db, []string{name}, []string{queue})
@@ -109,9 +110,9 @@ func (p *Pauses) Free(ctx context.Context, db store.DB, name, queue string) erro
 			return err
 		}
 		select {
-		case <-time.After(again):
+		case <-time.After(retryFree):
 		case <-ctx.Done():
-			return fmt.Errorf("some paused jobs are locked by another transaction: %w", ctx.Err())
+			return fmt.Errorf("some paused runs are locked by another transaction: %w", ctx.Err())
 		}
 	}
 }

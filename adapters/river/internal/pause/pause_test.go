@@ -14,8 +14,15 @@ import (
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 )
 
-// migrated is a database with River's tables, copied for each test.
+// migrated provides each test with a migrated database.
 var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, nil) })
+
+func insertRow(t testing.TB, pool *pgxpool.Pool, queue string) {
+	t.Helper()
+	_, err := pool.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, queue, max_attempts)
+		VALUES ('a.job', '{}', 'available', $1, 3)`, queue)
+	require.NoError(t, err)
+}
 
 func queueOf(t testing.TB, pool *pgxpool.Pool) (queue string) {
 	t.Helper()
@@ -23,49 +30,46 @@ func queueOf(t testing.TB, pool *pgxpool.Pool) (queue string) {
 	return queue
 }
 
-func TestPauses(t *testing.T) {
+func TestPauses_RefreshFreesRunsAfterAPause(t *testing.T) {
 	t.Parallel()
 	pool, s := migrated.Pool(t), store.New("river")
-	_, err := pool.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, queue, max_attempts) VALUES ('a.job', '{}', 'available', 'home', 3)`)
-	require.NoError(t, err)
+	insertRow(t, pool, "home")
 	p := pause.New(s)
-	require.False(t, p.Has("a.job"), "before it has learned anything")
+	require.False(t, p.Has("a.job"), "before Learn")
 	require.NoError(t, s.Pause(t.Context(), pool, "a.job"))
-	require.NoError(t, s.Pause(t.Context(), pool, "a.job"), "twice is once")
+	require.NoError(t, s.Pause(t.Context(), pool, "a.job"), "pausing twice is allowed")
 	require.NoError(t, s.Park(t.Context(), pool, "a.job"))
 	require.Equal(t, store.PausedQueue, queueOf(t, pool))
 	require.NoError(t, p.Learn(t.Context(), pool))
 	require.True(t, p.Has("a.job"))
 	refresh := func() { require.NoError(t, p.Refresh(t.Context(), pool, []string{"a.job"}, []string{"home"})) }
 	refresh()
-	require.Equal(t, store.PausedQueue, queueOf(t, pool), "it is paused still")
+	require.Equal(t, store.PausedQueue, queueOf(t, pool), "still paused")
 
 	require.NoError(t, s.Resume(t.Context(), pool, "a.job"))
 	refresh()
 	require.False(t, p.Has("a.job"))
 	require.Equal(t, "home", queueOf(t, pool))
-	// A process that has not noticed puts it aside again.
+	// A process that has not noticed the end of the pause moves the run again.
 	require.NoError(t, s.Park(t.Context(), pool, "a.job"))
 	refresh()
-	require.Equal(t, "home", queueOf(t, pool), "what comes late is freed too")
+	require.Equal(t, "home", queueOf(t, pool), "runs that were moved late are freed too")
 }
 
-func TestStart_FreesWhatAPauseLeftBehind(t *testing.T) {
+func TestPauses_StartFreesRunsThatAPauseLeftBehind(t *testing.T) {
 	t.Parallel()
 	pool, s := migrated.Pool(t), store.New("river")
-	_, err := pool.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, queue, max_attempts) VALUES ('a.job', '{}', 'available', $1, 3)`, store.PausedQueue)
-	require.NoError(t, err)
+	insertRow(t, pool, store.PausedQueue)
 	p := pause.New(s)
 	require.NoError(t, p.Start(t.Context(), pool, []string{"a.job"}))
 	require.NoError(t, p.Refresh(t.Context(), pool, []string{"a.job"}, []string{"home"}))
 	require.Equal(t, "home", queueOf(t, pool))
 }
 
-func TestFree_WaitsForThoseThatSomebodyHasLocked(t *testing.T) {
+func TestPauses_FreeWaitsForLockedRuns(t *testing.T) {
 	t.Parallel()
 	pool, s := migrated.Pool(t), store.New("river")
-	_, err := pool.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, queue, max_attempts) VALUES ('a.job', '{}', 'available', $1, 3)`, store.PausedQueue)
-	require.NoError(t, err)
+	insertRow(t, pool, store.PausedQueue)
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer func() { _ = tx.Rollback(context.Background()) }()

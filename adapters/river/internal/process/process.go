@@ -1,9 +1,9 @@
-// Package process keeps the heartbeat of a process, and gives the jobs of dead ones to others.
+// Package process stores the heartbeat of a process, and rescues the runs of dead processes.
 //
-// The heartbeat is a counter in a row of the process's own. It is stored by a connection of its own, so that it
-// goes on while the pools are used up, and until River's client has stopped. A living process keeps its jobs,
-// however long they take and whether the database is there or not. One whose heartbeats had a gap so long that
-// others may have given it up asks, before it reports an attempt, whether that is still its own.
+// The heartbeat is a counter in the process's own row. It uses a connection of its own, so that it continues while
+// the pools are exhausted, and it continues until River's client has stopped. A live process keeps its runs, however
+// long they take and whether or not the database is reachable. A process whose heartbeats had a gap so long that
+// others may have taken it for dead checks that an attempt is still its own before it reports the result.
 package process
 
 import (
@@ -19,16 +19,15 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
-// What [Config].DeadAfter may be. Processes are forgotten a day after their last heartbeat, when they have long been
-// taken for dead.
+// The limits of [Config].DeadAfter. The maximum is well below a day, after which the rows of dead processes are
+// deleted.
 const (
 	MinDeadAfter = 10 * time.Second
 	MaxDeadAfter = 12 * time.Hour
 )
 
-// The timings of a heartbeat, each shorter than the one after it, as parts of DeadAfter: a beat comes 15 times in
-// it, a statement that has no answer after a fifth of it is given up, and two beats that are more than a third of
-// it apart are a gap.
+// The timings of a heartbeat are parts of DeadAfter, each shorter than the next: a beat every 1/15, a timeout of 1/5
+// for storing it, and a gap if two beats are more than 1/3 apart.
 const (
 	beats        = 15
 	beatTimeout  = 5
@@ -36,38 +35,38 @@ const (
 	closeTimeout = 2 * time.Second
 )
 
-// Config configures a [Process]. Every field has to be set.
+// Config configures a [Process]. All fields are required.
 type Config struct {
-	Self      store.Process // Busy is asked for with each beat
+	Self      store.Process // without Busy
 	DeadAfter time.Duration
 	Store     *store.Store
 	Log       *slog.Logger
-	// Connect opens a connection that belongs to the heartbeat alone.
+	// Connect opens a connection for the heartbeat alone.
 	Connect func(ctx context.Context) (*pgx.Conn, error)
-	// Busy returns how many jobs run.
+	// Busy returns the number of running jobs.
 	Busy func() int
-	// Clock is told the database's time at some instant within the last roundTrip.
+	// Clock is called with the database's time at some instant within the last roundTrip.
 	Clock func(db time.Time, roundTrip time.Duration)
-	// Died is called after a beat that saw a process die. It does not block: the next beat waits for it.
+	// Died is called after a beat that found another process dead. It must not block, because it delays the next beat.
 	Died func()
 }
 
-// A Process is one that runs. Make one with [Start].
+// A Process stores heartbeats and watches those of others. Create one with [Start].
 type Process struct {
 	cfg  Config
-	conn *pgx.Conn // of the goroutine that beats
+	conn *pgx.Conn // used by the goroutine of run only
 	stop context.CancelFunc
 	done chan struct{}
 
 	mu       sync.Mutex
 	watch    *Watch
-	beat     time.Time // the latest that was stored
+	beat     time.Time // when the latest beat was stored
 	db       time.Time // the database's time then
-	gap      time.Time // the end of the latest gap in which others may have given this process up
+	gap      time.Time // the end of the latest gap after which others may have taken this process for dead
 	draining bool
 }
 
-// Start stores the first heartbeat and goes on until Stop. ctx bounds the first alone.
+// Start stores the first heartbeat and continues until Stop. ctx applies to the first one only.
 func Start(ctx context.Context, cfg Config) (*Process, error) {
 	p := &Process{cfg: cfg, done: make(chan struct{}), watch: NewWatch(cfg.DeadAfter, cfg.DeadAfter/gaps)}
 	if err := p.store(ctx); err != nil {
@@ -80,45 +79,52 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 	return p, nil
 }
 
-// Stop ends the heartbeat and stores that the process has stopped: what it may have left running is given to
-// others at once. It is called when River's client has stopped.
+// Stop ends the heartbeat and marks the process as stopped, so that others rescue any runs it left behind at once.
+// Call it after River's client has stopped.
 func (p *Process) Stop() {
 	p.stop()
 	<-p.done
 }
 
-// Live returns how many processes live, and the registrations of all of them.
+// Live returns the number of live processes and the set of their registrations.
 func (p *Process) Live() (n int, registrations map[string]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.watch.Live()
 }
 
-// Suspect reports whether others may have given this process up since then, so that an attempt that began then
-// may not be its own any more.
+// Dead returns the IDs of dead processes.
+func (p *Process) Dead() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.watch.Dead()
+}
+
+// Suspect reports whether others may have taken this process for dead after since, so that an attempt that began
+// then may no longer be its own.
 func (p *Process) Suspect(since time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.gap.After(since) || p.since(time.Now()) > p.giveUp()
+	return p.gap.After(since) || p.sinceBeat(time.Now()) > p.giveUp()
 }
 
-// since returns how long ago the latest beat was. The monotonic clock may stand still while a machine is suspended,
-// and the wall clock may be set.
-func (p *Process) since(now time.Time) time.Duration {
+// sinceBeat returns how long ago the latest beat was stored. It takes the maximum of both clocks, because the
+// monotonic one may stop while the machine is suspended, and the wall clock may be set.
+func (p *Process) sinceBeat(now time.Time) time.Duration {
 	return max(now.Sub(p.beat), now.Round(0).Sub(p.beat.Round(0)))
 }
 
-// Drain says from the next beat on that the process takes no more jobs and advances no schedules: a process with
-// other schedules need not wait for its end.
+// giveUp is how long after a beat others may take the process for dead. It is less than DeadAfter, because they may
+// have seen that beat when it was one interval old, and their clocks may run faster.
+func (p *Process) giveUp() time.Duration { return p.cfg.DeadAfter * 8 / 10 }
+
+// Drain makes later heartbeats say that the process fetches no more jobs and advances no schedules. A process with
+// other schedules then need not wait until this one has stopped.
 func (p *Process) Drain() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.draining = true
 }
-
-// giveUp is how long after a beat others may have given the process up: they may have seen it one beat late, and
-// their clocks may run faster.
-func (p *Process) giveUp() time.Duration { return p.cfg.DeadAfter * 8 / 10 }
 
 func (p *Process) run(ctx context.Context) {
 	defer close(p.done)
@@ -133,30 +139,20 @@ func (p *Process) run(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		err := p.store(ctx)
-		if err != nil {
+		if err := p.store(ctx); err != nil {
 			if !failing && ctx.Err() == nil {
-				p.cfg.Log.WarnContext(ctx, "heartbeat could not be stored; it is tried again until it can", "error", err)
+				p.cfg.Log.WarnContext(ctx, "could not store the heartbeat; retrying until it succeeds", "error", err)
 			}
 			failing = true
 			continue
 		}
 		failing = false
-		p.mu.Lock()
-		dead := p.watch.Dead()
-		p.mu.Unlock()
-		if !slices.Equal(dead, known) && len(dead) > 0 {
+		dead := p.Dead()
+		if len(dead) > 0 && !slices.Equal(dead, known) {
 			p.cfg.Died()
 		}
 		known = dead
 	}
-}
-
-// Dead returns the IDs of dead processes.
-func (p *Process) Dead() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.watch.Dead()
 }
 
 // store stores one beat.
@@ -184,8 +180,8 @@ func (p *Process) store(ctx context.Context) (err error) {
 	p.cfg.Clock(db, time.Since(before))
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// What counts is when it was asked for: the database may have answered long ago.
-	if !p.beat.IsZero() && max(p.since(before), db.Sub(p.db)) > p.giveUp() {
+	// The beat counts from the request on: the process may have been frozen since the database answered.
+	if !p.beat.IsZero() && max(p.sinceBeat(before), db.Sub(p.db)) > p.giveUp() {
 		p.gap = time.Now()
 	}
 	p.beat, p.db = before, db
@@ -206,7 +202,7 @@ func (p *Process) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	if p.conn != nil {
-		_ = p.cfg.Store.EndProcess(ctx, p.conn, p.cfg.Self.ID) // or others find out
+		_ = p.cfg.Store.EndProcess(ctx, p.conn, p.cfg.Self.ID) // if it fails, others see the heartbeat end
 	}
 	p.close()
 }

@@ -12,23 +12,24 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
-// ErrDead is the error of an attempt whose process died.
-var ErrDead = errors.New("the process that ran the job is dead")
+var errDead = errors.New("the process that ran the job is dead")
 
-// SilentAfter is how long after its timeout an attempt of a process without a heartbeat is given up.
+// SilentAfter is how long after its timeout an attempt of a process without a heartbeat is rescued.
 const SilentAfter = 5 * time.Minute
 
-// Rescue gives jobs of dead processes another attempt, reports what became of each, and returns how many there were.
-func Rescue(ctx context.Context, s *store.Store, db store.DB, log *slog.Logger, own []store.Rescuable, dead []string) (int, error) {
-	rescued, err := s.Rescue(ctx, db, own, dead, ErrDead.Error())
+// Rescue gives runs of dead processes another attempt and logs the results. It returns the number of rescued runs.
+func Rescue(
+	ctx context.Context, s *store.Store, db store.DB, log *slog.Logger, own []store.Rescuable, dead []string,
+) (int, error) {
+	rescued, err := s.Rescue(ctx, db, own, dead, errDead.Error())
 	again := map[string]int{}
 	for _, r := range rescued {
 		log := log.With("job", r.Name, "job_id", strconv.FormatInt(r.ID, 10), "attempt", r.Attempt)
 		switch r.State {
 		case rivertype.JobStateDiscarded:
-			log.ErrorContext(ctx, "job failed for good", "error", ErrDead, "max_attempts", r.MaxAttempts)
+			log.ErrorContext(ctx, "job failed for good", "error", errDead, "max_attempts", r.MaxAttempts)
 		case rivertype.JobStateCancelled:
-			log.WarnContext(ctx, "job was cancelled", "error", ErrDead)
+			log.WarnContext(ctx, "job was cancelled", "error", errDead)
 		default:
 			again[r.Name]++
 		}

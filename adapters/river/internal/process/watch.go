@@ -8,33 +8,33 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
-// A Watch decides which processes are dead, by what one process sees of the others' heartbeats. It is the one
-// rule there is: a process is dead if its counter has not changed for a while of the watcher's own monotonic
-// clock, during which the watcher has stored its own without a gap. So a database that was away, or a watcher
-// that was frozen, makes no process dead. A process that has stopped says so, and is dead at once.
+// A Watch decides which processes are dead, from the heartbeats that one process sees. The only rule: a process is
+// dead if its counter has not changed for some time of the watcher's own monotonic clock, during which the watcher
+// stored its own heartbeats without a gap. So neither an unreachable database nor a frozen watcher makes a process
+// dead. A process that says it has stopped is dead at once.
 //
-// It reads no clock and is not safe for concurrent use.
+// A Watch reads no clock and is not safe for concurrent use.
 type Watch struct {
 	deadAfter time.Duration
-	maxGap    time.Duration // between two beats of our own
-	last      time.Time     // of our own latest beat
+	maxGap    time.Duration // between two of the watcher's own beats
+	last      time.Time     // the watcher's latest beat
 	seen      map[string]sighting
 }
 
 // A sighting is what was last seen of a process.
 type sighting struct {
 	beat          int64
-	since         time.Time // when it was first seen with that beat, in a time without gaps
+	since         time.Time // when this beat was first seen, without a gap since
 	registrations string
 }
 
-// NewWatch returns a watch that has seen nothing. A gap of maxGap between beats is one in which others may have
-// beaten without being seen; it is shorter than deadAfter.
+// NewWatch returns a watch that has seen no process. If two beats of the watcher are more than maxGap apart, it may
+// have missed beats of others. maxGap must be shorter than deadAfter.
 func NewWatch(deadAfter, maxGap time.Duration) *Watch {
 	return &Watch{deadAfter: deadAfter, maxGap: maxGap, seen: map[string]sighting{}}
 }
 
-// Observe takes what the watcher saw as it stored its own heartbeat, which is at now.
+// Observe records the heartbeats that the watcher saw when it stored its own at now.
 func (w *Watch) Observe(now time.Time, all []store.Beat) {
 	gap := now.Sub(w.last) > w.maxGap
 	w.last = now
@@ -50,7 +50,7 @@ func (w *Watch) Observe(now time.Time, all []store.Beat) {
 	w.seen = seen
 }
 
-// Dead returns the IDs of processes that are dead at the latest beat, sorted.
+// Dead returns the sorted IDs of the processes that were dead at the latest beat.
 func (w *Watch) Dead() (dead []string) {
 	for id, s := range w.seen {
 		if w.isDead(s) {
@@ -65,7 +65,7 @@ func (w *Watch) isDead(s sighting) bool {
 	return s.beat == 0 || w.last.Sub(s.since) >= w.deadAfter
 }
 
-// Live returns how many processes are not dead, and all their registrations.
+// Live returns the number of processes that are not dead and the set of their registrations.
 func (w *Watch) Live() (n int, registrations map[string]bool) {
 	registrations = map[string]bool{}
 	for s := range maps.Values(w.seen) {

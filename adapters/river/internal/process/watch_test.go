@@ -10,16 +10,16 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
-// A look is what the watcher sees at a second: the beats of processes a and b.
+// A look is what the watcher sees after some seconds: the counters of processes a and b.
 type look struct {
 	at   float64
 	a, b int64 // -1: no row
 }
 
-func TestWatch_Dead(t *testing.T) {
+func TestWatch_DecidesWhichProcessesAreDead(t *testing.T) {
 	t.Parallel()
 	const deadAfter, maxGap = 30 * time.Second, 10 * time.Second
-	// steady has both beat each 2 s up to an instant, and b none from then on.
+	// steady returns looks every 2 s, in which a beats all the time and b until a given second.
 	steady := func(until, to float64) (looks []look) {
 		for at := 0.0; at <= to; at += 2 {
 			looks = append(looks, look{at, int64(at) + 1, int64(min(at, until)) + 1})
@@ -32,20 +32,20 @@ func TestWatch_Dead(t *testing.T) {
 		dead  []string
 	}{
 		{"both beat", steady(100, 100), nil},
-		{"one is silent, not yet long enough", steady(20, 48), nil},
-		{"one is silent for as long", steady(20, 50), []string{"b"}},
+		{"one is silent, but not long enough", steady(20, 48), nil},
+		{"one is silent for DeadAfter", steady(20, 50), []string{"b"}},
 		{"one has stopped", append(steady(20, 20), look{22, 23, 0}), []string{"b"}},
-		{"one has stopped, which is seen first", []look{{0, 1, 0}}, []string{"b"}},
+		{"one had stopped before the first look", []look{{0, 1, 0}}, []string{"b"}},
 		{"one beats again", append(steady(20, 60), look{62, 63, 500}), nil},
-		{"a row that is gone is nobody's", append(steady(20, 60), look{62, 63, -1}), nil},
-		{"silent at the first look, for less than the time", []look{{0, 1, 7}, {5, 2, 7}, {10, 3, 7}, {20, 4, 7}, {29, 5, 7}}, nil},
+		{"a deleted row counts as no process", append(steady(20, 60), look{62, 63, -1}), nil},
+		{"silent since the first look, but not long enough", []look{{0, 1, 7}, {5, 2, 7}, {10, 3, 7}, {20, 4, 7}, {29, 5, 7}}, nil},
 		{"silent since the first look", []look{{0, 1, 7}, {5, 2, 7}, {10, 3, 7}, {20, 4, 7}, {30, 5, 7}}, []string{"b"}},
-		// The database is away, or the watcher frozen: nobody could be seen.
+		// The database was unreachable or the watcher frozen, so no beats could be seen.
 		{"the watcher had a gap", append(steady(20, 40), look{100, 101, 21}), nil},
-		{"the time counts anew after a gap", append(steady(20, 40), look{100, 101, 21}, look{110, 102, 21}, look{120, 103, 21}, look{129, 104, 21}), nil},
+		{"the time starts again after a gap", append(steady(20, 40), look{100, 101, 21}, look{110, 102, 21}, look{120, 103, 21}, look{129, 104, 21}), nil},
 		{"long enough after a gap", append(steady(20, 40), look{100, 101, 21}, look{110, 102, 21}, look{120, 103, 21}, look{130, 104, 21}), []string{"b"}},
-		{"a gap just short enough", []look{{0, 1, 7}, {10, 2, 7}, {20, 3, 7}, {30, 4, 7}}, []string{"b"}},
-		{"a gap just too long", []look{{0, 1, 7}, {10, 2, 7}, {20.1, 3, 7}, {30, 4, 7}}, nil},
+		{"an interval just short of a gap", []look{{0, 1, 7}, {10, 2, 7}, {20, 3, 7}, {30, 4, 7}}, []string{"b"}},
+		{"an interval just long enough for a gap", []look{{0, 1, 7}, {10, 2, 7}, {20.1, 3, 7}, {30, 4, 7}}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -24,7 +24,7 @@ func SpecOf(d *provider.Definition) string {
 	return "cron " + text + " " + zone
 }
 
-// HashOf hashes what a process has registered: schedules, and with what else ticks are inserted.
+// HashOf hashes what decides how a process inserts ticks: the schedules and options of its registrations.
 func HashOf(defs []*provider.Definition) string {
 	sum := sha256.New()
 	for _, d := range defs {
@@ -33,8 +33,8 @@ func HashOf(defs []*provider.Definition) string {
 	return hex.EncodeToString(sum.Sum(nil)[:12])
 }
 
-// Periodic returns a registration as River has it: in the leader, River's clock calls for the tick, and prompt has
-// the ticker insert it. offset is how far the database's clock is ahead of the process's.
+// Periodic returns a registration as a River periodic job. In the leader, River's clock calls prompt at each tick,
+// and River inserts nothing. offset is how far the database's clock is ahead of the process's.
 func Periodic(s jobs.Schedule, offset func() time.Duration, prompt func()) *riverqueue.PeriodicJob {
 	return riverqueue.NewPeriodicJob(dbSchedule{s, offset}, func() (riverqueue.JobArgs, *riverqueue.InsertOpts) {
 		prompt()
@@ -49,16 +49,10 @@ type dbSchedule struct {
 }
 
 // Next implements [riverqueue.PeriodicSchedule], in the process's own time.
-func (d dbSchedule) Next(t time.Time) (next time.Time) {
-	never := riverqueue.NeverSchedule().Next(t)
-	defer func() {
-		if recover() != nil { // River would let it take the process down
-			next = never
-		}
-	}()
+func (d dbSchedule) Next(t time.Time) time.Time {
 	offset := d.offset()
-	if tick := d.Schedule.Next(t.Add(offset)); !tick.IsZero() {
+	if tick := provider.Next(d.Schedule, t.Add(offset)); !tick.IsZero() {
 		return tick.Add(-offset)
 	}
-	return never
+	return riverqueue.NeverSchedule().Next(t)
 }

@@ -8,18 +8,18 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// A Standing is how a schedule stands, as [jobs.Status] tells it.
+// A Standing is the state of a schedule as [jobs.Status] reports it.
 type Standing struct {
-	Prev      store.Tick // the latest tick that has started, or was skipped
+	Prev      store.Tick // the latest tick that has started or was skipped
 	Next      time.Time  // the tick that runs next
 	OverdueBy time.Duration
-	// Inserted says of a tick that is overdue that its job waits.
+	// Inserted reports whether the overdue tick has been inserted, and its job waits.
 	Inserted bool
-	// Ahead says that the next tick is later than the schedule has it: the database's clock was set back.
+	// Ahead reports whether the next tick is later than the schedule's: the database's clock was set back.
 	Ahead bool
 }
 
-// Stands returns how a schedule with that row stands at now.
+// Stands returns the state of a schedule with that row at now.
 func Stands(s jobs.Schedule, spec string, row store.Standing, paused bool, now time.Time) Standing {
 	st := Standing{Prev: row.Last, Next: row.Next, Inserted: row.Progress == provider.Waiting && !paused}
 	if row.Progress == provider.Waiting {

@@ -1,16 +1,13 @@
-// Package schedule advances schedules: each is a row, and advancing it and inserting its tick are one transaction.
-// So a tick is inserted at most once, however many processes there are and whatever their clocks say; and a tick
-// that is due stays due until it has been inserted, whichever process dies.
+// Package schedule advances schedules. Each schedule is a row; advancing the row and inserting its tick are one
+// transaction. So a tick is inserted at most once, however many processes there are and whatever their clocks say,
+// and a tick that is due stays due until it has been inserted, whichever process dies.
 //
-// Every process has a [Ticker] that looks at the next tick of each of its schedules, the leader at once and the
-// others a little later. What becomes of a schedule that is due is decided by provider.Plan.
+// Every process has a [Ticker] that advances the schedules registered in it: the leader's at the tick, the others'
+// a little later. provider.Plan decides what happens to a schedule that is due.
 package schedule
 
 import (
-	"container/heap"
 	"context"
-	"encoding/json"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -24,146 +21,118 @@ import (
 
 	"github.com/everytick/everytick/adapters/river/internal/dbclock"
 	"github.com/everytick/everytick/adapters/river/internal/insert"
-	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/store"
-	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// The timings of a look, each shorter than the one after it.
+// The ticker's timings, each shorter than the next.
 const (
-	// margin is how long after a tick a process looks: what looks too early finds nothing due.
+	// margin is how long after a tick the ticker checks. An earlier check would find nothing due.
 	margin = 2 * time.Millisecond
-	// lagMin and lagMax are how much later those look that do not lead, times one for every 20 live processes: so
-	// a tick does not wait for a leader, and a leader is not in the others' way.
+	// lagMin and lagMax bound how much later processes that do not lead check, times one for every 20 live
+	// processes: a tick does not wait for a leader, and the others stay out of the leader's way.
 	lagMin, lagMax = 150 * time.Millisecond, 250 * time.Millisecond
-	// prompted is how long after River's leader called for a tick a process looks without a lag.
+	// prompted is how long after a call from River's leader the ticker checks without a lag.
 	prompted = time.Second
-	// checkEvery is how often a process looks in any case, and that all of its rows are there, for up to
-	// checkRows of them; of more it looks as much less often, at least every fullEvery.
+	// checkEvery is how often the ticker checks in any case, and verifies that all of its rows exist, for up to
+	// checkRows of them. With more rows it does so less often, at least every fullEvery.
 	checkEvery = 2 * time.Second
-	// idleTimeout is how long the server waits for a process that was cut off in the middle of an advance, and
-	// holds its rows.
+	// idleTimeout is how long the server keeps the rows of a process that was cut off in the middle of an advance.
 	idleTimeout = 4 * time.Second
 	// stepTimeout bounds one transaction.
 	stepTimeout = 10 * time.Second
 	fullEvery   = 30 * time.Second
 )
 
-const (
-	checkRows = 500
-	// What one transaction advances at most. A larger answer would block the server in its write to a frozen
-	// process, where no timeout reaches.
-	advanceRows, advanceBytes = 500, 256 << 10
-)
+const checkRows = 500
 
-// A Registration is a job with a schedule.
-type Registration struct {
-	Name                  string
-	Schedule              jobs.Schedule
-	Spec                  string // canonical text of Schedule
-	CatchUp               jobs.CatchUpPolicy
-	Queue                 string
-	Priority, MaxAttempts int
-}
-
-// Config configures a [Ticker]. Every field has to be set.
+// Config configures a [Ticker]. All fields are required.
 type Config struct {
-	Pool          *pgxpool.Pool
-	Store         *store.Store
-	Clock         *dbclock.Clock
-	Log           *slog.Logger
-	Registrations []Registration
-	// Hash is that of all registrations of this process, and Started its start by the database's clock.
+	Pool  *pgxpool.Pool
+	Store *store.Store
+	Clock *dbclock.Clock
+	Log   *slog.Logger
+	// Jobs are the registered jobs that have a schedule, sorted by name. QueueOf returns the queue of one.
+	Jobs    []*provider.Definition
+	QueueOf func(*provider.Definition) string
+	// Hash is that of all registrations of this process; Started is when it started, by the database's clock.
 	Hash    string
 	Started time.Time
-	// Live returns how many processes live, and the hashes of their registrations.
+	// Live returns how many processes are alive, and the hashes of their registrations.
 	Live func() (n int, registrations map[string]bool)
 	// Insert inserts jobs in a transaction.
 	Insert func(ctx context.Context, tx pgx.Tx, jobs ...*insert.Job) error
-	// Notify has the workers of these queues told of jobs, once they are committed.
+	// Notify notifies the workers of these queues of committed jobs.
 	Notify func(ctx context.Context, queues []string)
 }
 
 // A Ticker advances the schedules of one process. Make one with [New].
 type Ticker struct {
-	cfg    Config
-	byName map[string]*entry
-	wake   chan struct{} // holds one signal
-	full   atomic.Bool   // the next look is to be without a floor
-	prompt atomic.Int64  // until when this process looks without a lag, in Unix nanoseconds
+	cfg     Config
+	names   []string
+	entries []*entry // sorted by name
+	byName  map[string]*entry
+	wake    chan struct{} // holds one signal
+	full    atomic.Bool   // the next check has no floor
+	prompt  atomic.Int64  // until when this process checks without a lag, in Unix nanoseconds
 
-	// What follows belongs to the goroutine that looks.
-	upcoming upcoming
-	floor    time.Time
-	left     bool // something that was due could not be advanced
-	lag      time.Duration
-	logged   map[string]time.Time // when it was last said that a tick could not be inserted
+	// The goroutine that advances owns these.
+	first time.Time // the earliest entry.at; zero if no tick is left
+	floor time.Time // no row is due at or before it
+	left  bool      // a schedule that was due could not be advanced
+	lag   time.Duration
 
-	mu        sync.Mutex
-	succeeded map[string]time.Time // ticks whose success is to be stored
+	successes successes
 }
 
-// An entry is a registration as its ticker sees it.
+// An entry is a registration and what the ticker knows of its row.
 type entry struct {
-	Registration
-	at    time.Time // of the next look, which is a tick
-	known time.Time // the next tick that the row was last seen to have
-	place int
+	*provider.Definition
+	spec   string
+	at     time.Time // the tick to check for next; zero if none is left
+	known  time.Time // the row's next tick when last read
+	logged time.Time // when the log last said that its tick could not be inserted
 }
 
-// New returns a ticker. [Ticker.Register] comes first, then [Ticker.Run].
+// New returns a ticker. Call [Ticker.Register], then [Ticker.Run].
 func New(cfg Config) *Ticker {
-	t := &Ticker{
-		cfg: cfg, byName: map[string]*entry{}, wake: make(chan struct{}, 1),
-		logged: map[string]time.Time{}, succeeded: map[string]time.Time{},
-	}
-	for _, r := range cfg.Registrations {
-		t.byName[r.Name] = &entry{Registration: r}
+	t := &Ticker{cfg: cfg, byName: map[string]*entry{}, wake: make(chan struct{}, 1)}
+	for _, d := range cfg.Jobs {
+		e := &entry{Definition: d, spec: SpecOf(d)}
+		t.names, t.entries, t.byName[d.Name] = append(t.names, d.Name), append(t.entries, e), e
 	}
 	return t
 }
 
-// Prompt is called by the leader about when a tick is due. It never blocks.
+// Prompt tells the ticker that its process leads and a tick is about due. It never blocks.
 func (t *Ticker) Prompt() {
 	t.prompt.Store(time.Now().Add(prompted).UnixNano())
-	t.look()
+	t.signal()
 }
 
-// Look makes the ticker look soon, at all that is due: the process has become leader, a pause has ended, or a run
-// that others wait for has. It never blocks.
-func (t *Ticker) Look() {
+// CheckNow makes the ticker check everything that is due: the process has become leader, a pause has ended, or a
+// run that a tick waited for has. It never blocks.
+func (t *Ticker) CheckNow() {
 	t.full.Store(true)
-	t.look()
+	t.signal()
 }
 
-func (t *Ticker) look() {
+func (t *Ticker) signal() {
 	select {
 	case t.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Succeeded takes note that the run of a tick has succeeded.
-func (t *Ticker) Succeeded(name string, tick time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if tick.After(t.succeeded[name]) {
-		t.succeeded[name] = tick
-	}
-}
-
-// Run advances what is due until ctx ends.
+// Run advances schedules as they become due, until ctx ends.
 func (t *Ticker) Run(ctx context.Context) {
-	if len(t.byName) == 0 {
+	if len(t.entries) == 0 {
 		return
 	}
-	now := t.cfg.Clock.Estimate()
-	for _, e := range t.byName {
-		e.at = now // of the first look
-		t.upcoming = append(t.upcoming, e)
+	t.first = t.cfg.Clock.Estimate()
+	for _, e := range t.entries {
+		e.at = t.first
 	}
-	heap.Init(&t.upcoming)
 	t.full.Store(true)
 	lastFull := time.Now()
 	check := time.NewTimer(t.checkEvery())
@@ -177,7 +146,7 @@ func (t *Ticker) Run(ctx context.Context) {
 			return
 		case <-check.C:
 			if err := t.register(ctx, false); err != nil && ctx.Err() == nil {
-				t.cfg.Log.WarnContext(ctx, "schedules could not be checked; it is tried again within seconds", "error", err)
+				t.cfg.Log.WarnContext(ctx, "could not check the rows of schedules; retrying within seconds", "error", err)
 			}
 			t.storeSuccesses(ctx)
 			check.Reset(t.checkEvery())
@@ -185,44 +154,44 @@ func (t *Ticker) Run(ctx context.Context) {
 				t.full.Store(true)
 				lastFull = time.Now()
 			}
-			t.advanceDue(ctx)
+			t.check(ctx)
 		case <-tick.C:
-			t.advanceDue(ctx)
+			t.check(ctx)
 		case <-t.wake:
-			if t.full.Load() || t.next() <= 0 {
-				t.advanceDue(ctx)
+			if t.full.Load() || t.untilCheck() <= 0 {
+				t.check(ctx)
 			}
 		}
-		tick.Reset(max(0, t.next()))
+		tick.Reset(max(0, t.untilCheck()))
 	}
 }
 
 func (t *Ticker) checkEvery() time.Duration {
-	d := checkEvery * time.Duration(1+len(t.byName)/checkRows)
+	d := checkEvery * time.Duration(1+len(t.entries)/checkRows)
 	return Jitter(min(d, fullEvery))
 }
 
-// Jitter spreads what many processes do: it returns d, give or take a tenth.
+// Jitter returns d ± 10 %, so that processes do not act in step.
 func Jitter(d time.Duration) time.Duration { return d*9/10 + rand.N(d/5) }
 
-// next returns how long it takes until the next look at a tick.
-func (t *Ticker) next() time.Duration {
-	next := time.Hour // no tick is left
-	if first := t.upcoming[0].at; !first.IsZero() {
+// untilCheck returns how long to wait before the next check.
+func (t *Ticker) untilCheck() time.Duration {
+	wait := time.Hour // no tick is left
+	if !t.first.IsZero() {
 		lag := t.lag
 		if time.Now().UnixNano() < t.prompt.Load() {
 			lag = 0
 		}
-		next = t.cfg.Clock.Until(first) + margin + lag
+		wait = t.cfg.Clock.Until(t.first) + margin + lag
 	}
-	if t.left { // it is locked, or waits for a run
-		next = min(next, Jitter(checkEvery))
+	if t.left { // its row is locked, or it waits for a run
+		wait = min(wait, Jitter(checkEvery))
 	}
-	return next
+	return wait
 }
 
-// advanceDue advances what is due.
-func (t *Ticker) advanceDue(ctx context.Context) {
+// check advances what is due, and sets when to check next.
+func (t *Ticker) check(ctx context.Context) {
 	if t.full.Swap(false) {
 		t.floor = time.Time{}
 	}
@@ -232,21 +201,28 @@ func (t *Ticker) advanceDue(ctx context.Context) {
 		err = t.advanceAll(ctx, due)
 	}
 	if err != nil && ctx.Err() == nil {
-		t.cfg.Log.WarnContext(ctx, "ticks that are due could not be inserted; it is tried again within seconds", "error", err)
+		t.cfg.Log.WarnContext(ctx, "could not insert the ticks that are due; retrying within seconds", "error", err)
 	}
+	t.left = err != nil || slices.ContainsFunc(due, t.isLeft)
 	t.floor = t.nextFloor(due)
-	t.left = err != nil || slices.ContainsFunc(due, func(d store.Due) bool { return t.byName[d.Name].known.Equal(d.Next) })
-	for at := t.upcoming[0].at; !at.IsZero() && !at.After(now); at = t.upcoming[0].at {
-		t.upcoming[0].at = provider.Next(t.upcoming[0].Schedule, now)
-		heap.Fix(&t.upcoming, 0)
+	t.first = time.Time{}
+	for _, e := range t.entries {
+		if !e.at.IsZero() && !e.at.After(now) {
+			e.at = provider.Next(e.Schedule, now)
+		}
+		if t.first.IsZero() || !e.at.IsZero() && e.at.Before(t.first) {
+			t.first = e.at
+		}
 	}
 	live, _ := t.cfg.Live()
-	t.lag = lagMin + rand.N(lagMax-lagMin)
-	t.lag = t.lag * time.Duration(max(20, live)) / 20
+	t.lag = (lagMin + rand.N(lagMax-lagMin)) * time.Duration(max(20, live)) / 20
 }
 
-// nextFloor returns the floor of the next look. All that was due is at or before the latest of due, and what was
-// advanced is after it.
+// isLeft reports whether the row has not been advanced.
+func (t *Ticker) isLeft(d store.Due) bool { return t.byName[d.Name].known.Equal(d.Next) }
+
+// nextFloor returns the floor of the next check: the latest of due, since every other row that was due lies at or
+// before it and every advanced row after it; or just before the earliest row that is left.
 func (t *Ticker) nextFloor(due []store.Due) time.Time {
 	floor := t.floor
 	for _, d := range due {
@@ -255,21 +231,21 @@ func (t *Ticker) nextFloor(due []store.Due) time.Time {
 		}
 	}
 	for _, d := range due {
-		if t.byName[d.Name].known.Equal(d.Next) && !d.Next.After(floor) { // it is still due
+		if t.isLeft(d) && !d.Next.After(floor) {
 			floor = d.Next.Add(-time.Microsecond)
 		}
 	}
 	return floor
 }
 
-// due returns which of the process's schedules have become due since floor, by name.
+// due returns the schedules of this process that have become due since floor, by name.
 func (t *Ticker) due(ctx context.Context, floor time.Time) ([]store.Due, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	due, err := t.cfg.Store.DueSchedules(ctx, t.cfg.Pool, floor)
 	due = slices.DeleteFunc(due, func(d store.Due) bool {
 		e := t.byName[d.Name]
-		return e == nil || e.Spec != d.Spec
+		return e == nil || e.spec != d.Spec
 	})
 	slices.SortFunc(due, func(a, b store.Due) int { return strings.Compare(a.Name, b.Name) })
 	for _, d := range due {
@@ -278,335 +254,49 @@ func (t *Ticker) due(ctx context.Context, floor time.Time) ([]store.Due, error) 
 	return due, err
 }
 
-// Once advances what is due, without [Ticker.Run].
-func (t *Ticker) Once(ctx context.Context) error {
-	due, err := t.due(ctx, time.Time{})
-	if err == nil {
-		err = t.advanceAll(ctx, due)
+// successes are the latest ticks whose runs succeeded, to be stored in their rows.
+type successes struct {
+	mu    sync.Mutex
+	ticks map[string]time.Time
+}
+
+func (s *successes) add(name string, tick time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ticks == nil {
+		s.ticks = map[string]time.Time{}
 	}
-	return err
-}
-
-// advanceAll advances in parts.
-func (t *Ticker) advanceAll(ctx context.Context, due []store.Due) error {
-	for part := range slices.Chunk(due, advanceRows) {
-		for len(part) > 0 {
-			n, err := t.advance(ctx, part)
-			if err != nil && t.answers(ctx) {
-				t.advanceEach(ctx, part) // one schedule may be the reason, and must not stop the others
-				break
-			}
-			if err != nil {
-				return err
-			}
-			part = part[n:]
-		}
-	}
-	return nil
-}
-
-// answers reports whether the database does. Of a connection that the network has forgotten nothing may ever come.
-func (t *Ticker) answers(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
-	defer cancel()
-	return t.cfg.Pool.Ping(ctx) == nil
-}
-
-// refusedLogged is how often the log says that a tick cannot be inserted.
-const refusedLogged = time.Minute
-
-func (t *Ticker) advanceEach(ctx context.Context, due []store.Due) {
-	for i, d := range due {
-		if _, err := t.advance(ctx, due[i:i+1]); err != nil && ctx.Err() == nil && time.Since(t.logged[d.Name]) > refusedLogged {
-			t.logged[d.Name] = time.Now()
-			t.cfg.Log.ErrorContext(ctx, "tick is due and could not be inserted; it is tried again every few seconds", "job", d.Name, "tick", d.Next, "error", err)
-		}
+	if tick.After(s.ticks[name]) {
+		s.ticks[name] = tick
 	}
 }
 
-// advance advances the first of what is due in one transaction, and returns how many it looked at.
-func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
-	defer cancel()
-	var (
-		rows     []store.Schedule
-		toInsert []*insert.Job
-		queues   []string
-		skipped  []plan
-	)
-	err = pgx.BeginTxFunc(ctx, t.cfg.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		if err := t.cfg.Store.SetLimits(ctx, tx, store.Limits{Statement: stepTimeout, Idle: idleTimeout}); err != nil {
-			return err
-		}
-		locked, now, err := t.cfg.Store.LockDue(ctx, tx, due)
-		if err != nil {
-			return err
-		}
-		n = len(due)
-		locked, n = fitting(locked, due)
-		planned, err := t.plan(ctx, tx, locked, now)
-		if err != nil || len(planned) == 0 {
-			return err
-		}
-		insertIDs := map[string]bool{}
-		for _, p := range planned {
-			rows = append(rows, Step(p.row, p.Advance))
-			insertIDs[p.row.Name] = p.Action == provider.Insert
-			if p.Action == provider.Skip {
-				skipped = append(skipped, p)
-			}
-		}
-		ids, err := t.cfg.Store.AdvanceSchedules(ctx, tx, rows, insertIDs)
-		if err != nil {
-			return err
-		}
-		for _, p := range planned {
-			if p.Action != provider.Insert {
-				continue
-			}
-			e := t.byName[p.row.Name]
-			toInsert = append(toInsert, jobOf(e.Registration, p, ids[e.Name]))
-			if !slices.Contains(queues, e.Queue) {
-				queues = append(queues, e.Queue)
-			}
-		}
-		if len(toInsert) == 0 {
-			return nil
-		}
-		return t.cfg.Insert(ctx, tx, toInsert...)
-	})
-	if err != nil {
-		return 0, err
-	}
-	for _, row := range rows {
-		t.byName[row.Name].known = row.Next
-	}
-	for _, p := range skipped {
-		t.cfg.Log.InfoContext(ctx, "tick skipped: the job is paused", "job", p.row.Name, "tick", p.Tick, "earlier_ticks", p.Missed, "next_tick", p.Next)
-	}
-	if len(queues) > 0 {
-		t.cfg.Notify(ctx, queues)
-	}
-	return n, nil
+func (s *successes) take() map[string]time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ticks := s.ticks
+	s.ticks = nil
+	return ticks
 }
 
-// fitting returns those of the locked rows whose data goes into one transaction, and how many of what is due
-// come before the first that does not. Both are in the order of names.
-func fitting(locked []store.Schedule, due []store.Due) ([]store.Schedule, int) {
-	size := 0
-	for i, row := range locked {
-		if size += len(row.Data); i > 0 && size > advanceBytes {
-			rest := locked[i].Name
-			return locked[:i], slices.IndexFunc(due, func(d store.Due) bool { return d.Name == rest })
-		}
-	}
-	return locked, len(due)
-}
-
-// A plan is what becomes of a row.
-type plan struct {
-	row store.Schedule
-	provider.Advance
-}
-
-// plan decides about locked rows, and folds ticks into jobs that wait. A job that does not wait any more when it
-// comes to it gets a successor instead.
-func (t *Ticker) plan(ctx context.Context, tx pgx.Tx, locked []store.Schedule, now time.Time) (plans []plan, err error) {
-	var folds []store.Fold
-	for _, row := range locked {
-		e := t.byName[row.Name]
-		a := planned(e.Schedule, e.CatchUp, row, now)
-		switch a.Action {
-		case provider.None, provider.Hold:
-			continue
-		case provider.Fold:
-			folds = append(folds, store.Fold{JobID: row.Last.JobID, Tick: a.Tick, Missed: a.Missed})
-		default:
-		}
-		plans = append(plans, plan{row, a})
-	}
-	if len(folds) == 0 {
-		return plans, nil
-	}
-	folded, err := t.cfg.Store.FoldJobs(ctx, tx, folds)
-	if err != nil {
-		return nil, err
-	}
-	for i, p := range plans {
-		if p.Action == provider.Fold && !slices.Contains(folded, p.row.Last.JobID) {
-			p.row.Progress = provider.Going
-			plans[i] = plan{p.row, planned(t.byName[p.row.Name].Schedule, t.byName[p.row.Name].CatchUp, p.row, now)}
-		}
-	}
-	return plans, nil
-}
-
-// TickMeta is what a tick's job has in its metadata.
-type TickMeta struct {
-	Tick   string `json:"everytick_tick"`
-	Missed int    `json:"everytick_missed,omitempty"`
-}
-
-func jobOf(r Registration, p plan, id int64) *insert.Job {
-	metadata, _ := json.Marshal(TickMeta{store.FormatTick(p.Tick), p.Missed}) // of a string and a number
-	return &insert.Job{
-		Kind: r.Name, Queue: r.Queue, Priority: r.Priority, MaxAttempts: r.MaxAttempts,
-		Data: p.row.Data, Metadata: metadata, Due: p.Tick, Passed: true, ID: id,
-	}
-}
+// Succeeded records that the run of a tick has succeeded.
+func (t *Ticker) Succeeded(name string, tick time.Time) { t.successes.add(name, tick) }
 
 func (t *Ticker) storeSuccesses(ctx context.Context) {
-	t.mu.Lock()
-	succeeded := t.succeeded
-	t.succeeded = map[string]time.Time{}
-	t.mu.Unlock()
-	if len(succeeded) == 0 {
+	ticks := t.successes.take()
+	if len(ticks) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkEvery)
 	defer cancel()
-	stored, err := t.cfg.Store.PutSuccesses(ctx, t.cfg.Pool, succeeded)
+	stored, err := t.cfg.Store.PutSuccesses(ctx, t.cfg.Pool, ticks)
 	if err != nil {
-		t.cfg.Log.DebugContext(ctx, "successes of schedules are not stored yet", "error", err)
+		t.cfg.Log.DebugContext(ctx, "could not store the successes of schedules; retrying within seconds", "error", err)
 	}
 	for _, name := range stored {
-		delete(succeeded, name)
+		delete(ticks, name)
 	}
-	for name, tick := range succeeded {
-		t.Succeeded(name, tick) // the next time
+	for name, tick := range ticks {
+		t.successes.add(name, tick)
 	}
 }
-
-// Register writes the rows of this process's schedules at its start, or fails.
-func (t *Ticker) Register(ctx context.Context) error {
-	if len(t.byName) == 0 {
-		return nil
-	}
-	if err := t.register(ctx, true); err != nil {
-		return fmt.Errorf("registering schedules: %w", err)
-	}
-	names, err := t.cfg.Store.Unregistered(ctx, t.cfg.Pool, t.names())
-	if err != nil {
-		return fmt.Errorf("looking for schedules that nobody registers: %w", err)
-	}
-	for _, name := range names {
-		t.cfg.Log.WarnContext(ctx, "schedule is overdue and not registered here; it runs only if another service registers it", "job", name)
-	}
-	return nil
-}
-
-func (t *Ticker) names() []string {
-	names := make([]string, 0, len(t.byName))
-	for name := range t.byName {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// register brings the rows in line with the registrations.
-func (t *Ticker) register(ctx context.Context, starting bool) error {
-	ctx, cancel := context.WithTimeout(ctx, fullEvery)
-	defer cancel()
-	names := t.names()
-	if !starting {
-		rows, err := t.cfg.Store.ReadSchedules(ctx, t.cfg.Pool, names)
-		if err != nil {
-			return err
-		}
-		claims, err := t.claims(ctx, t.cfg.Pool, rows, t.cfg.Clock.Estimate(), false)
-		if err != nil || len(claims) == 0 {
-			return err
-		}
-	}
-	return pgx.BeginTxFunc(ctx, t.cfg.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		if err := t.cfg.Store.SetLimits(ctx, tx, store.Limits{Statement: fullEvery, Idle: idleTimeout}); err != nil {
-			return err
-		}
-		now, err := t.cfg.Store.LockRegistering(ctx, tx)
-		if err != nil {
-			return err
-		}
-		rows, err := t.cfg.Store.LockSchedules(ctx, tx, names)
-		if err != nil {
-			return err
-		}
-		claims, err := t.claims(ctx, tx, rows, now, starting)
-		if err != nil || len(claims) == 0 {
-			return err
-		}
-		t.full.Store(true) // a new row may be due before the floor
-		return t.cfg.Store.PutSchedules(ctx, tx, claims)
-	})
-}
-
-// claims returns the rows to write.
-func (t *Ticker) claims(ctx context.Context, db store.DB, rows []store.Claim, now time.Time, starting bool) (claims []store.Claim, err error) {
-	live, err := t.live(ctx, db, rows)
-	if err != nil {
-		return nil, err
-	}
-	byName := make(map[string]*store.Claim, len(rows))
-	for i := range rows {
-		byName[rows[i].Name] = &rows[i]
-	}
-	for _, name := range t.names() {
-		e, row := t.byName[name], byName[name]
-		next := func() time.Time { return provider.Next(e.Schedule, now) }
-		if row == nil && !e.known.IsZero() {
-			// The row was deleted. Ticks may have been inserted since it was last seen, and may have passed since.
-			last, err := t.cfg.Store.LastTick(ctx, db, name)
-			if err != nil {
-				return nil, err
-			}
-			next = func() time.Time {
-				if last.Before(e.known) {
-					return e.known
-				}
-				return provider.Next(e.Schedule, last)
-			}
-		}
-		v := View{Spec: e.Spec, By: t.cfg.Hash, At: t.cfg.Started, Starting: starting, Live: live}
-		claim, write := v.Decide(row, next)
-		claim.Name = name
-		if write {
-			claims = append(claims, claim)
-		}
-		if claim.Spec == e.Spec {
-			e.known = claim.Next
-		}
-	}
-	return claims, nil
-}
-
-// live returns the registrations of the processes that live. A process that has just started has a heartbeat that
-// this one may not have seen yet.
-func (t *Ticker) live(ctx context.Context, db store.DB, rows []store.Claim) (map[string]bool, error) {
-	_, live := t.cfg.Live()
-	if !slices.ContainsFunc(rows, func(row store.Claim) bool { return row.By != t.cfg.Hash && !live[row.By] }) {
-		return live, nil
-	}
-	recent, err := t.cfg.Store.RecentRegistrations(ctx, db, process.MinDeadAfter)
-	for _, registrations := range recent {
-		live[registrations] = true
-	}
-	return live, err
-}
-
-// upcoming is a heap with the entry that is looked at first on top. Those without a tick come last.
-type upcoming []*entry
-
-func (u upcoming) Len() int { return len(u) }
-func (u upcoming) Less(i, j int) bool {
-	a, b := u[i].at, u[j].at
-	return !a.IsZero() && (b.IsZero() || a.Before(b))
-}
-
-func (u upcoming) Swap(i, j int) {
-	u[i], u[j] = u[j], u[i]
-	u[i].place, u[j].place = i, j
-}
-
-func (u *upcoming) Push(e any) { *u = append(*u, e.(*entry)) }
-
-func (u *upcoming) Pop() any { panic("nothing is taken out") }

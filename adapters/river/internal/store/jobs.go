@@ -6,178 +6,149 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/everytick/everytick/jobs"
 )
 
-// PausedQueue is a queue that nobody works, in which the rows of paused jobs lie.
-const PausedQueue = "everytick-paused"
-
-// exec runs a statement and returns how many rows it wrote.
-func (s *Store) exec(ctx context.Context, db DB, name string, args ...any) (int64, error) {
-	tag, err := db.Exec(ctx, s.sql(name), args...)
-	return tag.RowsAffected(), err
+// QueueSize counts the waiting runs of a job. catchUpAll has the names of the jobs with [jobs.CatchUpAll], whose due ticks
+// count one by one.
+func (s *Store) QueueSize(ctx context.Context, db DB, name string, catchUpAll []string) (int, error) {
+	return one[int](ctx, s, db, "QueueSize", name, catchUpAll)
 }
 
-// one reads the single value that a statement returns.
-func one[T any](ctx context.Context, s *Store, db DB, name string, args ...any) (v T, err error) {
-	err = db.QueryRow(ctx, s.sql(name), args...).Scan(&v)
-	return v, err
-}
-
-// collect reads all rows of a statement.
-func collect[T any](ctx context.Context, s *Store, db DB, name string, read func(pgx.CollectableRow) (T, error), args ...any) ([]T, error) {
-	rows, err := db.Query(ctx, s.sql(name), args...)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, read)
-}
-
-// instant is a time in UTC, zero for NULL.
-type instant time.Time
-
-// ScanTimestamptz implements [pgtype.TimestamptzScanner].
-func (i *instant) ScanTimestamptz(v pgtype.Timestamptz) error {
-	*i = instant{}
-	if v.Valid {
-		*i = instant(v.Time.UTC())
-	}
-	return nil
-}
-
-// QueueSize counts the jobs of that name that wait. all has the names whose ticks all run, see [jobs.CatchUp].
-func (s *Store) QueueSize(ctx context.Context, db DB, name string, all []string) (int, error) {
-	return one[int](ctx, s, db, "QueueSize", name, all)
-}
-
-// A Live counts the jobs of one name that have a run before them or in progress.
+// Live counts the runs of one job that wait or are in progress. Waiting includes Retrying.
 type Live struct {
 	Name                       string
 	Waiting, Retrying, Running int
 }
 
-// CountLive counts by name; a name may come several times. all is as for QueueSize.
-func (s *Store) CountLive(ctx context.Context, db DB, names, all []string) ([]Live, error) {
-	return collect(ctx, s, db, "CountLive", pgx.RowToStructByPos[Live], names, all)
+// CountLive counts runs by job. A job may occur several times in the result; the counts add up. catchUpAll is as
+// for [Store.QueueSize].
+func (s *Store) CountLive(ctx context.Context, db DB, names, catchUpAll []string) ([]Live, error) {
+	return collect(ctx, s, db, "CountLive", pgx.RowToStructByPos[Live], names, catchUpAll)
 }
 
-// Runs returns the latest jobs of that name, the newest first.
+// Runs returns the latest runs of a job with their IDs, newest first.
 func (s *Store) Runs(ctx context.Context, db DB, name string, limit int) ([]jobs.Run, []int64, error) {
 	var ids []int64
 	runs, err := collect(ctx, s, db, "Runs", func(row pgx.CollectableRow) (jobs.Run, error) {
 		run := jobs.Run{Name: name}
 		var id int64
-		err := row.Scan(&id, &run.State, (*instant)(&run.Tick), &run.Attempt, &run.MaxAttempts, (*instant)(&run.CreatedAt),
-			(*instant)(&run.DueAt), (*instant)(&run.StartedAt), (*instant)(&run.EndedAt), &run.Error, &run.Data)
+		err := row.Scan(&id, &run.State, (*instant)(&run.Tick), &run.Attempt, &run.MaxAttempts,
+			(*instant)(&run.CreatedAt), (*instant)(&run.DueAt), (*instant)(&run.StartedAt), (*instant)(&run.EndedAt),
+			&run.Error, &run.Data)
 		ids = append(ids, id)
 		return run, err
 	}, name, limit)
 	return runs, ids, err
 }
 
-// An Ended counts the jobs of one name that ended in one step of time.
+// Ended counts the runs of one job that ended in one interval with one state.
 type Ended struct {
 	Name   string
 	Step   int
 	State  jobs.State
 	Count  int
-	Oldest *time.Time // of the latest jobs that are counted, if there are more
+	Oldest *time.Time // the end of the oldest run counted, if the limit was reached
 }
 
-// Activity counts jobs that ended since start, at most limit of each of River's states.
+// Activity counts the runs that ended since start, by intervals of length step. It counts at most limit runs of
+// each of River's states, the latest ones.
 func (s *Store) Activity(ctx context.Context, db DB, start time.Time, step time.Duration, limit int) ([]Ended, error) {
 	return collect(ctx, s, db, "Activity", pgx.RowToStructByPos[Ended], start, step.Seconds(), limit)
 }
 
-// A Total counts the rows of one of River's states, or of schedules that are due, that have a state of ours.
+// Total counts the rows with one of River's states that have one of our states. River is "due" for due schedules.
 type Total struct {
 	River string
 	State jobs.State
 	Count int
 }
 
-// CountTotals counts at most limit rows of each of River's states. all is as for QueueSize.
-func (s *Store) CountTotals(ctx context.Context, db DB, limit int, all []string) ([]Total, error) {
-	return collect(ctx, s, db, "CountTotals", pgx.RowToStructByPos[Total], limit, all)
+// CountTotals counts at most limit rows of each of River's states. catchUpAll is as for [Store.QueueSize].
+func (s *Store) CountTotals(ctx context.Context, db DB, limit int, catchUpAll []string) ([]Total, error) {
+	return collect(ctx, s, db, "CountTotals", pgx.RowToStructByPos[Total], limit, catchUpAll)
 }
 
-// OldestWaiting returns how long the job that waits longest has been due.
+// OldestWaiting returns how long the oldest waiting run has been due.
 func (s *Store) OldestWaiting(ctx context.Context, db DB) (time.Duration, error) {
 	seconds, err := one[float64](ctx, s, db, "OldestWaiting", []string{"available"}, PausedQueue)
 	return time.Duration(seconds * float64(time.Second)), err
 }
 
-// BecomingDue returns the database's time, the queues with available jobs that have become due since the given
-// time (none, if that is nil), and when the next one does. It is as quick however many jobs wait.
-func (s *Store) BecomingDue(ctx context.Context, db DB, since *time.Time) (now time.Time, queues []string, next *time.Time, err error) {
-	err = db.QueryRow(ctx, s.sql("BecomingDue"), []string{"available", "scheduled", "retryable"}, since, PausedQueue).
-		Scan(&now, &queues, &next)
+// BecomingDue returns the database's time, the queues with available runs that have become due since the given
+// time, and when the next run becomes due. Without since it returns no queues. The number of waiting runs does not
+// matter for its speed.
+func (s *Store) BecomingDue(
+	ctx context.Context, db DB, since *time.Time,
+) (now time.Time, queues []string, next *time.Time, err error) {
+	states := []string{"available", "scheduled", "retryable"}
+	err = db.QueryRow(ctx, s.sql("BecomingDue"), states, since, PausedQueue).Scan(&now, &queues, &next)
 	return now, queues, next, err
 }
 
-// NotifyInsert has workers of these queues told of jobs, in River's words.
-func (s *Store) NotifyInsert(ctx context.Context, db DB, queues []string) error {
-	_, err := s.exec(ctx, db, "NotifyInsert", s.schema, queues)
-	return err
+// QueueNotify adds to batch what NotifyInsert does.
+func (s *Store) QueueNotify(batch *pgx.Batch, queues []string) {
+	batch.Queue(s.sql("NotifyInsert"), s.schema, queues)
 }
 
-// LockJob locks a job until the transaction ends, and returns its state. It is [pgx.ErrNoRows] if there is none
-// of that name.
+// NotifyInsert notifies the workers of these queues, as River does after an insert.
+func (s *Store) NotifyInsert(ctx context.Context, db DB, queues []string) error {
+	return s.exec(ctx, db, "NotifyInsert", s.schema, queues)
+}
+
+// LockJob locks a run until the transaction ends and returns its state. It returns [pgx.ErrNoRows] if the job has
+// no run with this ID.
 func (s *Store) LockJob(ctx context.Context, tx DB, id int64, name string) (jobs.State, error) {
 	return one[jobs.State](ctx, s, tx, "LockJob", id, name)
 }
 
-// PrepareRetry makes a job ready for River's JobRetryTx.
+// PrepareRetry prepares a run for JobRetryTx of River's client.
 func (s *Store) PrepareRetry(ctx context.Context, tx DB, id int64) error {
-	_, err := s.exec(ctx, tx, "PrepareRetry", id)
-	return err
+	return s.exec(ctx, tx, "PrepareRetry", id)
 }
 
-// SetMaxAttempts sets how many attempts a job has.
+// SetMaxAttempts sets the number of attempts of a run.
 func (s *Store) SetMaxAttempts(ctx context.Context, db DB, id int64, n int) error {
-	_, err := s.exec(ctx, db, "SetMaxAttempts", id, n)
-	return err
+	return s.exec(ctx, db, "SetMaxAttempts", id, n)
 }
 
-// SetQueue moves a job.
+// SetQueue moves a run to a queue.
 func (s *Store) SetQueue(ctx context.Context, db DB, id int64, queue string) error {
-	_, err := s.exec(ctx, db, "SetQueue", id, queue)
-	return err
+	return s.exec(ctx, db, "SetQueue", id, queue)
 }
 
-// OwnsAttempt reports whether an attempt is still that client's.
+// OwnsAttempt reports whether an attempt still belongs to the client with the given ID.
 func (s *Store) OwnsAttempt(ctx context.Context, db DB, id int64, attempt int, client string) (bool, error) {
 	return one[bool](ctx, s, db, "OwnsAttempt", id, attempt, client)
 }
 
-// CountRunningBy counts the jobs that a client runs, as far as the database knows.
+// CountRunningBy counts the runs that are stored as running in the client with the given ID.
 func (s *Store) CountRunningBy(ctx context.Context, db DB, client string) (int, error) {
 	return one[int](ctx, s, db, "CountRunningBy", client)
 }
 
-// LetThrough reports whether another run of the job goes on. If none does, the run with that ID does from now on.
+// LetThrough reports whether another run of the job is in progress. If not, it marks the run with the given ID as
+// the one in progress.
 func (s *Store) LetThrough(ctx context.Context, tx DB, name string, id int64) (overlaps bool, err error) {
-	if _, err := s.exec(ctx, tx, "LockOverlap", s.schema, name); err != nil {
+	if err := s.exec(ctx, tx, "LockOverlap", s.schema, name); err != nil {
 		return false, err
 	}
 	if overlaps, err = one[bool](ctx, s, tx, "Overlaps", name, id); err != nil || overlaps {
 		return overlaps, err
 	}
-	_, err = s.exec(ctx, tx, "LetThrough", id)
-	return false, err
+	return false, s.exec(ctx, tx, "LetThrough", id)
 }
 
-// A Found is a job that has a unique key.
+// Found is a run that has a unique key.
 type Found struct {
 	ID    int64
 	State rivertype.JobState
 	Queue string
 }
 
-// FindUnique returns the job that has a unique key, with ID 0 if there is none.
+// FindUnique returns the run that has a unique key. Its ID is 0 if there is none.
 func (s *Store) FindUnique(ctx context.Context, db DB, key []byte) (f Found, err error) {
 	err = db.QueryRow(ctx, s.sql("FindUnique"), key).Scan(&f.ID, &f.State, &f.Queue)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -186,8 +157,8 @@ func (s *Store) FindUnique(ctx context.Context, db DB, key []byte) (f Found, err
 	return f, err
 }
 
-// LockAvailable keeps workers from taking an available job until the transaction ends, and reports whether it
-// still was.
+// LockAvailable prevents workers from fetching an available run until the transaction ends. It reports whether the
+// run was still available.
 func (s *Store) LockAvailable(ctx context.Context, tx DB, id int64) (bool, error) {
 	_, err := one[int64](ctx, s, tx, "LockAvailable", id)
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -3,30 +3,31 @@ package store
 import (
 	"context"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
-// moveChunk is how many rows are moved in one transaction.
+// PausedQueue is a queue without workers. It holds the waiting runs of paused jobs.
+const PausedQueue = "everytick-paused"
+
+// moveChunk is how many rows one transaction moves.
 const moveChunk = 5000
 
 // move repeats a statement that moves up to moveChunk rows until it finds fewer.
 func (s *Store) move(ctx context.Context, db DB, name string, args ...any) error {
 	for {
-		n, err := s.exec(ctx, db, name, append([]any{moveChunk}, args...)...)
-		if err != nil || n < moveChunk {
+		tag, err := db.Exec(ctx, s.sql(name), append([]any{moveChunk}, args...)...)
+		if err != nil || tag.RowsAffected() < moveChunk {
 			return err
 		}
 	}
 }
 
-// Park puts the waiting jobs of that name into [PausedQueue], but for those that somebody else has locked.
+// Park moves the waiting runs of a job to [PausedQueue], except those that another transaction has locked.
 func (s *Store) Park(ctx context.Context, db DB, name string) error {
 	return s.move(ctx, db, "Park", name, PausedQueue)
 }
 
-// Unpark moves the jobs of these names from [PausedQueue] to their queues, and reports whether some are left,
-// which somebody else has locked.
+// Unpark moves the runs of these jobs from [PausedQueue] to queues, which has one queue per name. It reports
+// whether some are left because another transaction has locked them.
 func (s *Store) Unpark(ctx context.Context, db DB, names, queues []string) (left bool, err error) {
 	if err := s.move(ctx, db, "Unpark", names, queues, PausedQueue); err != nil {
 		return false, err
@@ -34,38 +35,25 @@ func (s *Store) Unpark(ctx context.Context, db DB, names, queues []string) (left
 	return one[bool](ctx, s, db, "StillParked", moveChunk, names, queues, PausedQueue)
 }
 
-// Rehome moves waiting jobs of these names to their queues out of queues that are not among worked. Those that
-// are not late by lateness stay, unless all is set.
-func (s *Store) Rehome(ctx context.Context, db DB, names, queues, worked []string, all bool, lateness time.Duration) error {
+// Rehome moves waiting runs of these jobs from queues that are not in worked to queues, which has one queue per
+// name. Unless all is set, it moves only runs that are more than lateness late.
+func (s *Store) Rehome(
+	ctx context.Context, db DB, names, queues, worked []string, all bool, lateness time.Duration,
+) error {
 	return s.move(ctx, db, "Rehome", names, queues, worked, all, lateness.Seconds())
 }
 
-// Pauses returns since when which jobs are paused.
+// Pauses returns the paused jobs and when each pause began.
 func (s *Store) Pauses(ctx context.Context, db DB) (map[string]time.Time, error) {
-	paused := map[string]time.Time{}
-	rows, err := db.Query(ctx, s.sql("Pauses"))
-	if err != nil {
-		return nil, err
-	}
-	var (
-		name  string
-		since time.Time
-	)
-	_, err = pgx.ForEachRow(rows, []any{&name, &since}, func() error {
-		paused[name] = since.UTC()
-		return nil
-	})
-	return paused, err
+	return collectByName(ctx, s, db, "Pauses", func(since *time.Time) []any { return []any{(*instant)(since)} })
 }
 
-// Pause stores that a job is paused.
+// Pause marks a job as paused.
 func (s *Store) Pause(ctx context.Context, db DB, name string) error {
-	_, err := s.exec(ctx, db, "Pause", name)
-	return err
+	return s.exec(ctx, db, "Pause", name)
 }
 
-// Resume stores that a job is not paused.
+// Resume marks a job as not paused.
 func (s *Store) Resume(ctx context.Context, db DB, name string) error {
-	_, err := s.exec(ctx, db, "Resume", name)
-	return err
+	return s.exec(ctx, db, "Resume", name)
 }

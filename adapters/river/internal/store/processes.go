@@ -8,7 +8,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 )
 
-// A Process is what a process says of itself.
+// A Process is what a process stores about itself.
 type Process struct {
 	ID            string // River's client ID
 	Host          string
@@ -19,14 +19,14 @@ type Process struct {
 	Workers, Busy int
 }
 
-// A Beat is what others see of a process.
+// A Beat is what other processes see of a process.
 type Beat struct {
 	ID            string
 	Count         int64 // increases while the process lives; 0 once it has stopped
 	Registrations string
 }
 
-// Beat stores that a process lives, and returns all there are, with the database's time.
+// Beat stores a heartbeat of p and returns those of all processes, with the database's time.
 func (s *Store) Beat(ctx context.Context, conn *pgx.Conn, p Process) (all []Beat, now time.Time, err error) {
 	var batch pgx.Batch
 	batch.Queue(s.sql("Beat"), p.ID, p.Host, p.PID, p.Version, p.Registrations, p.Jobs, p.Workers, p.Busy)
@@ -42,37 +42,37 @@ func (s *Store) Beat(ctx context.Context, conn *pgx.Conn, p Process) (all []Beat
 	return all, now, err
 }
 
-// CountLiveProcesses counts the processes that were seen within that time, for what need not be exact.
+// CountLiveProcesses counts the processes that were last seen within the given time, by the database's clock. This
+// is good enough for tuning, but does not decide which processes are dead.
 func (s *Store) CountLiveProcesses(ctx context.Context, db DB, within time.Duration) (int, error) {
 	return one[int](ctx, s, db, "CountLiveProcesses", within.Seconds())
 }
 
-// RecentRegistrations returns the registrations of the processes that have not stopped and were seen within that time.
+// RecentRegistrations returns the registrations of the processes that have not stopped and were last seen within
+// the given time.
 func (s *Store) RecentRegistrations(ctx context.Context, db DB, within time.Duration) ([]string, error) {
 	return collect(ctx, s, db, "RecentRegistrations", pgx.RowTo[string], within.Seconds())
 }
 
-// EndProcess stores that a process has stopped.
+// EndProcess marks a process as stopped.
 func (s *Store) EndProcess(ctx context.Context, db DB, id string) error {
-	_, err := s.exec(ctx, db, "EndProcess", id)
-	return err
+	return s.exec(ctx, db, "EndProcess", id)
 }
 
-// ForgetProcesses deletes processes that stopped an hour ago, or were last seen a day ago.
+// ForgetProcesses deletes processes that stopped an hour ago or were last seen a day ago.
 func (s *Store) ForgetProcesses(ctx context.Context, db DB) error {
-	_, err := s.exec(ctx, db, "ForgetProcesses")
-	return err
+	return s.exec(ctx, db, "ForgetProcesses")
 }
 
-// A Rescuable is a name whose jobs are rescued.
+// A Rescuable is a job whose runs are rescued.
 type Rescuable struct {
 	Name, Queue string
 	RetryDelay  time.Duration
-	// After is how long after it began an attempt of a process without a heartbeat is given up.
+	// After is the age at which an attempt of a process without a heartbeat is rescued.
 	After time.Duration
 }
 
-// A Rescued is a job whose process is dead.
+// A Rescued is a run whose process died.
 type Rescued struct {
 	ID                   int64
 	Name                 string
@@ -80,8 +80,8 @@ type Rescued struct {
 	Attempt, MaxAttempts int
 }
 
-// Rescue gives jobs of these names whose process is among the dead, or has no heartbeat and is silent for too
-// long, another attempt, with that error. They wait as after a failure.
+// Rescue gives runs of these jobs another attempt if their process is in dead, or has no heartbeat and took longer
+// than [Rescuable].After. The attempt fails with reason, and the next one waits as after any failure.
 func (s *Store) Rescue(ctx context.Context, db DB, own []Rescuable, dead []string, reason string) ([]Rescued, error) {
 	var names, queues []string
 	var delay, after []float64
@@ -90,7 +90,8 @@ func (s *Store) Rescue(ctx context.Context, db DB, own []Rescuable, dead []strin
 		delay, after = append(delay, r.RetryDelay.Seconds()), append(after, r.After.Seconds())
 	}
 	if dead == nil {
-		dead = []string{}
+		dead = []string{} // nil would be NULL
 	}
-	return collect(ctx, s, db, "Rescue", pgx.RowToStructByPos[Rescued], names, queues, delay, after, PausedQueue, dead, reason)
+	return collect(ctx, s, db, "Rescue", pgx.RowToStructByPos[Rescued],
+		names, queues, delay, after, PausedQueue, dead, reason)
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What the adapter relies on in River beyond its documented API: one test for each item of the list in
-// docs/architecture.md that no other test would notice.
+// These tests check what the adapter relies on in River beyond its documented API: the items of the list in
+// docs/architecture.md that no other test covers.
 
 func column(t testing.TB, pool *pgxpool.Pool, sql string) []string {
 	t.Helper()
@@ -29,7 +29,7 @@ func column(t testing.TB, pool *pgxpool.Pool, sql string) []string {
 	return all
 }
 
-func TestRelied_Columns(t *testing.T) {
+func TestRiver_ColumnsAndTheirTypes(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	require.Subset(t, column(t, pool, `SELECT column_name || ' ' || udt_name FROM information_schema.columns
@@ -43,13 +43,13 @@ func TestRelied_Columns(t *testing.T) {
 	require.Equal(t, []string{"river.river_job_id_seq"}, column(t, pool, `SELECT pg_get_serial_sequence('river.river_job', 'id')`))
 }
 
-func TestRelied_States(t *testing.T) {
+func TestRiver_StatesByName(t *testing.T) {
 	t.Parallel()
 	require.ElementsMatch(t, []string{"available", "cancelled", "completed", "discarded", "pending", "retryable", "running", "scheduled"},
 		column(t, migrated.Pool(t), `SELECT unnest(enum_range(NULL::river.river_job_state))::text`))
 }
 
-func TestRelied_Indexes(t *testing.T) {
+func TestRiver_IndexDefinitions(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	require.Subset(t, column(t, pool, `SELECT indexdef FROM pg_indexes WHERE schemaname = 'river' AND tablename = 'river_job'`), []string{
@@ -59,13 +59,16 @@ func TestRelied_Indexes(t *testing.T) {
 	})
 }
 
-// some are the args of a job.
+// some is the args of a job.
 type some struct{}
 
 func (some) Kind() string { return "some" }
 
-// client returns a working client, started, whose worker does that.
-func client(t testing.TB, pool *pgxpool.Pool, work func(ctx context.Context, job *riverqueue.Job[some]) error, change func(*riverqueue.Config)) *riverqueue.Client[pgx.Tx] {
+// client returns a started client whose worker calls work.
+func client(
+	t testing.TB, pool *pgxpool.Pool, work func(ctx context.Context, job *riverqueue.Job[some]) error,
+	change func(*riverqueue.Config),
+) *riverqueue.Client[pgx.Tx] {
 	t.Helper()
 	cfg := &riverqueue.Config{
 		Schema: "river", Workers: riverqueue.NewWorkers(), FetchCooldown: 5 * time.Millisecond,
@@ -87,7 +90,7 @@ func receive[T any](t testing.TB, ch <-chan T) (v T) {
 	select {
 	case v = <-ch:
 	case <-time.After(time.Minute):
-		require.FailNow(t, "nothing arrived in a minute")
+		require.FailNow(t, "no value within a minute")
 	}
 	return v
 }
@@ -97,18 +100,18 @@ func eventually(t testing.TB, what string, ask func() bool) {
 	require.Eventually(t, ask, time.Minute, 20*time.Millisecond, what)
 }
 
-func TestRelied_Errors(t *testing.T) {
+func TestRiver_ErrorsHaveAttemptErrorAndTrace(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	c := client(t, pool, func(_ context.Context, job *riverqueue.Job[some]) error {
 		if job.Attempt == 1 {
-			return errors.New("at first")
+			return errors.New("first")
 		}
-		return riverqueue.JobCancel(errors.New("at last"))
+		return riverqueue.JobCancel(errors.New("second"))
 	}, func(cfg *riverqueue.Config) { cfg.RetryPolicy = atOnce{} })
 	res, err := c.Insert(t.Context(), some{}, nil)
 	require.NoError(t, err)
-	eventually(t, "it is cancelled", func() bool {
+	eventually(t, "the job is cancelled", func() bool {
 		row, err := c.JobGet(t.Context(), res.Job.ID)
 		require.NoError(t, err)
 		return row.State == rivertype.JobStateCancelled
@@ -122,17 +125,17 @@ func TestRelied_Errors(t *testing.T) {
 		all = append(all, e)
 	}
 	require.Equal(t, []map[string]any{
-		{"attempt": 1., "error": "at first", "trace": ""},
-		{"attempt": 2., "error": "JobCancelError: at last", "trace": ""},
+		{"attempt": 1., "error": "first", "trace": ""},
+		{"attempt": 2., "error": "JobCancelError: second", "trace": ""},
 	}, all)
 }
 
-// atOnce is a retry policy.
+// atOnce retries without a wait.
 type atOnce struct{}
 
 func (atOnce) NextRetry(*rivertype.JobRow) time.Time { return time.Now() }
 
-func TestRelied_Snooze(t *testing.T) {
+func TestRiver_SnoozeGivesTheAttemptBack(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	seen := make(chan rivertype.JobRow, 10)
@@ -146,13 +149,13 @@ func TestRelied_Snooze(t *testing.T) {
 	_, err := c.Insert(t.Context(), some{}, nil)
 	require.NoError(t, err)
 	first, second := receive(t, seen), receive(t, seen)
-	require.Equal(t, [2]int{1, 1}, [2]int{first.Attempt, second.Attempt}, "the attempt is given back")
-	require.WithinDuration(t, time.Now().Add(-time.Hour), second.ScheduledAt, time.Minute, "also to a time in the past, at once")
+	require.Equal(t, [2]int{1, 1}, [2]int{first.Attempt, second.Attempt}, "the attempt does not count")
+	require.WithinDuration(t, time.Now().Add(-time.Hour), second.ScheduledAt, time.Minute, "a negative duration moves scheduled_at into the past")
 	require.JSONEq(t, `{"snoozes": 1}`, string(second.Metadata))
 	require.Empty(t, second.Errors)
 }
 
-func TestRelied_Cancel(t *testing.T) {
+func TestRiver_CancelSetsCancelAttemptedAt(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	running, release := make(chan struct{}, 1), make(chan struct{})
@@ -178,7 +181,7 @@ func TestRelied_Cancel(t *testing.T) {
 	require.Equal(t, c.ID(), row.AttemptedBy[len(row.AttemptedBy)-1], "the last of attempted_by is the client's ID")
 }
 
-func TestRelied_Rescuer(t *testing.T) {
+func TestRiver_RescuerLeavesRunsYoungerThanItsLimit(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	const columns = `kind, state, attempt, attempted_at`
@@ -190,10 +193,10 @@ func TestRelied_Rescuer(t *testing.T) {
 	eventually(t, "the rescuer has run", func() bool {
 		return len(column(t, pool, `SELECT kind FROM river.river_job WHERE attempt >= 2 AND state <> 'running'`)) == 1
 	})
-	require.Equal(t, []string{"running"}, column(t, pool, `SELECT state::text FROM river.river_job WHERE attempt = 1`), "it leaves what is younger")
+	require.Equal(t, []string{"running"}, column(t, pool, `SELECT state::text FROM river.river_job WHERE attempt = 1`), "younger runs keep running")
 }
 
-func TestRelied_HooksInOrder(t *testing.T) {
+func TestRiver_InsertHooksRunInOrder(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	var order []string
@@ -212,7 +215,7 @@ func TestRelied_HooksInOrder(t *testing.T) {
 	require.Equal(t, []string{"first", "second", "first", "second"}, order)
 }
 
-// recording is a transaction that says what is done with it.
+// recording is a transaction that records which methods are called.
 type recording struct {
 	pgx.Tx
 	pool  *pgxpool.Pool
@@ -244,7 +247,7 @@ func (r *recording) Begin(ctx context.Context) (pgx.Tx, error) {
 	return r.Tx.Begin(ctx)
 }
 
-func TestRelied_CallsOfAnInsert(t *testing.T) {
+func TestRiver_InsertManyTxCallsOnlyWhatTheStandInSupports(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	c, err := riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{Schema: "river"})
@@ -259,10 +262,10 @@ func TestRelied_CallsOfAnInsert(t *testing.T) {
 		return r.calls
 	}
 	require.Equal(t, []string{"Config", "QueryRow", "Config", "Query", "Config", "Exec"}, insert())
-	require.Equal(t, []string{"Config", "Query"}, insert(), "what the server can do is asked once, and notifications are limited")
+	require.Equal(t, []string{"Config", "Query"}, insert(), "River queries server features once and limits notifications")
 }
 
-func TestRelied_PeriodicConstructor(t *testing.T) {
+func TestRiver_PeriodicConstructorIsCalledAtTheTick(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	var mu sync.Mutex
@@ -275,7 +278,7 @@ func TestRelied_PeriodicConstructor(t *testing.T) {
 			return nil, nil
 		}, nil)}
 	})
-	eventually(t, "it is called", func() bool {
+	eventually(t, "the constructor is called", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(early) >= 3
@@ -283,12 +286,12 @@ func TestRelied_PeriodicConstructor(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	for _, d := range early {
-		require.Less(t, d, 110*time.Millisecond, "before the instant")
+		require.Less(t, d, 110*time.Millisecond, "how early it is called")
 	}
 	require.Empty(t, column(t, pool, `SELECT kind FROM river.river_job`), "nil inserts nothing")
 }
 
-// seconds is a schedule.
+// seconds is a schedule with a tick every second.
 type seconds struct{}
 
 func (seconds) Next(t time.Time) time.Time { return t.Truncate(time.Second).Add(time.Second) }

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// TestedRiver is the newest River that this package was tested with.
+// TestedRiver is the newest version of River that this package was tested with.
 const TestedRiver = "v0.51.2"
 
-// NewerRiver returns the version of River that the program links if that is newer, otherwise "".
+// NewerRiver returns the version of River that the program links if it is newer than [TestedRiver], and otherwise "".
 func NewerRiver() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -23,7 +23,7 @@ func NewerRiver() string {
 	return ""
 }
 
-// IsNewer reports whether release a is newer than b. It compares them as Go's, whose versions have the same form.
+// IsNewer reports whether release a is newer than b. It compares them as Go versions, which have the same form.
 func IsNewer(a, b string) bool {
 	asGo := func(v string) string { return "go" + strings.TrimPrefix(v, "v") }
 	return version.Compare(asGo(a), asGo(b)) > 0

@@ -13,31 +13,30 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// Limits are those of a transaction that may wait for locks, and be cut off from its process in the middle.
+// Limits bound a transaction that may wait for locks, or whose process may be cut off in the middle.
 type Limits struct {
-	Statement time.Duration // how long one statement may take, and wait for a lock
-	Idle      time.Duration // how long the server waits for the next one
+	Statement time.Duration // for one statement, including its wait for a lock
+	Idle      time.Duration // how long the server waits for the next statement
 }
 
-// SetLimits sets them for a transaction, whatever those of the role.
+// SetLimits sets the limits of a transaction, whatever the settings of the role.
 func (s *Store) SetLimits(ctx context.Context, tx DB, l Limits) error {
-	_, err := s.exec(ctx, tx, "SetLimits", milliseconds(l.Statement), milliseconds(l.Idle))
-	return err
+	return s.exec(ctx, tx, "SetLimits", milliseconds(l.Statement), milliseconds(l.Idle))
 }
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
-// LockRegistering makes those who register schedules do so one after the other, and returns the database's time
-// once it has the lock: every decision in tx is as of then.
+// LockRegistering makes processes register schedules one after the other. It returns the database's time once it
+// has the lock; decisions in tx are made as of then.
 func (s *Store) LockRegistering(ctx context.Context, tx DB) (now time.Time, err error) {
-	if _, err := s.exec(ctx, tx, "LockRegistering", s.schema); err != nil {
+	if err := s.exec(ctx, tx, "LockRegistering", s.schema); err != nil {
 		return now, err
 	}
-	now, err = one[time.Time](ctx, s, tx, "Now")
-	return now.UTC(), err
+	at, err := one[instant](ctx, s, tx, "Now")
+	return time.Time(at), err
 }
 
-// A Claim is what a row says of whose schedule it is.
+// A Claim says which process a schedule's row belongs to.
 type Claim struct {
 	Name, Spec string
 	By         string    // hash of all registrations of the process that set Spec
@@ -45,12 +44,12 @@ type Claim struct {
 	Next       time.Time // zero if no tick is left
 }
 
-// LockSchedules returns the rows of these names, locked until the transaction ends.
+// LockSchedules returns the rows of these schedules and locks them until the transaction ends.
 func (s *Store) LockSchedules(ctx context.Context, tx DB, names []string) ([]Claim, error) {
 	return collect(ctx, s, tx, "LockSchedules", readClaim, names)
 }
 
-// ReadSchedules returns the rows of these names.
+// ReadSchedules returns the rows of these schedules.
 func (s *Store) ReadSchedules(ctx context.Context, db DB, names []string) ([]Claim, error) {
 	return collect(ctx, s, db, "ReadSchedules", readClaim, names)
 }
@@ -59,7 +58,7 @@ func readClaim(row pgx.CollectableRow) (c Claim, err error) {
 	return c, row.Scan(&c.Name, &c.Spec, &c.By, (*instant)(&c.At), (*instant)(&c.Next))
 }
 
-// PutSchedules writes rows, or what a claim has of those that are there.
+// PutSchedules inserts rows, or updates the columns of a claim in rows that exist.
 func (s *Store) PutSchedules(ctx context.Context, tx DB, claims []Claim) error {
 	var names, specs, by []string
 	var at []time.Time
@@ -68,49 +67,48 @@ func (s *Store) PutSchedules(ctx context.Context, tx DB, claims []Claim) error {
 		names, specs, by = append(names, c.Name), append(specs, c.Spec), append(by, c.By)
 		at, next = append(at, c.At), append(next, orNull(c.Next))
 	}
-	_, err := s.exec(ctx, tx, "PutSchedules", names, specs, by, at, next)
-	return err
+	return s.exec(ctx, tx, "PutSchedules", names, specs, by, at, next)
 }
 
-// Unregistered returns the names of rows that are overdue and not among those given.
+// Unregistered returns the overdue schedules that are not in names.
 func (s *Store) Unregistered(ctx context.Context, db DB, names []string) ([]string, error) {
 	return collect(ctx, s, db, "Unregistered", pgx.RowTo[string], names)
 }
 
-// A Due is a schedule whose next tick has come.
+// A Due is a schedule whose next tick is due.
 type Due struct {
 	Name, Spec string
 	Next       time.Time
 }
 
-// DueSchedules returns the schedules that have become due since floor.
+// DueSchedules returns the due schedules whose next tick is after floor.
 func (s *Store) DueSchedules(ctx context.Context, db DB, floor time.Time) ([]Due, error) {
 	return collect(ctx, s, db, "DueSchedules", func(row pgx.CollectableRow) (d Due, err error) {
 		return d, row.Scan(&d.Name, &d.Spec, (*instant)(&d.Next))
 	}, floor)
 }
 
-// A Tick is one that was inserted or skipped, with what has become of it.
+// A Tick is a tick that was inserted or skipped, with its outcome.
 type Tick struct {
 	At     time.Time // zero if there is none
 	Missed int       // how many earlier ticks it stands for
-	JobID  int64     // 0 if it was skipped
+	JobID  int64     // ID of its run; 0 if it was skipped
 	State  jobs.State
 }
 
-// A Schedule is a row, with what its jobs have come to.
+// A Schedule is a schedule's row, with the outcome of its runs.
 type Schedule struct {
 	Name        string
 	Next        time.Time // zero if no tick is left
-	Last, Prev  Tick
-	Skipped     Tick // the latest that a pause skipped
+	Last, Prev  Tick      // the two latest ticks inserted
+	Skipped     Tick      // the latest tick that a pause skipped
 	LastSuccess time.Time
 	Data        json.RawMessage
-	Progress    provider.Progress // of the last tick's job
+	Progress    provider.Progress // of the last tick's run
 	Paused      bool
 }
 
-// columns are where a row is read into, in the order in which the statements have them.
+// columns returns where to scan the columns of the SQL piece "columns".
 func (r *Schedule) columns() []any {
 	return []any{
 		&r.Name, (*instant)(&r.Next),
@@ -120,8 +118,8 @@ func (r *Schedule) columns() []any {
 	}
 }
 
-// LockDue returns those of these schedules that are still due, locked until the transaction ends, and the
-// database's time. One that somebody else has locked or advanced is left out.
+// LockDue returns the given schedules that are still due, locked until the transaction ends, and the database's
+// time. It leaves out those that another process has locked or advanced.
 func (s *Store) LockDue(ctx context.Context, tx DB, due []Due) (locked []Schedule, now time.Time, err error) {
 	var names, specs []string
 	var next []time.Time
@@ -134,14 +132,15 @@ func (s *Store) LockDue(ctx context.Context, tx DB, due []Due) (locked []Schedul
 	return locked, now, err
 }
 
-// A Fold gives the waiting job of a tick a later one.
+// A Fold gives the waiting run of a tick a later tick.
 type Fold struct {
 	JobID  int64
 	Tick   time.Time
 	Missed int
 }
 
-// FoldJobs returns the IDs of those that were folded: the others do not wait any more, or somebody has locked them.
+// FoldJobs returns the IDs of the runs that were folded. The others no longer wait, or another transaction has
+// locked them.
 func (s *Store) FoldJobs(ctx context.Context, tx DB, folds []Fold) ([]int64, error) {
 	var ids []int64
 	var ticks []string
@@ -152,18 +151,23 @@ func (s *Store) FoldJobs(ctx context.Context, tx DB, folds []Fold) ([]int64, err
 	return collect(ctx, s, tx, "FoldJobs", pgx.RowTo[int64], ids, ticks, missed)
 }
 
-// FormatTick is how metadata has a tick.
+// FormatTick returns a tick as it is stored in a run's metadata.
 func FormatTick(tick time.Time) string { return tick.UTC().Format(time.RFC3339Nano) }
 
-// AdvanceSchedules writes locked rows as they are given. Those among insert get a new Last.JobID, which is
-// returned by name.
-func (s *Store) AdvanceSchedules(ctx context.Context, tx DB, rows []Schedule, insert map[string]bool) (map[string]int64, error) {
+// AdvanceSchedules writes locked rows. It draws a new Last.JobID for those in insert, and returns the Last.JobID of
+// every row by name.
+func (s *Store) AdvanceSchedules(
+	ctx context.Context, tx DB, rows []Schedule, insert map[string]bool,
+) (map[string]int64, error) {
 	encoded := make([]map[string]any, len(rows))
 	for i, r := range rows {
 		encoded[i] = map[string]any{
-			"name": r.Name, "insert": insert[r.Name], "next_tick": orNull(r.Next), "last_success": orNull(r.LastSuccess),
-			"last_tick": orNull(r.Last.At), "last_missed": r.Last.Missed, "last_job_id": r.Last.JobID, "last_state": r.Last.State,
-			"prev_tick": orNull(r.Prev.At), "prev_missed": r.Prev.Missed, "prev_job_id": r.Prev.JobID, "prev_state": r.Prev.State,
+			"name": r.Name, "insert": insert[r.Name],
+			"next_tick": orNull(r.Next), "last_success": orNull(r.LastSuccess),
+			"last_tick": orNull(r.Last.At), "last_missed": r.Last.Missed,
+			"last_job_id": r.Last.JobID, "last_state": r.Last.State,
+			"prev_tick": orNull(r.Prev.At), "prev_missed": r.Prev.Missed,
+			"prev_job_id": r.Prev.JobID, "prev_state": r.Prev.State,
 			"skipped_tick": orNull(r.Skipped.At), "skipped_missed": r.Skipped.Missed,
 		}
 	}
@@ -171,50 +175,34 @@ func (s *Store) AdvanceSchedules(ctx context.Context, tx DB, rows []Schedule, in
 	if err != nil {
 		return nil, err
 	}
-	result, err := tx.Query(ctx, s.sql("AdvanceSchedules"), string(all))
-	if err != nil {
-		return nil, err
-	}
-	ids := map[string]int64{}
-	var name string
-	var id zeronull.Int8
-	_, err = pgx.ForEachRow(result, []any{&name, &id}, func() error {
-		ids[name] = int64(id)
-		return nil
-	})
-	return ids, err
+	return collectByName(ctx, s, tx, "AdvanceSchedules", func(id *int64) []any {
+		return []any{(*zeronull.Int8)(id)}
+	}, string(all))
 }
 
-func orNull(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
-}
-
-// A Standing is a schedule as callers ask for it.
+// A Standing is a schedule with what a status needs.
 type Standing struct {
 	Schedule
 	Spec string
-	// LastDue is since when the last tick's job has been due, which may be an earlier tick; zero if it is not kept.
+	// LastDue is since when the last tick's run has been due, which is an earlier tick if the run was folded. It is
+	// zero if the run is no longer stored.
 	LastDue time.Time
 }
 
-// Standings returns the schedules of these names.
+// Standings returns the schedules with these names.
 func (s *Store) Standings(ctx context.Context, db DB, names []string) ([]Standing, error) {
 	return collect(ctx, s, db, "Standings", func(row pgx.CollectableRow) (st Standing, err error) {
 		return st, row.Scan(append(st.columns(), &st.Spec, &st.Progress, (*instant)(&st.LastDue))...)
 	}, names)
 }
 
-// CopyOutcomes stores in the rows of these names what their jobs have come to.
+// CopyOutcomes copies the outcomes of runs into the rows of these schedules.
 func (s *Store) CopyOutcomes(ctx context.Context, db DB, names []string) error {
-	_, err := s.exec(ctx, db, "CopyOutcomes", names)
-	return err
+	return s.exec(ctx, db, "CopyOutcomes", names)
 }
 
-// PutSuccesses stores that the runs of these ticks have succeeded, and returns the names of those it could store:
-// somebody may have locked the others.
+// PutSuccesses stores that the runs of these ticks succeeded. It returns the names of the schedules it updated;
+// another transaction may have locked the others.
 func (s *Store) PutSuccesses(ctx context.Context, db DB, ticks map[string]time.Time) ([]string, error) {
 	var names []string
 	var at []time.Time
@@ -224,11 +212,8 @@ func (s *Store) PutSuccesses(ctx context.Context, db DB, ticks map[string]time.T
 	return collect(ctx, s, db, "PutSuccesses", pgx.RowTo[string], names, at)
 }
 
-// LastTick returns the latest tick that has a job, as far as it is kept, or zero. It may take a while.
+// LastTick returns the latest tick with a stored run, or the zero time. It may take long on a large table.
 func (s *Store) LastTick(ctx context.Context, db DB, name string) (time.Time, error) {
-	tick, err := one[*time.Time](ctx, s, db, "LastTick", name)
-	if tick == nil {
-		return time.Time{}, err
-	}
-	return tick.UTC(), err
+	tick, err := one[instant](ctx, s, db, "LastTick", name)
+	return time.Time(tick), err
 }

@@ -1,8 +1,8 @@
-// Package store has every statement of ours: each stands in a .sql file, under a name, with a typed function
-// over it. Code elsewhere decides; this package reads and writes, and decides nothing. River's tables are
-// read and written here alone, apart from what goes through River's client.
+// Package store holds every SQL statement of the adapter. Each is in a .sql file, under a name, with a typed
+// function over it. The package reads and writes and leaves decisions to its callers. Apart from River's client,
+// nothing else reads or writes River's tables.
 //
-// What it relies on in River is listed in docs/architecture.md, with a test for each item.
+// docs/architecture.md lists what the statements rely on in River, with a test for each item.
 package store
 
 import (
@@ -12,10 +12,11 @@ import (
 	"io/fs"
 	"regexp"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // DB is a pool, a connection or a transaction.
@@ -25,49 +26,19 @@ type DB interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// A Store has the statements for one schema. Make one with [New].
+// A Store has the statements for one schema. Create one with [New].
 type Store struct {
 	schema     string
-	statements map[string]string
-}
-
-// New returns the statements for that schema.
-func New(schema string) *Store {
-	quoted := strings.NewReplacer("{{schema}}", pgx.Identifier{schema}.Sanitize())
-	s := &Store{schema: schema, statements: map[string]string{}}
-	for name, sql := range templates() {
-		s.statements[name] = quoted.Replace(sql)
-	}
-	return s
-}
-
-// Schema returns the name of the schema.
-func (s *Store) Schema() string { return s.schema }
-
-// sql returns the statement of that name.
-func (s *Store) sql(name string) string {
-	sql, ok := s.statements[name]
-	if !ok {
-		panic("store: no statement " + name)
-	}
-	return sql
+	statements map[string]string // by name
 }
 
 //go:embed sql/*.sql
 var files embed.FS
 
-var (
-	// Each statement begins after a line "-- name: Name", each piece that statements share after one
-	// "-- piece: name".
-	header = regexp.MustCompile(`(?m)^-- (name|piece): (\w+)$`)
-	// {{name}} stands for a piece.
-	used    = regexp.MustCompile(`\{\{(\w+)\}\}`)
-	comment = regexp.MustCompile(`(?m)\s*--.*$`)
-)
-
-// templates returns all statements with their pieces put in, and {{schema}} left.
-var templates = sync.OnceValue(func() map[string]string {
-	statements, pieces := map[string]string{}, map[string]string{"schema": "{{schema}}"}
+// New returns the statements for a schema.
+func New(schema string) *Store {
+	s := &Store{schema: schema, statements: map[string]string{}}
+	pieces := map[string]string{"schema": pgx.Identifier{schema}.Sanitize()}
 	names, err := fs.Glob(files, "sql/*.sql")
 	if err != nil {
 		panic(err)
@@ -77,14 +48,24 @@ var templates = sync.OnceValue(func() map[string]string {
 		if err != nil {
 			panic(err)
 		}
-		parse(string(text), statements, pieces)
+		parse(string(text), s.statements, pieces)
 	}
-	for name, sql := range statements {
-		statements[name] = expand(name, sql, pieces)
+	for name, sql := range s.statements {
+		s.statements[name] = expand(sql, pieces)
 	}
-	return statements
-})
+	return s
+}
 
+var (
+	// A statement starts after the line "-- name: Name", and a fragment that several statements use starts after
+	// "-- piece: name".
+	header = regexp.MustCompile(`(?m)^-- (name|piece): (\w+)$`)
+	// {{name}} stands for the piece of that name, {{schema}} for the quoted schema.
+	placeholder = regexp.MustCompile(`\{\{(\w+)\}\}`)
+	comment     = regexp.MustCompile(`(?m)\s*--.*$`)
+)
+
+// parse adds the statements and pieces of a file.
 func parse(text string, statements, pieces map[string]string) {
 	headers := header.FindAllStringSubmatchIndex(text, -1)
 	for i, h := range headers {
@@ -98,24 +79,95 @@ func parse(text string, statements, pieces map[string]string) {
 			into = pieces
 		}
 		if _, ok := into[name]; ok {
-			panic("store: two statements " + name)
+			panic("store: duplicate statement " + name)
 		}
-		into[name] = strings.TrimSuffix(strings.TrimSpace(comment.ReplaceAllString(text[h[1]:end], "")), ";")
+		into[name] = strings.TrimSpace(comment.ReplaceAllString(text[h[1]:end], ""))
 	}
 }
 
-func expand(name, sql string, pieces map[string]string) string {
-	for depth := 0; ; depth++ {
-		expanded := used.ReplaceAllStringFunc(sql, func(use string) string {
-			piece, ok := pieces[strings.Trim(use, "{}")]
-			if !ok || depth > 10 {
-				panic(fmt.Sprintf("store: statement %s uses %s", name, use))
-			}
-			return piece
-		})
-		if expanded == sql {
-			return sql
+// expand replaces placeholders, also those inside pieces.
+func expand(sql string, pieces map[string]string) string {
+	return placeholder.ReplaceAllStringFunc(sql, func(use string) string {
+		piece, ok := pieces[strings.Trim(use, "{}")]
+		if !ok {
+			panic(fmt.Sprintf("store: unknown piece %s in %q", use, sql))
 		}
-		sql = expanded
+		return expand(piece, pieces)
+	})
+}
+
+// Schema returns the name of the schema.
+func (s *Store) Schema() string { return s.schema }
+
+// sql returns the statement with the given name.
+func (s *Store) sql(name string) string {
+	sql, ok := s.statements[name]
+	if !ok {
+		panic("store: unknown statement " + name)
 	}
+	return sql
+}
+
+// exec runs a statement that returns no rows.
+func (s *Store) exec(ctx context.Context, db DB, name string, args ...any) error {
+	_, err := db.Exec(ctx, s.sql(name), args...)
+	return err
+}
+
+// one reads the single value that a statement returns.
+func one[T any](ctx context.Context, s *Store, db DB, name string, args ...any) (v T, err error) {
+	err = db.QueryRow(ctx, s.sql(name), args...).Scan(&v)
+	return v, err
+}
+
+// collect reads all rows that a statement returns.
+func collect[T any](
+	ctx context.Context, s *Store, db DB, name string, read func(pgx.CollectableRow) (T, error), args ...any,
+) ([]T, error) {
+	rows, err := db.Query(ctx, s.sql(name), args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, read)
+}
+
+// collectByName reads all rows that a statement returns into a map whose key is the first column. columns returns
+// where to scan the others.
+func collectByName[T any](
+	ctx context.Context, s *Store, db DB, name string, columns func(*T) []any, args ...any,
+) (map[string]T, error) {
+	rows, err := db.Query(ctx, s.sql(name), args...)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		key string
+		v   T
+	)
+	all := map[string]T{}
+	_, err = pgx.ForEachRow(rows, append([]any{&key}, columns(&v)...), func() error {
+		all[key] = v
+		return nil
+	})
+	return all, err
+}
+
+// instant scans a timestamptz as a time in UTC, and NULL as the zero time.
+type instant time.Time
+
+// ScanTimestamptz implements [pgtype.TimestamptzScanner].
+func (i *instant) ScanTimestamptz(v pgtype.Timestamptz) error {
+	*i = instant{}
+	if v.Valid {
+		*i = instant(v.Time.UTC())
+	}
+	return nil
+}
+
+// orNull returns nil for the zero time.
+func orNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
 }

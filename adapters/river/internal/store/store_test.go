@@ -14,7 +14,7 @@ import (
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 )
 
-// migrated is a database with River's tables, copied for each test.
+// migrated provides each test with a migrated database.
 var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, nil) })
 
 func execSQL(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
@@ -28,9 +28,8 @@ func insertRows(t testing.TB, pool *pgxpool.Pool, n int, columns, values string)
 	execSQL(t, pool, `INSERT INTO river.river_job (`+columns+`, args, max_attempts) SELECT `+values+`, '{}', 3 FROM generate_series(1, $1)`, n)
 }
 
-// River makes jobs available at any time in the last 5 seconds before they are due: too late
-// to look again, perhaps.
-func TestBecomingDue_FindsJobsBeforeRiverMakesThemAvailable(t *testing.T) {
+// River makes scheduled jobs available up to 5 seconds early. By then it may be too late to look for the first time.
+func TestStore_BecomingDueFindsJobsBeforeRiverMakesThemAvailable(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := store.New("river")
@@ -56,18 +55,18 @@ func TestBecomingDue_FindsJobsBeforeRiverMakesThemAvailable(t *testing.T) {
 	} {
 		insertRows(t, pool, 2, columns, row.values+fmt.Sprintf(`, now() + interval '%d seconds'`, int(row.in.Seconds())))
 		if row.in == time.Hour {
-			continue // nobody works it
+			continue // a queue without workers
 		}
 		now, queues, next := look(&before)
 		require.Empty(t, queues)
 		require.WithinDuration(t, now.Add(row.in), *next, time.Minute)
 	}
-	insertRows(t, pool, 1, columns, `'a.job', 'scheduled', 'default', 2, now()`) // River tells of it
+	insertRows(t, pool, 1, columns, `'a.job', 'scheduled', 'default', 2, now()`) // River notifies of it
 	insertRows(t, pool, 1, columns, `'a.job', 'available', 'a-queue', 1, now()`)
 	insertRows(t, pool, 1, columns, `'a.job', 'available', 'a-queue', 4, now()`)
 	now, queues, next := look(&before)
 	require.Equal(t, []string{"a-queue"}, queues)
 	require.WithinDuration(t, now.Add(2*time.Hour), *next, time.Minute)
 	_, queues, _ = look(&now)
-	require.Empty(t, queues, "it is told of once")
+	require.Empty(t, queues, "each job is returned once")
 }

@@ -6,48 +6,46 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// AnalyzeGrown renews the planner's statistics of the table of jobs if it has grown to many times the size it
-// had when they were made. It does nothing while somebody else has a lock that this would wait for.
-func (s *Store) AnalyzeGrown(ctx context.Context, pool interface {
-	DB
-	Begin(ctx context.Context) (pgx.Tx, error)
-},
-) error {
-	outdated, err := one[bool](ctx, s, pool, "HasGrown")
-	if err != nil || !outdated {
+// AnalyzeGrown updates the planner's statistics of the job table if the table has grown to many times the size it
+// had when they were collected. It does nothing while another session holds a conflicting lock.
+func (s *Store) AnalyzeGrown(ctx context.Context, pool *pgxpool.Pool) error {
+	grown, err := one[bool](ctx, s, pool, "HasGrown")
+	if err != nil || !grown {
 		return err
 	}
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		// An autovacuum that we waited a second for would be cancelled.
+		// Waiting for a second would cancel an autovacuum that holds the lock.
 		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '100ms'`); err != nil {
 			return err
 		}
-		turn, err := one[bool](ctx, s, tx, "TryAnalyzeLock", s.schema)
-		if err == nil && turn {
-			_, err = s.exec(ctx, tx, "Analyze")
+		locked, err := one[bool](ctx, s, tx, "TryAnalyzeLock", s.schema)
+		if err == nil && locked {
+			err = s.exec(ctx, tx, "Analyze")
 		}
 		return err
 	})
-	if Code(err) == "55P03" { // somebody has the lock: the next time
+	if Code(err) == "55P03" { // lock timeout: try again next time
 		return nil
 	}
 	return err
 }
 
-// tables are ours, with the statement that creates each.
+// tables maps each of our tables to the statement that creates it.
 var tables = map[string]string{
 	"everytick_pause": "CreatePause", "everytick_schedule": "CreateSchedule", "everytick_process": "CreateProcess",
 }
 
-// CreateTables creates those of our tables that are missing. (IF NOT EXISTS would need the right to create them
-// all the same.)
+// CreateTables creates our tables that do not exist. It does not use IF NOT EXISTS, which requires the right to
+// create tables even if they all exist.
 func (s *Store) CreateTables(ctx context.Context, db DB) error {
 	for table, create := range tables {
-		exists, err := one[bool](ctx, s, db, "HasTable", pgx.Identifier{s.schema, table}.Sanitize())
+		exists, err := s.hasTable(ctx, db, table)
 		if err == nil && !exists {
-			_, err = db.Exec(ctx, s.sql(create), pgx.QueryExecModeSimpleProtocol) // of several statements
+			// The simple protocol allows several statements at once.
+			_, err = db.Exec(ctx, s.sql(create), pgx.QueryExecModeSimpleProtocol)
 		}
 		if err != nil {
 			return err
@@ -56,78 +54,67 @@ func (s *Store) CreateTables(ctx context.Context, db DB) error {
 	return nil
 }
 
-// HasTables reports whether all of our tables are there.
+// HasTables reports whether all of our tables exist.
 func (s *Store) HasTables(ctx context.Context, db DB) (bool, error) {
 	for table := range tables {
-		if exists, err := one[bool](ctx, s, db, "HasTable", pgx.Identifier{s.schema, table}.Sanitize()); err != nil || !exists {
+		if exists, err := s.hasTable(ctx, db, table); err != nil || !exists {
 			return false, err
 		}
 	}
 	return true, nil
 }
 
-// TryMigrateLock reports whether no other process migrates until the transaction ends.
+func (s *Store) hasTable(ctx context.Context, db DB, table string) (bool, error) {
+	return one[bool](ctx, s, db, "HasTable", pgx.Identifier{s.schema, table}.Sanitize())
+}
+
+// TryMigrateLock takes the lock of migrations until the transaction ends, and reports whether it was free.
 func (s *Store) TryMigrateLock(ctx context.Context, tx DB) (bool, error) {
 	return one[bool](ctx, s, tx, "TryMigrateLock")
 }
 
-// SchemaExists reports whether the schema does.
+// SchemaExists reports whether the schema exists.
 func (s *Store) SchemaExists(ctx context.Context, db DB) (bool, error) {
 	return one[bool](ctx, s, db, "SchemaExists", s.schema)
 }
 
-// DeleteOldTicks deletes ticks to come of an older form.
+// DeleteOldTicks deletes future ticks that an older version stored as jobs.
 func (s *Store) DeleteOldTicks(ctx context.Context, db DB) error {
-	_, err := s.exec(ctx, db, "DeleteOldTicks")
-	return err
+	return s.exec(ctx, db, "DeleteOldTicks")
 }
 
-// KindIndexIsWide reports whether River's index of jobs by kind has our columns.
+// KindIndexIsWide reports whether River's index on the kind has our additional columns.
 func (s *Store) KindIndexIsWide(ctx context.Context, db DB) (bool, error) {
 	return one[bool](ctx, s, db, "KindIndexIsWide")
 }
 
-// RenameWiderIndex gives the wider index the name of River's.
+// RenameWiderIndex renames the wider index to River's name.
 func (s *Store) RenameWiderIndex(ctx context.Context, db DB) error {
-	_, err := s.exec(ctx, db, "RenameWiderIndex")
-	return err
+	return s.exec(ctx, db, "RenameWiderIndex")
 }
 
-// IndexIsValid reports whether an index is valid; nil if there is none.
+// IndexIsValid reports whether an index is valid. It returns nil if the index does not exist.
 func (s *Store) IndexIsValid(ctx context.Context, db DB, qualified string) (*bool, error) {
 	return one[*bool](ctx, s, db, "IndexIsValid", qualified)
 }
 
-// An Index is one of the schema.
+// An Index is an index of the schema.
 type Index struct {
 	Owned    bool // this role may rebuild it
-	Complete bool // it is as Migrate makes it
+	Complete bool // it has the columns that Migrate gives it
 }
 
 // Indexes returns the indexes of the schema by name.
 func (s *Store) Indexes(ctx context.Context, db DB) (map[string]Index, error) {
-	rows, err := db.Query(ctx, s.sql("Indexes"), s.schema)
-	if err != nil {
-		return nil, err
-	}
-	all := map[string]Index{}
-	var (
-		name string
-		i    Index
-	)
-	_, err = pgx.ForEachRow(rows, []any{&name, &i.Owned, &i.Complete}, func() error {
-		all[name] = i
-		return nil
-	})
-	return all, err
+	return collectByName(ctx, s, db, "Indexes", func(i *Index) []any { return []any{&i.Owned, &i.Complete} }, s.schema)
 }
 
-// HasLeader reports whether a process leads.
+// HasLeader reports whether a process is leader.
 func (s *Store) HasLeader(ctx context.Context, db DB) (bool, error) {
 	return one[bool](ctx, s, db, "HasLeader")
 }
 
-// IsReadOnly reports whether the database takes no writes.
+// IsReadOnly reports whether the database rejects writes.
 func (s *Store) IsReadOnly(ctx context.Context, db DB) (bool, error) {
 	return one[bool](ctx, s, db, "IsReadOnly")
 }
@@ -141,7 +128,7 @@ func Code(err error) string {
 	return ""
 }
 
-// IsMissing reports whether PostgreSQL says that a table or schema does not exist.
+// IsMissing reports whether PostgreSQL returned err because a table or schema does not exist.
 func IsMissing(err error) bool {
 	code := Code(err)
 	return code == "42P01" || code == "3F000"

@@ -53,9 +53,9 @@ func TestInserted_WhatComesWithinTheCooldownIsToldWhenItEnds(t *testing.T) {
 	for within := false; !within; { // a slow machine may take longer
 		w, _, next := newWaker(t, false)
 		began := time.Now()
-		w.Inserted(t.Context(), queued("one", time.Time{}))
-		w.Inserted(t.Context(), queued("two", time.Time{}))
-		w.Inserted(t.Context(), queued("two", time.Time{}))
+		w.Inserted(t.Context(), queued("one", time.Time{}), false)
+		w.Inserted(t.Context(), queued("two", time.Time{}), false)
+		w.Inserted(t.Context(), queued("two", time.Time{}), false)
 		within = time.Since(began) < wake.Cooldown
 		require.JSONEq(t, `{"queue": "one"}`, next())
 		require.JSONEq(t, `{"queue": "two"}`, next())
@@ -66,12 +66,33 @@ func TestInserted_WhatComesWithinTheCooldownIsToldWhenItEnds(t *testing.T) {
 	}
 }
 
+func TestWaker_Attach(t *testing.T) {
+	t.Parallel()
+	w, pool, next := newWaker(t, false)
+	for attached := false; !attached; { // a slow machine may take longer
+		began := time.Now()
+		var first, second pgx.Batch
+		attached = w.Attach(&first, queued("one", time.Time{}))
+		require.True(t, attached)
+		again := w.Attach(&second, queued("one", time.Time{}))
+		attached = time.Since(began) < wake.Cooldown
+		require.False(t, attached && again, "inside the cooldown")
+		require.NoError(t, pool.SendBatch(t.Context(), &first).Close())
+		require.JSONEq(t, `{"queue": "one"}`, next())
+		w.Inserted(t.Context(), queued("one", time.Time{}), true)
+		w.Inserted(t.Context(), queued("two", time.Time{}), false)
+		require.JSONEq(t, `{"queue": "two"}`, next(), "one was attached")
+		require.Eventually(t, func() bool { return time.Since(began) > 3*wake.Cooldown }, time.Minute, time.Millisecond)
+	}
+	require.False(t, w.Attach(&pgx.Batch{}, queued("later", time.Now().Add(time.Hour))), "nothing is due")
+}
+
 func TestInserted_AJobThatIsDueSoonIsToldOfThen(t *testing.T) {
 	t.Parallel()
 	w, pool, next := newWaker(t, false)
 	due := time.Now().Add(300 * time.Millisecond)
-	w.Inserted(t.Context(), queued("soon", due))
-	w.Inserted(t.Context(), queued("later", due.Add(time.Hour))) // the leader's business
+	w.Inserted(t.Context(), queued("soon", due), false)
+	w.Inserted(t.Context(), queued("later", due.Add(time.Hour)), false) // the leader's business
 	require.JSONEq(t, `{"queue": "soon"}`, next())
 	var passed bool
 	require.NoError(t, pool.QueryRow(t.Context(), `SELECT clock_timestamp() >= $1`, due).Scan(&passed))
@@ -96,7 +117,7 @@ func TestInsertedTx_IsToldWhenTheTransactionCommits(t *testing.T) {
 func TestPollOnly_NobodyIsNotified(t *testing.T) {
 	t.Parallel()
 	w, pool, next := newWaker(t, true)
-	w.Inserted(t.Context(), queued("one", time.Time{}))
+	w.Inserted(t.Context(), queued("one", time.Time{}), false)
 	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 		return w.InsertedTx(t.Context(), tx, queued("two", time.Time{})...)
 	}))

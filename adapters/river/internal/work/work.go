@@ -1,5 +1,5 @@
-// Package work runs one attempt of a job: it decodes the row, moves or skips the job if it is not to run here and
-// now, runs the handler, and reports to River what follows.
+// Package work executes one attempt of a run: it decodes the row, moves or skips the run if it must not start here
+// and now, calls the handler, and reports the result to River.
 package work
 
 import (
@@ -24,111 +24,107 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// Env is what the attempts of a process share. Every field has to be set.
+// Env is what all attempts in a process share. All fields are required.
 type Env struct {
 	Store *store.Store
 	Log   *slog.Logger
-	App   *pgxpool.Pool // that handlers get
-	Own   *pgxpool.Pool // for what goes on before and after them
+	App   *pgxpool.Pool // for handlers
+	Own   *pgxpool.Pool // for queries before and after handlers
 	// Client is the ID of River's client.
 	Client string
-	// Paused reports whether a job is, as far as this process knows.
+	// Paused reports whether a job is paused, as far as this process knows.
 	Paused func(name string) bool
-	// Suspect reports whether others may have given this process up since then.
+	// Suspect reports whether others may have taken this process for dead after since.
 	Suspect func(since time.Time) bool
-	// Succeeded takes note that the run of a tick has succeeded.
+	// Succeeded is called when the run of a tick has succeeded.
 	Succeeded func(name string, tick time.Time)
-	// Stopping is closed once running jobs are cancelled by a shutdown.
+	// Stopping is closed when a shutdown cancels running jobs.
 	Stopping <-chan struct{}
 }
 
-// Args are the args of every job to its worker: any JSON object, under the kind that is
-// the job's registered name. River makes an interface of them for each run, which costs no
-// memory of what is as large as a pointer.
-type Args struct{ *rowData }
+// args is the type of every worker's args: any JSON object, with the job's registered name as its kind. River
+// converts it to an interface for each run, which allocates nothing for a type of one pointer.
+type args struct{ *rowData }
 
 type rowData struct {
 	kind string
-	// retryAfter is set by Work and read by NextRetry, on the same attempt.
+	// retryAfter is set by Work and read by NextRetry, for the same attempt.
 	retryAfter *time.Duration
 }
 
 // Kind implements [riverqueue.JobArgs].
-func (a Args) Kind() string {
-	if a.rowData == nil { // River asks of a zero value, for hooks that there are none of
+func (a args) Kind() string {
+	if a.rowData == nil { // River calls it on the zero value
 		return ""
 	}
 	return a.kind
 }
 
-// UnmarshalJSON does nothing: the handler decodes the data, which the row has as well.
-func (a *Args) UnmarshalJSON([]byte) error { return nil }
+// UnmarshalJSON does nothing, because the handler decodes the data, which it gets from the row.
+func (a *args) UnmarshalJSON([]byte) error { return nil }
 
-// Metadata keys of ours in River's rows, besides those of package schedule. The .sql files of package store write
-// them out.
+// Metadata keys that an attempt writes. The SQL of package store uses them too.
 const (
-	metaSkipped = "everytick_skipped" // why the job was not run
-	metaStarted = "everytick_started" // true: an attempt began, of a job with jobs.StartWithin
+	metaSkipped = "everytick_skipped" // why the run was skipped
+	metaStarted = "everytick_started" // true if an attempt of a job with jobs.StartWithin started in time
 )
 
-// Meta is what an attempt reads of them.
+// Meta is the part of a row's metadata that an attempt reads.
 type Meta struct {
-	Tick     any               `json:"everytick_tick,omitempty"` // an instant; true in rows of an older form
+	Tick     any               `json:"everytick_tick,omitempty"` // a time; true in rows of older versions
 	Missed   int               `json:"everytick_missed,omitempty"`
-	Open     bool              `json:"everytick_open,omitempty"` // inserted by a process that does not know the job's options
+	Open     bool              `json:"everytick_open,omitempty"` // inserted without knowing the job's options
 	Started  bool              `json:"everytick_started,omitempty"`
 	Retried  bool              `json:"everytick_retried,omitempty"`  // by hand
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
 }
 
-// Slots are those of the workers of a queue in this process.
+// Slots counts the workers of a queue in this process.
 type Slots struct {
-	N     int
+	N     int // how many there are
 	taken atomic.Int64
 }
 
-// Taken returns how many are.
+// Taken returns how many workers run a job.
 func (s *Slots) Taken() int { return int(s.taken.Load()) }
 
-// A Worker runs the jobs of one registered name.
-type Worker struct {
-	riverqueue.WorkerDefaults[Args]
+// A worker runs one registered job.
+type worker struct {
+	riverqueue.WorkerDefaults[args]
 	env   *Env
 	job   *provider.Definition
 	queue string
 	slots *Slots
 }
 
-// Add gives River the worker of a job, whose rows belong into queue.
+// Add adds the worker of a job, whose runs belong in queue.
 func Add(to *riverqueue.Workers, env *Env, job *provider.Definition, queue string, slots *Slots) {
-	riverqueue.AddWorkerArgs(to, Args{&rowData{kind: job.Name}}, &Worker{env: env, job: job, queue: queue, slots: slots})
+	riverqueue.AddWorkerArgs(to, args{&rowData{kind: job.Name}}, &worker{env: env, job: job, queue: queue, slots: slots})
 }
 
-// The waits of a run that asks the database before its handler is called.
 const (
-	// transientSnooze is the wait when something other than the handler failed. The attempt is not used up.
+	// transientSnooze is the wait after something other than the handler failed. The attempt does not count.
 	transientSnooze = 2 * time.Second
-	// prepareTimeout bounds what it asks.
+	// prepareTimeout bounds the queries before the handler.
 	prepareTimeout = 15 * time.Second
 )
 
-// An attempt is one run of a job's handler, as it goes through its steps.
+// An attempt is one execution of a job's handler, with the steps around it.
 type attempt struct {
-	*Worker
+	*worker
 	row   *rivertype.JobRow
 	meta  Meta
 	run   *jobs.Job
-	began time.Time // by the monotonic clock
-	// retryAfter is when the next one is due; nil: by [provider.Definition.Backoff].
+	began time.Time
+	// retryAfter is the wait before the next attempt; if nil, [provider.Definition.Backoff] decides.
 	retryAfter *time.Duration
 }
 
-// Work implements [riverqueue.Worker]: it decodes the row, moves or skips the job if it is not to run here and
-// now, runs the handler, and reports what follows, each in River's terms.
-func (w *Worker) Work(ctx context.Context, job *riverqueue.Job[Args]) error {
+// Work implements [riverqueue.Worker].
+func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	w.slots.taken.Add(1)
 	defer w.slots.taken.Add(-1)
-	a := &attempt{Worker: w, row: job.JobRow, began: time.Now()}
+	a := &attempt{worker: w, row: job.JobRow, began: time.Now()}
 	err := a.decode(ctx)
 	if err == nil {
 		err = a.place(ctx)
@@ -146,23 +142,23 @@ func (w *Worker) Work(ctx context.Context, job *riverqueue.Job[Args]) error {
 }
 
 // NextRetry implements [riverqueue.Worker].
-func (w *Worker) NextRetry(job *riverqueue.Job[Args]) time.Time {
-	if args := job.Args.rowData; args != nil && args.retryAfter != nil {
-		return time.Now().Add(*args.retryAfter)
+func (w *worker) NextRetry(job *riverqueue.Job[args]) time.Time {
+	if data := job.Args.rowData; data != nil && data.retryAfter != nil {
+		return time.Now().Add(*data.retryAfter)
 	}
 	return time.Now().Add(w.job.Backoff(job.Attempt)) // the handler was not called
 }
 
-// log is made when it is needed: it costs more than all else of a short run.
+// log returns a logger for the run. Creating one costs more than the rest of a short run, so only those who log do.
 func (a *attempt) log() *slog.Logger {
 	return a.env.Log.With("job", a.job.Name, "job_id", strconv.FormatInt(a.row.ID, 10))
 }
 
-// decode reads the row.
+// decode sets run and meta from the row.
 func (a *attempt) decode(ctx context.Context) error {
 	if bytes.Contains(a.row.Metadata, []byte(`"everytick_`)) {
 		if err := json.Unmarshal(a.row.Metadata, &a.meta); err != nil {
-			return a.giveUp(ctx, fmt.Errorf("river: metadata does not decode: %w", err))
+			return a.reject(ctx, fmt.Errorf("river: metadata does not decode: %w", err))
 		}
 	}
 	a.run = &jobs.Job{
@@ -176,31 +172,32 @@ func (a *attempt) decode(ctx context.Context) error {
 	case string:
 		at, err := time.Parse(time.RFC3339Nano, tick)
 		if err != nil {
-			return a.giveUp(ctx, fmt.Errorf("river: tick does not decode: %w", err))
+			return a.reject(ctx, fmt.Errorf("river: tick does not decode: %w", err))
 		}
 		a.run.Tick = at.UTC()
 	default:
-		return a.end(ctx, slog.LevelWarn, "skipped: the tick was stored by an older version, whose schedule is a row now")
+		return a.endSkipped(ctx, "skipped: the tick was stored by an older version")
 	}
 	return nil
 }
 
-// giveUp reports a job that no attempt can run, and ends it.
-func (a *attempt) giveUp(ctx context.Context, err error) error {
+// reject ends a run that cannot be decoded.
+func (a *attempt) reject(ctx context.Context, err error) error {
 	a.log().ErrorContext(ctx, "job failed for good", "error", err)
 	return riverqueue.JobCancel(err)
 }
 
-// end skips the job, for a reason that its history tells.
-func (a *attempt) end(ctx context.Context, level slog.Level, reason string) error {
-	a.log().Log(ctx, level, "job "+reason, "tick", a.run.Tick)
+// endSkipped ends the run as skipped and stores the reason.
+func (a *attempt) endSkipped(ctx context.Context, reason string) error {
+	a.log().WarnContext(ctx, "job "+reason, "tick", a.run.Tick)
 	if err := riverqueue.MetadataSet(ctx, metaSkipped, reason); err != nil {
 		return err
 	}
 	return riverqueue.JobCancel(errors.New(reason))
 }
 
-// place moves a job to the queue where it belongs, and gives it the attempts that it is registered with.
+// place moves the run to its queue if it is in another one, and gives it the number of attempts that the job is
+// registered with if the process that inserted it did not know the job.
 func (a *attempt) place(ctx context.Context) error {
 	queue := a.queue
 	if a.env.Paused(a.job.Name) {
@@ -214,34 +211,28 @@ func (a *attempt) place(ctx context.Context) error {
 	defer cancel()
 	if a.row.Queue != queue {
 		if err := a.env.Store.SetQueue(ctx, a.env.Own, a.row.ID, queue); err != nil {
-			return a.putOff(ctx, "it could not be moved to its queue", err)
+			return a.postpone(ctx, "could not move it to its queue", err)
 		}
-		return putBack(a.row)
+		// Keep the time at which it was due. With JobSnooze(0) it would come after the runs inserted since and would
+		// not count as late. It is due, whatever this process's clock says, so the duration is not positive.
+		return &riverqueue.JobSnoozeError{Duration: min(0, time.Until(a.row.ScheduledAt))}
 	}
 	if err := a.env.Store.SetMaxAttempts(ctx, a.env.Own, a.row.ID, a.job.MaxAttempts); err != nil {
-		return a.putOff(ctx, "its number of attempts could not be stored", err)
+		return a.postpone(ctx, "could not store its number of attempts", err)
 	}
-	a.row.MaxAttempts = a.job.MaxAttempts // River compares it
+	a.row.MaxAttempts = a.job.MaxAttempts // River reads it after an error
 	a.run.MaxAttempts = a.row.MaxAttempts
 	return nil
 }
 
-// putOff makes a job wait since the database did not answer.
-func (a *attempt) putOff(ctx context.Context, why string, err error) error {
-	a.log().WarnContext(ctx, "job is put off: "+why, "tick", a.run.Tick, "error", err)
+// postpone makes the run wait because a query failed.
+func (a *attempt) postpone(ctx context.Context, why string, err error) error {
+	a.log().WarnContext(ctx, "job postponed: "+why, "tick", a.run.Tick, "error", err)
 	return riverqueue.JobSnooze(transientSnooze)
 }
 
-// putBack makes a job available again as of when it was due, with its attempt unused. One
-// that is due anew, as after JobSnooze(0), would stand behind all that came after it, and
-// would not be known to be late.
-func putBack(row *rivertype.JobRow) error {
-	// It is due, whatever our clock says.
-	return &riverqueue.JobSnoozeError{Duration: min(0, time.Until(row.ScheduledAt))}
-}
-
-// skip ends a run that is not to start.
-func (a *attempt) skip(ctx context.Context) (err error) {
+// skip ends the run if Overlap or StartWithin say so.
+func (a *attempt) skip(ctx context.Context) error {
 	overlaps := false
 	if !a.run.Tick.IsZero() && a.job.Overlap == jobs.OverlapSkip {
 		bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
@@ -255,7 +246,7 @@ func (a *attempt) skip(ctx context.Context) (err error) {
 			return err
 		})
 		if err != nil {
-			return a.putOff(ctx, "could not check for another run", err)
+			return a.postpone(ctx, "could not check for another run", err)
 		}
 	}
 	due := a.row.ScheduledAt
@@ -263,10 +254,10 @@ func (a *attempt) skip(ctx context.Context) (err error) {
 		due = a.run.Tick
 	}
 	if a.meta.Started || a.meta.Retried {
-		due = a.run.StartedAt // it did start in time, and was interrupted, or somebody wants it now
+		due = a.run.StartedAt // an earlier attempt started in time, or somebody retried it by hand
 	}
 	if reason := a.job.Skip(a.run, due, overlaps); reason != "" {
-		return a.end(ctx, slog.LevelWarn, reason)
+		return a.endSkipped(ctx, reason)
 	}
 	if a.job.StartWithin > 0 {
 		return riverqueue.MetadataSet(ctx, metaStarted, true)
@@ -277,7 +268,7 @@ func (a *attempt) skip(ctx context.Context) (err error) {
 // call calls the handler.
 func (a *attempt) call(ctx context.Context) error {
 	if a.run.Missed > 0 && a.run.Attempt == 1 {
-		a.log().WarnContext(ctx, "late run: earlier ticks have passed too and get no run of their own",
+		a.log().WarnContext(ctx, "late run: earlier ticks were missed and get no run of their own",
 			"tick", a.run.Tick, "ticks_missed", a.run.Missed, "late_by", a.run.Late())
 	}
 	err := a.job.Run(ctx, a.run, a.env.Log)
@@ -290,30 +281,30 @@ func (a *attempt) call(ctx context.Context) error {
 	return nil
 }
 
-// failed says in River's terms what follows from the handler's error.
+// failed converts the handler's error to what River needs to retry the run, end it, or give the attempt back.
 func (a *attempt) failed(ctx context.Context, err error) error {
 	log := a.run.Logger.With("error", err)
 	var panicked *jobs.PanicError
 	if errors.As(err, &panicked) {
 		log = log.With("stack", panicked.Stack)
-		err = fmt.Errorf("%w\n\n%s", err, panicked.Stack) // into the job's history
+		err = fmt.Errorf("%w\n\n%s", err, panicked.Stack) // stored with the run
 	}
 	cancelled := errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely)
 	if ctx.Err() != nil && a.stopping() && !cancelled {
-		log.WarnContext(ctx, "job was interrupted by the shutdown and goes back to the queue")
-		// River gives the attempt back when it sees context.Canceled.
+		log.WarnContext(ctx, "job interrupted by the shutdown; it goes back to the queue")
+		// River does not count an attempt that returns context.Canceled.
 		return fmt.Errorf("%w: %w", context.Canceled, err)
 	}
 	if cancelled {
 		log.WarnContext(ctx, "job was cancelled")
-		return err // River sees to it
+		return err // River ends the run
 	}
 	if strings.ContainsRune(err.Error(), 0) {
 		err = storableError{err}
 	}
 	delay, again := a.job.Retry(a.run, err)
 	if again {
-		log.WarnContext(ctx, "job failed and is retried", "retry_in", delay, "max_attempts", a.run.MaxAttempts)
+		log.WarnContext(ctx, "job failed and will be retried", "retry_in", delay, "max_attempts", a.run.MaxAttempts)
 		a.retryAfter = &delay
 		return err
 	}
@@ -333,16 +324,16 @@ func (a *attempt) stopping() bool {
 	}
 }
 
-// storableError is an error whose text PostgreSQL can store: it refuses U+0000, and with
-// it every completion of the batch.
+// storableError replaces U+0000 in the text of an error. PostgreSQL cannot store it, and River would lose the
+// results of all runs in the same statement.
 type storableError struct{ error }
 
 func (e storableError) Error() string { return strings.ReplaceAll(e.error.Error(), "\x00", `\x00`) }
 func (e storableError) Unwrap() error { return e.error }
 
-// own returns err, or what makes River report nothing if the attempt is not this process's any more: its
-// heartbeats had a gap so long that others may have given the job to another process. River's completer asks only
-// whether the job runs, so a late report would end the other's run.
+// own returns err if the attempt still belongs to this process. Otherwise it returns an error that makes River
+// report nothing: after a gap in the heartbeats, others may have rescued the run, and another process may be running
+// it. River checks only that the row is running, so a late report would end the other attempt.
 func (a *attempt) own(ctx context.Context, err error) error {
 	for a.env.Suspect(a.began) {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
@@ -352,22 +343,23 @@ func (a *attempt) own(ctx context.Context, err error) error {
 			return err
 		}
 		if askErr == nil {
-			a.log().WarnContext(ctx, "run ended after its job was given to another process: its result is not stored", "attempt", a.row.Attempt, "result", err)
-			return notOurs{}
+			a.log().WarnContext(ctx, "run ended after its job was given to another process: its result is not stored",
+				"attempt", a.row.Attempt, "result", err)
+			return notOwn{}
 		}
 		select {
 		case <-time.After(transientSnooze):
 		case <-a.env.Stopping:
-			return notOurs{} // others find the job when this process is dead
+			return notOwn{} // others rescue the run once this process has stopped
 		}
 	}
 	return err
 }
 
-// notOurs is the result of an attempt of which River is to report nothing: it reports the jobs of an error that
-// has several, and this one has none.
-type notOurs struct{}
+// notOwn makes River report nothing: for an error with the method Jobs, River reports those jobs, and here there are
+// none.
+type notOwn struct{}
 
-func (notOurs) Error() string               { return "the attempt is not this process's any more" }
-func (notOurs) Jobs() []*rivertype.JobRow   { return nil }
-func (notOurs) ErrorsByID() map[int64]error { return nil }
+func (notOwn) Error() string               { return "the attempt no longer belongs to this process" }
+func (notOwn) Jobs() []*rivertype.JobRow   { return nil }
+func (notOwn) ErrorsByID() map[int64]error { return nil }

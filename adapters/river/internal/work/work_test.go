@@ -21,7 +21,7 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// migrated is a database with River's tables, copied for each test.
+// migrated provides each test with a migrated database.
 var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error {
 	m, err := migrate.New(pool, store.New("river"), nil)
 	if err != nil {
@@ -30,15 +30,15 @@ var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error {
 	return m.Run(ctx)
 })
 
-// newWorker returns the worker of a job "a.job" in queue "home", in a process that is not in doubt.
-func newWorker(t testing.TB, pool *pgxpool.Pool, h jobs.Handler, opts ...jobs.Option) *Worker {
+// newWorker returns the worker of job "a.job" in queue "home", in a process that nobody takes for dead.
+func newWorker(t testing.TB, pool *pgxpool.Pool, h jobs.Handler, opts ...jobs.Option) *worker {
 	t.Helper()
 	reg, err := provider.NewRegistry()
 	require.NoError(t, err)
 	require.NoError(t, reg.RegisterInterval("a.job", time.Hour, h, opts...))
 	d, err := reg.Job("a.job")
 	require.NoError(t, err)
-	return &Worker{job: d, queue: "home", slots: &Slots{N: 1}, env: &Env{
+	return &worker{job: d, queue: "home", slots: &Slots{N: 1}, env: &Env{
 		Store: store.New("river"), Log: slog.New(slog.DiscardHandler), App: pool, Own: pool, Client: "self",
 		Paused:    func(string) bool { return false },
 		Suspect:   func(time.Time) bool { return false },
@@ -47,7 +47,7 @@ func newWorker(t testing.TB, pool *pgxpool.Pool, h jobs.Handler, opts ...jobs.Op
 	}}
 }
 
-// insertRow inserts a job of which attempts have been made already, and returns its ID.
+// insertRow inserts a run with a number of earlier attempts and returns its ID.
 func insertRow(t testing.TB, pool *pgxpool.Pool, state, metadata string, attempts int) (id int64) {
 	t.Helper()
 	require.NoError(t, pool.QueryRow(t.Context(), `INSERT INTO river.river_job (kind, args, state, queue, metadata, attempt, max_attempts, attempted_by, scheduled_at)
@@ -55,9 +55,9 @@ func insertRow(t testing.TB, pool *pgxpool.Pool, state, metadata string, attempt
 	return id
 }
 
-func TestWork_SaysInRiversTermsWhatFollows(t *testing.T) {
+func TestWorker_ReportsTheResultOfAnAttempt(t *testing.T) {
 	t.Parallel()
-	failed := errors.New("it failed")
+	failed := errors.New("some failure")
 	const tick = `{"everytick_tick": "2026-01-02T03:04:05Z", "everytick_missed": 2}`
 	for _, test := range []struct {
 		name     string
@@ -68,57 +68,57 @@ func TestWork_SaysInRiversTermsWhatFollows(t *testing.T) {
 		ran      bool
 		event    riverqueue.EventKind
 		state    rivertype.JobState
-		says     string // the last error
+		says     string // in the last error
 	}{
-		{name: "done", ran: true, event: riverqueue.EventKindJobCompleted, state: rivertype.JobStateCompleted},
+		{name: "success", ran: true, event: riverqueue.EventKindJobCompleted, state: rivertype.JobStateCompleted},
 		{
-			name: "a tick that is done", metadata: tick, ran: true,
+			name: "success of a tick", metadata: tick, ran: true,
 			handler: func(job *jobs.Job) error {
 				if job.Missed != 2 || !job.Tick.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) || string(job.Data) != `{"n": 1}` {
-					return errors.New("it is another tick")
+					return errors.New("unexpected tick")
 				}
 				return nil
 			},
 			event: riverqueue.EventKindJobCompleted, state: rivertype.JobStateCompleted,
 		},
 		{
-			name: "failed", handler: func(*jobs.Job) error { return failed }, ran: true,
-			event: riverqueue.EventKindJobFailed, state: rivertype.JobStateRetryable, says: "it failed",
+			name: "failure", handler: func(*jobs.Job) error { return failed }, ran: true,
+			event: riverqueue.EventKindJobFailed, state: rivertype.JobStateRetryable, says: "some failure",
 		},
 		{
-			name: "failed at the last attempt", attempts: 2, handler: func(*jobs.Job) error { return failed }, ran: true,
-			event: riverqueue.EventKindJobFailed, state: rivertype.JobStateDiscarded, says: "it failed",
+			name: "failure of the last attempt", attempts: 2, handler: func(*jobs.Job) error { return failed }, ran: true,
+			event: riverqueue.EventKindJobFailed, state: rivertype.JobStateDiscarded, says: "some failure",
 		},
 		{
-			name: "failed for good", handler: func(*jobs.Job) error { return jobs.Permanent(failed) }, ran: true,
-			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "it failed",
+			name: "permanent failure", handler: func(*jobs.Job) error { return jobs.Permanent(failed) }, ran: true,
+			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "some failure",
 		},
 		{
-			name: "panicked", handler: func(*jobs.Job) error { panic("help") }, ran: true,
+			name: "panic", handler: func(*jobs.Job) error { panic("help") }, ran: true,
 			event: riverqueue.EventKindJobFailed, state: rivertype.JobStateRetryable, says: "work_test.go",
 		},
 		{
-			name: "an error that PostgreSQL could not store", handler: func(*jobs.Job) error { return errors.New("a\x00b") }, ran: true,
+			name: "an error with U+0000", handler: func(*jobs.Job) error { return errors.New("a\x00b") }, ran: true,
 			event: riverqueue.EventKindJobFailed, state: rivertype.JobStateRetryable, says: `a\x00b`,
 		},
 		{
-			name: "metadata that does not decode", metadata: `{"everytick_missed": "many"}`,
+			name: "invalid metadata", metadata: `{"everytick_missed": "many"}`,
 			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "metadata does not decode",
 		},
 		{
-			name: "a tick that does not decode", metadata: `{"everytick_tick": "tomorrow"}`,
+			name: "an invalid tick", metadata: `{"everytick_tick": "tomorrow"}`,
 			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "tick does not decode",
 		},
 		{
-			name: "a tick of an older form", metadata: `{"everytick_tick": true}`,
+			name: "a tick of an older version", metadata: `{"everytick_tick": true}`,
 			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "skipped: the tick was stored by an older version",
 		},
 		{
-			name: "a tick too late", metadata: tick, opts: []jobs.Option{jobs.StartWithin(time.Minute)},
+			name: "a late tick with StartWithin", metadata: tick, opts: []jobs.Option{jobs.StartWithin(time.Minute)},
 			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "allowed is a start within 1m0s",
 		},
 		{
-			name: "a tick that began in time, and was interrupted", opts: []jobs.Option{jobs.StartWithin(time.Minute)},
+			name: "a late tick whose first attempt started in time", opts: []jobs.Option{jobs.StartWithin(time.Minute)},
 			metadata: `{"everytick_tick": "2026-01-02T03:04:05Z", "everytick_started": true}`, ran: true,
 			event: riverqueue.EventKindJobCompleted, state: rivertype.JobStateCompleted,
 		},
@@ -157,24 +157,24 @@ func TestWork_SaysInRiversTermsWhatFollows(t *testing.T) {
 				says = result.Job.Errors[n-1].Error + result.Job.Errors[n-1].Trace
 			}
 			require.Contains(t, says, test.says)
-			require.Equal(t, test.metadata != "" && test.ran, !succeeded.IsZero(), "the success of a tick is noted")
+			require.Equal(t, test.metadata != "" && test.ran, !succeeded.IsZero(), "Succeeded is called for ticks that succeeded")
 		})
 	}
 }
 
-func TestNextRetry(t *testing.T) {
+func TestWorker_NextRetryFollowsTheHandlerOrTheBackoff(t *testing.T) {
 	t.Parallel()
 	w := newWorker(t, nil, func(context.Context, *jobs.Job) error { return nil }, jobs.RetryDelay(time.Hour))
-	in := func(args Args) time.Duration {
-		job := &riverqueue.Job[Args]{JobRow: &rivertype.JobRow{Attempt: 2}, Args: args}
+	in := func(a args) time.Duration {
+		job := &riverqueue.Job[args]{JobRow: &rivertype.JobRow{Attempt: 2}, Args: a}
 		return time.Until(w.NextRetry(job)).Round(time.Minute)
 	}
-	require.Equal(t, 2*time.Hour, in(Args{}), "doubled after the second attempt")
+	require.Equal(t, 2*time.Hour, in(args{}), "the delay doubles with each attempt")
 	minute := time.Minute
-	require.Equal(t, time.Minute, in(Args{&rowData{retryAfter: &minute}}), "as the handler said")
+	require.Equal(t, time.Minute, in(args{&rowData{retryAfter: &minute}}), "the handler's wait")
 }
 
-func TestPlace(t *testing.T) {
+func TestAttempt_PlaceMovesARunToItsQueue(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name         string
@@ -183,13 +183,13 @@ func TestPlace(t *testing.T) {
 		attempt      int
 		wantQueue    string
 		wantAttempts int
-		givenBack    bool
+		snoozed      bool
 	}{
-		{name: "where it belongs", queue: "home", attempt: 1, wantQueue: "home", wantAttempts: 3},
-		{name: "in another queue", queue: "elsewhere", attempt: 1, wantQueue: "home", wantAttempts: 3, givenBack: true},
-		{name: "paused", queue: "home", paused: true, attempt: 1, wantQueue: store.PausedQueue, wantAttempts: 3, givenBack: true},
-		{name: "inserted by one who does not know its attempts", queue: "home", open: true, attempt: 1, wantQueue: "home", wantAttempts: 8},
-		{name: "the same, later", queue: "home", open: true, attempt: 2, wantQueue: "home", wantAttempts: 3},
+		{name: "in its queue", queue: "home", attempt: 1, wantQueue: "home", wantAttempts: 3},
+		{name: "in another queue", queue: "elsewhere", attempt: 1, wantQueue: "home", wantAttempts: 3, snoozed: true},
+		{name: "paused", queue: "home", paused: true, attempt: 1, wantQueue: store.PausedQueue, wantAttempts: 3, snoozed: true},
+		{name: "inserted without knowing its attempts", queue: "home", open: true, attempt: 1, wantQueue: "home", wantAttempts: 8},
+		{name: "inserted without knowing its attempts, second attempt", queue: "home", open: true, attempt: 2, wantQueue: "home", wantAttempts: 3},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -200,14 +200,14 @@ func TestPlace(t *testing.T) {
 			w := newWorker(t, pool, func(context.Context, *jobs.Job) error { return nil }, jobs.MaxRetries(7))
 			w.env.Paused = func(string) bool { return test.paused }
 			a := &attempt{
-				Worker: w, meta: Meta{Open: test.open}, run: &jobs.Job{},
+				worker: w, meta: Meta{Open: test.open}, run: &jobs.Job{},
 				row: &rivertype.JobRow{ID: id, Queue: test.queue, Attempt: test.attempt, MaxAttempts: 3, ScheduledAt: time.Now().Add(time.Hour)},
 			}
 			err = a.place(t.Context())
-			if test.givenBack {
+			if test.snoozed {
 				var snooze *riverqueue.JobSnoozeError
 				require.ErrorAs(t, err, &snooze)
-				require.LessOrEqual(t, snooze.Duration, time.Duration(0), "it is due, whatever this process's clock says")
+				require.LessOrEqual(t, snooze.Duration, time.Duration(0), "due, whatever this process's clock says")
 			} else {
 				require.NoError(t, err)
 			}
@@ -222,21 +222,21 @@ func TestPlace(t *testing.T) {
 	}
 }
 
-func TestOwn(t *testing.T) {
+func TestAttempt_OwnReportsNothingForAnAttemptOfAnotherProcess(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	id := insertRow(t, pool, "running", `{}`, 2)
 	w := newWorker(t, pool, func(context.Context, *jobs.Job) error { return nil })
-	failed := errors.New("it failed")
+	failed := errors.New("some failure")
 	began := time.Now()
 	own := func(attemptNumber int) error {
-		a := &attempt{Worker: w, row: &rivertype.JobRow{ID: id, Attempt: attemptNumber}, began: began}
+		a := &attempt{worker: w, row: &rivertype.JobRow{ID: id, Attempt: attemptNumber}, began: began}
 		return a.own(t.Context(), failed)
 	}
-	require.Equal(t, failed, own(1), "nobody doubts it")
+	require.Equal(t, failed, own(1), "no gap in the heartbeats")
 	w.env.Suspect = func(since time.Time) bool { return since.Equal(began) }
-	require.Equal(t, failed, own(2), "it is this process's still")
-	require.Equal(t, notOurs{}, own(1), "another attempt goes on")
+	require.Equal(t, failed, own(2), "the attempt is still its own")
+	require.Equal(t, notOwn{}, own(1), "there is a later attempt")
 	w.env.Client = "another"
-	require.Equal(t, notOurs{}, own(2), "another process has it")
+	require.Equal(t, notOwn{}, own(2), "another process runs it")
 }

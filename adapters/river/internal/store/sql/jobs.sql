@@ -1,18 +1,18 @@
--- The metadata of a tick's job names its tick. Rows of an older form have a boolean there.
+-- The metadata of a tick's run has the tick. In rows of older versions it is a boolean.
 -- piece: is_tick
 metadata ? 'everytick_tick'
 
 -- piece: tick
 CASE WHEN jsonb_typeof(metadata->'everytick_tick') = 'string' THEN (metadata->>'everytick_tick')::timestamptz END
 
--- What River ran, and cancelled before the handler was called.
+-- The attempt was cancelled before the handler was called.
 -- piece: is_skipped
 state = 'cancelled' AND metadata ? 'everytick_skipped'
 
 -- piece: is_waiting
 state IN ('available', 'scheduled', 'retryable', 'pending')
 
--- The state of a row in our terms.
+-- Our state of a row.
 -- piece: state
 CASE
 	WHEN state = 'running' THEN 'running'
@@ -20,7 +20,7 @@ CASE
 	WHEN state = 'discarded' THEN 'failed'
 	WHEN state = 'cancelled' THEN CASE
 		WHEN metadata ? 'everytick_skipped' THEN 'skipped'
-		-- River calls a job cancelled, too, that gave up on retries.
+		-- River also cancels jobs that fail for good before their last attempt.
 		WHEN metadata ? 'cancel_attempted_at' OR errors IS NULL THEN 'cancelled'
 		ELSE 'failed' END
 	WHEN state = 'retryable' OR errors IS NOT NULL THEN 'retrying'
@@ -31,7 +31,7 @@ CASE
 SELECT (SELECT count(*) FROM {{schema}}.river_job WHERE kind = $1 AND {{is_waiting}})
 	+ (SELECT count(*) FROM {{schema}}.everytick_schedule AS s WHERE name = $1 AND {{is_due}})
 
--- What waits, waits for another attempt, and runs of each name.
+-- The numbers of waiting, retrying and running runs by job.
 -- name: CountLive
 SELECT kind, count(*), count(*) FILTER (WHERE attempt > 0), 0
 FROM {{schema}}.river_job WHERE kind = ANY ($1) AND {{is_waiting}} GROUP BY kind
@@ -48,7 +48,7 @@ FROM {{schema}}.river_job
 WHERE kind = $1
 ORDER BY id DESC LIMIT $2
 
--- The jobs that ended in steps of $2 seconds from $1 on, at most $3 of each of River's states.
+-- The runs that ended, by intervals of $2 seconds since $1, at most $3 of each of River's states.
 -- name: Activity
 SELECT kind, floor(extract(epoch FROM finalized_at - $1::timestamptz) / $2::float8)::int, ours, count(*),
 	max(older) FILTER (WHERE older IS NOT NULL)
@@ -64,8 +64,8 @@ LATERAL (
 ) AS ended
 GROUP BY 1, 2, 3
 
--- The order makes PostgreSQL take the index, which has the state first: it cannot know that the rows of a
--- state may all lie at the end of the table.
+-- The ORDER BY makes PostgreSQL use the index that begins with the state. A scan of the table could be slow: all
+-- rows of a state may be at its end.
 -- name: CountTotals
 SELECT each.state::text, ours, count(*)
 FROM unnest(enum_range(NULL::{{schema}}.river_job_state)) AS each (state),
@@ -82,8 +82,8 @@ SELECT 'due', 'waiting', count(*) FROM (
 	SELECT FROM {{schema}}.everytick_schedule AS s WHERE {{is_due}} LIMIT $1
 ) AS due HAVING count(*) > 0
 
--- The queues with rows of these of River's states, in a few probes of the index that River fetches by,
--- however many rows there are.
+-- The queues with rows in the states $1, found with a few probes of River's fetch index however many rows there
+-- are.
 -- piece: used_queues
 WITH RECURSIVE used (state, queue) AS (
 	SELECT state, (
@@ -96,7 +96,7 @@ WITH RECURSIVE used (state, queue) AS (
 	) FROM used WHERE queue IS NOT NULL
 )
 
--- How long the job that waits longest has been due, in seconds; $2 is the queue of paused jobs.
+-- How long the oldest waiting run has been due, in seconds. $2 is the queue of paused jobs.
 -- name: OldestWaiting
 {{used_queues}}
 SELECT coalesce(extract(epoch FROM now() - min(scheduled_at)), 0)::float8
@@ -107,8 +107,8 @@ FROM used, generate_series(1, 4) AS each (priority), LATERAL (
 ) AS first
 WHERE used.queue <> $2 AND scheduled_at <= now()
 
--- The database's time; the queues with available jobs that have become due since $2 (none, if that is null);
--- and when the next one does, or one that River makes available in the last seconds before.
+-- The database's time, the queues with available runs that have become due since $2 (none if it is null), and when
+-- the next run becomes due. River makes scheduled runs available up to 5 seconds early, hence the three states.
 -- name: BecomingDue
 {{used_queues}}
 SELECT now(), coalesce(array_agg(DISTINCT queue) FILTER (WHERE state = 'available' AND scheduled_at <= now()), '{}'),
@@ -127,8 +127,8 @@ SELECT pg_notify($1::text || '.river_insert', '{"queue": "' || queue || '"}') FR
 -- name: LockJob
 SELECT {{state}} FROM {{schema}}.river_job WHERE id = $1 AND kind = $2 FOR UPDATE
 
--- A job that is to be retried by hand. That it was skipped was no attempt, and that it would start late is no
--- reason to skip it again. If another has its unique key by now, it runs without.
+-- Prepares a retry by hand. A skipped attempt does not count, and a late start is no reason to skip the run again.
+-- If another run has its unique key by now, it loses the key.
 -- name: PrepareRetry
 UPDATE {{schema}}.river_job AS row SET
 	metadata = metadata - 'everytick_skipped' || '{"everytick_retried": true}',
@@ -148,7 +148,7 @@ UPDATE {{schema}}.river_job SET max_attempts = $2 WHERE id = $1
 -- name: SetQueue
 UPDATE {{schema}}.river_job SET queue = $2 WHERE id = $1
 
--- Whether an attempt is still its process's: a process that was given up for dead may wake.
+-- A process that others took for dead may resume; its attempts may no longer be its own.
 -- name: OwnsAttempt
 SELECT EXISTS (
 	SELECT FROM {{schema}}.river_job
@@ -158,11 +158,11 @@ SELECT EXISTS (
 -- name: CountRunningBy
 SELECT count(*) FROM {{schema}}.river_job WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $1
 
--- Runs of one job decide one after the other which of them goes on.
+-- Runs of one job check for overlaps one after the other.
 -- name: LockOverlap
 SELECT pg_advisory_xact_lock(hashtextextended('everytick overlap ' || $1 || ' ' || $2, 0))
 
--- Another run goes on if it was triggered, or is a tick's that was let through in its present attempt.
+-- Another run overlaps if it was triggered, or if it is a tick's run that passed this check in its current attempt.
 -- name: Overlaps
 SELECT EXISTS (
 	SELECT FROM {{schema}}.river_job

@@ -1,4 +1,4 @@
--- Migrate calls these one after the other, outside of a transaction. Each does nothing where that is done already.
+-- Migrate executes these one after the other, outside a transaction. Each can be repeated.
 
 -- name: SchemaExists
 SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)
@@ -19,17 +19,17 @@ CREATE TABLE {{schema}}.everytick_pause (
 -- name: CreateSchedule
 CREATE TABLE {{schema}}.everytick_schedule (
 	name         text NOT NULL,               -- the job
-	key          text NOT NULL DEFAULT '',    -- '' is the registration's own
+	key          text NOT NULL DEFAULT '',    -- '' for the registration's schedule
 	spec         text NOT NULL,               -- the schedule's canonical text
-	data         jsonb NOT NULL DEFAULT '{}', -- what the handler gets
+	data         jsonb NOT NULL DEFAULT '{}', -- the handler's data
 	claimed_by   text NOT NULL DEFAULT '',    -- hash of all registrations of the process that set spec
 	claimed_at   timestamptz NOT NULL,        -- start of that process
-	next_tick    timestamptz,                 -- when it is due next; null if no tick is left
+	next_tick    timestamptz,                 -- null if no tick is left
 	last_tick    timestamptz,                 -- the latest tick inserted
 	last_missed  integer,                     -- how many earlier ticks it stands for
-	last_job_id  bigint,                      -- its job
-	last_state   text,                        -- what became of that, as far as it was copied
-	prev_tick    timestamptz,                 -- the tick before it, likewise
+	last_job_id  bigint,                      -- its run
+	last_state   text,                        -- the run's state, if it was copied
+	prev_tick    timestamptz,                 -- the tick before it, with the same columns
 	prev_missed  integer,
 	prev_job_id  bigint,
 	prev_state   text,
@@ -50,18 +50,18 @@ CREATE TABLE {{schema}}.everytick_process (
 	registrations text NOT NULL,          -- hash of all its registrations
 	jobs          text[] NOT NULL,        -- their names
 	workers       integer NOT NULL,
-	busy          integer NOT NULL,       -- how many of them run a job
+	busy          integer NOT NULL,       -- how many workers run a job
 	started_at    timestamptz NOT NULL,
 	seen_at       timestamptz NOT NULL    -- of the latest beat
 ) WITH (fillfactor = 50)
 
--- Ticks to come of an older form, which were jobs before they were due.
+-- Older versions stored the next tick as a job before it was due.
 -- name: DeleteOldTicks
 DELETE FROM {{schema}}.river_job
 WHERE metadata->'everytick_tick' = 'true' AND state IN ('available', 'scheduled') AND attempt = 0
 	AND (args->>'tick')::timestamptz > now()
 
--- With quote_all_identifiers PostgreSQL quotes the columns.
+-- PostgreSQL quotes the columns if quote_all_identifiers is on.
 -- piece: is_wide
 replace(pg_get_indexdef(indexrelid), '"', '') LIKE '%(kind, state, attempt)'
 
@@ -76,7 +76,8 @@ ALTER INDEX {{schema}}.everytick_job_kind_index RENAME TO river_job_kind
 -- name: IndexIsValid
 SELECT (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1))
 
--- The indexes of the schema: whether this role may rebuild them, and whether they are as Migrate makes them.
+-- The indexes of the schema, whether this role may rebuild them, and whether they have the columns that Migrate
+-- gives them.
 -- name: Indexes
 SELECT relname, pg_has_role(relowner, 'USAGE'), relname <> 'river_job_kind' OR {{is_wide}}
 FROM pg_class JOIN pg_index ON indexrelid = oid

@@ -1,6 +1,6 @@
--- All that move rows between queues pass over those that somebody else has locked: River stores what became of
--- several jobs in one statement, in no order, and to wait for one of them while holding another can deadlock.
--- They move $1 rows at most: while one goes on, workers have to pass over its rows to find others.
+-- Statements that move rows between queues skip locked rows: River stores the results of several runs in one
+-- statement, in no particular order, and waiting for one of them while holding another could deadlock.
+-- Each moves at most $1 rows, because fetches must skip the rows it has locked.
 
 -- name: Park
 WITH found AS (
@@ -10,8 +10,8 @@ WITH found AS (
 )
 UPDATE {{schema}}.river_job AS row SET queue = $3 FROM found WHERE row.id = found.id
 
--- Those that run are among them: a worker may have sent one there and not given it back yet. So are those that
--- were cancelled there: somebody may retry them.
+-- Running rows are included: a worker may have moved one here and not snoozed it yet. So are rows that ended here,
+-- which may be retried.
 -- piece: parked
 FROM {{schema}}.river_job AS row JOIN unnest($2::text[], $3::text[]) AS own (name, home) ON kind = name
 WHERE queue = $4 AND state = ANY (enum_range(NULL::{{schema}}.river_job_state))
@@ -26,8 +26,8 @@ UPDATE {{schema}}.river_job AS row SET queue = found.home FROM found WHERE row.i
 -- name: StillParked
 SELECT $1::int IS NOT NULL AND EXISTS (SELECT {{parked}})
 
--- Rows in queues other than $4, which this process works, to those they belong to now. Those that are not $6
--- seconds late are left alone unless $5: another version may work that queue.
+-- Moves rows from queues other than $4, the queues of this process, to the queues of their jobs. Unless $5 is set,
+-- rows that are not $6 seconds late stay: a process of another version may work their queue.
 -- name: Rehome
 WITH RECURSIVE used (queue) AS (
 	SELECT (SELECT queue FROM {{schema}}.river_job WHERE state = 'available' ORDER BY queue LIMIT 1)

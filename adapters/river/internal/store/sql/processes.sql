@@ -14,8 +14,7 @@ SELECT count(*) FROM {{schema}}.everytick_process WHERE beat > 0 AND seen_at > n
 -- name: RecentRegistrations
 SELECT DISTINCT registrations FROM {{schema}}.everytick_process WHERE beat > 0 AND seen_at > now() - $1::float8 * interval '1 second'
 
--- A process that has stopped is dead at once. Its row stays for a while: what it may have left running is known
--- by that.
+-- A stopped process is dead at once. Its row stays for a while, so that runs it left behind are rescued.
 -- name: EndProcess
 UPDATE {{schema}}.everytick_process SET beat = 0, busy = 0, seen_at = now() WHERE id = $1
 
@@ -23,10 +22,10 @@ UPDATE {{schema}}.everytick_process SET beat = 0, busy = 0, seen_at = now() WHER
 DELETE FROM {{schema}}.everytick_process
 WHERE seen_at < now() - CASE WHEN beat = 0 THEN interval '1 hour' ELSE interval '1 day' END
 
--- Gives jobs whose process is dead another attempt: of the processes in $6, or of one without a heartbeat, which
--- is judged by the time that its attempt may take. A job that was being put aside for a pause goes to its own
--- queue: the pause may be over.
--- In a WITH, since with poor statistics a subquery would be repeated for every row.
+-- Gives runs of dead processes another attempt: of the processes in $6, and of those without a heartbeat whose
+-- attempt has taken too long. A run that a worker was moving to the queue of paused jobs goes to the job's own
+-- queue, since the pause may be over.
+-- The WITH matters: with poor statistics a subquery would be executed for every row.
 -- name: Rescue
 WITH lost AS (
 	SELECT id, home, delay, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'

@@ -1,13 +1,13 @@
--- Due, and not yet inserted: one job that waits, unless it will be folded into one that does. The ticks of the
--- names in $2 are never folded.
+-- A due schedule counts as one waiting run, unless its tick will be folded into a run that waits. $2 has the names
+-- of the jobs whose ticks are never folded.
 -- piece: is_due
 s.next_tick <= now() AND NOT EXISTS (SELECT FROM {{schema}}.everytick_pause AS p WHERE p.name = s.name)
 	AND (s.name = ANY ($2) OR NOT EXISTS (
 		SELECT FROM {{schema}}.river_job WHERE id = s.last_job_id AND kind = s.name AND {{progress}} = 1
 	))
 
--- How far the job of a tick has come; see provider.Progress. A retry, a rescued, a snoozed or a hand-retried
--- run holds nobody up.
+-- The progress of a tick's run, a provider.Progress. A run that was retried, rescued, snoozed or retried by hand
+-- delays no other tick.
 -- piece: progress
 CASE
 	WHEN id IS NULL OR finalized_at IS NOT NULL OR errors IS NOT NULL
@@ -15,7 +15,7 @@ CASE
 	WHEN state = 'available' AND attempted_at IS NULL THEN 1
 	ELSE 2 END
 
--- A transaction that waits sets its own limits, whatever the role's.
+-- A transaction that waits for locks has its own limits, whatever the settings of the role.
 -- name: SetLimits
 SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $1, true),
 	set_config('idle_in_transaction_session_timeout', $2, true)
@@ -47,7 +47,7 @@ SELECT name FROM {{schema}}.everytick_schedule WHERE next_tick < now() - interva
 SELECT name, spec, next_tick FROM {{schema}}.everytick_schedule
 WHERE key = '' AND next_tick > $1 AND next_tick <= now()
 
--- A schedule as it stands: what its jobs have come to, as far as they are kept.
+-- A schedule with the outcomes of its runs: those of stored runs, and otherwise those copied earlier.
 -- piece: columns
 s.name, s.next_tick,
 	s.last_tick, coalesce(s.last_missed, 0) AS last_missed, s.last_job_id, coalesce(last.state, s.last_state, '') AS last_state,
@@ -62,7 +62,7 @@ LEFT JOIN LATERAL (
 ) AS last ON true
 LEFT JOIN LATERAL (SELECT {{state}} AS state FROM {{schema}}.river_job WHERE id = s.prev_job_id AND kind = s.name) AS prev ON true
 
--- What is due of these, locked. A row that somebody else has locked or advanced is left out.
+-- Locks those of the given schedules that are still due. It skips rows that another transaction has locked.
 -- name: LockDue
 SELECT {{columns}}, s.data, coalesce(last.progress, 0), paused.name IS NOT NULL, now()
 FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS due (name, spec, next_tick)
@@ -73,7 +73,7 @@ WHERE s.spec = due.spec AND s.next_tick = due.next_tick
 ORDER BY s.name COLLATE "C"
 FOR UPDATE OF s SKIP LOCKED
 
--- Jobs of ticks that wait and were never attempted get a later tick. They keep their place among those that wait.
+-- Gives waiting runs without an attempt a later tick. They keep their place in the queue.
 -- name: FoldJobs
 WITH free AS (
 	SELECT id FROM {{schema}}.river_job
@@ -86,7 +86,7 @@ FROM free JOIN unnest($1::bigint[], $2::text[], $3::int[]) AS fold (id, text, mi
 WHERE row.id = free.id
 RETURNING row.id
 
--- Where a job is to be inserted, its ID is drawn here.
+-- Draws the IDs of the runs to insert.
 -- name: AdvanceSchedules
 UPDATE {{schema}}.everytick_schedule AS s SET
 	next_tick = a.next_tick, last_tick = a.last_tick, last_missed = a.last_missed,
@@ -109,7 +109,7 @@ FROM {{schema}}.everytick_schedule AS s
 {{with_jobs}}
 WHERE s.key = '' AND s.name = ANY ($1)
 
--- Copies what jobs have come to before their rows are deleted.
+-- Copies the outcomes of runs before River deletes them.
 -- name: CopyOutcomes
 WITH standing AS (
 	SELECT {{columns}}, s.key FROM {{schema}}.everytick_schedule AS s
@@ -128,7 +128,7 @@ UPDATE {{schema}}.everytick_schedule AS s
 SET last_state = changed.last_state, prev_state = changed.prev_state, last_success = changed.last_success
 FROM changed WHERE s.name = changed.name AND s.key = changed.key
 
--- The ticks of runs that have succeeded.
+-- Stores the ticks of runs that succeeded.
 -- name: PutSuccesses
 UPDATE {{schema}}.everytick_schedule AS s SET last_success = greatest(s.last_success, ok.tick)
 FROM (
@@ -139,6 +139,6 @@ FROM (
 WHERE s.name = ok.name AND s.key = ''
 RETURNING s.name
 
--- The latest tick that has a job. Asked only when the row of a schedule is gone.
+-- The latest tick with a stored run. Used only when the row of a schedule is gone.
 -- name: LastTick
 SELECT max({{tick}}) FROM {{schema}}.river_job WHERE kind = $1 AND {{is_tick}}

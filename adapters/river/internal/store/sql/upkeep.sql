@@ -1,6 +1,7 @@
--- Whether the table of jobs has grown to many times the size it had when its statistics were made. On a new table
--- River's queries keep the plans they got while it was empty, and read all of it at each fetch; autovacuum comes a
--- minute late. What was stored by a transaction that had not ended then was not seen, but had its size.
+-- Whether the job table has grown to many times the size it had when its statistics were collected. On a new table
+-- River's queries keep the plans made while it was empty and read the whole table at each fetch, and autovacuum
+-- takes a minute to notice. ANALYZE does not count rows of open transactions, but does count their pages, so
+-- both the size and the number of modifications are compared.
 -- name: HasGrown
 SELECT coalesce(pg_has_role(relowner, 'USAGE') AND (
 		pg_relation_size(oid) / 8192 > 4 * greatest(relpages, 0) + 32
@@ -19,6 +20,3 @@ SELECT EXISTS (SELECT FROM {{schema}}.river_leader WHERE expires_at > now())
 
 -- name: IsReadOnly
 SELECT current_setting('transaction_read_only')::bool
-
--- name: Encoding
-SELECT current_setting('server_encoding')

@@ -1,0 +1,218 @@
+package schedule
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/everytick/everytick/adapters/river/internal/insert"
+	"github.com/everytick/everytick/adapters/river/internal/store"
+	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
+)
+
+// One transaction advances at most so many rows and so much data. A larger answer would block the server in its
+// write to a frozen process, where no timeout reaches it.
+const advanceRows, advanceBytes = 500, 256 << 10
+
+// refusedEvery is how often the log repeats that a tick cannot be inserted.
+const refusedEvery = time.Minute
+
+// Once advances what is due, without [Ticker.Run].
+func (t *Ticker) Once(ctx context.Context) error {
+	due, err := t.due(ctx, time.Time{})
+	if err == nil {
+		err = t.advanceAll(ctx, due)
+	}
+	return err
+}
+
+// advanceAll advances schedules in as many transactions as it takes.
+func (t *Ticker) advanceAll(ctx context.Context, due []store.Due) error {
+	for part := range slices.Chunk(due, advanceRows) {
+		for len(part) > 0 {
+			n, err := t.advance(ctx, part)
+			if err != nil && t.answers(ctx) {
+				t.advanceEach(ctx, part) // one schedule may be the cause; it must not stop the others
+				break
+			}
+			if err != nil {
+				return err
+			}
+			part = part[n:]
+		}
+	}
+	return nil
+}
+
+// answers reports whether the database does, within a limit: a connection that the network has dropped may never
+// return anything.
+func (t *Ticker) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	return t.cfg.Pool.Ping(ctx) == nil
+}
+
+func (t *Ticker) advanceEach(ctx context.Context, due []store.Due) {
+	for i, d := range due {
+		e := t.byName[d.Name]
+		if _, err := t.advance(ctx, due[i:i+1]); err != nil && ctx.Err() == nil && time.Since(e.logged) > refusedEvery {
+			e.logged = time.Now()
+			t.cfg.Log.ErrorContext(ctx, "could not insert a tick that is due; retrying every few seconds",
+				"job", d.Name, "tick", d.Next, "error", err)
+		}
+	}
+}
+
+// A planned row is a locked row and what happens to it.
+type planned struct {
+	row store.Schedule
+	provider.Advance
+}
+
+// advance advances the first of due in one transaction, and returns how many it considered.
+func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	var plans []planned
+	var queues []string
+	err = pgx.BeginTxFunc(ctx, t.cfg.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if err := t.cfg.Store.SetLimits(ctx, tx, store.Limits{Statement: stepTimeout, Idle: idleTimeout}); err != nil {
+			return err
+		}
+		locked, now, err := t.cfg.Store.LockDue(ctx, tx, due)
+		if err != nil {
+			return err
+		}
+		locked, n = fitting(locked, due)
+		if plans, err = t.plan(ctx, tx, locked, now); err != nil || len(plans) == 0 {
+			return err
+		}
+		var rows []store.Schedule
+		inserts := map[string]bool{}
+		for _, p := range plans {
+			rows = append(rows, Step(p.row, p.Advance))
+			inserts[p.row.Name] = p.Action == provider.Insert
+		}
+		ids, err := t.cfg.Store.AdvanceSchedules(ctx, tx, rows, inserts)
+		if err != nil {
+			return err
+		}
+		var ticks []*insert.Job
+		for _, p := range plans {
+			if p.Action == provider.Insert {
+				ticks = append(ticks, t.jobOf(p, ids[p.row.Name]))
+			}
+		}
+		for _, j := range ticks {
+			if !slices.Contains(queues, j.Queue) {
+				queues = append(queues, j.Queue)
+			}
+		}
+		if len(ticks) == 0 {
+			return nil
+		}
+		return t.cfg.Insert(ctx, tx, ticks...)
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range plans {
+		t.byName[p.row.Name].known = p.Next
+		if p.Action == provider.Skip {
+			t.cfg.Log.InfoContext(ctx, "tick skipped: the job is paused",
+				"job", p.row.Name, "tick", p.Tick, "earlier_ticks", p.Missed, "next_tick", p.Next)
+		}
+	}
+	if len(queues) > 0 {
+		t.cfg.Notify(ctx, queues)
+	}
+	return n, nil
+}
+
+// fitting returns the locked rows whose data fits in one transaction, and how many of due come before the first
+// that does not. Both are sorted by name.
+func fitting(locked []store.Schedule, due []store.Due) ([]store.Schedule, int) {
+	size := 0
+	for i, row := range locked {
+		if size += len(row.Data); i > 0 && size > advanceBytes {
+			rest := locked[i].Name
+			return locked[:i], slices.IndexFunc(due, func(d store.Due) bool { return d.Name == rest })
+		}
+	}
+	return locked, len(due)
+}
+
+// plan decides what happens to locked rows, and folds ticks into jobs that wait. A job that turns out to have
+// started gets a successor instead.
+func (t *Ticker) plan(ctx context.Context, tx pgx.Tx, locked []store.Schedule, now time.Time) (plans []planned, err error) {
+	decide := func(row store.Schedule) provider.Advance {
+		e := t.byName[row.Name]
+		return provider.Plan(e.Schedule, provider.Policy{CatchUp: e.CatchUp, Paused: row.Paused}, provider.Row{
+			Next: row.Next, Last: row.Last.At, LastMissed: row.Last.Missed, LastJob: row.Progress,
+		}, now)
+	}
+	var folds []store.Fold
+	for _, row := range locked {
+		a := decide(row)
+		if a.Action == provider.None || a.Action == provider.Hold {
+			continue
+		}
+		if a.Action == provider.Fold {
+			folds = append(folds, store.Fold{JobID: row.Last.JobID, Tick: a.Tick, Missed: a.Missed})
+		}
+		plans = append(plans, planned{row, a})
+	}
+	if len(folds) == 0 {
+		return plans, nil
+	}
+	folded, err := t.cfg.Store.FoldJobs(ctx, tx, folds)
+	if err != nil {
+		return nil, err
+	}
+	for i, p := range plans {
+		if p.Action == provider.Fold && !slices.Contains(folded, p.row.Last.JobID) {
+			p.row.Progress = provider.Going
+			plans[i] = planned{p.row, decide(p.row)}
+		}
+	}
+	return plans, nil
+}
+
+// Step returns the row after an advance.
+func Step(row store.Schedule, a provider.Advance) store.Schedule {
+	for _, tick := range []store.Tick{row.Last, row.Prev} {
+		if tick.State == jobs.StateCompleted && tick.At.After(row.LastSuccess) {
+			row.LastSuccess = tick.At
+		}
+	}
+	row.Next = a.Next
+	switch a.Action {
+	case provider.Insert:
+		row.Prev, row.Last = row.Last, store.Tick{At: a.Tick, Missed: a.Missed}
+	case provider.Fold:
+		row.Last.At, row.Last.Missed = a.Tick, a.Missed
+	case provider.Skip:
+		row.Skipped = store.Tick{At: a.Tick, Missed: a.Missed, State: jobs.StateSkipped}
+	default:
+	}
+	return row
+}
+
+// TickMeta is the metadata of a tick's job.
+type TickMeta struct {
+	Tick   string `json:"everytick_tick"`
+	Missed int    `json:"everytick_missed,omitempty"`
+}
+
+func (t *Ticker) jobOf(p planned, id int64) *insert.Job {
+	e := t.byName[p.row.Name]
+	metadata, _ := json.Marshal(TickMeta{store.FormatTick(p.Tick), p.Missed}) // a string and a number cannot fail
+	return &insert.Job{
+		Kind: e.Name, Queue: t.cfg.QueueOf(e.Definition), Priority: e.Priority, MaxAttempts: e.MaxAttempts,
+		Data: p.row.Data, Metadata: metadata, Due: p.Tick, Passed: true, ID: id,
+	}
+}

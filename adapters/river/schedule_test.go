@@ -436,7 +436,7 @@ func TestAScheduleThatIsRefusedStopsNoOther(t *testing.T) {
 		seen[receive(t, ran).Name]++
 	}
 	require.Zero(t, seen["a.bad"])
-	require.Equal(t, 1, strings.Count(logged.String(), `level=ERROR msg="tick is due and could not be inserted`), "and not each second")
+	require.Equal(t, 1, strings.Count(logged.String(), `level=ERROR msg="could not insert a tick that is due`), "and not each second")
 	execSQL(t, pool, `DROP TRIGGER refuse ON river.river_job`)
 	for receive(t, ran).Name != "a.bad" {
 	}

@@ -526,7 +526,7 @@ func TestShutdownTellsOfJobsWhoseEndCouldNotBeStored(t *testing.T) {
 	receive(t, ran)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	require.ErrorContains(t, s.Shutdown(ctx), "the results of 1 jobs could not be stored: they run again")
+	require.ErrorContains(t, s.Shutdown(ctx), "the results of 1 jobs could not be stored; they run again")
 }
 
 func TestAShutdownThatInterruptsJobsTellsOfThoseWhoseEndCouldNotBeStored(t *testing.T) {
@@ -543,7 +543,7 @@ func TestAShutdownThatInterruptsJobsTellsOfThoseWhoseEndCouldNotBeStored(t *test
 	receive(t, begun)
 	err = interrupt(s)
 	require.ErrorIs(t, err, context.Canceled)
-	require.ErrorContains(t, err, "the results of 1 jobs could not be stored: they run again")
+	require.ErrorContains(t, err, "the results of 1 jobs could not be stored; they run again")
 }
 
 // endsOn ends a context as a statement begins.

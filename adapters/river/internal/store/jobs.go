@@ -11,8 +11,8 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// QueueSize counts the waiting runs of a job. catchUpAll has the names of the jobs with [jobs.CatchUpAll], whose due ticks
-// count one by one.
+// QueueSize counts the waiting runs of a job. catchUpAll has the names of the jobs with [jobs.CatchUpAll], whose due
+// ticks count one by one.
 func (s *Store) QueueSize(ctx context.Context, db DB, name string, catchUpAll []string) (int, error) {
 	return one[int](ctx, s, db, "QueueSize", name, catchUpAll)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -182,7 +183,10 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definit
 				j.Due = due
 			}
 		}
-		if s.cfg.TriggerOnly || len(req.Metadata) > 0 {
+		switch {
+		case i > 0 && maps.Equal(req.Metadata, reqs[i-1].Metadata):
+			j.Metadata = all[i-1].Metadata
+		case s.cfg.TriggerOnly || len(req.Metadata) > 0:
 			var err error
 			if j.Metadata, err = json.Marshal(work.Meta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata}); err != nil {
 				return nil, err

@@ -152,7 +152,7 @@ func (in *Inserter) inTransaction(ctx context.Context, f func(tx pgx.Tx) error) 
 
 // insertBy makes River insert all jobs or none in tx, and sets their IDs.
 func (in *Inserter) insertBy(ctx context.Context, tx pgx.Tx, jobs []*Job) error {
-	results, err := in.client.InsertManyTx(ctx, tx, params(jobs, nil))
+	results, err := in.client.InsertManyTx(ctx, tx, params(jobs))
 	if err != nil {
 		return err
 	}
@@ -184,7 +184,10 @@ func (in *Inserter) Many(ctx context.Context, jobs []*Job) error {
 func (in *Inserter) Bulk(ctx context.Context, jobs []*Job) error {
 	return in.chunks(ctx, jobs, func(ctx context.Context, tx pgx.Tx, chunk []*Job) error {
 		now := in.clock.Estimate()
-		n, err := in.client.InsertManyFastTx(ctx, tx, params(chunk, &now))
+		for _, j := range chunk {
+			j.copied = &now
+		}
+		n, err := in.client.InsertManyFastTx(ctx, tx, params(chunk))
 		if err == nil && n != len(chunk) {
 			err = tooFew(n, len(chunk))
 		}

@@ -1,6 +1,7 @@
 package insert
 
 import (
+	"bytes"
 	"context"
 	"time"
 
@@ -30,6 +31,8 @@ type Job struct {
 	ID int64
 
 	found bool // a row with the same unique key existed
+	// copied is the estimated time of the database in a COPY, which does not support zero times; otherwise nil.
+	copied *time.Time
 }
 
 // Immediate reports whether workers can fetch the job at once.
@@ -46,12 +49,9 @@ const liveStates = 0b1111_0001
 // the database's clock. River does the same for short snoozes and retries.
 const dueSoon = 5 * time.Second
 
-// args is what River's client gets as the args of a job.
-type args struct {
-	job *Job
-	// now is the estimated time of the database for a COPY, which does not support zero times; otherwise nil.
-	now *time.Time
-}
+// args is what River's client gets as the args of a job. As a single pointer it fits in an interface without memory
+// of its own.
+type args struct{ job *Job }
 
 // Kind implements [riverqueue.JobArgs].
 func (a args) Kind() string {
@@ -65,7 +65,7 @@ func (a args) Kind() string {
 func (a args) MarshalJSON() ([]byte, error) { return a.job.Data, nil }
 
 // params converts jobs to the parameters of River's client.
-func params(jobs []*Job, now *time.Time) []riverqueue.InsertManyParams {
+func params(jobs []*Job) []riverqueue.InsertManyParams {
 	all := make([]riverqueue.InsertManyParams, len(jobs))
 	var opts *riverqueue.InsertOpts
 	for i, j := range jobs {
@@ -74,13 +74,13 @@ func params(jobs []*Job, now *time.Time) []riverqueue.InsertManyParams {
 				MaxAttempts: j.MaxAttempts, Metadata: j.Metadata, Priority: j.Priority, Queue: j.Queue, ScheduledAt: j.Due,
 			}
 		}
-		all[i] = riverqueue.InsertManyParams{Args: args{j, now}, InsertOpts: opts}
+		all[i] = riverqueue.InsertManyParams{Args: args{j}, InsertOpts: opts}
 	}
 	return all
 }
 
 func (j *Job) hasOptionsOf(o *Job) bool {
-	return j.Metadata == nil && o.Metadata == nil && j.Queue == o.Queue && j.Priority == o.Priority &&
+	return bytes.Equal(j.Metadata, o.Metadata) && j.Queue == o.Queue && j.Priority == o.Priority &&
 		j.MaxAttempts == o.MaxAttempts && j.Due.Equal(o.Due)
 }
 
@@ -102,8 +102,8 @@ func (h *Hook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams) erro
 	case !ours:
 		t := h.Clock.Estimate()
 		now = &t
-	case a.now != nil:
-		now = a.now
+	case a.job.copied != nil:
+		now = a.job.copied
 	}
 	if p.CreatedAt == nil {
 		p.CreatedAt = now
@@ -118,7 +118,7 @@ func (h *Hook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams) erro
 	if !ours {
 		return nil
 	}
-	if a.job.ID != 0 && a.now == nil {
+	if a.job.ID != 0 && a.job.copied == nil {
 		p.ID = &a.job.ID
 	}
 	if a.job.UniqueKey != nil {

@@ -41,7 +41,7 @@ func TestImportRules(t *testing.T) {
 			river, testify, tint, "go.opentelemetry.io/otel/sdk", adapters + "/memory", adapters + "/river", modules, migrations, internal,
 		}},
 		{"./internal/batch", []string{river, testify, adapters, module + "jobs", "github.com/jackc/pgx"}},
-		{"./migrations", []string{testify, tint, module + "jobs", adapters, modules, internal}},
+		{"./migrations", []string{river, testify, tint, module + "jobs", adapters, modules, internal}},
 		{"./cmd/demo", []string{testify, chromedp}},
 	}
 	names := []string{"audit", "email", "notifs"}

@@ -116,7 +116,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err := migrations.Up(ctx, pool); err != nil {
 		return err
 	}
-	if err := river.Migrate(ctx, pool, nil); err != nil { // what the adapter needs beside River's own tables
+	if err := river.Migrate(ctx, pool, nil); err != nil {
 		return err
 	}
 

@@ -59,7 +59,7 @@ screenshot: ## Draw docs/status.png, the README's picture of the status page, in
 	EVERYTICK_BROWSER=required go test ./cmd/demo -run='^TestInABrowser$$' -count=1 -update
 
 .PHONY: api
-api: ## Compare the public API with the last tag; what breaks callers needs a heading Changed or Removed in CHANGELOG's [Unreleased]
+api: ## Compare the public API with the last release in CHANGELOG; what breaks callers needs a heading Changed or Removed in CHANGELOG's [Unreleased]
 	bash .ci/api
 
 .PHONY: ci

@@ -4,7 +4,7 @@ import (
 	"context"
 	"io/fs"
 	"os"
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
@@ -40,23 +40,17 @@ func TestTenProcessesStartingTogetherApplyEachMigrationOnce(t *testing.T) {
 	for i, version := range applied {
 		require.EqualValues(t, i+1, version, "files are numbered without gaps and applied in order")
 	}
-	river := column[int64](t, pool, `SELECT version FROM river.river_migration ORDER BY version`)
-	require.NotEmpty(t, river)
-	for i, version := range river {
-		require.EqualValues(t, i+1, version, "River's migrations are applied once each")
-	}
+	require.Empty(t, column[string](t, pool, `SELECT nspname::text FROM pg_namespace WHERE nspname = 'river'`), "River's tables are not ours")
 }
 
-func TestCallersShareAPoolOfTwoConnectionsWithoutADeadlock(t *testing.T) {
+func TestCallersShareAPoolOfOneConnectionWithoutADeadlock(t *testing.T) {
 	t.Parallel()
-	pool := open(t, empty.URL(t), 2)
+	pool := open(t, empty.URL(t), 1)
 	group, ctx := errgroup.WithContext(t.Context())
-	for _, schema := range []string{"river", "river", "river", "other"} {
-		group.Go(func() error { return migrations.UpSchema(ctx, pool, schema) })
+	for range 3 {
+		group.Go(func() error { return migrations.Up(ctx, pool) })
 	}
 	require.NoError(t, group.Wait())
-	require.Equal(t, []string{"other", "river"}, column[string](t, pool,
-		`SELECT schemaname::text FROM pg_tables WHERE tablename = 'river_job' ORDER BY 1`))
 }
 
 func TestDownTakesBackAllOfUpAndUpAppliesItAgain(t *testing.T) {
@@ -64,14 +58,13 @@ func TestDownTakesBackAllOfUpAndUpAppliesItAgain(t *testing.T) {
 	ctx, pool := t.Context(), open(t, empty.URL(t), 2)
 	tables := func() []string {
 		return column[string](t, pool, `SELECT tablename::text FROM pg_tables
-			WHERE schemaname IN ('public', 'river') AND tablename <> 'everytick_migrations' ORDER BY 1`)
+			WHERE schemaname = 'public' AND tablename <> 'everytick_migrations' ORDER BY 1`)
 	}
 	require.NoError(t, migrations.Down(ctx, pool), "nothing to take back is no error")
 	for range 2 {
 		require.NoError(t, migrations.Up(ctx, pool))
 		up := tables()
-		require.Subset(t, up, moduleTables)
-		require.Subset(t, up, []string{"river_job", "river_queue"})
+		require.Equal(t, moduleTables, up)
 		require.NoError(t, migrations.Up(ctx, pool), "nothing to apply is no error")
 		require.Equal(t, up, tables())
 
@@ -80,57 +73,25 @@ func TestDownTakesBackAllOfUpAndUpAppliesItAgain(t *testing.T) {
 	}
 }
 
-func TestTablesGoWhereTheyBelong(t *testing.T) {
-	t.Parallel()
-	for name, schema := range map[string]string{"a schema of its own": "jobs_of_Ours", "a schema that exists": "public"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			ctx, pool := t.Context(), open(t, empty.URL(t), 2)
-			require.NoError(t, migrations.UpSchema(ctx, pool, schema))
-			require.Equal(t, []string{schema}, column[string](t, pool,
-				`SELECT schemaname::text FROM pg_tables WHERE tablename = 'river_job'`))
-			require.ElementsMatch(t, moduleTables, column[string](t, pool,
-				`SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' AND tablename = ANY($1)`, moduleTables))
-			require.NoError(t, migrations.DownSchema(ctx, pool, schema))
-			require.Empty(t, column[string](t, pool, `SELECT tablename::text FROM pg_tables WHERE tablename = 'river_job'`))
-		})
-	}
-}
-
-func TestASchemaThatExistsNeedsNoRightToCreateSchemas(t *testing.T) {
+func TestTablesGoIntoTheFirstSchemaOfTheSearchPath(t *testing.T) {
 	t.Parallel()
 	url := empty.URL(t)
-	admin := open(t, url, 2)
-	// Roles are the server's, which may outlive the test.
-	role := column[string](t, admin, `SELECT current_database() || '_limited'`)[0]
-	exec(t, admin, `CREATE ROLE `+role)
-	t.Cleanup(func() { exec(t, admin, `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role) })
-	exec(t, admin, `CREATE SCHEMA river AUTHORIZATION `+role+`; GRANT CREATE, USAGE ON SCHEMA public TO `+role)
-
+	exec(t, open(t, url, 1), `CREATE SCHEMA ours`)
 	cfg, err := pgxpool.ParseConfig(url)
 	require.NoError(t, err)
-	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `SET ROLE `+role)
-		return err
-	}
-	limited, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	cfg.ConnConfig.RuntimeParams["search_path"] = "ours, public"
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	require.NoError(t, err)
-	t.Cleanup(limited.Close)
-	require.NoError(t, migrations.Up(t.Context(), limited))
-	require.ErrorContains(t, migrations.UpSchema(t.Context(), limited, "other"), "permission denied")
+	t.Cleanup(pool.Close)
+	require.NoError(t, migrations.Up(t.Context(), pool))
+	require.Equal(t, slices.Sorted(slices.Values(append(moduleTables[:len(moduleTables):len(moduleTables)], "everytick_migrations"))),
+		column[string](t, pool, `SELECT tablename::text FROM pg_tables WHERE schemaname = 'ours' ORDER BY 1`))
 }
 
-func TestBadArgumentsAreRefusedBeforeAnySQL(t *testing.T) {
+func TestErrorsNameNoPassword(t *testing.T) {
 	t.Parallel()
-	// Nobody listens there, so whatever asks the database fails in another way.
+	// Nobody listens there.
 	const nowhere = "postgres://u:hunter2@127.0.0.1:1/db?sslmode=disable"
-	for _, schema := range []string{"", "1st", "river;--", `ri"ver`, "ri ver", strings.Repeat("x", 10) + "."} {
-		require.ErrorContains(t, migrations.UpSchema(t.Context(), open(t, nowhere, 2), schema), "want a letter", "%q", schema)
-		require.ErrorContains(t, migrations.DownSchema(t.Context(), open(t, nowhere, 2), schema), "want a letter", "%q", schema)
-	}
-	require.ErrorContains(t, migrations.Up(t.Context(), open(t, nowhere, 1)), "two are needed",
-		"a pool of one connection would wait for ever")
-
 	for _, migrate := range []func(context.Context, *pgxpool.Pool) error{migrations.Up, migrations.Down} {
 		err := migrate(t.Context(), open(t, nowhere, 2))
 		require.ErrorContains(t, err, "migrations: ")
@@ -143,13 +104,13 @@ func TestAnotherMigratorIsWaitedForUntilTheContextEnds(t *testing.T) {
 	t.Parallel()
 	url := empty.URL(t)
 	pool, other := open(t, url, 2), open(t, url, 1)
-	exec(t, other, `SELECT pg_advisory_lock(hashtextextended('everytick migrate', 0))`)
+	exec(t, other, `SELECT pg_advisory_lock(x'65766572797469'::bigint)`)
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	require.ErrorIs(t, migrations.Up(ctx, pool), context.DeadlineExceeded)
-	require.Empty(t, column[string](t, pool, `SELECT tablename::text FROM pg_tables WHERE tablename = 'river_job'`),
-		"River's migrator ran without the lock")
+	require.Empty(t, column[string](t, pool, `SELECT tablename::text FROM pg_tables WHERE tablename = ANY($1)`, moduleTables),
+		"migrated without the lock")
 
 	other.Reset() // the connection and with it the lock
 	require.NoError(t, migrations.Up(t.Context(), pool))

@@ -35,6 +35,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/lmittmann/tint"
 
+	"github.com/everytick/everytick/adapters/prometheus"
 	"github.com/everytick/everytick/adapters/river"
 	"github.com/everytick/everytick/internal/devdb"
 	"github.com/everytick/everytick/jobs"
@@ -116,7 +117,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err := migrations.Up(ctx, pool); err != nil {
 		return err
 	}
-	if err := river.Migrate(ctx, pool, nil); err != nil { // what the adapter needs beside River's own tables
+	if err := river.Migrate(ctx, pool, nil); err != nil {
 		return err
 	}
 
@@ -130,8 +131,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		smtpAddr = sink.addr
 	}
 
-	m := newMetrics()
-	s, err := river.New(pool, &river.Config{Logger: log, Defaults: append(m.options(), jobs.Redact(hideMailboxes))})
+	metrics := prometheus.New(&prometheus.Config{Logger: log})
+	s, err := river.New(pool, &river.Config{Logger: log, Defaults: append(metrics.Options(), jobs.Redact(hideMailboxes))})
 	if err != nil {
 		return err
 	}
@@ -150,7 +151,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 
 	sample := func() error { return seed(ctx, pool, s, mails, log) }
-	serveErr := serve(ctx, o, s, m, sample, log, stdout)
+	serveErr := serve(ctx, o, s, metrics, sample, log, stdout)
 	return errors.Join(serveErr, drain(s, log))
 }
 
@@ -208,7 +209,7 @@ func announce(ctx context.Context, s jobs.Monitor, log *slog.Logger) error {
 }
 
 // serve works until ctx ends or -for has passed.
-func serve(ctx context.Context, o options, s *river.Scheduler, m *metrics, sample func() error, log *slog.Logger, stdout io.Writer) error {
+func serve(ctx context.Context, o options, s *river.Scheduler, metrics *prometheus.Metrics, sample func() error, log *slog.Logger, stdout io.Writer) error {
 	if o.runFor > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, o.runFor)
@@ -224,7 +225,7 @@ func serve(ctx context.Context, o options, s *river.Scheduler, m *metrics, sampl
 	if err != nil {
 		return err
 	}
-	handler, ui, err := newHandler(s, m, log)
+	handler, ui, err := newHandler(s, metrics, log)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}

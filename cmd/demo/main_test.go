@@ -384,3 +384,26 @@ func TestTheBinaryNeedsNoSetUpAndLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(processes), data, "no process of the demo's is left")
 }
+
+func TestTheDemoServesMetrics(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
+	d.awaitURL(t)
+	d.out.await(t, `succeeded after failing job=demo\.flaky`)
+	var text string
+	require.Eventually(t, func() bool {
+		status, answer := d.do(t, "GET", "/metrics", "")
+		require.Equal(t, http.StatusOK, status, answer)
+		text = answer
+		return strings.Contains(text, `everytick_job_attempts_total{job_name="demo.flaky",outcome="completed"} 1`)
+	}, time.Minute, 100*time.Millisecond)
+	for _, line := range []string{
+		"everytick_up 1",
+		"everytick_healthy 1",
+		`everytick_job_attempts_total{job_name="demo.flaky",outcome="retried"} 2`,
+		`everytick_schedule_overdue_seconds{job_name="audit.retention"} 0`,
+		`everytick_jobs{job_name="email.send",state="running"} 0`,
+	} {
+		require.Contains(t, text, "\n"+line+"\n")
+	}
+}

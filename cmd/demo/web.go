@@ -9,8 +9,12 @@ import (
 	"net/netip"
 	"strings"
 
+	client "github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"riverqueue.com/riverui"
 
+	"github.com/everytick/everytick/adapters/prometheus"
 	"github.com/everytick/everytick/adapters/river"
 	"github.com/everytick/everytick/jobs/jobshttp"
 )
@@ -18,7 +22,7 @@ import (
 // newHandler returns the demo's HTTP interface: the status page and admin API at /,
 // River UI at /riverui and the metrics. The caller starts the River UI handler that is
 // returned with it.
-func newHandler(s *river.Scheduler, m *metrics, log *slog.Logger) (http.Handler, *riverui.Handler, error) {
+func newHandler(s *river.Scheduler, metrics *prometheus.Metrics, log *slog.Logger) (http.Handler, *riverui.Handler, error) {
 	ui, err := riverui.NewHandler(&riverui.HandlerOpts{
 		Endpoints: riverui.NewEndpoints(s.Client(), nil),
 		Logger:    slog.New(slog.DiscardHandler), // it logs every request
@@ -38,7 +42,9 @@ func newHandler(s *river.Scheduler, m *metrics, log *slog.Logger) (http.Handler,
 		ShowData: true,
 		Title:    "everytick demo",
 	}))
-	mux.Handle("GET /metrics", m.handler(s, log))
+	registry := client.NewRegistry()
+	registry.MustRegister(metrics.Collector(s), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError)}))
 	// River UI has neither of the two checks that jobshttp makes.
 	mux.Handle("/riverui/", http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := atThisMachine(r); err != nil {

@@ -1,10 +1,9 @@
-package main
+package prometheus_test
 
 import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"regexp"
@@ -13,23 +12,24 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/jackc/pgx/v5/pgxpool"
+	client "github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/memory"
+	"github.com/everytick/everytick/adapters/prometheus"
 	"github.com/everytick/everytick/adapters/river"
 	"github.com/everytick/everytick/jobs"
 )
 
-var discard = slog.New(slog.DiscardHandler)
-
 // measured runs a job of each outcome, and a schedule, in a bubble. The time is then
 // 2000-01-01 00:10:30.
-func measured(t *testing.T) (*queue, *memory.Scheduler) {
+func measured(t *testing.T) (client.Collector, *memory.Scheduler) {
 	t.Helper()
-	m := newMetrics()
-	s, err := memory.New(&memory.Config{Defaults: m.options()})
+	m := prometheus.New(nil)
+	s, err := memory.New(&memory.Config{Defaults: m.Options()})
 	require.NoError(t, err)
 	take := func(d time.Duration, err error) jobs.Handler {
 		return func(ctx context.Context, _ *jobs.Job) error {
@@ -58,13 +58,13 @@ func measured(t *testing.T) (*queue, *memory.Scheduler) {
 		require.NoError(t, err)
 	}
 	time.Sleep(10*time.Minute + 30*time.Second)
-	return m.queue(s, discard), s
+	return m.Collector(s), s
 }
 
 func TestMetricsTellOfEveryJob(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		q, s := measured(t)
+		q, _ := measured(t)
 		problems, err := testutil.CollectAndLint(q)
 		require.NoError(t, err)
 		require.Empty(t, problems)
@@ -133,20 +133,21 @@ everytick_job_last_success_timestamp_seconds{job_name="audit.sync"} 9.46685402e+
 `), "everytick_job_attempts_total", "everytick_jobs", "everytick_up", "everytick_healthy", "everytick_oldest_waiting_seconds",
 			"everytick_schedule_overdue_seconds", "everytick_job_last_success_timestamp_seconds"))
 
-		text := exposition(t, q.handler(s, discard))
+		text := exposition(t, q)
 		require.Contains(t, text, `everytick_job_duration_seconds_sum{job_name="audit.sync"} 4`)
 		require.Contains(t, text, `everytick_job_duration_seconds_bucket{job_name="email.stuck",le="1"} 1`)
 		require.Contains(t, text, `everytick_tick_lateness_seconds_count{job_name="audit.sync"} 2`)
 		require.NotContains(t, text, `everytick_tick_lateness_seconds_count{job_name="email`, "what was triggered has no tick")
-		require.Contains(t, text, "go_goroutines ")
 	})
 }
 
 // exposition is what Prometheus reads.
-func exposition(t *testing.T, page http.Handler) string {
+func exposition(t *testing.T, page client.Collector) string {
 	t.Helper()
+	registry := client.NewPedanticRegistry()
+	registry.MustRegister(page)
 	w := httptest.NewRecorder()
-	page.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
+	promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
 	return w.Body.String()
 }
 
@@ -172,7 +173,7 @@ func (m *monitor) Jobs(ctx context.Context) ([]jobs.Status, error) {
 func (m *monitor) Health(context.Context) (jobs.Health, error) { return m.health, nil }
 
 // value is that of a series, and whether there is one.
-func value(t *testing.T, page http.Handler, line string) (string, bool) {
+func value(t *testing.T, page client.Collector, line string) (string, bool) {
 	t.Helper()
 	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(line) + ` (\S+)$`).FindStringSubmatch(exposition(t, page))
 	if found == nil {
@@ -193,7 +194,7 @@ func TestMetricsTellOfTrouble(t *testing.T) {
 				{Name: "email.send", PausedSince: tick, Waiting: 5, Retrying: 2},
 			},
 		}
-		page := newMetrics().handler(mon, discard)
+		page := prometheus.New(nil).Collector(mon)
 		for line, want := range map[string]string{
 			"everytick_up":                     "1",
 			"everytick_healthy":                "0",
@@ -219,7 +220,7 @@ func TestMetricsTellOfTrouble(t *testing.T) {
 
 		// A tick that is running hides the success before it; it is still known.
 		mon.statuses[0].PrevTick, mon.statuses[0].PrevState = tick, jobs.StateRunning
-		time.Sleep(answerAge)
+		time.Sleep(prometheus.AnswerAge)
 		got, _ := value(t, page, `everytick_job_last_success_timestamp_seconds{job_name="audit.retention"}`)
 		require.Equal(t, "9.466092e+08", got)
 	})
@@ -229,8 +230,8 @@ func TestAScrapeIsBoundedAndShared(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		mon := &monitor{health: jobs.Health{Healthy: true}, statuses: []jobs.Status{{Name: "email.send"}}}
-		m := newMetrics()
-		page := m.handler(mon, discard)
+		m := prometheus.New(nil)
+		page := m.Collector(mon)
 		for range 10 {
 			exposition(t, page)
 		}
@@ -238,7 +239,7 @@ func TestAScrapeIsBoundedAndShared(t *testing.T) {
 
 		// The database goes away, and hangs: the page is there in time and says so.
 		mon.hangs = true
-		time.Sleep(answerAge)
+		time.Sleep(prometheus.AnswerAge)
 		before := time.Now()
 		var texts [3]string
 		done := make(chan struct{}, len(texts))
@@ -249,13 +250,13 @@ func TestAScrapeIsBoundedAndShared(t *testing.T) {
 			}()
 		}
 		// Handlers do not wait for it.
-		ran := m.count(func(context.Context, *jobs.Job) error { return nil })
+		ran := prometheus.Count(m)(func(context.Context, *jobs.Job) error { return nil })
 		require.NoError(t, ran(t.Context(), &jobs.Job{Name: "email.send"}))
 		require.Zero(t, time.Since(before))
 		for range texts {
 			<-done
 		}
-		require.Equal(t, monitorTimeout, time.Since(before))
+		require.Equal(t, prometheus.MonitorTimeout, time.Since(before))
 		require.Equal(t, 2, mon.asked)
 		for _, text := range texts {
 			require.Contains(t, text, "\neverytick_up 0\n")
@@ -265,7 +266,7 @@ func TestAScrapeIsBoundedAndShared(t *testing.T) {
 		}
 
 		mon.hangs = false
-		time.Sleep(answerAge)
+		time.Sleep(prometheus.AnswerAge)
 		got, _ := value(t, page, "everytick_up")
 		require.Equal(t, "1", got)
 		require.Equal(t, 3, mon.asked)
@@ -279,47 +280,27 @@ func TestAShutdownIsNoFailure(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.ErrorIs(t, s.Shutdown(ctx), context.Canceled)
-		require.Equal(t, 1.0, testutil.ToFloat64(q.attempts.WithLabelValues("email.slow", "interrupted"))) //nolint:testifylint // a count is exact
-		got, _ := value(t, q.handler(s, discard), "everytick_healthy")
+		got, _ := value(t, q, `everytick_job_attempts_total{job_name="email.slow",outcome="interrupted"}`)
+		require.Equal(t, "1", got)
+		got, _ = value(t, q, "everytick_healthy")
 		require.Equal(t, "0", got)
 	})
 }
 
 func TestADeadDatabaseIsSeen(t *testing.T) {
 	t.Parallel()
-	pool, err := newPool(t.Context(), "postgres://ann:hunter2secret@127.0.0.1:1/db")
+	pool, err := pgxpool.New(t.Context(), "postgres://ann:hunter2secret@127.0.0.1:1/db")
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	m := newMetrics()
-	s, err := river.New(pool, &river.Config{Logger: discard, Defaults: m.options()})
+	var log strings.Builder
+	m := prometheus.New(&prometheus.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	s, err := river.New(pool, &river.Config{Defaults: m.Options()})
 	require.NoError(t, err)
-	require.NoError(t, registerDemoJobs(s))
-	text := exposition(t, m.handler(s, discard))
+	require.NoError(t, s.RegisterDelayed("email.send", 0, func(context.Context, *jobs.Job) error { return nil }))
+	text := exposition(t, m.Collector(s))
 	require.Contains(t, text, "\neverytick_up 0\n")
-	require.NotContains(t, text, "hunter2secret")
-}
-
-func TestTheDemoServesMetrics(t *testing.T) {
-	t.Parallel()
-	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
-	d.awaitURL(t)
-	d.out.await(t, `succeeded after failing job=demo\.flaky`)
-	var text string
-	require.Eventually(t, func() bool {
-		status, answer := d.do(t, "GET", "/metrics", "")
-		require.Equal(t, http.StatusOK, status, answer)
-		text = answer
-		return strings.Contains(text, `everytick_job_attempts_total{job_name="demo.flaky",outcome="completed"} 1`)
-	}, time.Minute, 100*time.Millisecond)
-	for _, line := range []string{
-		"everytick_up 1",
-		"everytick_healthy 1",
-		`everytick_job_attempts_total{job_name="demo.flaky",outcome="retried"} 2`,
-		`everytick_schedule_overdue_seconds{job_name="audit.retention"} 0`,
-		`everytick_jobs{job_name="email.send",state="running"} 0`,
-	} {
-		require.Contains(t, text, "\n"+line+"\n")
-	}
+	require.Contains(t, log.String(), "the scheduler does not answer a scrape")
+	require.NotContains(t, text+log.String(), "hunter2secret")
 }
 
 // alertLines are all that the file of alerts may consist of: enough of YAML for it.
@@ -337,7 +318,7 @@ func TestAlertsReferToMetricsThatExist(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		q, _ := measured(t)
-		reg := prometheus.NewPedanticRegistry()
+		reg := client.NewPedanticRegistry()
 		reg.MustRegister(q)
 		families, err := reg.Gather()
 		require.NoError(t, err)
@@ -361,7 +342,7 @@ func TestAlertsReferToMetricsThatExist(t *testing.T) {
 				require.True(t, exists[strings.TrimSuffix(name, "_bucket")], "%s in %s", name, expr)
 			}
 			for _, outcome := range regexp.MustCompile(`outcome[!=~]+"([^"]*)"`).FindAllStringSubmatch(expr, -1) {
-				require.Subset(t, outcomes, strings.Split(outcome[1], "|"))
+				require.Subset(t, prometheus.Outcomes, strings.Split(outcome[1], "|"))
 			}
 			require.Equal(t, strings.Count(expr, "("), strings.Count(expr, ")"), expr)
 		}

@@ -1,6 +1,7 @@
 package everytick_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -17,12 +18,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A fence is a block of Go code in one of the pages. Other libraries' code stands in
-// blocks that begin with "```go before" and is not looked at.
+// A fence is a block of Go code in one of the pages.
 type fence struct {
 	page string
 	line int // of the first line of code
 	code string
+	// before says that it is how something was done with another library: "```go before".
+	before bool
 	// from is what stands in <!-- example: path/of/a_test.go Function --> just before it.
 	from string
 }
@@ -31,7 +33,9 @@ func fences(t *testing.T) (all []fence) {
 	t.Helper()
 	pages, err := filepath.Glob("docs/*.md")
 	require.NoError(t, err)
-	for _, page := range append(pages, "README.md") {
+	more, err := filepath.Glob("*.md")
+	require.NoError(t, err)
+	for _, page := range append(pages, more...) {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
 		marker := regexp.MustCompile(`^<!-- example: (\S+ \S+) -->$`)
@@ -43,10 +47,10 @@ func fences(t *testing.T) (all []fence) {
 				all, code, from = append(all, *code), nil, ""
 			case code != nil:
 				code.code += line + "\n"
-			case line == "```go":
-				code = &fence{page: page, line: i + 2, from: from}
+			case line == "```go", line == "```go before":
+				code = &fence{page: page, line: i + 2, from: from, before: line != "```go"}
 			case strings.HasPrefix(strings.TrimSpace(line), "```go"):
-				require.Equal(t, "```go before", line, "%s:%d: a fence that is not looked at", page, i+1)
+				require.Fail(t, "a fence that is not looked at", "%s:%d", page, i+1)
 			case marker.MatchString(line):
 				from = marker.FindStringSubmatch(line)[1]
 			case line != "":
@@ -79,10 +83,16 @@ func TestPagesShowCodeThatCompiles(t *testing.T) {
 			continue
 		}
 		pkg := fmt.Sprintf("%s_%d", strings.ToLower(strings.TrimSuffix(filepath.Base(f.page), ".md")), f.line)
-		write(pkg, "snippet.go", f.file(t, root))
-		if !strings.HasPrefix(f.code, "package ") {
+		text := f.file(t, root)
+		switch {
+		case text == "":
+			continue
+		case f.before:
+			write(pkg, "given.go", givenBefore)
+		case !strings.HasPrefix(f.code, "package "):
 			write(pkg, "given.go", given)
 		}
+		write(pkg, "snippet.go", text)
 	}
 	require.Contains(t, copied, "adapters/river/example_test.go Example", "what README shows first")
 
@@ -127,7 +137,8 @@ func formatted(t *testing.T, code string) string {
 	return string(out)
 }
 
-// file returns a Go file of what the fence shows: a file, declarations or statements.
+// file returns a Go file of what the fence shows: a file, declarations or statements. It is "" for one that needs
+// a library which is not in go.mod: that only has to parse.
 func (f fence) file(t *testing.T, root string) string {
 	t.Helper()
 	at := fmt.Sprintf("//line %s:%d\n", filepath.Join(root, f.page), f.line)
@@ -137,7 +148,9 @@ func (f fence) file(t *testing.T, root string) string {
 	code := at + f.code
 	file, err := parser.ParseFile(token.NewFileSet(), "", "package snippet\n"+code, 0)
 	if err != nil {
-		code = "func _() {\n" + code + "}\n"
+		if code = "func _() {\n" + code + "}\n"; f.before {
+			code = "func _() error {\n" + at + f.code + "return nil\n}\n"
+		}
 		file, err = parser.ParseFile(token.NewFileSet(), "", "package snippet\n"+code, 0)
 	}
 	require.NoError(t, err, "%s:%d", f.page, f.line)
@@ -146,7 +159,14 @@ func (f fence) file(t *testing.T, root string) string {
 	}
 	imports := map[string]bool{}
 	for _, ident := range file.Unresolved {
-		if path := packages[ident.Name]; path != "" {
+		path := packages[ident.Name]
+		if f.before {
+			other, known := packagesBefore[ident.Name]
+			if path = cmp.Or(other, path); known && other == "" {
+				return ""
+			}
+		}
+		if path != "" {
 			imports[ident.Name+" "+fmt.Sprintf("%q", path)] = true
 		}
 	}
@@ -160,13 +180,21 @@ func (f fence) file(t *testing.T, root string) string {
 
 // packages are those that fences without imports use.
 var packages = map[string]string{
-	"context": "context", "errors": "errors", "exec": "os/exec", "fmt": "fmt", "http": "net/http", "os": "os", "regexp": "regexp",
-	"signal": "os/signal", "slog": "log/slog", "strings": "strings", "synctest": "testing/synctest", "syscall": "syscall",
-	"testing": "testing", "time": "time",
+	"bytes": "bytes", "context": "context", "errors": "errors", "exec": "os/exec", "fmt": "fmt", "http": "net/http", "io": "io",
+	"json": "encoding/json", "os": "os", "regexp": "regexp", "signal": "os/signal", "slog": "log/slog", "strconv": "strconv",
+	"strings": "strings", "synctest": "testing/synctest", "syscall": "syscall", "testing": "testing", "time": "time",
 	"pgx": "github.com/jackc/pgx/v5", "pgxpool": "github.com/jackc/pgx/v5/pgxpool",
 	"require": "github.com/stretchr/testify/require", "riverqueue": "github.com/riverqueue/river",
+	"propagation": "go.opentelemetry.io/otel/propagation",
+	"sdktrace":    "go.opentelemetry.io/otel/sdk/trace", "sdkmetric": "go.opentelemetry.io/otel/sdk/metric",
 	"jobs": module + "jobs", "jobstest": module + "jobs/jobstest", "providertest": module + "jobs/providertest", "jobshttp": module + "jobs/jobshttp",
 	"memory": module + "adapters/memory", "river": module + "adapters/river", "jobsotel": module + "adapters/otel",
+}
+
+// packagesBefore are those of other libraries, "" if they are not in go.mod.
+var packagesBefore = map[string]string{
+	"river": "github.com/riverqueue/river", "riverpgxv5": "github.com/riverqueue/river/riverdriver/riverpgxv5",
+	"cron": "github.com/robfig/cron/v3", "asynq": "", "gocron": "",
 }
 
 // given are the names that fences use and do not declare.
@@ -199,4 +227,32 @@ var (
 type Scheduler struct{ *river.Scheduler }
 
 func check(error) {}
+`
+
+// givenBefore are those of fences with other libraries.
+const givenBefore = `package snippet
+
+import (
+	"context"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/robfig/cron/v3"
+)
+
+var (
+	ctx    context.Context
+	berlin *time.Location
+	logger cron.Logger
+)
+
+func deleteOldRows() {}
+
+type RetentionArgs struct{}
+
+func (RetentionArgs) Kind() string { return "audit_retention" }
+
+type RetentionWorker struct{ river.WorkerDefaults[RetentionArgs] }
+
+func (*RetentionWorker) Work(context.Context, *river.Job[RetentionArgs]) error { return nil }
 `

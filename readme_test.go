@@ -25,7 +25,8 @@ type fence struct {
 	code string
 	// before says that it is how something was done with another library: "```go before".
 	before bool
-	// from is what stands in <!-- example: path/of/a_test.go Function --> just before it.
+	// from is what stands in <!-- example: path/of/a_test.go Function --> just before it: the file, and what of it the
+	// fence shows.
 	from string
 }
 
@@ -38,7 +39,7 @@ func fences(t *testing.T) (all []fence) {
 	for _, page := range append(pages, more...) {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
-		marker := regexp.MustCompile(`^<!-- example: (\S+ \S+) -->$`)
+		marker := regexp.MustCompile(`^<!-- example: (\S+(?: \S+)+) -->$`)
 		var code *fence
 		from := ""
 		for i, line := range strings.Split(string(text), "\n") {
@@ -104,28 +105,53 @@ func TestPagesShowCodeThatCompiles(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 }
 
-// requireCopyOf holds a fence against the function that it names: all of it, or its
-// body.
+// requireCopyOf holds a fence against the declarations that it names, or the body of the one function.
 func requireCopyOf(t *testing.T, f fence) {
 	t.Helper()
-	path, name, _ := strings.Cut(f.from, " ")
+	names := strings.Fields(f.from)
+	path, names := names[0], names[1:]
 	source, err := os.ReadFile(path)
 	require.NoError(t, err, "%s:%d", f.page, f.line)
 	file, err := parser.ParseFile(token.NewFileSet(), path, source, parser.ParseComments)
 	require.NoError(t, err)
-	for _, decl := range file.Decls {
-		fn, ok := decl.(*ast.FuncDecl)
-		if !ok || fn.Name.Name != name {
-			continue
+	var want []string
+	for _, name := range names {
+		decl := declaration(file, name)
+		require.NotNil(t, decl, "%s:%d: no %s in %s", f.page, f.line, name, path)
+		text := string(source[decl.Pos()-1 : decl.End()-1])
+		if fn, ok := decl.(*ast.FuncDecl); ok && len(names) == 1 && !strings.HasPrefix(f.code, "func "+name+"(") {
+			text = string(source[fn.Body.Lbrace : fn.Body.Rbrace-1])
 		}
-		want := source[fn.Pos()-1 : fn.End()-1]
-		if !strings.HasPrefix(f.code, "func "+name+"(") {
-			want = source[fn.Body.Lbrace : fn.Body.Rbrace-1]
-		}
-		require.Equal(t, formatted(t, string(want)), formatted(t, f.code), "%s:%d is not %s of %s", f.page, f.line, name, path)
-		return
+		want = append(want, text)
 	}
-	require.Fail(t, "no such function", "%s:%d: %s of %s", f.page, f.line, name, path)
+	shown := strings.Join(want, "\n\n")
+	require.Equal(t, formatted(t, shown), formatted(t, f.code), "%s:%d is not %s", f.page, f.line, f.from)
+}
+
+// declaration returns the one of a function, or the one that has a type, constant or variable of that name.
+func declaration(file *ast.File, name string) ast.Decl {
+	for _, decl := range file.Decls {
+		switch decl := decl.(type) {
+		case *ast.FuncDecl:
+			if decl.Recv == nil && decl.Name.Name == name {
+				return decl
+			}
+		case *ast.GenDecl:
+			for _, spec := range decl.Specs {
+				switch spec := spec.(type) {
+				case *ast.TypeSpec:
+					if spec.Name.Name == name {
+						return decl
+					}
+				case *ast.ValueSpec:
+					if spec.Names[0].Name == name {
+						return decl
+					}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // formatted returns the code without the output that an example ends with.

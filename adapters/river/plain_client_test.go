@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -124,12 +125,13 @@ func TestAnInsertInSQLIsATrigger(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	ran := make(chan jobs.Job, 10)
-	var cfg river.Config
-	cfg.River = unpolled
-	s := newScheduler(t, pool, cfg)
+	s := newScheduler(t, pool, river.Config{River: unpolled})
 	require.NoError(t, s.RegisterDelayed("email.send", 0, forward(ran)))
 	require.NoError(t, s.Start(t.Context()))
-	_, err := pool.Exec(t.Context(), insertSQL)
+	page, err := os.ReadFile("../../docs/recipes.md")
+	require.NoError(t, err)
+	require.Contains(t, string(page), insertSQL)
+	_, err = pool.Exec(t.Context(), insertSQL)
 	require.NoError(t, err)
 	job := receive(t, ran)
 	require.JSONEq(t, `{"to": "ann@example.com"}`, string(job.Data))

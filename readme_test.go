@@ -30,13 +30,19 @@ type fence struct {
 	from string
 }
 
+// pages returns the pages at the root and in docs.
+func pages(t *testing.T) []string {
+	t.Helper()
+	docs, err := filepath.Glob("docs/*.md")
+	require.NoError(t, err)
+	root, err := filepath.Glob("*.md")
+	require.NoError(t, err)
+	return append(docs, root...)
+}
+
 func fences(t *testing.T) (all []fence) {
 	t.Helper()
-	pages, err := filepath.Glob("docs/*.md")
-	require.NoError(t, err)
-	more, err := filepath.Glob("*.md")
-	require.NoError(t, err)
-	for _, page := range append(pages, more...) {
+	for _, page := range pages(t) {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
 		marker := regexp.MustCompile(`^<!-- example: (\S+(?: \S+)+) -->$`)
@@ -202,6 +208,48 @@ func (f fence) file(t *testing.T, root string) string {
 		b.WriteString("import " + spec + "\n")
 	}
 	return b.String() + code
+}
+
+// Links between the pages lead to pages and headings that are there, and the map of the code to files.
+func TestPagesPointAtWhatIsThere(t *testing.T) {
+	t.Parallel()
+	link := regexp.MustCompile(`\]\(([^)\s:]+)\)`) // none with a scheme
+	code := regexp.MustCompile("(?s)```.*?```|`[^`\n]*`")
+	heading := regexp.MustCompile(`(?m)^#+ (.*)$`)
+	notInAnchor := regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+	read := func(page string) string {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		return string(text)
+	}
+	anchors := func(page string) (all []string) {
+		for _, h := range heading.FindAllStringSubmatch(read(page), -1) {
+			all = append(all, strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(h[1]), ""), " ", "-"))
+		}
+		return all
+	}
+	for _, page := range pages(t) {
+		for _, l := range link.FindAllStringSubmatch(code.ReplaceAllString(read(page), ""), -1) {
+			file, anchor, _ := strings.Cut(l[1], "#")
+			target := page
+			if file != "" {
+				target = filepath.Join(filepath.Dir(page), file)
+				_, err := os.Stat(target)
+				require.NoError(t, err, "%s: %s", page, l[1])
+			}
+			if anchor != "" {
+				require.Contains(t, anchors(target), anchor, "%s: %s", page, l[1])
+			}
+		}
+	}
+	for _, name := range regexp.MustCompile("`([\\w/]+\\.(?:go|sql))`").FindAllStringSubmatch(read("docs/architecture.md"), -1) {
+		found := false
+		for _, dir := range []string{"", "adapters/river", "adapters/river/internal"} {
+			_, err := os.Stat(filepath.Join(dir, name[1]))
+			found = found || err == nil
+		}
+		require.True(t, found, "docs/architecture.md: no %s", name[1])
+	}
 }
 
 // packages are those that fences without imports use.

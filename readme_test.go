@@ -1,6 +1,7 @@
 package everytick_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -17,24 +18,34 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A fence is a block of Go code in one of the pages. Other libraries' code stands in
-// blocks that begin with "```go before" and is not looked at.
+// A fence is a block of Go code in one of the pages.
 type fence struct {
 	page string
 	line int // of the first line of code
 	code string
-	// from is what stands in <!-- example: path/of/a_test.go Function --> just before it.
+	// before says that it is how something was done with another library: "```go before".
+	before bool
+	// from is what stands in <!-- example: path/of/a_test.go Function --> just before it: the file, and what of it the
+	// fence shows.
 	from string
+}
+
+// pages returns the pages at the root and in docs.
+func pages(t *testing.T) []string {
+	t.Helper()
+	docs, err := filepath.Glob("docs/*.md")
+	require.NoError(t, err)
+	root, err := filepath.Glob("*.md")
+	require.NoError(t, err)
+	return append(docs, root...)
 }
 
 func fences(t *testing.T) (all []fence) {
 	t.Helper()
-	pages, err := filepath.Glob("docs/*.md")
-	require.NoError(t, err)
-	for _, page := range append(pages, "README.md") {
+	for _, page := range pages(t) {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
-		marker := regexp.MustCompile(`^<!-- example: (\S+ \S+) -->$`)
+		marker := regexp.MustCompile(`^<!-- example: (\S+(?: \S+)+) -->$`)
 		var code *fence
 		from := ""
 		for i, line := range strings.Split(string(text), "\n") {
@@ -43,10 +54,10 @@ func fences(t *testing.T) (all []fence) {
 				all, code, from = append(all, *code), nil, ""
 			case code != nil:
 				code.code += line + "\n"
-			case line == "```go":
-				code = &fence{page: page, line: i + 2, from: from}
+			case line == "```go", line == "```go before":
+				code = &fence{page: page, line: i + 2, from: from, before: line != "```go"}
 			case strings.HasPrefix(strings.TrimSpace(line), "```go"):
-				require.Equal(t, "```go before", line, "%s:%d: a fence that is not looked at", page, i+1)
+				require.Fail(t, "a fence that is not looked at", "%s:%d", page, i+1)
 			case marker.MatchString(line):
 				from = marker.FindStringSubmatch(line)[1]
 			case line != "":
@@ -79,10 +90,16 @@ func TestPagesShowCodeThatCompiles(t *testing.T) {
 			continue
 		}
 		pkg := fmt.Sprintf("%s_%d", strings.ToLower(strings.TrimSuffix(filepath.Base(f.page), ".md")), f.line)
-		write(pkg, "snippet.go", f.file(t, root))
-		if !strings.HasPrefix(f.code, "package ") {
+		text := f.file(t, root)
+		switch {
+		case text == "":
+			continue
+		case f.before:
+			write(pkg, "given.go", givenBefore)
+		case !strings.HasPrefix(f.code, "package "):
 			write(pkg, "given.go", given)
 		}
+		write(pkg, "snippet.go", text)
 	}
 	require.Contains(t, copied, "adapters/river/example_test.go Example", "what README shows first")
 
@@ -94,28 +111,53 @@ func TestPagesShowCodeThatCompiles(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 }
 
-// requireCopyOf holds a fence against the function that it names: all of it, or its
-// body.
+// requireCopyOf holds a fence against the declarations that it names, or the body of the one function.
 func requireCopyOf(t *testing.T, f fence) {
 	t.Helper()
-	path, name, _ := strings.Cut(f.from, " ")
+	names := strings.Fields(f.from)
+	path, names := names[0], names[1:]
 	source, err := os.ReadFile(path)
 	require.NoError(t, err, "%s:%d", f.page, f.line)
 	file, err := parser.ParseFile(token.NewFileSet(), path, source, parser.ParseComments)
 	require.NoError(t, err)
-	for _, decl := range file.Decls {
-		fn, ok := decl.(*ast.FuncDecl)
-		if !ok || fn.Name.Name != name {
-			continue
+	var want []string
+	for _, name := range names {
+		decl := declaration(file, name)
+		require.NotNil(t, decl, "%s:%d: no %s in %s", f.page, f.line, name, path)
+		text := string(source[decl.Pos()-1 : decl.End()-1])
+		if fn, ok := decl.(*ast.FuncDecl); ok && len(names) == 1 && !strings.HasPrefix(f.code, "func "+name+"(") {
+			text = string(source[fn.Body.Lbrace : fn.Body.Rbrace-1])
 		}
-		want := source[fn.Pos()-1 : fn.End()-1]
-		if !strings.HasPrefix(f.code, "func "+name+"(") {
-			want = source[fn.Body.Lbrace : fn.Body.Rbrace-1]
-		}
-		require.Equal(t, formatted(t, string(want)), formatted(t, f.code), "%s:%d is not %s of %s", f.page, f.line, name, path)
-		return
+		want = append(want, text)
 	}
-	require.Fail(t, "no such function", "%s:%d: %s of %s", f.page, f.line, name, path)
+	shown := strings.Join(want, "\n\n")
+	require.Equal(t, formatted(t, shown), formatted(t, f.code), "%s:%d is not %s", f.page, f.line, f.from)
+}
+
+// declaration returns the one of a function, or the one that has a type, constant or variable of that name.
+func declaration(file *ast.File, name string) ast.Decl {
+	for _, decl := range file.Decls {
+		switch decl := decl.(type) {
+		case *ast.FuncDecl:
+			if decl.Recv == nil && decl.Name.Name == name {
+				return decl
+			}
+		case *ast.GenDecl:
+			for _, spec := range decl.Specs {
+				switch spec := spec.(type) {
+				case *ast.TypeSpec:
+					if spec.Name.Name == name {
+						return decl
+					}
+				case *ast.ValueSpec:
+					if spec.Names[0].Name == name {
+						return decl
+					}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // formatted returns the code without the output that an example ends with.
@@ -127,7 +169,8 @@ func formatted(t *testing.T, code string) string {
 	return string(out)
 }
 
-// file returns a Go file of what the fence shows: a file, declarations or statements.
+// file returns a Go file of what the fence shows: a file, declarations or statements. It is "" for one that needs
+// a library which is not in go.mod: that only has to parse.
 func (f fence) file(t *testing.T, root string) string {
 	t.Helper()
 	at := fmt.Sprintf("//line %s:%d\n", filepath.Join(root, f.page), f.line)
@@ -137,7 +180,9 @@ func (f fence) file(t *testing.T, root string) string {
 	code := at + f.code
 	file, err := parser.ParseFile(token.NewFileSet(), "", "package snippet\n"+code, 0)
 	if err != nil {
-		code = "func _() {\n" + code + "}\n"
+		if code = "func _() {\n" + code + "}\n"; f.before {
+			code = "func _() error {\n" + at + f.code + "return nil\n}\n"
+		}
 		file, err = parser.ParseFile(token.NewFileSet(), "", "package snippet\n"+code, 0)
 	}
 	require.NoError(t, err, "%s:%d", f.page, f.line)
@@ -146,7 +191,14 @@ func (f fence) file(t *testing.T, root string) string {
 	}
 	imports := map[string]bool{}
 	for _, ident := range file.Unresolved {
-		if path := packages[ident.Name]; path != "" {
+		path := packages[ident.Name]
+		if f.before {
+			other, known := packagesBefore[ident.Name]
+			if path = cmp.Or(other, path); known && other == "" {
+				return ""
+			}
+		}
+		if path != "" {
 			imports[ident.Name+" "+fmt.Sprintf("%q", path)] = true
 		}
 	}
@@ -158,15 +210,65 @@ func (f fence) file(t *testing.T, root string) string {
 	return b.String() + code
 }
 
+// Links between the pages lead to pages and headings that are there, and the map of the code to files.
+func TestPagesPointAtWhatIsThere(t *testing.T) {
+	t.Parallel()
+	link := regexp.MustCompile(`\]\(([^)\s:]+)\)`) // none with a scheme
+	code := regexp.MustCompile("(?s)```.*?```|`[^`\n]*`")
+	heading := regexp.MustCompile(`(?m)^#+ (.*)$`)
+	notInAnchor := regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+	read := func(page string) string {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		return string(text)
+	}
+	anchors := func(page string) (all []string) {
+		for _, h := range heading.FindAllStringSubmatch(read(page), -1) {
+			all = append(all, strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(h[1]), ""), " ", "-"))
+		}
+		return all
+	}
+	for _, page := range pages(t) {
+		for _, l := range link.FindAllStringSubmatch(code.ReplaceAllString(read(page), ""), -1) {
+			file, anchor, _ := strings.Cut(l[1], "#")
+			target := page
+			if file != "" {
+				target = filepath.Join(filepath.Dir(page), file)
+				_, err := os.Stat(target)
+				require.NoError(t, err, "%s: %s", page, l[1])
+			}
+			if anchor != "" {
+				require.Contains(t, anchors(target), anchor, "%s: %s", page, l[1])
+			}
+		}
+	}
+	for _, name := range regexp.MustCompile("`([\\w/]+\\.(?:go|sql))`").FindAllStringSubmatch(read("docs/architecture.md"), -1) {
+		found := false
+		for _, dir := range []string{"", "adapters/river", "adapters/river/internal"} {
+			_, err := os.Stat(filepath.Join(dir, name[1]))
+			found = found || err == nil
+		}
+		require.True(t, found, "docs/architecture.md: no %s", name[1])
+	}
+}
+
 // packages are those that fences without imports use.
 var packages = map[string]string{
-	"context": "context", "errors": "errors", "exec": "os/exec", "fmt": "fmt", "http": "net/http", "os": "os", "regexp": "regexp",
-	"signal": "os/signal", "slog": "log/slog", "strings": "strings", "synctest": "testing/synctest", "syscall": "syscall",
-	"testing": "testing", "time": "time",
+	"bytes": "bytes", "context": "context", "errors": "errors", "exec": "os/exec", "fmt": "fmt", "http": "net/http", "io": "io",
+	"json": "encoding/json", "os": "os", "regexp": "regexp", "signal": "os/signal", "slog": "log/slog", "strconv": "strconv",
+	"strings": "strings", "synctest": "testing/synctest", "syscall": "syscall", "testing": "testing", "time": "time",
 	"pgx": "github.com/jackc/pgx/v5", "pgxpool": "github.com/jackc/pgx/v5/pgxpool",
 	"require": "github.com/stretchr/testify/require", "riverqueue": "github.com/riverqueue/river",
+	"propagation": "go.opentelemetry.io/otel/propagation",
+	"sdktrace":    "go.opentelemetry.io/otel/sdk/trace", "sdkmetric": "go.opentelemetry.io/otel/sdk/metric",
 	"jobs": module + "jobs", "jobstest": module + "jobs/jobstest", "providertest": module + "jobs/providertest", "jobshttp": module + "jobs/jobshttp",
 	"memory": module + "adapters/memory", "river": module + "adapters/river", "jobsotel": module + "adapters/otel",
+}
+
+// packagesBefore are those of other libraries, "" if they are not in go.mod.
+var packagesBefore = map[string]string{
+	"river": "github.com/riverqueue/river", "riverpgxv5": "github.com/riverqueue/river/riverdriver/riverpgxv5",
+	"cron": "github.com/robfig/cron/v3", "asynq": "", "gocron": "",
 }
 
 // given are the names that fences use and do not declare.
@@ -199,4 +301,32 @@ var (
 type Scheduler struct{ *river.Scheduler }
 
 func check(error) {}
+`
+
+// givenBefore are those of fences with other libraries.
+const givenBefore = `package snippet
+
+import (
+	"context"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/robfig/cron/v3"
+)
+
+var (
+	ctx    context.Context
+	berlin *time.Location
+	logger cron.Logger
+)
+
+func deleteOldRows() {}
+
+type RetentionArgs struct{}
+
+func (RetentionArgs) Kind() string { return "audit_retention" }
+
+type RetentionWorker struct{ river.WorkerDefaults[RetentionArgs] }
+
+func (*RetentionWorker) Work(context.Context, *river.Job[RetentionArgs]) error { return nil }
 `

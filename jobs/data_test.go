@@ -27,6 +27,39 @@ type marshaler func() ([]byte, error)
 
 func (m marshaler) MarshalJSON() ([]byte, error) { return m() }
 
+// A texter encodes itself as a string.
+type texter string
+
+func (s texter) MarshalText() ([]byte, error) { return []byte(s), nil }
+
+// A pointerTexter does so where it can be addressed.
+type pointerTexter struct{ s string }
+
+func (s *pointerTexter) MarshalText() ([]byte, error) { return []byte(s.s), nil }
+
+// A pairKey does so as a key.
+type pairKey struct{ s string }
+
+func (k pairKey) MarshalText() ([]byte, error) { return []byte(k.s), nil }
+
+// A node leads back to itself by a field that its encoder hides, and so does what is wrapped.
+type node struct {
+	Name string
+	Next *node
+}
+
+func circle(name string) *node {
+	n := &node{Name: name}
+	n.Next = n
+	return n
+}
+
+// wrapped encodes Next as null: the field of the same name that is less deep counts.
+type wrapped struct {
+	*node
+	Next *int
+}
+
 func raw(format string, args ...any) json.RawMessage {
 	return json.RawMessage(fmt.Sprintf(format, args...))
 }
@@ -64,6 +97,24 @@ func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 		{"a replacement character that is meant", text{"\ufffd"}, `{"text":"` + "\ufffd" + `"}`},
 		{"one in raw JSON", raw(`{"a":"%s"}`, "\ufffd"), `{"a":"` + "\ufffd" + `"}`},
 		{"one that raw JSON escapes", raw(`{"a":"\ufffd","\uFFFD":1}`), `{"a":"\ufffd","\uFFFD":1}`},
+		{"one that raw JSON in a struct escapes", struct{ A json.RawMessage }{raw(`"caf\ufffd"`)}, `{"A":"caf\ufffd"}`},
+		{"one that raw JSON in a map escapes", map[string]any{"a": raw(`["\uFFFD"]`), "b": "x"}, `{"a":["\uFFFD"],"b":"x"}`},
+		{"one that raw JSON in a list escapes", struct{ A []any }{[]any{"x", &[]json.RawMessage{raw(`"\ufffd"`)}}}, `{"A":["x",["\ufffd"]]}`},
+		{"one that raw JSON escapes beside one that is meant", struct {
+			A json.RawMessage
+			B string
+		}{raw(`"\ufffd"`), "\ufffd"}, `{"A":"\ufffd","B":"` + "\ufffd" + `"}`},
+		{"one that encodes itself so", marshaler(func() ([]byte, error) { return []byte(`{"a":"\ufffd"}`), nil }), `{"a":"\ufffd"}`},
+		{"one in a text that looks like it", map[string]any{"a": `\ufffd`, "b": []byte("\xff")}, `{"a":"\\ufffd","b":"/w=="}`},
+		{"invalid UTF-8 that is not encoded", struct {
+			A      json.RawMessage
+			B      string `json:"-"`
+			hidden *node
+		}{raw(`"\ufffd"`), "\xff", circle("\xff")}, `{"A":"\ufffd"}`},
+		{"circles that are not encoded", struct {
+			A json.RawMessage
+			B wrapped
+		}{raw(`"\ufffd"`), wrapped{circle("x"), nil}}, `{"A":"\ufffd","B":{"Name":"x","Next":null}}`},
 		{"an escaped backslash before u0000", raw(`{"a":"\\u0000"}`), `{"a":"\\u0000"}`},
 		{"a backslash before u0000 in a struct", text{`\u0000 \ud800 \ufffd`}, `{"text":"\\u0000 \\ud800 \\ufffd"}`},
 		{"two escaped backslashes before u0000", raw(`{"a":"\\\\u0000"}`), `{"a":"\\\\u0000"}`},
@@ -142,6 +193,18 @@ func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 
 		{"invalid UTF-8 in a struct", text{"a\xffb"}, "a string that is not valid UTF-8"},
 		{"invalid UTF-8 as a key", map[string]int{"\xc3": 1}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 beside raw JSON that escapes one", struct {
+			A json.RawMessage
+			B map[string][]*text
+		}{raw(`"\ufffd"`), map[string][]*text{"a": {nil, {"a\xff"}}}}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 in an embedded struct", struct{ *text }{&text{"\xff"}}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 in a string that is quoted twice", struct {
+			A string `json:",string"`
+		}{"\xff"}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 in an interface", map[string]any{"a": []any{map[string]any{"b": any("\xff")}}}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 that a value encodes as its text", struct{ A []any }{[]any{texter("\xff")}}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 that a pointer encodes as its text", &struct{ A pointerTexter }{pointerTexter{"\xff"}}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 of a key that encodes itself", map[pairKey]int{{"\xff"}: 1}, "a string that is not valid UTF-8"},
 		{"half a surrogate pair in a struct", text{"\xed\xa0\x80"}, "a string that is not valid UTF-8"},
 		{"invalid UTF-8 in raw JSON", raw("{\"a\":\"\xff\"}"), "invalid UTF-8"},
 		{"invalid UTF-8 in raw JSON of a struct", struct{ A json.RawMessage }{raw("\"\xff\"")}, "invalid UTF-8"},

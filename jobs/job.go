@@ -152,8 +152,12 @@ func encodeData(name string, data any) (json.RawMessage, error) {
 		return nil, fmt.Errorf("%w for %q: want a JSON object (a struct, a map or a json.RawMessage that holds one), got %s",
 			ErrInvalidData, name, jsonType(encoded))
 	}
-	_, raw := data.(json.RawMessage)
-	if reason := unstorable(encoded, raw); reason != "" {
+	reason := unstorable(encoded)
+	// What encoding/json makes of invalid UTF-8 may also be meant, in JSON that the caller wrote.
+	if reason == "" && bytes.Contains(encoded, []byte(`ufffd`)) && hasInvalidText(data) {
+		reason = "a string that is not valid UTF-8"
+	}
+	if reason != "" {
 		return nil, fmt.Errorf("%w for %q: %s", ErrInvalidData, name, reason)
 	}
 	return encoded, nil
@@ -175,9 +179,8 @@ func jsonType(encoded []byte) string {
 }
 
 // unstorable says why valid JSON could not be stored unchanged, or "". It reads
-// the bytes once. raw tells that the caller wrote the JSON, so that an escaped
-// U+FFFD in it is meant; else it is what encoding/json makes of invalid UTF-8.
-func unstorable(encoded []byte, raw bool) string {
+// the bytes once.
+func unstorable(encoded []byte) string {
 	if !utf8.Valid(encoded) {
 		return "invalid UTF-8"
 	}
@@ -224,8 +227,6 @@ func unstorable(encoded []byte, raw bool) string {
 			switch {
 			case string(code) == "0000":
 				return `the character \u0000, which PostgreSQL cannot store`
-			case !raw && bytes.EqualFold(code, []byte("fffd")):
-				return "a string that is not valid UTF-8"
 			case isSurrogate(code, "89ab"):
 				if i+6 >= len(encoded) || encoded[i+1] != '\\' || encoded[i+2] != 'u' || !isSurrogate(encoded[i+3:i+7], "cdef") {
 					return `a surrogate \u` + string(code) + " without its pair"

@@ -43,7 +43,8 @@ type Registrar interface {
 // data is encoded as JSON and must be an object (a struct, a map, a
 // [json.RawMessage] holding one), valid UTF-8 without \u0000, less than 1 MiB
 // encoded; nil stands for {}. Anything else is [ErrInvalidData], and nothing is
-// enqueued. A name that nobody registered is [ErrUnknownJob].
+// enqueued. A Go string that is not valid UTF-8 is refused too, where encoding/json would
+// replace parts of it. A name that nobody registered is [ErrUnknownJob].
 type Triggerer interface {
 	// Trigger enqueues one job and returns its ID once the job is stored. After an
 	// error the caller may try again; the job may nevertheless have been stored when

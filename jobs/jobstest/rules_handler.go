@@ -80,11 +80,12 @@ var handlerRules = []rule{
 		e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
 		e.start()
 		for what, data := range map[string]any{
-			"nested":        json.RawMessage(`{"a": {"b": [1, {"c": null}, [], {}, true, ""]}, "": 0}`),
-			"unicode":       map[string]string{"größe": "日本語 👩‍👩‍👧 \u2028 \ufffe", "€": "\t\n\"\\/"},
-			"escapes":       map[string]string{"html": `<b a='1'>&amp;</b>`, "sql": `'; drop table river_job; --`},
-			"replacement":   json.RawMessage(`{"meant": "` + "\ufffd" + `", "escaped": "\ufffd"}`),
-			"large numbers": json.RawMessage(`{"int64": 9223372036854775807, "more": 123456789012345678901234567890, "tiny": 1.5e-300}`),
+			"nested":                          json.RawMessage(`{"a": {"b": [1, {"c": null}, [], {}, true, ""]}, "": 0}`),
+			"unicode":                         map[string]string{"größe": "日本語 👩‍👩‍👧 \u2028 \ufffe", "€": "\t\n\"\\/"},
+			"escapes":                         map[string]string{"html": `<b a='1'>&amp;</b>`, "sql": `'; drop table river_job; --`},
+			"replacement":                     json.RawMessage(`{"meant": "` + "\ufffd" + `", "escaped": "\ufffd"}`),
+			"replacement in JSON in a struct": struct{ Body json.RawMessage }{json.RawMessage(`{"text": "caf\ufffd"}`)},
+			"large numbers":                   json.RawMessage(`{"int64": 9223372036854775807, "more": 123456789012345678901234567890, "tiny": 1.5e-300}`),
 			"a struct": struct {
 				At   time.Time `json:"at"`
 				Raw  []byte    `json:"raw"`

@@ -138,24 +138,28 @@ var inputRules = []rule{
 	{name: "data that is no JSON object or cannot be stored unchanged is refused, and nothing is enqueued", check: func(e *env) {
 		e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))
 		for what, data := range map[string]any{
-			"a string":                   "text",
-			"bytes":                      []byte(`{"a":1}`),
-			"a number":                   7,
-			"a boolean":                  true,
-			"a slice":                    []int{1},
-			"a nil pointer":              (*struct{})(nil),
-			"a nil map":                  map[string]any(nil),
-			"a channel":                  make(chan int),
-			"a function in a map":        map[string]any{"f": func() {}},
-			"a number that is none":      map[string]float64{"x": math.NaN()},
-			"malformed JSON":             json.RawMessage(`{"a":`),
-			"two JSON objects":           json.RawMessage(`{} {}`),
-			"empty JSON":                 json.RawMessage(``),
-			"1 MiB":                      json.RawMessage(`{"x":"` + strings.Repeat("x", jobs.MaxDataBytes-len(`{"x":""}`)) + `"}`),
-			"2 MiB":                      map[string]string{"x": strings.Repeat("x", 2*jobs.MaxDataBytes)},
-			"invalid UTF-8":              map[string]string{"x": "a\xffb"},
-			"invalid UTF-8 in a key":     map[string]string{"a\xffb": "x"},
-			"invalid UTF-8 in JSON":      json.RawMessage("{\"x\":\"a\xffb\"}"),
+			"a string":               "text",
+			"bytes":                  []byte(`{"a":1}`),
+			"a number":               7,
+			"a boolean":              true,
+			"a slice":                []int{1},
+			"a nil pointer":          (*struct{})(nil),
+			"a nil map":              map[string]any(nil),
+			"a channel":              make(chan int),
+			"a function in a map":    map[string]any{"f": func() {}},
+			"a number that is none":  map[string]float64{"x": math.NaN()},
+			"malformed JSON":         json.RawMessage(`{"a":`),
+			"two JSON objects":       json.RawMessage(`{} {}`),
+			"empty JSON":             json.RawMessage(``),
+			"1 MiB":                  json.RawMessage(`{"x":"` + strings.Repeat("x", jobs.MaxDataBytes-len(`{"x":""}`)) + `"}`),
+			"2 MiB":                  map[string]string{"x": strings.Repeat("x", 2*jobs.MaxDataBytes)},
+			"invalid UTF-8":          map[string]string{"x": "a\xffb"},
+			"invalid UTF-8 in a key": map[string]string{"a\xffb": "x"},
+			"invalid UTF-8 in JSON":  json.RawMessage("{\"x\":\"a\xffb\"}"),
+			"invalid UTF-8 beside JSON": struct {
+				Body json.RawMessage
+				From string
+			}{json.RawMessage(`"caf\ufffd"`), "a\xffb"},
 			"the character zero":         map[string]string{"x": "a\x00b"},
 			"the character zero, nested": map[string]any{"x": []any{map[string]string{"\x00": ""}}},
 			"the character zero in JSON": json.RawMessage(`{"x":"\u0000"}`),
@@ -176,6 +180,8 @@ var inputRules = []rule{
 		// What looks alike and is sound.
 		for what, data := range map[string]any{
 			"an escaped backslash before u0000": map[string]string{"x": `\u0000`},
+			"JSON with U+FFFD in a struct":      struct{ Body json.RawMessage }{json.RawMessage(`{"x":"caf\ufffd"}`)},
+			"JSON with U+FFFD in a map":         map[string]any{"body": json.RawMessage(`{"x":"caf\ufffd"}`)},
 			"a pair of surrogates":              json.RawMessage(`{"x":"\ud83d\uDE00"}`),
 			"a pointer":                         &struct{ A int }{1},
 			"an exponent in a string":           map[string]string{"x": "1e200000"},
@@ -184,7 +190,7 @@ var inputRules = []rule{
 			_, err := e.s.Trigger(e.ctx, "test.job", data)
 			require.NoError(e, err, "Trigger with %s", what)
 		}
-		require.Equal(e, 5, e.queueSize("test.job"), "QueueSize")
+		require.Equal(e, 7, e.queueSize("test.job"), "QueueSize")
 	}},
 	{name: "a trigger with a bad option is refused, and nothing is enqueued", check: func(e *env) {
 		e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))

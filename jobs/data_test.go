@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/big"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -131,6 +133,9 @@ func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 		{"an exponent in a string", text{"1e9999"}, `{"text":"1e9999"}`},
 		{"an exponent in a key", raw(`{"1e9999":true}`), `{"1e9999":true}`},
 		{"the e of true and false before a number", raw(`{"a":[true,9999,false,9999]}`), `{"a":[true,9999,false,9999]}`},
+		{"numbers that exponents make large", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 2000)), `{"a":[` + strings.Repeat("1e1000,", 2000) + `1]}`},
+		{"as many numbers as fit", raw(`{"a":[%s1]}`, strings.Repeat("1,", 524_283)), `{"a":[` + strings.Repeat("1,", 524_283) + `1]}`},
+		{"many floats", map[string][]float64{"a": slices.Repeat([]float64{1e21, -1e-7}, 40_000)}, `{"a":[` + strings.Repeat("1e+21,-1e-7,", 39_999) + `1e+21,-1e-7]}`},
 		{"the largest float", map[string]float64{"a": math.MaxFloat64}, `{"a":1.7976931348623157e+308}`},
 		{"the smallest float", map[string]float64{"a": math.SmallestNonzeroFloat64}, `{"a":5e-324}`},
 		{"a long number", raw(`{"a":-%s.%s}`, strings.Repeat("1", 5000), strings.Repeat("1", 5000)), `{"a":-` + strings.Repeat("1", 5000) + "." + strings.Repeat("1", 5000) + `}`},
@@ -229,6 +234,12 @@ func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 		{"an exponent too small", raw(`{"a":[0.5e-1001]}`), "a number with an exponent beyond ±1000"},
 		{"an exponent of a json.Number", map[string]json.Number{"a": "1e1001"}, "a number with an exponent beyond ±1000"},
 		{"a number too long", raw(`{"a":%s}`, strings.Repeat("1", 10_001)), "a number of more than 10000 digits"},
+		{
+			"many numbers that exponents make large", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 2100)),
+			"2106310 bytes once PostgreSQL has written its numbers without exponents, allowed are fewer than 2097152",
+		},
+		{"many that exponents make small", raw(`{"a":[%s1]}`, strings.Repeat("-1.5E-1000,", 2100)), "once PostgreSQL has written its numbers"},
+		{"as many of them as fit", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 149_000)), "149447010 bytes once PostgreSQL"},
 		{"a fraction too long", raw(`{"a":0.%s}`, strings.Repeat("1", 10_000)), "a number of more than 10000 digits"},
 
 		{"nesting too deep", nested(1001), "nested deeper than 1000 levels"},
@@ -291,6 +302,7 @@ func requireStorable(t require.TestingT, data []byte) {
 	var object map[string]any
 	require.NoError(t, decoder.Decode(&object))
 	require.NotNil(t, object)
+	stored := len(data) + bytes.Count(data, []byte(",")) + bytes.Count(data, []byte(":")) // at most, as PostgreSQL writes it
 	var check func(any, int)
 	check = func(v any, depth int) {
 		require.LessOrEqual(t, depth, 1000)
@@ -313,10 +325,15 @@ func requireStorable(t require.TestingT, data []byte) {
 				n, err := strconv.Atoi(exponent)
 				require.NoError(t, err)
 				require.LessOrEqual(t, max(n, -n), 1000)
+				if exact, ok := new(big.Rat).SetString(v.String()); ok && exact.Sign() != 0 {
+					_, fraction, _ := strings.Cut(digits, ".")
+					stored += len(exact.FloatString(max(0, len(fraction)-n))) - len(v.String())
+				}
 			}
 		}
 	}
 	check(object, 0)
+	require.Less(t, stored, 4<<20) // what is in strings counts too much
 }
 
 // FuzzData holds what must be true of any JSON that a caller writes: what is

@@ -42,7 +42,8 @@ type Registrar interface {
 //
 // data is encoded as JSON and must be an object (a struct, a map, a
 // [json.RawMessage] holding one), valid UTF-8 without \u0000, less than 1 MiB
-// encoded; nil stands for {}. Anything else is [ErrInvalidData], and nothing is
+// encoded, and less than 2 MiB as PostgreSQL writes it, which has no exponents: 1e1000
+// takes 1,001 bytes there. nil stands for {}. Anything else is [ErrInvalidData], and nothing is
 // enqueued. A Go string that is not valid UTF-8 is refused too, where encoding/json would
 // replace parts of it. A name that nobody registered is [ErrUnknownJob].
 type Triggerer interface {

@@ -110,6 +110,15 @@ var handlerRules = []rule{
 			// The text is not shown: it would fill the screen.
 			require.True(e, text == e.decode(p.next())["x"], "the data of %d bytes has changed", size)
 		}
+		// A database may write spaces between them, and numbers at greater length.
+		dense := `{"x":[` + strings.Repeat("1,", 524_283) + `1]}`
+		e.trigger("test.job", json.RawMessage(dense))
+		require.True(e, dense == strings.ReplaceAll(string(p.next().Data), " ", ""), "a list of 524,284 numbers has changed")
+		for _, n := range []string{"1e1000", "-1.5E-1000"} {
+			data := json.RawMessage(`{"x":[` + strings.Repeat(n+",", 2000) + `1]}`)
+			e.trigger("test.job", data)
+			require.True(e, equalJSON(data, p.next().Data), "2,000 times %s has changed", n)
+		}
 	}},
 	{name: "data is {} when Trigger is given none", check: func(e *env) {
 		p := e.probe(nil)

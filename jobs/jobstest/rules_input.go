@@ -167,6 +167,7 @@ var inputRules = []rule{
 			"a low surrogate alone":      json.RawMessage(`{"x":"\ude00\ud83d"}`),
 			"a surrogate and another":    json.RawMessage(`{"x":"\ud83d\u0041"}`),
 			"an enormous exponent":       json.RawMessage(`{"x":1e200000}`),
+			"numbers of 149 MB":          json.RawMessage(`{"x":[` + strings.Repeat("1e1000,", 149_000) + `1]}`),
 			"a depth of 2,000":           json.RawMessage(strings.Repeat(`{"x":`, 2000) + `1` + strings.Repeat(`}`, 2000)),
 		} {
 			id, err := e.s.Trigger(e.ctx, "test.job", data)

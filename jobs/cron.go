@@ -165,7 +165,11 @@ func (f field) value(text string) (int, error) {
 		if f.names != nil {
 			names = " or " + f.names[0] + " to " + f.names[len(f.names)-1]
 		}
-		return 0, fmt.Errorf("value %q, allowed is %d to %d%s", text, f.min, f.max, names)
+		hint := ""
+		if text == "?" {
+			hint = "; write * for any, which is what ? means elsewhere"
+		}
+		return 0, fmt.Errorf("value %q, allowed is %d to %d%s%s", text, f.min, f.max, names, hint)
 	}
 	return v, nil
 }

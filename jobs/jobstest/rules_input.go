@@ -77,6 +77,7 @@ var inputRules = []rule{
 			"0 0 * foo *":          "month",
 			"0 0 * * 8":            "day-of-week",
 			"0 0 * * mon,":         "day-of-week",
+			"0 0 ? * *":            "write *",
 			"0 0 30 2 *":           "never fires",
 			"0 0 31 4,6,9,11 *":    "never fires",
 			"\x00 * * * *":         "minute",

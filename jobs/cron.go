@@ -20,9 +20,8 @@ type cron struct {
 
 	minute, hour, dom, month, dow uint64 // bit n is set when the value n matches
 
-	// As in cronie, these say that the field begins with '*': the hour then follows
-	// real time at clock changes, and of two day fields only both restricted ones
-	// mean "either".
+	// These say that the field begins with '*': the hour then follows real time at clock
+	// changes, and of two day fields only both restricted ones mean "either", as in cronie.
 	hourStar, domStar, dowStar bool
 }
 
@@ -59,10 +58,13 @@ var cronFields = [5]field{
 // stand for patterns.
 // When both day fields are restricted, a day that matches either one counts.
 //
-// At clock changes it keeps cronie's rules: a run at a fixed hour that the clock
-// jumps over happens at the first instant after the gap, one in an hour that is
-// repeated happens once, the first time; if the hour field begins with '*', runs
-// follow real time.
+// At clock changes, a run at a fixed hour that the clock jumps over happens at the
+// first instant after the gap, one run for all in that gap; a run in an hour that is
+// repeated happens once, the first time. If the hour field begins with '*', runs
+// follow real time instead. cronie differs in two cases. It follows real time for a
+// minute that begins with '*' as well: there */15 2 * * * runs in both passes of a
+// repeated hour, and not at all on the day of a gap; here it keeps to once per civil
+// day. And it makes up for each of several runs in a gap.
 //
 // A pattern that is malformed or never fires is [ErrInvalidSchedule], and the error
 // names the field.

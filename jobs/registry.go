@@ -322,20 +322,23 @@ func (d *Definition) request(req *Request, data any, opts []TriggerOption) (err 
 }
 
 // Requests does for many what [Definition.Request] does for one. [Unique] is
-// [ErrInvalidOption] here: it would make one job of them all.
+// [ErrInvalidOption] here: it would make one job of them all. Options are checked
+// without any data too.
 func (d *Definition) Requests(data []any, opts ...TriggerOption) ([]*Request, error) {
+	var options Request
+	if err := d.request(&options, nil, opts); err != nil {
+		return nil, err
+	}
+	if options.Unique != "" {
+		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("Unique does not apply to TriggerMany"))
+	}
 	reqs := make([]*Request, len(data))
 	all := make([]Request, len(data))
 	for i, v := range data {
-		req := &all[i]
-		err := d.request(req, v, opts)
-		switch {
-		case err != nil:
+		reqs[i] = &all[i]
+		if err := d.request(reqs[i], v, opts); err != nil {
 			return nil, fmt.Errorf("element %d of %d: %w", i+1, len(data), err)
-		case req.Unique != "":
-			return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("Unique does not apply to TriggerMany"))
 		}
-		reqs[i] = req
 	}
 	return reqs, nil
 }

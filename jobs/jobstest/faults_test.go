@@ -843,6 +843,14 @@ var faults = []struct {
 			return id, err
 		}
 	}},
+	{"a bad option of no job is ignored", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ jobstest.Config) {
+		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+			if len(data) == 0 {
+				return nil, nil
+			}
+			return f.Scheduler.TriggerMany(ctx, name, data, opts...)
+		}
+	}},
 	{"a bad trigger option is ignored", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ jobstest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)

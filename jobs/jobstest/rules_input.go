@@ -212,9 +212,11 @@ var inputRules = []rule{
 		} {
 			_, err := e.s.Trigger(e.ctx, "test.job", nil, c.opt)
 			require.ErrorIs(e, err, c.want, "Trigger with %s", what)
-			_, err = e.s.TriggerMany(e.ctx, "test.job", []any{nil}, c.opt)
-			require.ErrorIs(e, err, c.want, "TriggerMany with %s", what)
+			e.manyRefused(nil, c.want, "with "+what, c.opt)
+			e.manyRefused([]any{nil}, c.want, "with "+what, c.opt)
 		}
+		e.manyRefused(nil, jobs.ErrInvalidOption, "with Unique", jobs.Unique("x"))
+		e.manyRefused([]any{nil}, jobs.ErrInvalidOption, "with Unique", jobs.Unique("x"))
 		require.Zero(e, e.queueSize("test.job"), "QueueSize")
 		e.trigger("test.job", nil, jobs.Unique(strings.Repeat("x", 1000)), jobs.Priority(4), jobs.At(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)))
 	}},
@@ -223,13 +225,27 @@ var inputRules = []rule{
 		for _, name := range []string{"test.unknown", "test.jo", "test.job.", "", "test.job\x00", strings.Repeat("x.", 1000)} {
 			_, err := e.s.Trigger(e.ctx, name, nil)
 			require.ErrorIs(e, err, jobs.ErrUnknownJob, "Trigger of %.20q", name)
-			_, err = e.s.TriggerMany(e.ctx, name, []any{nil})
-			require.ErrorIs(e, err, jobs.ErrUnknownJob, "TriggerMany of %.20q", name)
+			for _, data := range [][]any{nil, {nil}} {
+				_, err = e.s.TriggerMany(e.ctx, name, data)
+				require.ErrorIs(e, err, jobs.ErrUnknownJob, "TriggerMany of %.20q with %d data", name, len(data))
+			}
 			_, err = e.s.QueueSize(e.ctx, name)
 			require.ErrorIs(e, err, jobs.ErrUnknownJob, "QueueSize of %.20q", name)
 		}
 		require.Zero(e, e.queueSize("test.job"), "QueueSize")
 	}},
+}
+
+// manyRefused checks that TriggerMany and TriggerBulk refuse the options, whatever the data.
+func (e *env) manyRefused(data []any, want error, what string, opts ...jobs.TriggerOption) {
+	e.Helper()
+	ids, err := e.s.TriggerMany(e.ctx, "test.job", data, opts...)
+	require.ErrorIs(e, err, want, "TriggerMany of %d jobs %s", len(data), what)
+	require.Empty(e, ids, "IDs of a TriggerMany of %d jobs %s", len(data), what)
+	if bulk, ok := e.s.(jobs.BulkTriggerer); ok {
+		_, err := bulk.TriggerBulk(e.ctx, "test.job", data, opts...)
+		require.ErrorIs(e, err, want, "TriggerBulk of %d jobs %s", len(data), what)
+	}
 }
 
 // registered checks how many jobs there are, so that what was refused left nothing.

@@ -69,7 +69,7 @@ func (j *Job) Late() time.Duration {
 // Retries tells whether another attempt follows this one when it ends with err.
 func (j *Job) Retries(err error) bool {
 	var permanent *permanentError
-	return err != nil && j.Attempt < j.MaxAttempts && !errors.As(err, &permanent)
+	return err != nil && j.Attempt < j.MaxAttempts && !sound(func() bool { return errors.As(err, &permanent) })
 }
 
 // Outcome names what follows from an attempt that ended with err, for metrics and
@@ -109,6 +109,7 @@ func (j *Job) LogValue() slog.Value {
 // error when it is to be run again. ctx ends when the job's [Timeout] has passed
 // or the scheduler is shut down the hard way; a handler that ignores that holds up a
 // worker and the shutdown, and 10 s later the log says so. A panic counts as an error.
+// An error whose own methods panic is an error like any other.
 type Handler func(ctx context.Context, job *Job) error
 
 // DB is what handlers may do with the database: the methods that *pgxpool.Pool,

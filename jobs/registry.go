@@ -375,7 +375,9 @@ var errGoexit = errors.New("jobs: the handler ended its goroutine (runtime.Goexi
 // Run calls the handler for one attempt, under the job's [Timeout], with
 // job.Logger set from base. A panic becomes an error that carries the stack. The
 // handler gets a copy of job and another goroutine than the caller's, so that whatever it
-// does to either, the provider goes on.
+// does to either, the provider goes on. The methods of the error that Run returns do not
+// panic, whatever those of the handler's do: [errors.Is] and [errors.As] see that one, but
+// [errors.Unwrap] does not.
 func (d *Definition) Run(ctx context.Context, job *Job, base *slog.Logger) error {
 	job.Logger = job.logger(base)
 	a := &attempt{job: *job, handler: d.run, timedOut: timeoutError{d, context.DeadlineExceeded}, ended: make(chan error, 1)}

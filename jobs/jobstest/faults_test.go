@@ -349,6 +349,20 @@ var faults = []struct {
 			}
 		}
 	}},
+	{"an error that panics is for good", "an error whose methods panic is a failed attempt, and the process lives", func(f *faulty, _ jobstest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) (after error) {
+			defer func() {
+				if recover() != nil {
+					after = jobs.Permanent(errors.New("a hostile error"))
+				}
+			}()
+			if errors.Is(err, jobs.ErrUnknownJob) {
+				return nil
+			}
+			return err
+		})
+	}},
+	{"an error that panics has no text", "an error whose methods panic is a failed attempt, and the process lives", listing(func(r *jobs.Run) { r.Error = "" })},
 	{"the timeout does not reach the handler", "a timeout cancels the context and is a failed attempt", func(f *faulty, _ jobstest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return h(context.WithoutCancel(ctx), job) }

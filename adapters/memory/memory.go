@@ -31,7 +31,8 @@ type Config struct {
 	// Logger is told of failures and skips, and is the base of the loggers that
 	// handlers get. Defaults to one that discards everything.
 	Logger *slog.Logger
-	// DB is handed to handlers as [jobs.Job.DB]. Defaults to nil.
+	// DB is handed to handlers as [jobs.Job.DB]. Defaults to one whose methods return the
+	// error "memory: no DB was configured".
 	DB jobs.DB
 	// MaxWorkers is how many jobs without [jobs.Concurrency] run at once. Defaults to
 	// 1,000.
@@ -104,7 +105,7 @@ func New(cfg *Config) (*Scheduler, error) {
 	s := &Scheduler{
 		registry:  registry,
 		logger:    cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
-		db:        c.DB,
+		db:        cmp.Or[jobs.DB](c.DB, errNoDB),
 		retention: cmp.Or(c.Retention, 24*time.Hour),
 		wake:      make(chan struct{}, 1),
 		turn:      make(chan struct{}, 1),

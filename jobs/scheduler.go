@@ -58,7 +58,9 @@ type Triggerer interface {
 }
 
 // A TxTriggerer enqueues in the caller's transaction: the job exists if and only
-// if tx commits; a nil tx is an error. Providers on a database have this role; find it with [TriggerTx].
+// if tx commits; a nil tx is an error, and one that has ended is [pgx.ErrTxClosed].
+// Providers on a database have this role, and adapters/memory has it for tests; find it
+// with [TriggerTx].
 type TxTriggerer interface {
 	TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...TriggerOption) (id string, err error)
 }

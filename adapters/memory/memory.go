@@ -9,6 +9,8 @@
 //		s, err := memory.New(nil)
 //		…
 //	})
+//
+// A [Tx] is a transaction for tests of code that triggers jobs in one.
 package memory
 
 import (
@@ -73,6 +75,7 @@ type Scheduler struct {
 
 var (
 	_ jobs.Scheduler        = (*Scheduler)(nil)
+	_ jobs.TxTriggerer      = (*Scheduler)(nil)
 	_ jobs.BulkTriggerer    = (*Scheduler)(nil)
 	_ jobs.RunLister        = (*Scheduler)(nil)
 	_ jobs.ActivityReporter = (*Scheduler)(nil)
@@ -136,6 +139,11 @@ func (s *Scheduler) RegisterDelayed(name string, delay time.Duration, h jobs.Han
 
 // Trigger implements [jobs.Triggerer].
 func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+	return s.trigger(ctx, nil, name, data, opts)
+}
+
+// trigger enqueues one job, in tx unless that is nil.
+func (s *Scheduler) trigger(ctx context.Context, tx *Tx, name string, data any, opts []jobs.TriggerOption) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
@@ -147,7 +155,7 @@ func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...
 	if err != nil {
 		return "", err
 	}
-	if err := d.Enqueue(ctx, []*jobs.Request{req}, s.store); err != nil {
+	if err := d.Enqueue(ctx, []*jobs.Request{req}, s.storeIn(tx)); err != nil {
 		return "", err
 	}
 	return req.ID, nil
@@ -166,7 +174,7 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 	if err != nil {
 		return nil, err
 	}
-	if err := d.Enqueue(ctx, reqs, s.store); err != nil {
+	if err := d.Enqueue(ctx, reqs, s.storeIn(nil)); err != nil {
 		return nil, err
 	}
 	ids := make([]string, len(reqs))
@@ -182,24 +190,34 @@ func (s *Scheduler) TriggerBulk(ctx context.Context, name string, data []any, op
 	return len(ids), err
 }
 
-// store is a [jobs.Enqueue].
-func (s *Scheduler) store(_ context.Context, reqs []*jobs.Request) error {
-	defer s.look()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := clock()
-	for _, req := range reqs {
-		q := s.queue(req.Job)
-		r := q.unique[req.Unique]
-		if r == nil {
-			r = s.insert(q, row{
-				data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: req.Due(now), unique: req.Unique,
-			}, now)
-			q.claim(r)
+// storeIn returns a [jobs.Enqueue] that stores in tx, or at once if that is nil.
+func (s *Scheduler) storeIn(tx *Tx) jobs.Enqueue {
+	return func(ctx context.Context, reqs []*jobs.Request) error {
+		defer s.look()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		now := clock()
+		for _, req := range reqs {
+			q := s.queue(req.Job)
+			r, err := s.holder(ctx, q, req.Unique, tx)
+			if err != nil {
+				return err
+			}
+			if r == nil {
+				r = s.draw(q, row{
+					data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: req.Due(now), unique: req.Unique,
+				}, now)
+				if tx == nil {
+					s.add(r)
+				} else if err := s.addIn(tx, r); err != nil {
+					return err
+				}
+				q.claim(r)
+			}
+			req.ID = r.id
 		}
-		req.ID = r.id
+		return nil
 	}
-	return nil
 }
 
 // Start implements [jobs.Scheduler].
@@ -388,7 +406,7 @@ func (s *Scheduler) advance(q *queue, now time.Time) (begin []func()) {
 		a := q.plan(now)
 		switch a.Action {
 		case provider.Insert:
-			q.last = s.insert(q, row{data: []byte("{}"), priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed}, now)
+			q.last = s.add(s.draw(q, row{data: []byte("{}"), priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed}, now))
 		case provider.Fold: // it stays due since its first tick, so that it keeps its place
 			q.last.tick, q.last.missed = a.Tick, a.Missed
 		case provider.Skip:

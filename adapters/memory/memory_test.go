@@ -25,6 +25,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type fakeDB struct{ jobs.DB }
 
+func (*fakeDB) Begin(context.Context) (pgx.Tx, error) { return new(memory.Tx), nil }
+
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	db := new(fakeDB)

@@ -36,6 +36,7 @@ var rules = slices.Concat(
 	concurrencyRules,
 	middlewareRules,
 	triggerRules,
+	txRules,
 	lifecycleRules,
 	monitorRules,
 	runRules,

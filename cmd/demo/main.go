@@ -2,7 +2,7 @@
 //
 //	go run ./cmd/demo
 //
-// It needs no set-up: unless DATABASE_URL names a database it starts a Postgres of
+// All times that it prints are in UTC. It needs no set-up: unless DATABASE_URL names a database it starts a Postgres of
 // its own, which ends with it. Flags:
 //
 //	-addr ADDR   where HTTP listens (default 127.0.0.1:8080, or a free port if that is taken)
@@ -153,13 +153,21 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return errors.Join(serveErr, drain(s, log))
 }
 
-// newLogger returns a logger for people; verbose, it lets River tell all it does.
+// newLogger returns a logger for people, with all times in UTC; verbose, it lets River tell all it does.
 func newLogger(w io.Writer, verbose bool) *slog.Logger {
 	level := slog.LevelInfo
 	if verbose {
 		level = slog.LevelDebug
 	}
-	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: !isTerminal(w)}))
+	return slog.New(tint.NewTextHandler(w, &tint.Options{
+		Level: level, TimeFormat: "15:04:05.000 MST", NoColor: !isTerminal(w),
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Value.Kind() == slog.KindTime {
+				a.Value = slog.TimeValue(a.Value.Time().UTC())
+			}
+			return a
+		},
+	}))
 }
 
 func isTerminal(w io.Writer) bool {
@@ -199,7 +207,7 @@ func announce(ctx context.Context, s jobs.Monitor, log *slog.Logger) error {
 	for _, st := range all {
 		attrs := []any{"job", st.Name, "schedule", st.Schedule}
 		if !st.NextTick.IsZero() {
-			attrs = append(attrs, "next", st.NextTick.Format(time.DateTime))
+			attrs = append(attrs, "next", st.NextTick)
 		}
 		log.InfoContext(ctx, "registered", attrs...)
 	}

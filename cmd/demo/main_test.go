@@ -384,3 +384,20 @@ func TestTheBinaryNeedsNoSetUpAndLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(processes), data, "no process of the demo's is left")
 }
+
+func TestAllTimesAreInUTCAndEachRedLineSaysWhy(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
+	d.out.await(t, `tick job=demo\.heartbeat .* tick=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000Z`)
+	d.out.await(t, `registered job=audit\.retention .* next=\d{4}-\d\d-\d\dT03:00:00\.000Z`)
+	d.out.await(t, `ERR .*demo\.import`)
+	require.NoError(t, d.stop())
+	for line := range strings.Lines(d.out.String()) {
+		if strings.Contains(line, " ERR ") {
+			require.Contains(t, line, "on purpose", "a red line says why")
+		}
+		if regexp.MustCompile(`^\d\d:`).MatchString(line) {
+			require.Regexp(t, `^\d\d:\d\d:\d\d\.\d{3} UTC `, line)
+		}
+	}
+}

@@ -44,7 +44,7 @@ func runImport(ctx context.Context, job *jobs.Job) error {
 		return ctx.Err()
 	}
 	if args.Fail || !job.Tick.IsZero() && job.Tick.Truncate(2*time.Minute).Equal(job.Tick) {
-		return jobs.Permanent(errors.New("line 17: no account for eve@example.com"))
+		return jobs.Permanent(errors.New("on purpose, to show a job that fails for good without a retry: line 17: no account for eve@example.com"))
 	}
 	return nil
 }
@@ -59,13 +59,13 @@ func registerDemoJobs(r jobs.Registrar) error {
 		flaky.Register(r, func(ctx context.Context, job *jobs.Job, args flakyArgs) error {
 			if job.Attempt <= args.FailTimes {
 				job.Logger.WarnContext(ctx, "failing on purpose", "of", job.MaxAttempts)
-				return fmt.Errorf("attempt %d of a job that fails %d times", job.Attempt, args.FailTimes)
+				return fmt.Errorf("on purpose: attempt %d of a job that fails %d times", job.Attempt, args.FailTimes)
 			}
 			job.Logger.InfoContext(ctx, "succeeded after failing", "failures", args.FailTimes)
 			return nil
 		}, jobs.RetryDelay(time.Second)),
 		r.RegisterInterval("demo.heartbeat", 5*time.Second, func(ctx context.Context, job *jobs.Job) error {
-			job.Logger.InfoContext(ctx, "tick", "tick", job.Tick.Format(time.TimeOnly), "late", job.Late().Round(time.Millisecond))
+			job.Logger.InfoContext(ctx, "tick", "tick", job.Tick, "late", job.Late().Round(time.Millisecond))
 			return nil
 		}),
 		r.RegisterInterval("demo.import", 10*time.Second, runImport, jobs.Concurrency(1)),

@@ -401,3 +401,21 @@ func TestAllTimesAreInUTCAndEachRedLineSaysWhy(t *testing.T) {
 		}
 	}
 }
+
+func TestTheSampleRowsAreStoredOnce(t *testing.T) {
+	t.Parallel()
+	url := databases.URL(t)
+	one := startDemo(t, map[string]string{"DATABASE_URL": url})
+	one.out.await(t, "sample rows are stored")
+	one.out.await(t, `mail received by the sink to=\[ops@example\.com\]`)
+	two := startDemo(t, map[string]string{"DATABASE_URL": url})
+	two.out.await(t, "sample rows are there already")
+	require.NoError(t, two.stop())
+	pool, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	defer pool.Close()
+	var notices, flaky int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM notifications WHERE title = 'Notice 1'),
+		(SELECT count(*) FROM river.river_job WHERE kind = 'demo.flaky')`).Scan(&notices, &flaky))
+	require.Equal(t, [2]int{1, 1}, [2]int{notices, flaky})
+}

@@ -73,11 +73,21 @@ func registerDemoJobs(r jobs.Registrar) error {
 }
 
 // seed stores sample rows that give every job something to do, and triggers a few
-// jobs, so that the log shows within seconds what they do.
+// jobs, so that the log shows within seconds what they do. It does nothing on a database
+// where a demo has done so before.
 func seed(ctx context.Context, pool *pgxpool.Pool, s jobs.Scheduler, mails *email.Service, log *slog.Logger) error {
+	seeded := false
 	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		// Demos that start together wait for the first one.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('everytick demo', 0))`); err != nil {
+			return err
+		}
+		err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM audit_entries WHERE actor LIKE 'user-%' AND action = 'login')
+			OR EXISTS (SELECT FROM audit_archive WHERE actor LIKE 'user-%' AND action = 'login')`).Scan(&seeded)
+		if err != nil || seeded {
+			return err
+		}
 		for _, sql := range []string{
-			`SELECT pg_advisory_xact_lock(hashtextextended('everytick demo', 0))`, // of demos that start together
 			`INSERT INTO audit_entries (occurred_at, actor, action, target)
 				SELECT now() - n * interval '1 day', 'user-' || n % 7, 'login', 'session-' || n FROM generate_series(1, 500) AS n`,
 			`INSERT INTO audit_archive (id, occurred_at, actor, action, target, detail)
@@ -96,11 +106,15 @@ func seed(ctx context.Context, pool *pgxpool.Pool, s jobs.Scheduler, mails *emai
 				return err
 			}
 		}
-		_, err := jobs.TriggerTx(ctx, s, tx, "email.process-queue", nil)
+		_, err = jobs.TriggerTx(ctx, s, tx, "email.process-queue", nil)
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	if seeded {
+		log.InfoContext(ctx, "sample rows are there already, of an earlier demo on this database")
+		return nil
 	}
 	log.InfoContext(ctx, "sample rows are stored: 500 audit entries, 100 archived ones, 120 notifications, 3 mails")
 

@@ -2,8 +2,8 @@
 //
 //	go run ./cmd/demo
 //
-// All times that it prints are in UTC. It needs no set-up: unless DATABASE_URL names a database it starts a Postgres of
-// its own, which ends with it. Flags:
+// It needs no set-up: unless DATABASE_URL names a database it starts a Postgres of
+// its own, which ends with it. All times in its log are in UTC. Flags:
 //
 //	-addr ADDR   where HTTP listens (default 127.0.0.1:8080, or a free port if that is taken)
 //	-data DIR    keep the database in DIR, to see what a restart makes of missed ticks
@@ -100,6 +100,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
+	var listener net.Listener
+	if !o.worker { // first of all: a bad address is found before a server is started
+		if listener, err = listen(ctx, o.addr, log); err != nil {
+			return err
+		}
+		defer func() { _ = listener.Close() }() // mostly the HTTP server has
+	}
+
 	db, err := devdb.Open(ctx, devdb.Options{DataDir: o.data, Port: o.port, Log: log, Getenv: getenv})
 	if err != nil {
 		return err
@@ -129,8 +137,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		smtpAddr = sink.addr
 	}
 
-	m := newMetrics()
-	s, err := river.New(pool, &river.Config{Logger: log, Defaults: append(m.options(), jobs.Redact(hideMailboxes))})
+	m, runs := newMetrics(), new(running)
+	s, err := river.New(pool, &river.Config{Logger: log, Defaults: append(m.options(), jobs.Use(runs.watch), jobs.Redact(hideMailboxes))})
 	if err != nil {
 		return err
 	}
@@ -149,8 +157,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 
 	sample := func() error { return seed(ctx, pool, s, mails, log) }
-	serveErr := serve(ctx, o, s, m, sample, log, stdout)
-	return errors.Join(serveErr, drain(s, log))
+	serveErr := serve(ctx, o, listener, s, m, sample, log, stdout)
+	return errors.Join(serveErr, drain(s, runs, log))
 }
 
 // newLogger returns a logger for people, with all times in UTC; verbose, it lets River tell all it does.
@@ -215,7 +223,7 @@ func announce(ctx context.Context, s jobs.Monitor, log *slog.Logger) error {
 }
 
 // serve works until ctx ends or -for has passed.
-func serve(ctx context.Context, o options, s *river.Scheduler, m *metrics, sample func() error, log *slog.Logger, stdout io.Writer) error {
+func serve(ctx context.Context, o options, listener net.Listener, s *river.Scheduler, m *metrics, sample func() error, log *slog.Logger, stdout io.Writer) error {
 	if o.runFor > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, o.runFor)
@@ -224,21 +232,18 @@ func serve(ctx context.Context, o options, s *river.Scheduler, m *metrics, sampl
 	if o.worker {
 		log.Info("working; Ctrl-C stops")
 		<-ctx.Done()
+		log.Info("stopping")
 		return nil
 	}
 
-	listener, err := listen(ctx, o.addr, log)
-	if err != nil {
-		return err
-	}
 	handler, ui, err := newHandler(s, m, log)
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	uiCtx, stopUI := context.WithCancel(ctx)
 	defer stopUI()
 	if err := ui.Start(uiCtx); err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	server := &http.Server{
 		Handler:           handler,
@@ -260,6 +265,7 @@ func serve(ctx context.Context, o options, s *river.Scheduler, m *metrics, sampl
 		return fmt.Errorf("http: %w", err)
 	case <-ctx.Done():
 	}
+	log.Info("stopping")
 	shutdownCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := server.Shutdown(shutdownCtx); err != nil {
@@ -278,24 +284,56 @@ func listen(ctx context.Context, addr string, log *slog.Logger) (net.Listener, e
 			log.Warn("the address is taken, another port is used", "wanted", addr, "got", l.Addr().String())
 		}
 	}
-	return l, err
+	if err != nil {
+		return nil, fmt.Errorf("-addr %q: want a host and a port, such as 127.0.0.1:8080: %w", addr, err)
+	}
+	return l, nil
 }
+
+// waitingSaid is how often the demo says what it waits for.
+const waitingSaid = 5 * time.Second
 
 // drain lets running jobs end. Ctrl-C once more gives up waiting: they are
 // cancelled and go back to the queue.
-func drain(s *river.Scheduler, log *slog.Logger) error {
+func drain(s *river.Scheduler, runs *running, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
-	log.Info("stopping: running jobs are finished first; Ctrl-C again gives up on them")
-	err := s.Shutdown(ctx)
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		log.Warn("gave up waiting", "error", err)
-		return nil
+	return shutDown(ctx, s, runs, log)
+}
+
+// shutDown says at once, and every few seconds, which jobs s waits for.
+func shutDown(ctx context.Context, s interface{ Shutdown(context.Context) error }, runs *running, log *slog.Logger) error {
+	began := time.Now()
+	say := func() {
+		switch waited := runs.String(); {
+		case waited == "":
+		case ctx.Err() != nil:
+			log.Info("waiting for interrupted jobs", "running", waited)
+		default:
+			log.Info("waiting for running jobs; Ctrl-C again interrupts them, and they go back to the queue",
+				"running", waited, "gives_up_in", (drainTime - time.Since(began)).Round(time.Second))
+		}
 	}
-	log.Info("stopped")
-	return err
+	say()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Shutdown(ctx) }()
+	tick := time.NewTicker(waitingSaid)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			say()
+		case err := <-ended:
+			if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+				log.Warn("gave up waiting", "error", err)
+				return nil
+			}
+			log.Info("stopped")
+			return err
+		}
+	}
 }
 
 func listOfURLs(base string) string {

@@ -38,6 +38,9 @@ func runImport(ctx context.Context, job *jobs.Job) error {
 	if err := job.Decode(&args); err != nil {
 		return err
 	}
+	if args.Seconds > 1 {
+		job.Logger.InfoContext(ctx, "importing", "seconds", args.Seconds)
+	}
 	select {
 	case <-time.After(time.Duration(args.Seconds * float64(time.Second))):
 	case <-ctx.Done():

@@ -30,8 +30,8 @@ import (
 
 // Config sets up a [Scheduler]. The zero value is ready to use.
 type Config struct {
-	// Logger is told of failures and skips, and is the base of the loggers that
-	// handlers get. Defaults to one that discards everything.
+	// Logger is told of starts, stops, failures and skips, and is the base of the
+	// loggers that handlers get. Defaults to one that discards everything.
 	Logger *slog.Logger
 	// DB is handed to handlers as [jobs.Job.DB]. Defaults to one whose methods return the
 	// error "memory: no DB was configured".
@@ -232,6 +232,13 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	if err := s.registry.Freeze(); err != nil {
 		return err
 	}
+	s.begin(ctx)
+	s.logSession(ctx, "memory: scheduler started")
+	return nil
+}
+
+// begin begins a session.
+func (s *Scheduler) begin(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := clock()
@@ -245,7 +252,17 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.session = &session{cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{})}
 	go s.dispatch(ctx, s.session)
-	return nil
+}
+
+// logSession says that a session has begun or ended.
+func (s *Scheduler) logSession(ctx context.Context, msg string) {
+	workers := 0
+	s.mu.Lock()
+	for _, group := range s.slots {
+		workers += group.n
+	}
+	s.mu.Unlock()
+	s.logger.InfoContext(ctx, msg, "jobs", len(s.registry.Jobs()), "workers", workers)
 }
 
 // takeTurn waits for a Shutdown that goes on, no longer than ctx. A free turn is taken even if
@@ -291,6 +308,9 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	s.session = nil
 	s.mu.Unlock()
 	s.registry.Thaw()
+	if err == nil {
+		s.logSession(ctx, "memory: scheduler stopped")
+	}
 	return err
 }
 

@@ -88,11 +88,12 @@ func (q *queue) passed(r *row) {
 
 // slots are a number of workers and the rows that wait for one of them.
 type slots struct {
+	n     int // of workers
 	free  int
 	ready rowHeap
 }
 
-func newSlots(n int) *slots { return &slots{free: n, ready: rowHeap{less: mostUrgent}} }
+func newSlots(n int) *slots { return &slots{n: n, free: n, ready: rowHeap{less: mostUrgent}} }
 
 func (s *Scheduler) queue(d *jobs.Definition) *queue {
 	q := s.queues[d.Name]

@@ -71,7 +71,19 @@ func (s *Scheduler) Start(ctx context.Context) (err error) {
 		}
 	}
 	s.started.Store(true)
+	s.logSession(ctx, "scheduler started", s.session.Load())
 	return nil
+}
+
+// logSession says that ss has started or stopped; nil is one that only triggers.
+func (s *Scheduler) logSession(ctx context.Context, msg string, ss *session) {
+	workers := 0
+	if ss != nil {
+		for _, slots := range ss.slots {
+			workers += slots.N
+		}
+	}
+	s.log.InfoContext(ctx, msg, "schema", s.cfg.Schema, "jobs", len(s.reg.Jobs()), "workers", workers)
 }
 
 // takeTurn waits for its turn among Start and Shutdown, no longer than ctx. A free turn
@@ -398,6 +410,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	s.started.Store(false)
 	ss := s.session.Load()
 	if ss == nil {
+		s.logSession(ctx, "scheduler stopped", nil)
 		return nil
 	}
 	err := s.stop(ctx, ss)
@@ -414,6 +427,9 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 		end()
 	default: // handlers that ignore their context may end yet, and River stores what became of them
 		go end()
+	}
+	if err == nil {
+		s.logSession(ctx, "scheduler stopped", ss)
 	}
 	return err
 }

@@ -257,7 +257,7 @@ var packages = map[string]string{
 	"bytes": "bytes", "context": "context", "errors": "errors", "exec": "os/exec", "fmt": "fmt", "http": "net/http", "io": "io",
 	"json": "encoding/json", "os": "os", "regexp": "regexp", "signal": "os/signal", "slog": "log/slog", "strconv": "strconv",
 	"strings": "strings", "synctest": "testing/synctest", "syscall": "syscall", "testing": "testing", "time": "time",
-	"pgx": "github.com/jackc/pgx/v5", "pgxpool": "github.com/jackc/pgx/v5/pgxpool",
+	"pgconn": "github.com/jackc/pgx/v5/pgconn", "pgx": "github.com/jackc/pgx/v5", "pgxpool": "github.com/jackc/pgx/v5/pgxpool",
 	"require": "github.com/stretchr/testify/require", "riverqueue": "github.com/riverqueue/river",
 	"propagation": "go.opentelemetry.io/otel/propagation",
 	"sdktrace":    "go.opentelemetry.io/otel/sdk/trace", "sdkmetric": "go.opentelemetry.io/otel/sdk/metric",

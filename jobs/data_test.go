@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/big"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,6 +26,39 @@ type text struct {
 type marshaler func() ([]byte, error)
 
 func (m marshaler) MarshalJSON() ([]byte, error) { return m() }
+
+// A texter encodes itself as a string.
+type texter string
+
+func (s texter) MarshalText() ([]byte, error) { return []byte(s), nil }
+
+// A pointerTexter does so where it can be addressed.
+type pointerTexter struct{ s string }
+
+func (s *pointerTexter) MarshalText() ([]byte, error) { return []byte(s.s), nil }
+
+// A pairKey does so as a key.
+type pairKey struct{ s string }
+
+func (k pairKey) MarshalText() ([]byte, error) { return []byte(k.s), nil }
+
+// A node leads back to itself by a field that its encoder hides, and so does what is wrapped.
+type node struct {
+	Name string
+	Next *node
+}
+
+func circle(name string) *node {
+	n := &node{Name: name}
+	n.Next = n
+	return n
+}
+
+// wrapped encodes Next as null: the field of the same name that is less deep counts.
+type wrapped struct {
+	*node
+	Next *int
+}
 
 func raw(format string, args ...any) json.RawMessage {
 	return json.RawMessage(fmt.Sprintf(format, args...))
@@ -62,6 +97,24 @@ func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 		{"a replacement character that is meant", text{"\ufffd"}, `{"text":"` + "\ufffd" + `"}`},
 		{"one in raw JSON", raw(`{"a":"%s"}`, "\ufffd"), `{"a":"` + "\ufffd" + `"}`},
 		{"one that raw JSON escapes", raw(`{"a":"\ufffd","\uFFFD":1}`), `{"a":"\ufffd","\uFFFD":1}`},
+		{"one that raw JSON in a struct escapes", struct{ A json.RawMessage }{raw(`"caf\ufffd"`)}, `{"A":"caf\ufffd"}`},
+		{"one that raw JSON in a map escapes", map[string]any{"a": raw(`["\uFFFD"]`), "b": "x"}, `{"a":["\uFFFD"],"b":"x"}`},
+		{"one that raw JSON in a list escapes", struct{ A []any }{[]any{"x", &[]json.RawMessage{raw(`"\ufffd"`)}}}, `{"A":["x",["\ufffd"]]}`},
+		{"one that raw JSON escapes beside one that is meant", struct {
+			A json.RawMessage
+			B string
+		}{raw(`"\ufffd"`), "\ufffd"}, `{"A":"\ufffd","B":"` + "\ufffd" + `"}`},
+		{"one that encodes itself so", marshaler(func() ([]byte, error) { return []byte(`{"a":"\ufffd"}`), nil }), `{"a":"\ufffd"}`},
+		{"one in a text that looks like it", map[string]any{"a": `\ufffd`, "b": []byte("\xff")}, `{"a":"\\ufffd","b":"/w=="}`},
+		{"invalid UTF-8 that is not encoded", struct {
+			A      json.RawMessage
+			B      string `json:"-"`
+			hidden *node
+		}{raw(`"\ufffd"`), "\xff", circle("\xff")}, `{"A":"\ufffd"}`},
+		{"circles that are not encoded", struct {
+			A json.RawMessage
+			B wrapped
+		}{raw(`"\ufffd"`), wrapped{circle("x"), nil}}, `{"A":"\ufffd","B":{"Name":"x","Next":null}}`},
 		{"an escaped backslash before u0000", raw(`{"a":"\\u0000"}`), `{"a":"\\u0000"}`},
 		{"a backslash before u0000 in a struct", text{`\u0000 \ud800 \ufffd`}, `{"text":"\\u0000 \\ud800 \\ufffd"}`},
 		{"two escaped backslashes before u0000", raw(`{"a":"\\\\u0000"}`), `{"a":"\\\\u0000"}`},
@@ -78,6 +131,9 @@ func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 		{"an exponent in a string", text{"1e9999"}, `{"text":"1e9999"}`},
 		{"an exponent in a key", raw(`{"1e9999":true}`), `{"1e9999":true}`},
 		{"the e of true and false before a number", raw(`{"a":[true,9999,false,9999]}`), `{"a":[true,9999,false,9999]}`},
+		{"numbers that exponents make large", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 2000)), `{"a":[` + strings.Repeat("1e1000,", 2000) + `1]}`},
+		{"as many numbers as fit", raw(`{"a":[%s1]}`, strings.Repeat("1,", 524_283)), `{"a":[` + strings.Repeat("1,", 524_283) + `1]}`},
+		{"many floats", map[string][]float64{"a": slices.Repeat([]float64{1e21, -1e-7}, 40_000)}, `{"a":[` + strings.Repeat("1e+21,-1e-7,", 39_999) + `1e+21,-1e-7]}`},
 		{"the largest float", map[string]float64{"a": math.MaxFloat64}, `{"a":1.7976931348623157e+308}`},
 		{"the smallest float", map[string]float64{"a": math.SmallestNonzeroFloat64}, `{"a":5e-324}`},
 		{"a long number", raw(`{"a":-%s.%s}`, strings.Repeat("1", 5000), strings.Repeat("1", 5000)), `{"a":-` + strings.Repeat("1", 5000) + "." + strings.Repeat("1", 5000) + `}`},
@@ -140,6 +196,18 @@ func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 
 		{"invalid UTF-8 in a struct", text{"a\xffb"}, "a string that is not valid UTF-8"},
 		{"invalid UTF-8 as a key", map[string]int{"\xc3": 1}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 beside raw JSON that escapes one", struct {
+			A json.RawMessage
+			B map[string][]*text
+		}{raw(`"\ufffd"`), map[string][]*text{"a": {nil, {"a\xff"}}}}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 in an embedded struct", struct{ *text }{&text{"\xff"}}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 in a string that is quoted twice", struct {
+			A string `json:",string"`
+		}{"\xff"}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 in an interface", map[string]any{"a": []any{map[string]any{"b": any("\xff")}}}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 that a value encodes as its text", struct{ A []any }{[]any{texter("\xff")}}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 that a pointer encodes as its text", &struct{ A pointerTexter }{pointerTexter{"\xff"}}, "a string that is not valid UTF-8"},
+		{"invalid UTF-8 of a key that encodes itself", map[pairKey]int{{"\xff"}: 1}, "a string that is not valid UTF-8"},
 		{"half a surrogate pair in a struct", text{"\xed\xa0\x80"}, "a string that is not valid UTF-8"},
 		{"invalid UTF-8 in raw JSON", raw("{\"a\":\"\xff\"}"), "invalid UTF-8"},
 		{"invalid UTF-8 in raw JSON of a struct", struct{ A json.RawMessage }{raw("\"\xff\"")}, "invalid UTF-8"},
@@ -164,6 +232,12 @@ func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 		{"an exponent too small", raw(`{"a":[0.5e-1001]}`), "a number with an exponent beyond ±1000"},
 		{"an exponent of a json.Number", map[string]json.Number{"a": "1e1001"}, "a number with an exponent beyond ±1000"},
 		{"a number too long", raw(`{"a":%s}`, strings.Repeat("1", 10_001)), "a number of more than 10000 digits"},
+		{
+			"many numbers that exponents make large", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 2100)),
+			"2106310 bytes once PostgreSQL has written its numbers without exponents, allowed are fewer than 2097152",
+		},
+		{"many that exponents make small", raw(`{"a":[%s1]}`, strings.Repeat("-1.5E-1000,", 2100)), "once PostgreSQL has written its numbers"},
+		{"as many of them as fit", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 149_000)), "149447010 bytes once PostgreSQL"},
 		{"a fraction too long", raw(`{"a":0.%s}`, strings.Repeat("1", 10_000)), "a number of more than 10000 digits"},
 
 		{"nesting too deep", nested(1001), "nested deeper than 1000 levels"},
@@ -226,6 +300,7 @@ func requireStorable(t require.TestingT, data []byte) {
 	var object map[string]any
 	require.NoError(t, decoder.Decode(&object))
 	require.NotNil(t, object)
+	stored := len(data) + bytes.Count(data, []byte(",")) + bytes.Count(data, []byte(":")) // at most, as PostgreSQL writes it
 	var check func(any, int)
 	check = func(v any, depth int) {
 		require.LessOrEqual(t, depth, 1000)
@@ -248,10 +323,15 @@ func requireStorable(t require.TestingT, data []byte) {
 				n, err := strconv.Atoi(exponent)
 				require.NoError(t, err)
 				require.LessOrEqual(t, max(n, -n), 1000)
+				if exact, ok := new(big.Rat).SetString(v.String()); ok && exact.Sign() != 0 {
+					_, fraction, _ := strings.Cut(digits, ".")
+					stored += len(exact.FloatString(max(0, len(fraction)-n))) - len(v.String())
+				}
 			}
 		}
 	}
 	check(object, 0)
+	require.Less(t, stored, 4<<20) // what is in strings counts too much
 }
 
 // FuzzData holds what must be true of any JSON that a caller writes: what is

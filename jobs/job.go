@@ -71,7 +71,7 @@ func (j *Job) Late() time.Duration {
 // Retries tells whether another attempt follows this one when it ends with err.
 func (j *Job) Retries(err error) bool {
 	var permanent *verdict.Permanent
-	return err != nil && j.Attempt < j.MaxAttempts && !errors.As(err, &permanent)
+	return err != nil && j.Attempt < j.MaxAttempts && !verdict.Sound(func() bool { return errors.As(err, &permanent) })
 }
 
 // Outcome names what follows from an attempt that ended with err, for metrics and
@@ -111,6 +111,7 @@ func (j *Job) LogValue() slog.Value {
 // error when it is to be run again. ctx ends when the job's [Timeout] has passed
 // or the scheduler is shut down the hard way; a handler that ignores that holds up a
 // worker and the shutdown, and 10 s later the log says so. A panic counts as an error.
+// An error whose own methods panic is an error like any other.
 type Handler func(ctx context.Context, job *Job) error
 
 // DB is what handlers may do with the database: the methods that *pgxpool.Pool,
@@ -137,6 +138,11 @@ const maxDataExponent = 1000
 // 131,072 before the point and 16,383 after it, the exponent included.
 const maxDataDigits = 10_000
 
+// maxStoredBytes bounds what PostgreSQL makes of the data: it writes numbers without
+// exponents, so that the six bytes of 1e1000 are a thousand at every fetch. The spaces
+// that it adds after commas and colons fit in whatever the data is.
+const maxStoredBytes = 2 * MaxDataBytes
+
 // encodeData encodes data as the JSON object that is stored, or says why it
 // cannot be.
 func encodeData(name string, data any) (json.RawMessage, error) {
@@ -154,8 +160,12 @@ func encodeData(name string, data any) (json.RawMessage, error) {
 		return nil, fmt.Errorf("%w for %q: want a JSON object (a struct, a map or a json.RawMessage that holds one), got %s",
 			ErrInvalidData, name, jsonType(encoded))
 	}
-	_, raw := data.(json.RawMessage)
-	if reason := unstorable(encoded, raw); reason != "" {
+	reason := unstorable(encoded)
+	// What encoding/json makes of invalid UTF-8 may also be meant, in JSON that the caller wrote.
+	if reason == "" && bytes.Contains(encoded, []byte(`ufffd`)) && hasInvalidText(data) {
+		reason = "a string that is not valid UTF-8"
+	}
+	if reason != "" {
 		return nil, fmt.Errorf("%w for %q: %s", ErrInvalidData, name, reason)
 	}
 	return encoded, nil
@@ -177,40 +187,37 @@ func jsonType(encoded []byte) string {
 }
 
 // unstorable says why valid JSON could not be stored unchanged, or "". It reads
-// the bytes once. raw tells that the caller wrote the JSON, so that an escaped
-// U+FFFD in it is meant; else it is what encoding/json makes of invalid UTF-8.
-func unstorable(encoded []byte, raw bool) string {
+// the bytes once.
+func unstorable(encoded []byte) string {
 	if !utf8.Valid(encoded) {
 		return "invalid UTF-8"
 	}
-	depth, digits, inString := 0, 0, false
+	depth, stored, inString := 0, len(encoded), false
 	for i := 0; i < len(encoded); i++ {
 		c := encoded[i]
 		if !inString {
-			if isDigit(c) {
-				if digits++; digits > maxDataDigits {
+			switch {
+			case isDigit(c):
+				n := readNumber(encoded[i:])
+				switch {
+				case n.whole+n.fraction > maxDataDigits:
 					return fmt.Sprintf("a number of more than %d digits", maxDataDigits)
+				case n.exponent > maxDataExponent || n.exponent < -maxDataExponent:
+					return fmt.Sprintf("a number with an exponent beyond ±%d", maxDataExponent)
 				}
-				continue
-			}
-			switch c {
-			case '.':
-				continue // within a number
-			case '"':
+				stored += n.written() - n.bytes
+				i += n.bytes - 1
+			case c == ',' || c == ':':
+				stored++ // a space
+			case c == '"':
 				inString = true
-			case '{', '[':
+			case c == '{' || c == '[':
 				if depth++; depth > maxDataDepth {
 					return fmt.Sprintf("nested deeper than %d levels", maxDataDepth)
 				}
-			case '}', ']':
+			case c == '}' || c == ']':
 				depth--
-			case 'e', 'E':
-				// Outside strings an e also ends true and false.
-				if i > 0 && isDigit(encoded[i-1]) && exponentTooLarge(encoded[i+1:]) {
-					return fmt.Sprintf("a number with an exponent beyond ±%d", maxDataExponent)
-				}
 			}
-			digits = 0
 			continue
 		}
 		switch c {
@@ -226,8 +233,6 @@ func unstorable(encoded []byte, raw bool) string {
 			switch {
 			case string(code) == "0000":
 				return `the character \u0000, which PostgreSQL cannot store`
-			case !raw && bytes.EqualFold(code, []byte("fffd")):
-				return "a string that is not valid UTF-8"
 			case isSurrogate(code, "89ab"):
 				if i+6 >= len(encoded) || encoded[i+1] != '\\' || encoded[i+2] != 'u' || !isSurrogate(encoded[i+3:i+7], "cdef") {
 					return `a surrogate \u` + string(code) + " without its pair"
@@ -238,7 +243,61 @@ func unstorable(encoded []byte, raw bool) string {
 			}
 		}
 	}
+	if stored >= maxStoredBytes {
+		return fmt.Sprintf("%d bytes once PostgreSQL has written its numbers without exponents, allowed are fewer than %d",
+			stored, maxStoredBytes)
+	}
 	return ""
+}
+
+// A number is one in JSON, without its sign.
+type number struct {
+	bytes           int // of its text
+	whole, fraction int // digits before and after the point
+	exponent        int // may be cut short where it is far too large
+}
+
+// readNumber reads the number that text begins with.
+func readNumber(text []byte) (n number) {
+	digits := func() (count int) {
+		for n.bytes < len(text) && isDigit(text[n.bytes]) {
+			n.bytes++
+			count++
+		}
+		return count
+	}
+	next := func(a, b byte) bool {
+		if n.bytes == len(text) || text[n.bytes] != a && text[n.bytes] != b {
+			return false
+		}
+		n.bytes++
+		return true
+	}
+	n.whole = digits()
+	if next('.', '.') {
+		n.fraction = digits()
+	}
+	if next('e', 'E') {
+		negative := next('-', '-')
+		if !negative {
+			next('+', '+')
+		}
+		begin := n.bytes
+		digits()
+		for _, c := range text[begin:n.bytes] {
+			n.exponent = min(n.exponent*10+int(c-'0'), maxDataExponent+1)
+		}
+		if negative {
+			n.exponent = -n.exponent
+		}
+	}
+	return n
+}
+
+// written returns how many bytes the number takes without an exponent.
+func (n number) written() int {
+	fraction := max(0, n.fraction-n.exponent)
+	return max(1, n.whole+n.exponent) + fraction + min(1, fraction)
 }
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
@@ -253,20 +312,4 @@ func lower(c byte) byte {
 		return c + 'a' - 'A'
 	}
 	return c
-}
-
-func exponentTooLarge(rest []byte) bool {
-	n := 0
-	for i, c := range rest {
-		if i == 0 && (c == '+' || c == '-') {
-			continue
-		}
-		if !isDigit(c) {
-			break
-		}
-		if n = n*10 + int(c-'0'); n > maxDataExponent {
-			return true
-		}
-	}
-	return false
 }

@@ -194,7 +194,7 @@ func TestKind_Register(t *testing.T) {
 	require.Zero(t, d.Delay, "on demand")
 	require.Nil(t, d.Schedule)
 
-	require.Equal(t, io.EOF, d.Run(t.Context(), &jobs.Job{ID: "7", Data: raw(`{"text":"x"}`)}, quiet))
+	require.ErrorIs(t, d.Run(t.Context(), &jobs.Job{ID: "7", Data: raw(`{"text":"x"}`)}, quiet), io.EOF)
 	require.Equal(t, []text{{"x"}}, calls)
 
 	err = d.Run(t.Context(), &jobs.Job{ID: "7", Name: "a.b", Data: raw(`{"text":1}`)}, quiet)

@@ -51,21 +51,19 @@ func (e every) Count(after, upTo time.Time) int {
 	return int(upTo.UTC().Truncate(d).Sub(after.UTC().Truncate(d)) / d)
 }
 
-// ParseCron returns the schedule of a cron pattern read in the zone loc; nil means
-// UTC. The pattern has five fields (minute, hour, day of month, month, day of
-// week), each '*', a value, a range a-b, a step */n or a-b/n, or a list of these
-// joined by commas; months and days may be given as three-letter names, and Sunday
-// is 0 or 7, also at the end of a range: fri-sun and 5-0 are 5-7. @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually
-// stand for patterns.
-// When both day fields are restricted, a day that matches either one counts.
+// ParseCron returns the schedule of a cron pattern, read in the zone loc; nil means UTC. The pattern has five fields
+// (minute, hour, day of month, month, day of week), each '*', a value, a range a-b, a step */n or a-b/n, or a list of
+// these joined by commas. Months and days may be three-letter names, and Sunday is 0 or 7, also at the end of a range:
+// fri-sun and 5-0 are 5-7. @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually stand for patterns.
+// If both day fields are restricted, a day that matches either one counts.
 //
-// At clock changes it keeps cronie's rules: a run at a fixed hour that the clock
-// jumps over happens at the first instant after the gap, one in an hour that is
-// repeated happens once, the first time; if the hour field begins with '*', runs
-// follow real time.
+// At clock changes, a run at a fixed hour that the clock jumps over happens at the first instant after the gap, one run
+// for all in that gap; a run in an hour that is repeated happens once, the first time. If the hour field begins with
+// '*', runs follow real time instead. cronie differs in two cases. It follows real time for a minute that begins with
+// '*' as well: there */15 2 * * * runs in both passes of a repeated hour, and not at all on the day of a gap; here it
+// keeps to once per civil day. And it makes up for each of several runs in a gap.
 //
-// A pattern that is malformed or never fires is [ErrInvalidSchedule], and the error
-// names the field.
+// A pattern that is malformed or never fires is [ErrInvalidSchedule], and the error names the field.
 func ParseCron(pattern string, loc *time.Location) (Schedule, error) {
 	s, err := cron.Parse(pattern, loc)
 	if err != nil {

@@ -42,8 +42,10 @@ type Registrar interface {
 //
 // data is encoded as JSON and must be an object (a struct, a map, a
 // [json.RawMessage] holding one), valid UTF-8 without \u0000, less than 1 MiB
-// encoded; nil stands for {}. Anything else is [ErrInvalidData], and nothing is
-// enqueued. A name that nobody registered is [ErrUnknownJob].
+// encoded, and less than 2 MiB as PostgreSQL writes it, which has no exponents: 1e1000
+// takes 1,001 bytes there. nil stands for {}. Anything else is [ErrInvalidData], and nothing is
+// enqueued. A Go string that is not valid UTF-8 is refused too, where encoding/json would
+// replace parts of it. A name that nobody registered is [ErrUnknownJob].
 type Triggerer interface {
 	// Trigger enqueues one job and returns its ID once the job is stored. After an
 	// error the caller may try again; the job may nevertheless have been stored when
@@ -56,7 +58,9 @@ type Triggerer interface {
 }
 
 // A TxTriggerer enqueues in the caller's transaction: the job exists if and only
-// if tx commits; a nil tx is an error. Providers on a database have this role; find it with [TriggerTx].
+// if tx commits; a nil tx is an error, and one that has ended is [pgx.ErrTxClosed].
+// Providers on a database have this role, and adapters/memory has it for tests; find it
+// with [TriggerTx].
 type TxTriggerer interface {
 	TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...TriggerOption) (id string, err error)
 }

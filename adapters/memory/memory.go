@@ -9,6 +9,8 @@
 //		s, err := memory.New(nil)
 //		…
 //	})
+//
+// A [Tx] is a transaction for tests of code that triggers jobs in one.
 package memory
 
 import (
@@ -28,10 +30,11 @@ import (
 
 // Config sets up a [Scheduler]. The zero value is ready to use.
 type Config struct {
-	// Logger is told of failures and skips, and is the base of the loggers that
-	// handlers get. Defaults to one that discards everything.
+	// Logger is told of starts, stops, failures and skips, and is the base of the
+	// loggers that handlers get. Defaults to one that discards everything.
 	Logger *slog.Logger
-	// DB is handed to handlers as [jobs.Job.DB]. Defaults to nil.
+	// DB is handed to handlers as [jobs.Job.DB]. Defaults to one whose methods return the
+	// error "memory: no DB was configured".
 	DB jobs.DB
 	// MaxWorkers is how many jobs without [jobs.Concurrency] run at once. Defaults to
 	// 1,000.
@@ -72,6 +75,7 @@ type Scheduler struct {
 
 var (
 	_ jobs.Scheduler        = (*Scheduler)(nil)
+	_ jobs.TxTriggerer      = (*Scheduler)(nil)
 	_ jobs.BulkTriggerer    = (*Scheduler)(nil)
 	_ jobs.RunLister        = (*Scheduler)(nil)
 	_ jobs.ActivityReporter = (*Scheduler)(nil)
@@ -104,7 +108,7 @@ func New(cfg *Config) (*Scheduler, error) {
 	s := &Scheduler{
 		registry:  registry,
 		logger:    cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
-		db:        c.DB,
+		db:        cmp.Or[jobs.DB](c.DB, errNoDB),
 		retention: cmp.Or(c.Retention, 24*time.Hour),
 		wake:      make(chan struct{}, 1),
 		turn:      make(chan struct{}, 1),
@@ -135,6 +139,11 @@ func (s *Scheduler) RegisterDelayed(name string, delay time.Duration, h jobs.Han
 
 // Trigger implements [jobs.Triggerer].
 func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+	return s.trigger(ctx, nil, name, data, opts)
+}
+
+// trigger enqueues one job, in tx unless that is nil.
+func (s *Scheduler) trigger(ctx context.Context, tx *Tx, name string, data any, opts []jobs.TriggerOption) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
@@ -146,7 +155,7 @@ func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...
 	if err != nil {
 		return "", err
 	}
-	if err := d.Enqueue(ctx, []*jobs.Request{req}, s.storeOf(d)); err != nil {
+	if err := d.Enqueue(ctx, []*jobs.Request{req}, s.storeIn(tx, d)); err != nil {
 		return "", err
 	}
 	return req.ID, nil
@@ -165,7 +174,7 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 	if err != nil {
 		return nil, err
 	}
-	if err := d.Enqueue(ctx, reqs, s.storeOf(d)); err != nil {
+	if err := d.Enqueue(ctx, reqs, s.storeIn(nil, d)); err != nil {
 		return nil, err
 	}
 	ids := make([]string, len(reqs))
@@ -181,28 +190,34 @@ func (s *Scheduler) TriggerBulk(ctx context.Context, name string, data []any, op
 	return len(ids), err
 }
 
-// storeOf returns what stores requests of d.
-func (s *Scheduler) storeOf(d *provider.Definition) jobs.Enqueue {
-	return func(_ context.Context, reqs []*jobs.Request) error { return s.store(d, reqs) }
-}
-
-func (s *Scheduler) store(d *provider.Definition, reqs []*jobs.Request) error {
-	defer s.look()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := clock()
-	for _, req := range reqs {
-		q := s.queue(d)
-		r := q.unique[req.Unique]
-		if r == nil {
-			r = s.insert(q, row{
-				data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: provider.Due(req, now), unique: req.Unique,
-			}, now)
-			q.claim(r)
+// storeIn returns a [jobs.Enqueue] that stores requests of d in tx, or at once if that is nil.
+func (s *Scheduler) storeIn(tx *Tx, d *provider.Definition) jobs.Enqueue {
+	return func(ctx context.Context, reqs []*jobs.Request) error {
+		defer s.look()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		now := clock()
+		for _, req := range reqs {
+			q := s.queue(d)
+			r, err := s.holder(ctx, q, req.Unique, tx)
+			if err != nil {
+				return err
+			}
+			if r == nil {
+				r = s.draw(q, row{
+					data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: provider.Due(req, now), unique: req.Unique,
+				}, now)
+				if tx == nil {
+					s.add(r)
+				} else if err := s.addIn(tx, r); err != nil {
+					return err
+				}
+				q.claim(r)
+			}
+			req.ID = r.id
 		}
-		req.ID = r.id
+		return nil
 	}
-	return nil
 }
 
 // Start implements [jobs.Scheduler].
@@ -217,6 +232,13 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	if err := s.registry.Freeze(); err != nil {
 		return err
 	}
+	s.begin(ctx)
+	s.logSession(ctx, "memory: scheduler started")
+	return nil
+}
+
+// begin begins a session.
+func (s *Scheduler) begin(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := clock()
@@ -230,7 +252,17 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.session = &session{cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{})}
 	go s.dispatch(ctx, s.session)
-	return nil
+}
+
+// logSession says that a session has begun or ended.
+func (s *Scheduler) logSession(ctx context.Context, msg string) {
+	workers := 0
+	s.mu.Lock()
+	for _, group := range s.slots {
+		workers += group.n
+	}
+	s.mu.Unlock()
+	s.logger.InfoContext(ctx, msg, "jobs", len(s.registry.Jobs()), "workers", workers)
 }
 
 // takeTurn waits for a Shutdown that goes on, no longer than ctx. A free turn is taken even if
@@ -276,6 +308,9 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	s.session = nil
 	s.mu.Unlock()
 	s.registry.Thaw()
+	if err == nil {
+		s.logSession(ctx, "memory: scheduler stopped")
+	}
 	return err
 }
 
@@ -391,7 +426,7 @@ func (s *Scheduler) advance(q *queue, now time.Time) (begin []func()) {
 		a := q.plan(now)
 		switch a.Action {
 		case provider.Insert:
-			q.last = s.insert(q, row{data: []byte("{}"), priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed}, now)
+			q.last = s.add(s.draw(q, row{data: []byte("{}"), priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed}, now))
 		case provider.Fold: // it stays due since its first tick, so that it keeps its place
 			q.last.tick, q.last.missed = a.Tick, a.Missed
 		case provider.Skip:

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -23,6 +24,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type fakeDB struct{ jobs.DB }
+
+func (*fakeDB) Begin(context.Context) (pgx.Tx, error) { return new(memory.Tx), nil }
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
@@ -535,5 +538,35 @@ func TestTicksThatAreTooLateHoldUpNoOther(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, map[jobs.State]jobs.Count{jobs.StateSkipped: {N: 8}, jobs.StateCompleted: {N: 2}}, h.Totals)
 		require.EqualValues(t, 2, ran.Load())
+	})
+}
+
+func TestWithoutADBEachOfItsMethodsSaysSo(t *testing.T) {
+	t.Parallel()
+	const want = "memory: no DB was configured"
+	var db jobs.DB
+	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
+		return s.RegisterDelayed("test.job", 0, func(_ context.Context, job *jobs.Job) error {
+			db = job.DB
+			return nil
+		})
+	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
+		_, err := s.Trigger(t.Context(), "test.job", nil)
+		require.NoError(t, err)
+		synctest.Wait()
+		ctx := t.Context()
+		_, err = db.Begin(ctx)
+		require.EqualError(t, err, want)
+		_, err = db.Exec(ctx, "DELETE FROM users")
+		require.EqualError(t, err, want)
+		require.EqualError(t, db.QueryRow(ctx, "SELECT 1").Scan(new(int)), want)
+		rows, err := db.Query(ctx, "SELECT 1")
+		require.EqualError(t, err, want)
+		_, err = pgx.CollectRows(rows, pgx.RowTo[int]) // the error comes with the rows
+		require.EqualError(t, err, want)
+		rows, _ = db.Query(ctx, "SELECT 1")
+		_, err = pgx.CollectOneRow(rows, pgx.RowToStructByName[struct{ N int }])
+		require.EqualError(t, err, want)
+		require.EqualError(t, pgx.BeginFunc(ctx, db, func(pgx.Tx) error { return nil }), want)
 	})
 }

@@ -33,6 +33,9 @@ type row struct {
 	attempts int       // how many there are at most
 	err      string    // of the latest attempt, or why it was skipped
 
+	tx      *Tx           // the open transaction that it is inserted in; nil for none
+	settled chan struct{} // closed when that has ended
+
 	cancel    context.CancelFunc // ends the attempt that runs
 	cancelled bool               // by somebody, while it ran
 
@@ -85,11 +88,12 @@ func (q *queue) passed(r *row) {
 
 // slots are a number of workers and the rows that wait for one of them.
 type slots struct {
+	n     int // of workers
 	free  int
 	ready rowHeap
 }
 
-func newSlots(n int) *slots { return &slots{free: n, ready: rowHeap{less: mostUrgent}} }
+func newSlots(n int) *slots { return &slots{n: n, free: n, ready: rowHeap{less: mostUrgent}} }
 
 func (s *Scheduler) queue(d *provider.Definition) *queue {
 	q := s.queues[d.Name]
@@ -104,14 +108,19 @@ func (s *Scheduler) queue(d *provider.Definition) *queue {
 	return q
 }
 
-// insert stores r as a new job.
-func (s *Scheduler) insert(q *queue, r row, now time.Time) *row {
+// draw makes a new job of r, with an ID.
+func (s *Scheduler) draw(q *queue, r row, now time.Time) *row {
 	s.lastSeq++
 	r.seq, r.id, r.queue = s.lastSeq, "memory-"+strconv.FormatUint(s.lastSeq, 10), q
 	r.created, r.attempts = now, q.def.MaxAttempts
-	s.rows[r.id] = &r
-	s.park(&r, jobs.StateScheduled)
 	return &r
+}
+
+// add stores r, a new job.
+func (s *Scheduler) add(r *row) *row {
+	s.rows[r.id] = r
+	s.park(r, jobs.StateScheduled)
+	return r
 }
 
 // park puts r where it waits for its time, which may have come.

@@ -2,6 +2,8 @@ package memory_test
 
 import (
 	"context"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -49,6 +51,26 @@ func TestOfShutdownsThatBeginTogetherNoneReturnsWhileAJobRuns(t *testing.T) {
 				}
 			}
 			require.Equal(t, 1, stopped)
+		}
+	})
+}
+
+func TestStartAndShutdownAreLogged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var buf lockedBuffer
+		s, err := memory.New(&memory.Config{Logger: slog.New(slog.NewTextHandler(&buf, nil)), MaxWorkers: 7})
+		require.NoError(t, err)
+		require.NoError(t, s.RegisterDelayed("test.job", 0, done))
+		require.NoError(t, s.RegisterDelayed("test.own", 0, done, jobs.Concurrency(2)))
+		for n := 1; n <= 2; n++ {
+			require.NoError(t, s.Start(t.Context()))
+			require.Error(t, s.Start(t.Context()))
+			require.NoError(t, s.Shutdown(t.Context()))
+			require.Error(t, s.Shutdown(t.Context()))
+			require.Equal(t, n, strings.Count(buf.String(), `level=INFO msg="memory: scheduler started" jobs=2 workers=9`), buf.String())
+			require.Equal(t, n, strings.Count(buf.String(), `level=INFO msg="memory: scheduler stopped" jobs=2 workers=9`), buf.String())
+			require.Equal(t, 2*n, strings.Count(buf.String(), "\n"), buf.String())
 		}
 	})
 }

@@ -70,7 +70,19 @@ func (s *Scheduler) Start(ctx context.Context) (err error) {
 		}
 	}
 	s.started.Store(true)
+	s.logSession(ctx, "scheduler started", s.session.Load())
 	return nil
+}
+
+// logSession logs that ss has started or stopped; nil is a session that only triggers.
+func (s *Scheduler) logSession(ctx context.Context, msg string, ss *session) {
+	workers := 0
+	if ss != nil {
+		for _, slots := range ss.slots {
+			workers += slots.N
+		}
+	}
+	s.log.InfoContext(ctx, msg, "schema", s.cfg.Schema, "jobs", len(s.reg.Jobs()), "workers", workers)
 }
 
 // takeTurn waits until no other Start or Shutdown is running, or ctx ends. It takes a free turn even if ctx has
@@ -387,6 +399,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	s.started.Store(false)
 	ss := s.session.Load()
 	if ss == nil {
+		s.logSession(ctx, "scheduler stopped", nil)
 		return nil
 	}
 	err := s.stop(ctx, ss)
@@ -403,6 +416,9 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 		end()
 	default: // handlers that ignore their context may still end, and River stores their results
 		go end()
+	}
+	if err == nil {
+		s.logSession(ctx, "scheduler stopped", ss)
 	}
 	return err
 }

@@ -3,7 +3,7 @@
 //	go run ./cmd/demo
 //
 // It needs no set-up: unless DATABASE_URL names a database it starts a Postgres of
-// its own, which ends with it. Flags:
+// its own, which ends with it. All times in its log are in UTC. Flags:
 //
 //	-addr ADDR   where HTTP listens (default 127.0.0.1:8080, or a free port if that is taken)
 //	-data DIR    keep the database in DIR, to see what a restart makes of missed ticks
@@ -102,6 +102,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
+	var listener net.Listener
+	if !o.worker { // first of all: a bad address is found before a server is started
+		if listener, err = listen(ctx, o.addr, log); err != nil {
+			return err
+		}
+		defer func() { _ = listener.Close() }() // mostly the HTTP server has
+	}
+
 	db, err := devdb.Open(ctx, devdb.Options{DataDir: o.data, Port: o.port, Log: log, Getenv: getenv})
 	if err != nil {
 		return err
@@ -131,8 +139,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		smtpAddr = sink.addr
 	}
 
-	metrics := prometheus.New(&prometheus.Config{Logger: log})
-	s, err := river.New(pool, &river.Config{Logger: log, Defaults: append(metrics.Options(), jobs.Redact(hideMailboxes))})
+	metrics, runs := prometheus.New(&prometheus.Config{Logger: log}), new(running)
+	s, err := river.New(pool, &river.Config{
+		Logger: log, Defaults: append(metrics.Options(), jobs.Use(runs.watch), jobs.Redact(hideMailboxes)),
+	})
 	if err != nil {
 		return err
 	}
@@ -151,17 +161,25 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 
 	sample := func() error { return seed(ctx, pool, s, mails, log) }
-	serveErr := serve(ctx, o, s, metrics, sample, log, stdout)
-	return errors.Join(serveErr, drain(s, log))
+	serveErr := serve(ctx, o, listener, s, metrics, sample, log, stdout)
+	return errors.Join(serveErr, drain(s, runs, log))
 }
 
-// newLogger returns a logger for people; verbose, it lets River tell all it does.
+// newLogger returns a logger for people, with all times in UTC; verbose, it lets River tell all it does.
 func newLogger(w io.Writer, verbose bool) *slog.Logger {
 	level := slog.LevelInfo
 	if verbose {
 		level = slog.LevelDebug
 	}
-	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: !isTerminal(w)}))
+	return slog.New(tint.NewTextHandler(w, &tint.Options{
+		Level: level, TimeFormat: "15:04:05.000 MST", NoColor: !isTerminal(w),
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Value.Kind() == slog.KindTime {
+				a.Value = slog.TimeValue(a.Value.Time().UTC())
+			}
+			return a
+		},
+	}))
 }
 
 func isTerminal(w io.Writer) bool {
@@ -201,7 +219,7 @@ func announce(ctx context.Context, s jobs.Monitor, log *slog.Logger) error {
 	for _, st := range all {
 		attrs := []any{"job", st.Name, "schedule", st.Schedule}
 		if !st.NextTick.IsZero() {
-			attrs = append(attrs, "next", st.NextTick.Format(time.DateTime))
+			attrs = append(attrs, "next", st.NextTick)
 		}
 		log.InfoContext(ctx, "registered", attrs...)
 	}
@@ -209,7 +227,10 @@ func announce(ctx context.Context, s jobs.Monitor, log *slog.Logger) error {
 }
 
 // serve works until ctx ends or -for has passed.
-func serve(ctx context.Context, o options, s *river.Scheduler, metrics *prometheus.Metrics, sample func() error, log *slog.Logger, stdout io.Writer) error {
+func serve(
+	ctx context.Context, o options, listener net.Listener, s *river.Scheduler, metrics *prometheus.Metrics,
+	sample func() error, log *slog.Logger, stdout io.Writer,
+) error {
 	if o.runFor > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, o.runFor)
@@ -218,21 +239,18 @@ func serve(ctx context.Context, o options, s *river.Scheduler, metrics *promethe
 	if o.worker {
 		log.Info("working; Ctrl-C stops")
 		<-ctx.Done()
+		log.Info("stopping")
 		return nil
 	}
 
-	listener, err := listen(ctx, o.addr, log)
-	if err != nil {
-		return err
-	}
 	handler, ui, err := newHandler(s, metrics, log)
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	uiCtx, stopUI := context.WithCancel(ctx)
 	defer stopUI()
 	if err := ui.Start(uiCtx); err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	server := &http.Server{
 		Handler:           handler,
@@ -254,6 +272,7 @@ func serve(ctx context.Context, o options, s *river.Scheduler, metrics *promethe
 		return fmt.Errorf("http: %w", err)
 	case <-ctx.Done():
 	}
+	log.Info("stopping")
 	shutdownCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := server.Shutdown(shutdownCtx); err != nil {
@@ -272,24 +291,56 @@ func listen(ctx context.Context, addr string, log *slog.Logger) (net.Listener, e
 			log.Warn("the address is taken, another port is used", "wanted", addr, "got", l.Addr().String())
 		}
 	}
-	return l, err
+	if err != nil {
+		return nil, fmt.Errorf("-addr %q: want a host and a port, such as 127.0.0.1:8080: %w", addr, err)
+	}
+	return l, nil
 }
+
+// waitingSaid is how often the demo says what it waits for.
+const waitingSaid = 5 * time.Second
 
 // drain lets running jobs end. Ctrl-C once more gives up waiting: they are
 // cancelled and go back to the queue.
-func drain(s *river.Scheduler, log *slog.Logger) error {
+func drain(s *river.Scheduler, runs *running, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
-	log.Info("stopping: running jobs are finished first; Ctrl-C again gives up on them")
-	err := s.Shutdown(ctx)
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		log.Warn("gave up waiting", "error", err)
-		return nil
+	return shutDown(ctx, s, runs, log)
+}
+
+// shutDown says at once, and every few seconds, which jobs s waits for.
+func shutDown(ctx context.Context, s interface{ Shutdown(context.Context) error }, runs *running, log *slog.Logger) error {
+	began := time.Now()
+	say := func() {
+		switch waited := runs.String(); {
+		case waited == "":
+		case ctx.Err() != nil:
+			log.Info("waiting for interrupted jobs", "running", waited)
+		default:
+			log.Info("waiting for running jobs; Ctrl-C again interrupts them, and they go back to the queue",
+				"running", waited, "gives_up_in", (drainTime - time.Since(began)).Round(time.Second))
+		}
 	}
-	log.Info("stopped")
-	return err
+	say()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Shutdown(ctx) }()
+	tick := time.NewTicker(waitingSaid)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			say()
+		case err := <-ended:
+			if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+				log.Warn("gave up waiting", "error", err)
+				return nil
+			}
+			log.Info("stopped")
+			return err
+		}
+	}
 }
 
 func listOfURLs(base string) string {

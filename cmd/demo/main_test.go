@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/everytick/everytick/internal/devdb"
 	"github.com/everytick/everytick/internal/devdb/dbtest"
+	"github.com/everytick/everytick/jobs"
 )
 
 // databases are empty: the demo migrates its own.
@@ -329,9 +331,15 @@ func TestATakenPortIsReplacedAndSaid(t *testing.T) {
 
 func TestBadArgumentsAreRefused(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-no-such-flag"}, {"extra"}, {"-for", "soon"}, {"-for", "-5s"}} {
-		require.Error(t, run(t.Context(), args, func(string) string { return "" }, io.Discard, io.Discard), "%v", args)
+	for _, args := range [][]string{
+		{"-no-such-flag"}, {"extra"}, {"-for", "soon"}, {"-for", "-5s"}, {"-addr", "foo"}, {"-addr", "127.0.0.1:99999"},
+	} {
+		started := newScreen()
+		require.Error(t, run(t.Context(), args, func(string) string { return "" }, io.Discard, started), "%v", args)
+		require.NotContains(t, started.String(), " INF ", "%v: nothing is started", args)
 	}
+	require.ErrorContains(t, run(t.Context(), []string{"-addr", "foo"}, func(string) string { return "" }, io.Discard, io.Discard),
+		`-addr "foo": want a host and a port, such as 127.0.0.1:8080`)
 	env := map[string]string{"DATABASE_URL": "postgres://ann:hunter2secret@127.0.0.1:1/db?connect_timeout=1"}
 	out := newScreen()
 	err := run(t.Context(), nil, func(key string) string { return env[key] }, out, out)
@@ -406,4 +414,91 @@ func TestTheDemoServesMetrics(t *testing.T) {
 	} {
 		require.Contains(t, text, "\n"+line+"\n")
 	}
+}
+
+func TestAllTimesAreInUTCAndEachRedLineSaysWhy(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
+	d.out.await(t, `tick job=demo\.heartbeat .* tick=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000Z`)
+	d.out.await(t, `registered job=audit\.retention .* next=\d{4}-\d\d-\d\dT03:00:00\.000Z`)
+	d.out.await(t, `ERR .*demo\.import`)
+	require.NoError(t, d.stop())
+	for line := range strings.Lines(d.out.String()) {
+		if strings.Contains(line, " ERR ") {
+			require.Contains(t, line, "on purpose", "a red line says why")
+		}
+		if regexp.MustCompile(`^\d\d:`).MatchString(line) {
+			require.Regexp(t, `^\d\d:\d\d:\d\d\.\d{3} UTC `, line)
+		}
+	}
+}
+
+func TestADemoThatStopsSaysWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
+	d.awaitURL(t)
+	status, answer := d.do(t, "POST", "/jobs/demo.import/trigger", `{"seconds": 3}`, "Content-Type", "application/json")
+	require.Equal(t, http.StatusAccepted, status, answer)
+	d.out.await(t, `importing job=demo\.import .*seconds=3`)
+	require.NoError(t, d.stop())
+	require.Regexp(t, `waiting for running jobs; Ctrl-C again .*running="?.*demo\.import \(job \d+, for \ds\).* gives_up_in=30s`, d.out.String())
+	require.Contains(t, d.out.String(), "stopped")
+}
+
+// slow is a scheduler that takes long to stop.
+type slow time.Duration
+
+func (s slow) Shutdown(context.Context) error {
+	time.Sleep(time.Duration(s))
+	return nil
+}
+
+func TestShutDownSaysEveryFiveSecondsWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		out, runs := newScreen(), new(running)
+		require.NoError(t, shutDown(t.Context(), slow(12*time.Second), runs, newLogger(out, false)))
+		require.NotContains(t, out.String(), "waiting", "nothing runs")
+
+		release := make(chan struct{})
+		done := make(chan error)
+		handler := runs.watch(func(context.Context, *jobs.Job) error { <-release; return nil })
+		go func() { done <- handler(t.Context(), &jobs.Job{ID: "7", Name: "demo.import"}) }()
+		synctest.Wait()
+		require.NoError(t, shutDown(t.Context(), slow(12*time.Second), runs, newLogger(out, false)))
+		for _, line := range []string{
+			`running="demo.import (job 7, for 0s)" gives_up_in=30s`,
+			`running="demo.import (job 7, for 5s)" gives_up_in=25s`,
+			`running="demo.import (job 7, for 10s)" gives_up_in=20s`,
+		} {
+			require.Contains(t, out.String(), line)
+		}
+		require.Equal(t, 3, strings.Count(out.String(), "waiting for running jobs"))
+
+		ended, cancel := context.WithCancel(t.Context())
+		cancel() // as by another Ctrl-C
+		require.NoError(t, shutDown(ended, slow(4*time.Second), runs, newLogger(out, false)))
+		require.Contains(t, out.String(), `waiting for interrupted jobs running="demo.import (job 7, for 12s)"`)
+		close(release)
+		require.NoError(t, <-done)
+		require.Empty(t, runs.String())
+	})
+}
+
+func TestTheSampleRowsAreStoredOnce(t *testing.T) {
+	t.Parallel()
+	url := databases.URL(t)
+	one := startDemo(t, map[string]string{"DATABASE_URL": url})
+	one.out.await(t, "sample rows are stored")
+	one.out.await(t, `mail received by the sink to=\[ops@example\.com\]`)
+	two := startDemo(t, map[string]string{"DATABASE_URL": url})
+	two.out.await(t, "sample rows are there already")
+	require.NoError(t, two.stop())
+	pool, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	defer pool.Close()
+	var notices, flaky int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM notifications WHERE title = 'Notice 1'),
+		(SELECT count(*) FROM river.river_job WHERE kind = 'demo.flaky')`).Scan(&notices, &flaky))
+	require.Equal(t, [2]int{1, 1}, [2]int{notices, flaky})
 }

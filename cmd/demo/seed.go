@@ -38,13 +38,16 @@ func runImport(ctx context.Context, job *jobs.Job) error {
 	if err := job.Decode(&args); err != nil {
 		return err
 	}
+	if args.Seconds > 1 {
+		job.Logger.InfoContext(ctx, "importing", "seconds", args.Seconds)
+	}
 	select {
 	case <-time.After(time.Duration(args.Seconds * float64(time.Second))):
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	if args.Fail || !job.Tick.IsZero() && job.Tick.Truncate(2*time.Minute).Equal(job.Tick) {
-		return jobs.Permanent(errors.New("line 17: no account for eve@example.com"))
+		return jobs.Permanent(errors.New("on purpose, to show a job that fails for good without a retry: line 17: no account for eve@example.com"))
 	}
 	return nil
 }
@@ -59,13 +62,13 @@ func registerDemoJobs(r jobs.Registrar) error {
 		flaky.Register(r, func(ctx context.Context, job *jobs.Job, args flakyArgs) error {
 			if job.Attempt <= args.FailTimes {
 				job.Logger.WarnContext(ctx, "failing on purpose", "of", job.MaxAttempts)
-				return fmt.Errorf("attempt %d of a job that fails %d times", job.Attempt, args.FailTimes)
+				return fmt.Errorf("on purpose: attempt %d of a job that fails %d times", job.Attempt, args.FailTimes)
 			}
 			job.Logger.InfoContext(ctx, "succeeded after failing", "failures", args.FailTimes)
 			return nil
 		}, jobs.RetryDelay(time.Second)),
 		r.RegisterInterval("demo.heartbeat", 5*time.Second, func(ctx context.Context, job *jobs.Job) error {
-			job.Logger.InfoContext(ctx, "tick", "tick", job.Tick.Format(time.TimeOnly), "late", job.Late().Round(time.Millisecond))
+			job.Logger.InfoContext(ctx, "tick", "tick", job.Tick, "late", job.Late().Round(time.Millisecond))
 			return nil
 		}),
 		r.RegisterInterval("demo.import", 10*time.Second, runImport, jobs.Concurrency(1)),
@@ -73,11 +76,21 @@ func registerDemoJobs(r jobs.Registrar) error {
 }
 
 // seed stores sample rows that give every job something to do, and triggers a few
-// jobs, so that the log shows within seconds what they do.
+// jobs, so that the log shows within seconds what they do. It does nothing on a database
+// where a demo has done so before.
 func seed(ctx context.Context, pool *pgxpool.Pool, s jobs.Scheduler, mails *email.Service, log *slog.Logger) error {
+	seeded := false
 	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		// Demos that start together wait for the first one.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('everytick demo', 0))`); err != nil {
+			return err
+		}
+		err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM audit_entries WHERE actor LIKE 'user-%' AND action = 'login')
+			OR EXISTS (SELECT FROM audit_archive WHERE actor LIKE 'user-%' AND action = 'login')`).Scan(&seeded)
+		if err != nil || seeded {
+			return err
+		}
 		for _, sql := range []string{
-			`SELECT pg_advisory_xact_lock(hashtextextended('everytick demo', 0))`, // of demos that start together
 			`INSERT INTO audit_entries (occurred_at, actor, action, target)
 				SELECT now() - n * interval '1 day', 'user-' || n % 7, 'login', 'session-' || n FROM generate_series(1, 500) AS n`,
 			`INSERT INTO audit_archive (id, occurred_at, actor, action, target, detail)
@@ -96,11 +109,15 @@ func seed(ctx context.Context, pool *pgxpool.Pool, s jobs.Scheduler, mails *emai
 				return err
 			}
 		}
-		_, err := jobs.TriggerTx(ctx, s, tx, "email.process-queue", nil)
+		_, err = jobs.TriggerTx(ctx, s, tx, "email.process-queue", nil)
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	if seeded {
+		log.InfoContext(ctx, "sample rows are there already, of an earlier demo on this database")
+		return nil
 	}
 	log.InfoContext(ctx, "sample rows are stored: 500 audit entries, 100 archived ones, 120 notifications, 3 mails")
 

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/memory"
@@ -127,5 +129,43 @@ func TestARefusedWelcomeSendsNoMail(t *testing.T) {
 		require.EqualError(t, outcome.Err, "no user")
 		require.Equal(t, 1, outcome.Attempts)
 		rec.RequireNotEnqueued(t, "email.send")
+	})
+}
+
+// signUp stores a user and welcomes them, or does neither.
+func signUp(ctx context.Context, db jobs.DB, t jobs.Triggerer, user int) error {
+	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		if _, err := Welcome.TriggerTx(ctx, t, tx, WelcomeArgs{User: user}); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "INSERT INTO users (id) VALUES ($1)", user)
+		return err
+	})
+}
+
+// usersDB stores nothing, or fails.
+type usersDB struct {
+	jobs.DB
+	err error
+}
+
+func (db *usersDB) Begin(context.Context) (pgx.Tx, error) { return &memory.Tx{DB: db}, nil }
+
+func (db *usersDB) Exec(context.Context, string, ...any) (pgconn.CommandTag, error) {
+	return pgconn.CommandTag{}, db.err
+}
+
+func TestAUserWhoIsNotStoredIsNotWelcomed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newUsers(t)
+		db := &usersDB{err: errors.New("disk is full")}
+		require.ErrorIs(t, signUp(t.Context(), db, rec, 7), db.err)
+		db.err = nil
+		require.NoError(t, signUp(t.Context(), db, rec, 8))
+		time.Sleep(time.Minute) // the welcome is retried
+		welcomed := rec.Outcomes("users.welcome")
+		require.Len(t, welcomed, 1)
+		require.JSONEq(t, `{"user":8}`, string(welcomed[0].Job.Data))
 	})
 }

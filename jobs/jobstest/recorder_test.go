@@ -255,9 +255,11 @@ func TestRequireEnqueuedFindsWhatWasTriggered(t *testing.T) {
 
 func TestTriggerTxNeedsAProviderWithTransactions(t *testing.T) {
 	t.Parallel()
-	rec := newRecorder(t)
+	s, err := memory.New(nil)
+	require.NoError(t, err)
+	rec := jobstest.Record(struct{ jobs.Scheduler }{s})
 	require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { return nil }))
-	_, err := jobs.TriggerTx(t.Context(), rec, nil, "test.job", nil)
+	_, err = jobs.TriggerTx(t.Context(), rec, new(memory.Tx), "test.job", nil)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	rec.RequireNotEnqueued(t, "test.job")
 }

@@ -2,8 +2,12 @@ package provider
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/everytick/everytick/jobs/internal/verdict"
 
 	"github.com/everytick/everytick/jobs"
 )
@@ -20,7 +24,39 @@ type attempt struct {
 func (a *attempt) run() {
 	err := errGoexit
 	defer func() { a.ended <- err }()
-	err = a.handler(a.ctx, &a.job)
+	err = seal(a.handler(a.ctx, &a.job))
+}
+
+// A sealedError is what a handler returned, as providers get it. The methods of an error are
+// foreign code, and may panic: in a provider's goroutine that would end the process. So its text
+// is asked for once, and what panics when asked Is or As says no. It has no Unwrap, which would
+// lead to the error itself.
+type sealedError struct {
+	err  error
+	text string
+}
+
+// seal is called in the goroutine of the handler.
+func seal(err error) (sealed error) {
+	if err == nil {
+		return nil
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			sealed = &sealedError{err, fmt.Sprintf("the error's method Error panicked: %v", v)}
+		}
+	}()
+	return &sealedError{err, err.Error()}
+}
+
+func (e *sealedError) Error() string { return e.text }
+
+func (e *sealedError) Is(target error) bool {
+	return verdict.Sound(func() bool { return errors.Is(e.err, target) })
+}
+
+func (e *sealedError) As(target any) bool {
+	return verdict.Sound(func() bool { return errors.As(e.err, target) })
 }
 
 // ignoringTime is how long a handler may run on after its context has ended until that is

@@ -3,7 +3,9 @@ package provider_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -57,7 +59,7 @@ func TestRun_EachAttemptGetsItsOwnOutcomeHoweverHandlersLeave(t *testing.T) {
 				case 1:
 					require.EqualError(t, err, "panic: the job")
 				case 2:
-					require.Equal(t, failure, err)
+					requireError(t, failure, err)
 				case 3:
 					require.NoError(t, err)
 				}
@@ -89,7 +91,7 @@ func TestRun_SaysThatAHandlerIgnoresTheEndOfItsContext(t *testing.T) {
 					return failure
 				}}
 				err := d.Run(t.Context(), &jobs.Job{ID: "17"}, slog.New(slog.NewTextHandler(&log, nil)))
-				require.Equal(t, failure, err)
+				requireError(t, failure, err)
 				if !test.logged {
 					require.Empty(t, log.String())
 					return
@@ -100,5 +102,90 @@ func TestRun_SaysThatAHandlerIgnoresTheEndOfItsContext(t *testing.T) {
 				require.Contains(t, log.String(), "job_id=17")
 			})
 		})
+	}
+}
+
+// These are errors of foreign code whose methods panic, some of them only at times.
+type (
+	isPanics     struct{ error }
+	asPanics     struct{ error }
+	unwrapPanics struct{ text string }
+	manyPanic    struct{ text string }
+	latePanics   struct{ left *atomic.Int64 } // calls
+)
+
+func (e isPanics) Is(target error) bool { return target.(isPanics) == e }
+func (e asPanics) As(target any) bool   { *target.(*asPanics) = e; return true }
+func (e unwrapPanics) Error() string    { return e.text }
+func (e unwrapPanics) Unwrap() error    { panic("unwrap") }
+func (e manyPanic) Error() string       { return e.text }
+func (e manyPanic) Unwrap() []error     { panic("unwrap") }
+
+func (e latePanics) Error() string {
+	if e.left.Add(-1) < 0 {
+		panic("asked again")
+	}
+	return "of the handler"
+}
+
+func panicsAfter(calls int64) error {
+	e := latePanics{new(atomic.Int64)}
+	e.left.Store(calls)
+	return e
+}
+
+func TestRun_AnErrorWhoseMethodsPanicIsAnErrorLikeAnyOther(t *testing.T) {
+	t.Parallel()
+	failure := errors.New("of the handler")
+	for name, test := range map[string]struct {
+		err  error
+		text string
+	}{
+		"Is":                       {isPanics{failure}, "of the handler"},
+		"As":                       {asPanics{failure}, "of the handler"},
+		"Unwrap":                   {unwrapPanics{"of the handler"}, "of the handler"},
+		"Unwrap of several":        {manyPanic{"of the handler"}, "of the handler"},
+		"within another":           {fmt.Errorf("wrapped: %w", isPanics{failure}), "wrapped: of the handler"},
+		"within one to be retried": {jobs.RetryAfter(time.Hour, asPanics{failure}), "of the handler (to be retried after 1h0m0s)"},
+		"Error when asked again":   {panicsAfter(1), "panic: asked again"},
+		"Error when asked late":    {panicsAfter(2), "the error's method Error panicked: asked again"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log strings.Builder
+			r, err := provider.NewRegistry()
+			require.NoError(t, err)
+			require.NoError(t, r.RegisterDelayed("test.job", 0, failing(test.err), jobs.Use(func(next jobs.Handler) jobs.Handler {
+				return func(ctx context.Context, job *jobs.Job) error {
+					err := next(ctx, job)
+					require.True(t, job.Retries(err), "what middleware is told")
+					require.Equal(t, "retried", job.Outcome(ctx, err), "what middleware is told")
+					return err
+				}
+			}), jobs.RetryDelay(time.Hour)))
+			d, err := r.Job("test.job")
+			require.NoError(t, err)
+			job := &jobs.Job{Attempt: 1, MaxAttempts: 2}
+			err = d.Run(t.Context(), job, quiet)
+			delay, again := d.Retry(job, err)
+			require.True(t, again)
+			require.Equal(t, time.Hour, delay)
+			slog.New(slog.NewTextHandler(&log, nil)).Error("failed", "error", err)
+			require.EqualError(t, err, test.text)
+			require.Contains(t, log.String(), test.text)
+			require.NotErrorIs(t, err, context.Canceled)
+			require.NotErrorAs(t, err, new(*os.PathError))
+			require.NotPanics(t, func() { _ = fmt.Sprintf("%v %+v %s %d", err, err, err, err) })
+		})
+	}
+}
+
+func TestRun_AnErrorWhoseMethodsPanicMayBePermanent(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{jobs.Permanent(asPanics{errors.New("x")}), jobs.Permanent(isPanics{errors.New("x")})} {
+		d := &provider.Definition{Name: "a.b", Timeout: time.Minute, Handler: failing(err)}
+		job := &jobs.Job{Attempt: 1, MaxAttempts: 2}
+		_, again := d.Retry(job, d.Run(t.Context(), job, quiet))
+		require.False(t, again)
 	}
 }

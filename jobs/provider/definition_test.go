@@ -123,11 +123,22 @@ func TestRun_HandsTheJobAndALogger(t *testing.T) {
 	require.Contains(t, log.String(), "msg=hello job=a.b job_id=7 attempt=2\n")
 }
 
+// requireError requires got to be want, or nil if that is, with the same text.
+func requireError(t *testing.T, want, got error) {
+	t.Helper()
+	if want == nil {
+		require.NoError(t, got)
+		return
+	}
+	require.ErrorIs(t, got, want)
+	require.EqualError(t, got, want.Error())
+}
+
 func TestRun_PassesOnWhatTheHandlerReturns(t *testing.T) {
 	t.Parallel()
 	for _, want := range []error{nil, io.EOF, jobs.Permanent(io.EOF), context.Canceled, context.DeadlineExceeded} {
 		d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { return want }}
-		require.Equal(t, want, d.Run(t.Context(), &jobs.Job{}, quiet), "an error is not a timeout before the time is up")
+		requireError(t, want, d.Run(t.Context(), &jobs.Job{}, quiet))
 	}
 }
 
@@ -212,7 +223,7 @@ func TestRun_IsNoTimeoutWhenItIsNot(t *testing.T) {
 					defer cancel()
 				}
 				d := provider.Definition{Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error { return test.handler(ctx) }}
-				require.Equal(t, test.want, d.Run(ctx, &jobs.Job{}, quiet))
+				requireError(t, test.want, d.Run(ctx, &jobs.Job{}, quiet))
 			})
 		})
 	}
@@ -226,7 +237,7 @@ func TestRun_EndsTheHandlersContextWithTheCallers(t *testing.T) {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}}
-	require.Equal(t, io.ErrClosedPipe, d.Run(ctx, &jobs.Job{}, quiet))
+	requireError(t, io.ErrClosedPipe, d.Run(ctx, &jobs.Job{}, quiet))
 }
 
 //go:noinline

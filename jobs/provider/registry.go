@@ -313,19 +313,21 @@ func (d *Definition) Request(data any, opts ...jobs.TriggerOption) (*jobs.Reques
 	return req, nil
 }
 
-// Requests does for many what [Definition.Request] does for one. [jobs.Unique] is
-// [jobs.ErrInvalidOption] here: it would make one job of them all.
+// Requests does for many what [Definition.Request] does for one. [jobs.Unique] is [jobs.ErrInvalidOption] here: it
+// would make one job of them all. Options are checked without any data too.
 func (d *Definition) Requests(data []any, opts ...jobs.TriggerOption) ([]*jobs.Request, error) {
+	options, err := d.Request(nil, opts...)
+	if err != nil {
+		return nil, err
+	}
+	if options.Unique != "" {
+		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("Unique does not apply to TriggerMany"))
+	}
 	reqs := make([]*jobs.Request, len(data))
 	for i, v := range data {
-		req, err := d.Request(v, opts...)
-		switch {
-		case err != nil:
+		if reqs[i], err = d.Request(v, opts...); err != nil {
 			return nil, fmt.Errorf("element %d of %d: %w", i+1, len(data), err)
-		case req.Unique != "":
-			return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("Unique does not apply to TriggerMany"))
 		}
-		reqs[i] = req
 	}
 	return reqs, nil
 }
@@ -374,7 +376,8 @@ var errGoexit = errors.New("jobs: the handler ended its goroutine (runtime.Goexi
 // Run calls the handler for one attempt, under the job's [jobs.Timeout], with
 // job.Logger set from base. A panic becomes an error that carries the stack. The
 // handler gets a copy of job and another goroutine than the caller's, so that whatever it
-// does to either, the provider goes on.
+// does to either, the provider goes on. The methods of the error that Run returns do not panic, whatever those of the
+// handler's do: [errors.Is] and [errors.As] see that one, but [errors.Unwrap] does not.
 func (d *Definition) Run(ctx context.Context, job *jobs.Job, base *slog.Logger) error {
 	job.Logger = loggerOf(job, base)
 	a := &attempt{job: *job, handler: d.run, timedOut: timeoutError{d, context.DeadlineExceeded}, ended: make(chan error, 1)}

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/memory"
@@ -44,6 +45,7 @@ type faulty struct {
 	trigger  func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error)
 	many     func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error)
 	bulk     func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error)
+	inTx     func(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error)
 	start    func(context.Context) error
 	shutdown func(context.Context) error
 	size     func(ctx context.Context, name string) (int, error)
@@ -141,6 +143,13 @@ func (f *faulty) TriggerBulk(ctx context.Context, name string, data []any, opts 
 		return f.bulk(ctx, name, data, opts...)
 	}
 	return f.Scheduler.TriggerBulk(ctx, name, data, opts...)
+}
+
+func (f *faulty) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+	if f.inTx != nil {
+		return f.inTx(ctx, tx, name, data, opts...)
+	}
+	return f.Scheduler.TriggerTx(ctx, tx, name, data, opts...)
 }
 
 func (f *faulty) Start(ctx context.Context) error {
@@ -354,6 +363,20 @@ var faults = []struct {
 			}
 		}
 	}},
+	{"an error that panics is for good", "an error whose methods panic is a failed attempt, and the process lives", func(f *faulty, _ providertest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) (after error) {
+			defer func() {
+				if recover() != nil {
+					after = jobs.Permanent(errors.New("a hostile error"))
+				}
+			}()
+			if errors.Is(err, jobs.ErrUnknownJob) {
+				return nil
+			}
+			return err
+		})
+	}},
+	{"an error that panics has no text", "an error whose methods panic is a failed attempt, and the process lives", listing(func(r *jobs.Run) { r.Error = "" })},
 	{"the timeout does not reach the handler", "a timeout cancels the context and is a failed attempt", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return h(context.WithoutCancel(ctx), job) }
@@ -410,6 +433,29 @@ var faults = []struct {
 			return id, err
 		}
 	}},
+	{"a transaction is ignored", "a job triggered in a transaction exists once that commits, and never if it is rolled back", ignoresTx},
+	{"a transaction within one is ignored", "jobs of a transaction within a transaction exist once both commit", ignoresTx},
+	{"jobs of a transaction are lost", "a job triggered in a transaction exists once that commits, and never if it is rolled back", losesTx},
+	{"jobs of a transaction within one are lost", "jobs of a transaction within a transaction exist once both commit", losesTx},
+	{"no transaction is one too", "TriggerTx refuses what Trigger refuses, and leaves the transaction as it is", func(f *faulty, _ providertest.Config) {
+		f.inTx = func(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			if tx == nil {
+				return f.Scheduler.Trigger(ctx, name, data, opts...)
+			}
+			return f.Scheduler.TriggerTx(ctx, tx, name, data, opts...)
+		}
+	}},
+	{"a transaction that has ended is one too", "TriggerTx refuses what Trigger refuses, and leaves the transaction as it is", func(f *faulty, _ providertest.Config) {
+		f.inTx = func(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			id, err := f.Scheduler.TriggerTx(ctx, tx, name, data, opts...)
+			if errors.Is(err, pgx.ErrTxClosed) {
+				return f.Scheduler.Trigger(ctx, name, data, opts...)
+			}
+			return id, err
+		}
+	}},
+	{"Unique is ignored in a transaction", "Unique in a transaction finds a live job, and those of the transaction", forgetsOptionsInTx},
+	{"a transaction takes no key", "a Unique key that an open transaction has taken is waited for", forgetsOptionsInTx},
 	{"TriggerMany stops half-way", "TriggerMany enqueues all or none", func(f *faulty, _ providertest.Config) {
 		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
 			for _, v := range data {
@@ -846,6 +892,14 @@ var faults = []struct {
 				id, err = f.Scheduler.Trigger(ctx, name, data)
 			}
 			return id, err
+		}
+	}},
+	{"a bad option of no job is ignored", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ providertest.Config) {
+		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+			if len(data) == 0 {
+				return nil, nil
+			}
+			return f.Scheduler.TriggerMany(ctx, name, data, opts...)
 		}
 	}},
 	{"a bad trigger option is ignored", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ providertest.Config) {
@@ -1388,6 +1442,26 @@ func counting(change func(*jobs.Activity)) func(*faulty, providertest.Config) {
 	}
 }
 
+// ignoresTx makes f insert at once.
+func ignoresTx(f *faulty, _ providertest.Config) {
+	f.inTx = func(ctx context.Context, _ pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+		return f.Scheduler.Trigger(ctx, name, data, opts...)
+	}
+}
+
+// losesTx makes f insert in another transaction, which does not commit.
+func losesTx(f *faulty, _ providertest.Config) {
+	f.inTx = func(ctx context.Context, _ pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+		return f.Scheduler.TriggerTx(ctx, new(memory.Tx), name, data, opts...)
+	}
+}
+
+func forgetsOptionsInTx(f *faulty, _ providertest.Config) {
+	f.inTx = func(ctx context.Context, tx pgx.Tx, name string, data any, _ ...jobs.TriggerOption) (string, error) {
+		return f.Scheduler.TriggerTx(ctx, tx, name, data)
+	}
+}
+
 // losesFirstRun makes f lose what it runs first after each start but the first.
 func losesFirstRun(f *faulty) {
 	var lose atomic.Bool
@@ -1431,6 +1505,8 @@ func TestTheSuiteFindsEachFault(t *testing.T) {
 
 // fakeDB is a database to tell from none.
 type fakeDB struct{ jobs.DB }
+
+func (*fakeDB) Begin(context.Context) (pgx.Tx, error) { return new(memory.Tx), nil }
 
 // hold holds a scheduler with one fault against one rule, and returns the failures.
 func hold(t *testing.T, rule string, seed func(*faulty, providertest.Config)) (failures []string) {

@@ -33,7 +33,8 @@ type Harness struct {
 	Bubble bool
 
 	// DB returns the database that handlers of s are to be given as [jobs.Job.DB].
-	// If it is nil, that field is not checked.
+	// If it is nil, that field is not checked. If the provider is a [jobs.TxTriggerer],
+	// Begin of that database begins the transactions that TriggerTx is given.
 	DB func(s jobs.Scheduler) jobs.DB
 
 	// BreakDB makes the database unreachable for s, from now on and for s alone. A

@@ -96,11 +96,12 @@ func dataArrivesUnchanged(e *env) {
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
 	e.start()
 	for what, data := range map[string]any{
-		"nested":        json.RawMessage(`{"a": {"b": [1, {"c": null}, [], {}, true, ""]}, "": 0}`),
-		"unicode":       map[string]string{"größe": "日本語 👩‍👩‍👧 \u2028 \ufffe", "€": "\t\n\"\\/"},
-		"escapes":       map[string]string{"html": `<b a='1'>&amp;</b>`, "sql": `'; drop table river_job; --`},
-		"replacement":   json.RawMessage(`{"meant": "` + "\ufffd" + `", "escaped": "\ufffd"}`),
-		"large numbers": json.RawMessage(`{"int64": 9223372036854775807, "more": 123456789012345678901234567890, "tiny": 1.5e-300}`),
+		"nested":                          json.RawMessage(`{"a": {"b": [1, {"c": null}, [], {}, true, ""]}, "": 0}`),
+		"unicode":                         map[string]string{"größe": "日本語 👩‍👩‍👧 \u2028 \ufffe", "€": "\t\n\"\\/"},
+		"escapes":                         map[string]string{"html": `<b a='1'>&amp;</b>`, "sql": `'; drop table river_job; --`},
+		"replacement":                     json.RawMessage(`{"meant": "` + "\ufffd" + `", "escaped": "\ufffd"}`),
+		"replacement in JSON in a struct": struct{ Body json.RawMessage }{json.RawMessage(`{"text": "caf\ufffd"}`)},
+		"large numbers":                   json.RawMessage(`{"int64": 9223372036854775807, "more": 123456789012345678901234567890, "tiny": 1.5e-300}`),
 		"a struct": struct {
 			At   time.Time `json:"at"`
 			Raw  []byte    `json:"raw"`
@@ -125,6 +126,15 @@ func dataOfAnySizeArrives(e *env) {
 		e.trigger("test.job", map[string]string{"x": text})
 		// The text is not shown: it would fill the screen.
 		require.True(e, text == e.decode(p.next())["x"], "the data of %d bytes has changed", size)
+	}
+	// A database may write spaces between them, and numbers at greater length.
+	dense := `{"x":[` + strings.Repeat("1,", 524_283) + `1]}`
+	e.trigger("test.job", json.RawMessage(dense))
+	require.True(e, dense == strings.ReplaceAll(string(p.next().Data), " ", ""), "a list of 524,284 numbers has changed")
+	for _, n := range []string{"1e1000", "-1.5E-1000"} {
+		data := json.RawMessage(`{"x":[` + strings.Repeat(n+",", 2000) + `1]}`)
+		e.trigger("test.job", data)
+		require.True(e, equal.JSON(data, p.next().Data), "2,000 times %s has changed", n)
 	}
 }
 

@@ -89,6 +89,7 @@ func invalidCronIsRefused(e *env) {
 		"0 0 * foo *":          "month",
 		"0 0 * * 8":            "day-of-week",
 		"0 0 * * mon,":         "day-of-week",
+		"0 0 ? * *":            "write *",
 		"0 0 30 2 *":           "never fires",
 		"0 0 31 4,6,9,11 *":    "never fires",
 		"\x00 * * * *":         "minute",
@@ -178,7 +179,12 @@ func invalidDataIsRefused(e *env) {
 		"a low surrogate alone":      json.RawMessage(`{"x":"\ude00\ud83d"}`),
 		"a surrogate and another":    json.RawMessage(`{"x":"\ud83d\u0041"}`),
 		"an enormous exponent":       json.RawMessage(`{"x":1e200000}`),
-		"a depth of 2,000":           json.RawMessage(strings.Repeat(`{"x":`, 2000) + `1` + strings.Repeat(`}`, 2000)),
+		"numbers of 149 MB":          json.RawMessage(`{"x":[` + strings.Repeat("1e1000,", 149_000) + `1]}`),
+		"invalid UTF-8 beside JSON": struct {
+			Body json.RawMessage
+			From string
+		}{json.RawMessage(`"caf\ufffd"`), "a\xffb"},
+		"a depth of 2,000": json.RawMessage(strings.Repeat(`{"x":`, 2000) + `1` + strings.Repeat(`}`, 2000)),
 	} {
 		id, err := e.s.Trigger(e.ctx, "test.job", data)
 		require.ErrorIs(e, err, jobs.ErrInvalidData, "Trigger with %s", what)
@@ -191,6 +197,8 @@ func invalidDataIsRefused(e *env) {
 	// What looks alike and is sound.
 	for what, data := range map[string]any{
 		"an escaped backslash before u0000": map[string]string{"x": `\u0000`},
+		"JSON with U+FFFD in a struct":      struct{ Body json.RawMessage }{json.RawMessage(`{"x":"caf\ufffd"}`)},
+		"JSON with U+FFFD in a map":         map[string]any{"body": json.RawMessage(`{"x":"caf\ufffd"}`)},
 		"a pair of surrogates":              json.RawMessage(`{"x":"\ud83d\uDE00"}`),
 		"a pointer":                         &struct{ A int }{1},
 		"an exponent in a string":           map[string]string{"x": "1e200000"},
@@ -199,7 +207,7 @@ func invalidDataIsRefused(e *env) {
 		_, err := e.s.Trigger(e.ctx, "test.job", data)
 		require.NoError(e, err, "Trigger with %s", what)
 	}
-	require.Equal(e, 5, e.queueSize("test.job"), "QueueSize")
+	require.Equal(e, 7, e.queueSize("test.job"), "QueueSize")
 }
 
 func invalidTriggerOptionIsRefused(e *env) {
@@ -220,9 +228,11 @@ func invalidTriggerOptionIsRefused(e *env) {
 	} {
 		_, err := e.s.Trigger(e.ctx, "test.job", nil, c.opt)
 		require.ErrorIs(e, err, c.want, "Trigger with %s", what)
-		_, err = e.s.TriggerMany(e.ctx, "test.job", []any{nil}, c.opt)
-		require.ErrorIs(e, err, c.want, "TriggerMany with %s", what)
+		e.manyRefused(nil, c.want, "with "+what, c.opt)
+		e.manyRefused([]any{nil}, c.want, "with "+what, c.opt)
 	}
+	e.manyRefused(nil, jobs.ErrInvalidOption, "with Unique", jobs.Unique("x"))
+	e.manyRefused([]any{nil}, jobs.ErrInvalidOption, "with Unique", jobs.Unique("x"))
 	require.Zero(e, e.queueSize("test.job"), "QueueSize")
 	e.trigger("test.job", nil, jobs.Unique(strings.Repeat("x", 1000)), jobs.Priority(4), jobs.At(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)))
 }
@@ -232,12 +242,26 @@ func unknownJobIsRefused(e *env) {
 	for _, name := range []string{"test.unknown", "test.jo", "test.job.", "", "test.job\x00", strings.Repeat("x.", 1000)} {
 		_, err := e.s.Trigger(e.ctx, name, nil)
 		require.ErrorIs(e, err, jobs.ErrUnknownJob, "Trigger of %.20q", name)
-		_, err = e.s.TriggerMany(e.ctx, name, []any{nil})
-		require.ErrorIs(e, err, jobs.ErrUnknownJob, "TriggerMany of %.20q", name)
+		for _, data := range [][]any{nil, {nil}} {
+			_, err = e.s.TriggerMany(e.ctx, name, data)
+			require.ErrorIs(e, err, jobs.ErrUnknownJob, "TriggerMany of %.20q with %d data", name, len(data))
+		}
 		_, err = e.s.QueueSize(e.ctx, name)
 		require.ErrorIs(e, err, jobs.ErrUnknownJob, "QueueSize of %.20q", name)
 	}
 	require.Zero(e, e.queueSize("test.job"), "QueueSize")
+}
+
+// manyRefused checks that TriggerMany and TriggerBulk refuse the options, whatever the data.
+func (e *env) manyRefused(data []any, want error, what string, opts ...jobs.TriggerOption) {
+	e.Helper()
+	ids, err := e.s.TriggerMany(e.ctx, "test.job", data, opts...)
+	require.ErrorIs(e, err, want, "TriggerMany of %d jobs %s", len(data), what)
+	require.Empty(e, ids, "IDs of a TriggerMany of %d jobs %s", len(data), what)
+	if bulk, ok := e.s.(jobs.BulkTriggerer); ok {
+		_, err := bulk.TriggerBulk(e.ctx, "test.job", data, opts...)
+		require.ErrorIs(e, err, want, "TriggerBulk of %d jobs %s", len(data), what)
+	}
 }
 
 // registered checks how many jobs there are, so that what was refused left nothing.

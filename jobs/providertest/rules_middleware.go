@@ -380,9 +380,7 @@ func (e *env) inTx(test func(trigger func(name string, opts ...jobs.TriggerOptio
 	if !ok || e.h.DB == nil {
 		return
 	}
-	tx, err := e.h.DB(e.s).Begin(e.ctx)
-	e.noError(err)
-	defer func() { _ = tx.Rollback(e.ctx) }()
+	tx := e.begin()
 	test(func(name string, opts ...jobs.TriggerOption) (string, error) {
 		return tt.TriggerTx(e.ctx, tx, name, nil, opts...)
 	})

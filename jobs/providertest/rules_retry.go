@@ -24,6 +24,7 @@ var retryRules = []rule{
 	{name: "a Permanent error ends the job with its attempt", check: permanentEndsTheJob},
 	{name: "RetryAfter sets the wait of one retry, and uses up an attempt", check: retryAfterSetsOneWait},
 	{name: "a panic is a failed attempt, and the process lives", check: panicIsAFailedAttempt},
+	{name: "an error whose methods panic is a failed attempt, and the process lives", check: hostileErrorIsAFailedAttempt},
 	{name: "a timeout cancels the context and is a failed attempt", check: timeoutIsAFailedAttempt},
 	{name: "data that does not decode fails the job for good, and that job alone", check: undecodableDataFailsForGood},
 }
@@ -158,6 +159,58 @@ func panicIsAFailedAttempt(e *env) {
 	e.trigger("test.other", nil)
 	other.next()
 }
+
+func hostileErrorIsAFailedAttempt(e *env) {
+	failures := map[string]error{
+		"test.error": hostile{"Error"}, "test.is": hostile{"Is"}, "test.as": hostile{"As"}, "test.unwrap": hostile{"Unwrap"},
+		"test.permanent": jobs.Permanent(hostile{"As"}), "test.wrapped": fmt.Errorf("wrapped: %w", hostile{"Is"}),
+	}
+	p := e.probe(func(_ context.Context, job *jobs.Job) error { return failures[job.Name] })
+	for name := range failures {
+		e.noError(e.s.RegisterDelayed(name, 0, p.handle, jobs.MaxRetries(1), jobs.RetryDelay(0)))
+	}
+	other := e.probe(nil)
+	e.noError(e.s.RegisterDelayed("test.other", 0, other.handle))
+	e.start()
+	for name := range failures {
+		e.trigger(name, nil)
+	}
+	attempts := map[string]int{}
+	for range 2*len(failures) - 1 {
+		attempts[p.next().Name]++
+	}
+	require.Equal(e, 1, attempts["test.permanent"], "attempts of a job with an error that is Permanent")
+	e.total(jobs.StateFailed, len(failures))
+	p.none("the jobs have two attempts, or one")
+	e.trigger("test.other", nil)
+	other.next()
+	lister, ok := e.s.(jobs.RunLister)
+	if !ok {
+		return
+	}
+	for name := range failures {
+		runs, err := lister.Runs(e.ctx, name, 1)
+		e.noError(err)
+		require.Len(e, runs, 1, "runs of %s", name)
+		if name != "test.error" { // it has no text
+			require.Contains(e, runs[0].Error, "a hostile error", "text of the error of %s", name)
+		}
+	}
+}
+
+// hostile is an error one of whose methods panics, like one that takes any error for its own.
+type hostile struct{ panics string }
+
+func (e hostile) call(method string) {
+	if e.panics == method {
+		panic("a panic of the method " + method)
+	}
+}
+
+func (e hostile) Error() string   { e.call("Error"); return "a hostile error" }
+func (e hostile) Is(error) bool   { e.call("Is"); return false }
+func (e hostile) As(any) bool     { e.call("As"); return false }
+func (e hostile) Unwrap() []error { e.call("Unwrap"); return nil }
 
 func timeoutIsAFailedAttempt(e *env) {
 	const timeout = 300 * time.Millisecond

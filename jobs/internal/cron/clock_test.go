@@ -2,6 +2,8 @@ package cron_test
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -62,6 +64,14 @@ func TestNext_WhenTheClockChanges(t *testing.T) {
 		{
 			"a fixed hour with any minute runs in the first pass", "America/New_York", "*/30 1 * * *", "2026-11-01T00:00:00Z", "2026-11-02T12:00:00Z",
 			[]string{"2026-11-01T05:00:00Z", "2026-11-01T05:30:00Z", "2026-11-02T06:00:00Z", "2026-11-02T06:30:00Z"},
+		},
+		{
+			"any minute of a fixed hour follows the civil day, where cronie follows real time and runs both passes", "Europe/Berlin", "*/15 2 * * *", "2026-10-24T12:00:00Z", "2026-10-26T12:00:00Z",
+			[]string{"2026-10-25T00:00:00Z", "2026-10-25T00:15:00Z", "2026-10-25T00:30:00Z", "2026-10-25T00:45:00Z", "2026-10-26T01:00:00Z", "2026-10-26T01:15:00Z", "2026-10-26T01:30:00Z", "2026-10-26T01:45:00Z"},
+		},
+		{
+			"any minute of a fixed hour in the gap is one run, where cronie has none", "Europe/Berlin", "*/15 2 * * *", "2026-03-28T12:00:00Z", "2026-03-29T12:00:00Z",
+			[]string{"2026-03-29T01:00:00Z"},
 		},
 		{
 			"every hour runs in both passes", "America/New_York", "0 * * * *", "2026-11-01T04:00:00Z", "2026-11-01T07:00:00Z",
@@ -130,6 +140,10 @@ func TestNext_WhenTheClockChanges(t *testing.T) {
 		{
 			"a clock set back over midnight: every hour runs in both passes", "America/St_Johns", "0 * 7 11 *", "2010-11-06T00:00:00Z", "2010-11-07T05:00:00Z",
 			[]string{"2010-11-07T02:30:00Z", "2010-11-07T03:30:00Z", "2010-11-07T04:30:00Z"},
+		},
+		{
+			"a clock set back over midnight: every hour of the day before runs in both passes", "America/St_Johns", "13 * * * 6", "2008-11-01T23:43:00Z", "2008-11-08T04:00:00Z",
+			[]string{"2008-11-02T00:43:00Z", "2008-11-02T01:43:00Z", "2008-11-02T02:43:00Z", "2008-11-08T03:43:00Z"}, // 22:13, 23:13 twice, a week later 00:13
 		},
 		{
 			"a clock set back over midnight: a fixed hour runs once", "America/St_Johns", "0 0 7 11 *", "2010-11-06T00:00:00Z", "2011-11-01T00:00:00Z",
@@ -311,4 +325,56 @@ func TestNext_IsTheSameAnywhereBetweenTwoTicks(t *testing.T) {
 			tick = next
 		}
 	})
+}
+
+// history returns all changes that have ever set a clock back over midnight, and one of each other kind: the times of day
+// before and after it, and the second of a minute at which it came.
+func history(t require.TestingT) (found []moment) {
+	files, err := zoneData()
+	require.NoError(t, err)
+	first, last := time.Date(1840, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2038, 1, 1, 0, 0, 0, 0, time.UTC)
+	seen := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		loc, err := time.LoadLocationFromTZData(name, files[name])
+		require.NoError(t, err)
+		for _, change := range changesOf(loc, first, last) {
+			before, after := refWall(change.Add(-time.Second), loc), refWall(change, loc)
+			kind := fmt.Sprint(before.Format(time.TimeOnly), after.Format(time.TimeOnly), change.Second())
+			if after.Before(before) && after.Day() != before.Day() {
+				kind = fmt.Sprint(change, before, after)
+			}
+			if !seen[kind] {
+				seen[kind] = true
+				found = append(found, moment{loc, change})
+			}
+		}
+	}
+	return found
+}
+
+func TestNext_FollowsRealTimeThroughAnyChangeInTheHistoryOfClocks(t *testing.T) {
+	t.Parallel()
+	all, acrossMidnight := history(t), 0
+	require.Greater(t, len(all), 500)
+	check := func(m moment, pattern string, from, to time.Time) {
+		want, got := newRefPattern(pattern).realTicks(m.loc, from, to), ticksOf(mustParse(t, pattern, m.loc), from, to)
+		if fmt.Sprint(want) != fmt.Sprint(got) {
+			require.Equal(t, rfc3339(want), rfc3339(got), "%s in %s at %s", pattern, m.loc, m.at)
+		}
+	}
+	for _, m := range all {
+		check(m, "0,29 * * * *", m.at.Add(-2*time.Hour), m.at.Add(2*time.Hour))
+		before, after := refWall(m.at.Add(-time.Second), m.loc), refWall(m.at, m.loc)
+		if !after.Before(before) || after.Day() == before.Day() {
+			continue
+		}
+		acrossMidnight++ // an hour of the day before is shown again, or all of that day
+		for _, pattern := range []string{
+			fmt.Sprintf("13 * * * %d", after.Weekday()), fmt.Sprintf("*/7 * * * %d", after.Weekday()),
+			fmt.Sprintf("0,59 */5 * * %d", before.Weekday()), fmt.Sprintf("30 * %d * *", after.Day()), fmt.Sprintf("* * %d,3 * *", before.Day()),
+		} {
+			check(m, pattern, m.at.Add(-4*time.Hour), m.at.Add(30*time.Hour))
+		}
+	}
+	require.Greater(t, acrossMidnight, 50)
 }

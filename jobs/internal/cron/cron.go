@@ -22,9 +22,8 @@ type Schedule struct {
 
 	minute, hour, dom, month, dow uint64 // bit n is set when the value n matches
 
-	// As in cronie, these say that the field begins with '*': the hour then follows
-	// real time at clock changes, and of two day fields only both restricted ones
-	// mean "either".
+	// These say that the field begins with '*': the hour then follows real time at clock
+	// changes, and of two day fields only both restricted ones mean "either", as in cronie.
 	hourStar, domStar, dowStar bool
 }
 
@@ -151,7 +150,11 @@ func (f field) value(text string) (int, error) {
 		if f.names != nil {
 			names = " or " + f.names[0] + " to " + f.names[len(f.names)-1]
 		}
-		return 0, fmt.Errorf("value %q, allowed is %d to %d%s", text, f.min, f.max, names)
+		hint := ""
+		if text == "?" {
+			hint = "; write * for any, which is what ? means elsewhere"
+		}
+		return 0, fmt.Errorf("value %q, allowed is %d to %d%s%s", text, f.min, f.max, names, hint)
 	}
 	return v, nil
 }
@@ -179,29 +182,43 @@ func (c *Schedule) Next(t time.Time) time.Time {
 }
 
 func (c *Schedule) nextReal(t time.Time) time.Time {
-	local := t.In(c.loc).Truncate(time.Second).Add(time.Second)
+	at := t.Truncate(time.Second).Add(time.Second)
 	for {
+		civil := wall(at, c.loc)
 		// Zones have been off by seconds, so a local minute may begin at any second.
-		if s := local.Second(); s != 0 {
-			local = local.Add(time.Duration(60-s) * time.Second)
-			continue
+		next := at.Add(time.Duration(60-civil.Second()) * time.Second)
+		if end := zoneEnd(at.In(c.loc)); !end.IsZero() && end.Before(next) {
+			next = end.UTC()
 		}
-		civil := wall(local, c.loc)
-		day, ok := c.nextDay(civilDay(civil))
-		if !ok {
-			return time.Time{}
-		}
-		if day.After(civil) {
-			// The clock may have been set back over midnight: that day has begun before.
-			if first := firstInstant(day, c.loc); first.After(local) {
-				local = first.In(c.loc)
-				continue
+		if civil.Second() == 0 {
+			day, ok := c.nextDay(civilDay(civil))
+			switch {
+			case !ok:
+				return time.Time{}
+			case day.After(civil):
+				next = c.nextOn(day, at, next)
+			case match(c.hour, civil.Hour()) && match(c.minute, civil.Minute()):
+				return at
 			}
-		} else if match(c.hour, local.Hour()) && match(c.minute, local.Minute()) {
-			return local.UTC()
 		}
-		local = local.Add(time.Minute)
+		at = next
 	}
+}
+
+// nextOn returns the first instant after at at which a clock may show a day that matches, given
+// that the next one in the calendar is day, but not one before next.
+func (c *Schedule) nextOn(day, at, next time.Time) time.Time {
+	first := firstInstant(day, c.loc)
+	if !first.After(next) { // the clock has been set back over midnight: that day has begun before
+		return next
+	}
+	today := civilDay(wall(at, c.loc))
+	for end := zoneEnd(at.In(c.loc)); !end.IsZero() && end.Before(first); end = zoneEnd(end) {
+		if wall(end, c.loc).Before(today) { // it will be: a day before this one is shown again
+			return end.UTC()
+		}
+	}
+	return first
 }
 
 // nextCivil returns the first wall-clock time after civil that matches, reckoned
@@ -285,12 +302,8 @@ func firstInstant(civil time.Time, loc *time.Location) time.Time {
 	// No zone is further than this from UTC, nor changes by as much.
 	at := civil.Add(-26 * time.Hour).In(loc)
 	for {
-		start, end := at.ZoneBounds()
-		if !end.IsZero() && !end.After(at) {
-			// Where a rule gives the zone, package time ends every year after 365 days, so
-			// on the last day of a leap year (in UTC) the end is past already.
-			end = at.Truncate(24 * time.Hour).Add(24 * time.Hour)
-		}
+		start, _ := at.ZoneBounds()
+		end := zoneEnd(at)
 		_, offset := at.Zone()
 		instant := civil.Add(-time.Duration(offset) * time.Second)
 		switch {
@@ -301,4 +314,15 @@ func firstInstant(civil time.Time, loc *time.Location) time.Time {
 		}
 		at = end
 	}
+}
+
+// zoneEnd returns when the zone of t changes its offset after t, in that zone, or zero if it never does.
+func zoneEnd(t time.Time) time.Time {
+	_, end := t.ZoneBounds()
+	if !end.IsZero() && !end.After(t) {
+		// Where a rule gives the zone, package time ends every year after 365 days, so
+		// on the last day of a leap year (in UTC) the end is past already.
+		end = t.Truncate(24 * time.Hour).Add(24 * time.Hour)
+	}
+	return end
 }

@@ -149,8 +149,10 @@ func TestParseCron_RefusesAndNamesTheFieldAndWhatIsAllowed(t *testing.T) {
 		{"\uff15 * * * *", `field minute: value "５"`, "0 to 59"},                                  // full-width 5
 		{"5\xff * * * *", `field minute: value "5\xff"`, "0 to 59"},
 		{"5\x00 * * * *", `field minute: value "5\x00"`, "0 to 59"},
-		{"* * ? * *", `field day-of-month: value "?"`, "1 to 31"},
-		{"* * * * ?", `field day-of-week: value "?"`, "0 to 7 or sun to sat"},
+		{"* * ? * *", `field day-of-month: value "?"`, "1 to 31; write * for any, which is what ? means elsewhere"},
+		{"0 0 12 * ?", `field day-of-week: value "?"`, "0 to 7 or sun to sat; write * for any"},
+		{"?/5 * * * *", `field minute: value "?"`, "0 to 59; write * for any"},
+		{"0 1,? * * *", `field hour: value "?"`, "0 to 23; write * for any"},
 		{"* * L * *", `field day-of-month: value "L"`, "1 to 31"},
 		{"* * 15W * *", `field day-of-month: value "15W"`, "1 to 31"},
 		{"* * * * 5#3", `field day-of-week: value "5#3"`, "0 to 7 or sun to sat"},

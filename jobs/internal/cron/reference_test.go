@@ -123,6 +123,20 @@ func (p refPattern) ticks(loc *time.Location, after, to time.Time) []time.Time {
 	return found
 }
 
+// realTicks returns the ticks t with after < t <= to of a pattern that follows real time, in
+// zones too whose offsets are not whole minutes: whenever the clock shows a match.
+func (p refPattern) realTicks(loc *time.Location, after, to time.Time) (found []time.Time) {
+	for t := after.Add(time.Second).Truncate(time.Second); !t.After(to); t = t.Add(time.Second) {
+		shown := refWall(t, loc)
+		if s := shown.Second(); s != 0 && s < 59 && refWall(t.Add(time.Duration(59-s)*time.Second), loc).Second() == 59 {
+			t = t.Add(time.Duration(58-s) * time.Second) // the next minute begins after 59
+		} else if p.matches(shown) {
+			found = append(found, t.UTC())
+		}
+	}
+	return found
+}
+
 // refWall returns what a clock in loc shows at t, as if it were UTC.
 func refWall(t time.Time, loc *time.Location) time.Time {
 	_, offset := t.In(loc).Zone()
@@ -294,13 +308,25 @@ func (r *refuser) Errorf(format string, args ...any) { *r = refuser(fmt.Sprintf(
 func (r *refuser) FailNow()                          {}
 
 func newClock(loc *time.Location) clock {
+	c := clock{loc, []change{{clocksFrom, 0}}}
+	for _, at := range changesOf(loc, clocksFrom, clocksTo) {
+		c.changes = append(c.changes, change{at, 0})
+	}
+	for i, ch := range c.changes {
+		_, seconds := ch.at.In(loc).Zone()
+		c.changes[i].offset = time.Duration(seconds) * time.Second
+	}
+	return c
+}
+
+// changesOf returns the first instants with a new offset, between from and to.
+func changesOf(loc *time.Location, from, to time.Time) (found []time.Time) {
 	offsetAt := func(t time.Time) time.Duration {
 		_, seconds := t.In(loc).Zone()
 		return time.Duration(seconds) * time.Second
 	}
 	const step = 4 * 24 * time.Hour // shorter than any summer time
-	c := clock{loc, []change{{clocksFrom, offsetAt(clocksFrom)}}}
-	for t := clocksFrom; t.Before(clocksTo); t = t.Add(step) {
+	for t := from; t.Before(to); t = t.Add(step) {
 		before, after := offsetAt(t), offsetAt(t.Add(step))
 		if before == after {
 			continue
@@ -313,9 +339,9 @@ func newClock(loc *time.Location) clock {
 				high = middle
 			}
 		}
-		c.changes = append(c.changes, change{high, after})
+		found = append(found, high)
 	}
-	return c
+	return found
 }
 
 // first returns when the clock first shows civil, or, if it never does, the

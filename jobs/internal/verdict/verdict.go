@@ -1,4 +1,4 @@
-// Package verdict has the errors by which a handler says whether and when its job is retried. Package jobs makes
+// Package verdict has the errors with which a handler decides whether and when its job is retried. Package jobs makes
 // them, and jobs/provider obeys them.
 package verdict
 
@@ -27,3 +27,13 @@ func (e *RetryAfter) Error() string {
 
 // Unwrap returns what the handler returned.
 func (e *RetryAfter) Unwrap() error { return e.Err }
+
+// Sound returns what ask returns, or false if it panics. ask calls methods of an error that a handler returned.
+func Sound(ask func() bool) (yes bool) {
+	defer func() {
+		if recover() != nil {
+			yes = false
+		}
+	}()
+	return ask()
+}

@@ -1,0 +1,204 @@
+package memory
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/everytick/everytick/jobs"
+)
+
+const errNoTxDB noDB = "memory: the Tx has no DB"
+
+// A Tx is a transaction without a database, for tests of code that triggers jobs in one. The
+// jobs triggered in it exist once it is committed, and never if it is rolled back; so do those
+// of a nested one, see [Tx.Begin]. The zero value is an open transaction. A type that embeds a
+// *Tx works as well.
+type Tx struct {
+	// DB answers Exec, Query and QueryRow. Defaults to one whose methods return an error.
+	// A rollback does not reach it.
+	DB jobs.DB
+
+	outer  *Tx // the outermost one, nil if that is this
+	begun  int // how many of its jobs are of before
+	mu     sync.Mutex
+	closed bool
+	jobs   []func(committed bool) // of the outermost
+}
+
+var _ pgx.Tx = (*Tx)(nil)
+
+func (tx *Tx) outermost() *Tx { return cmp.Or(tx.outer, tx) }
+
+// Begin begins a transaction within tx, as a savepoint does.
+func (tx *Tx) Begin(context.Context) (pgx.Tx, error) {
+	outer := tx.outermost()
+	outer.mu.Lock()
+	defer outer.mu.Unlock()
+	if err := tx.check(); err != nil {
+		return nil, err
+	}
+	return &Tx{DB: tx.DB, outer: outer, begun: len(outer.jobs)}, nil
+}
+
+// check returns [pgx.ErrTxClosed] if tx has ended, or the one around it has.
+func (tx *Tx) check() error {
+	if tx.closed || tx.outermost().closed {
+		return pgx.ErrTxClosed
+	}
+	return nil
+}
+
+// Commit commits tx. If ctx has ended, tx is rolled back.
+func (tx *Tx) Commit(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return errors.Join(err, tx.end(false))
+	}
+	return tx.end(true)
+}
+
+// Rollback rolls tx back.
+func (tx *Tx) Rollback(context.Context) error { return tx.end(false) }
+
+func (tx *Tx) end(commit bool) error {
+	outer := tx.outermost()
+	outer.mu.Lock()
+	err := tx.check()
+	var ended []func(bool)
+	if err == nil {
+		tx.closed = true
+		if tx == outer || !commit {
+			ended = slices.Clone(outer.jobs[tx.begun:])
+			outer.jobs = outer.jobs[:tx.begun]
+		}
+	}
+	outer.mu.Unlock()
+	for _, f := range ended {
+		f(commit)
+	}
+	return err
+}
+
+// add has f called when it is known whether tx is committed.
+func (tx *Tx) add(f func(committed bool)) error {
+	outer := tx.outermost()
+	outer.mu.Lock()
+	defer outer.mu.Unlock()
+	if err := tx.check(); err != nil {
+		return err
+	}
+	outer.jobs = append(outer.jobs, f)
+	return nil
+}
+
+// db answers for tx.
+func (tx *Tx) db() jobs.DB { return cmp.Or[jobs.DB](tx.DB, errNoTxDB) }
+
+// Exec implements [pgx.Tx].
+func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return tx.db().Exec(ctx, sql, args...)
+}
+
+// Query implements [pgx.Tx].
+func (tx *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return tx.db().Query(ctx, sql, args...)
+}
+
+// QueryRow implements [pgx.Tx].
+func (tx *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return tx.db().QueryRow(ctx, sql, args...)
+}
+
+// CopyFrom returns an error.
+func (tx *Tx) CopyFrom(context.Context, pgx.Identifier, []string, pgx.CopyFromSource) (int64, error) {
+	return 0, errNoTxDB
+}
+
+// SendBatch returns an error with each result.
+func (tx *Tx) SendBatch(context.Context, *pgx.Batch) pgx.BatchResults { return noBatch{tx} }
+
+// Prepare returns an error.
+func (tx *Tx) Prepare(context.Context, string, string) (*pgconn.StatementDescription, error) {
+	return nil, errNoTxDB
+}
+
+// LargeObjects returns none that could be used.
+func (tx *Tx) LargeObjects() pgx.LargeObjects { return pgx.LargeObjects{} }
+
+// Conn returns nil.
+func (tx *Tx) Conn() *pgx.Conn { return nil }
+
+type noBatch struct{ tx *Tx }
+
+func (b noBatch) Exec() (pgconn.CommandTag, error) { return pgconn.CommandTag{}, errNoTxDB }
+func (b noBatch) Query() (pgx.Rows, error)         { return errNoTxDB, errNoTxDB }
+func (b noBatch) QueryRow() pgx.Row                { return errNoTxDB }
+func (b noBatch) Close() error                     { return errNoTxDB }
+func (b noBatch) Tx() pgx.Tx                       { return b.tx }
+
+// TriggerTx implements [jobs.TxTriggerer]. In a [*Tx] the job exists once that commits. Any other
+// transaction is of a database, which this provider has nothing to do with: the job is inserted at
+// once, and stays if tx is rolled back.
+func (s *Scheduler) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+	if tx == nil {
+		return "", fmt.Errorf("memory: trigger %q: the transaction is nil; Trigger does without one", name)
+	}
+	var own *Tx
+	if t, ok := tx.(interface{ itself() *Tx }); ok {
+		own = t.itself()
+	}
+	return s.trigger(ctx, own, name, data, opts)
+}
+
+func (tx *Tx) itself() *Tx { return tx }
+
+// addIn stores r once tx commits.
+func (s *Scheduler) addIn(tx *Tx, r *row) error {
+	r.tx, r.settled = tx, make(chan struct{})
+	if err := tx.add(func(committed bool) { s.txEnded(r, committed) }); err != nil {
+		return fmt.Errorf("memory: trigger %q: %w", r.queue.def.Name, err)
+	}
+	return nil
+}
+
+// txEnded ends the wait of r for its transaction.
+func (s *Scheduler) txEnded(r *row, committed bool) {
+	defer s.look()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.tx = nil
+	close(r.settled)
+	if committed {
+		s.add(r)
+	} else if r.queue.unique[r.unique] == r {
+		delete(r.queue.unique, r.unique)
+	}
+}
+
+// holder returns the live row of that key, nil if there is none. One that an open transaction
+// other than tx inserts is waited for, and the mutex released meanwhile.
+func (s *Scheduler) holder(ctx context.Context, q *queue, key string, tx *Tx) (*row, error) {
+	for {
+		r := q.unique[key]
+		if r == nil || r.tx == nil || tx != nil && r.tx.outermost() == tx.outermost() {
+			return r, nil
+		}
+		s.mu.Unlock()
+		var err error
+		select {
+		case <-r.settled:
+		case <-ctx.Done():
+			err = fmt.Errorf("memory: trigger %q: an open transaction holds the key: %w", q.def.Name, ctx.Err())
+		}
+		s.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
+	}
+}

@@ -195,6 +195,7 @@ func TestInserter_LosesNoJobToItsNotification(t *testing.T) {
 		{name: "lost", attach: `SELECT pg_terminate_backend(pg_backend_pid())`, wantErr: "may or may not have been stored"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			f := newFixture(t, pool, options{})
 			f.attach = test.attach
 			j := newJob(1)

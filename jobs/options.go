@@ -180,7 +180,7 @@ type OverlapPolicy int
 // The policies of [Overlap].
 const (
 	OverlapAllow OverlapPolicy = iota // ticks run whether or not an earlier run goes on
-	OverlapSkip                       // a tick is skipped while another run of the job goes on anywhere
+	OverlapSkip                       // a tick is skipped while another run of the job goes on anywhere; a retry is not
 )
 
 // Overlap sets what a tick does when another run of its job goes on as it starts.

@@ -367,7 +367,7 @@ func TestSkip(t *testing.T) {
 		{"a retry is not late", time.Minute, jobs.OverlapAllow, 2, time.Hour, false, false, ""},
 		{"an overlap that is allowed", 0, jobs.OverlapAllow, 1, 0, true, false, ""},
 		{"an overlap that is not", 0, jobs.OverlapSkip, 1, 0, true, false, "skipped: another run of this job goes on"},
-		{"a retry overlaps too", 0, jobs.OverlapSkip, 2, 0, true, false, "skipped: another run of this job goes on"},
+		{"a retry is not skipped for an overlap", 0, jobs.OverlapSkip, 2, 0, true, false, ""},
 		{"no overlap", 0, jobs.OverlapSkip, 1, 0, false, false, ""},
 		{"a triggered job is not skipped for an overlap", 0, jobs.OverlapSkip, 1, 0, true, true, ""},
 		{"late is told before overlapping", time.Minute, jobs.OverlapSkip, 1, time.Hour, true, false, "skipped: 1h0m0s late, allowed is a start within 1m0s"},

@@ -455,13 +455,13 @@ func (d *Definition) Backoff(attempt int) time.Duration {
 
 // Skip tells why a run is not to start, or "" when it is. due is when the attempt
 // was first due (for a tick, the tick), overlapping whether another run of the job goes
-// on.
+// on. Only a first attempt is skipped for another run: skipping a retry would hide that the job fails.
 func (d *Definition) Skip(job *jobs.Job, due time.Time, overlapping bool) string {
 	late := job.StartedAt.Sub(due)
 	switch {
 	case d.StartWithin > 0 && job.Attempt == 1 && late > d.StartWithin:
 		return fmt.Sprintf("skipped: %s late, allowed is a start within %s", late.Round(time.Millisecond), d.StartWithin)
-	case overlapping && d.Overlap == jobs.OverlapSkip && !job.Tick.IsZero():
+	case overlapping && d.Overlap == jobs.OverlapSkip && !job.Tick.IsZero() && job.Attempt == 1:
 		return "skipped: another run of this job goes on"
 	}
 	return ""

@@ -640,6 +640,16 @@ var faults = []struct {
 			}
 		}
 	}},
+	{"a retry beside another run is skipped", "with OverlapSkip a retry is not skipped", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				if job.Attempt > 1 && !job.Tick.IsZero() {
+					return nil
+				}
+				return h(ctx, job)
+			}
+		}
+	}},
 	{"ticks never overlap", "ticks run beside an earlier run of their job", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapSkip)}
 	}},

@@ -27,6 +27,7 @@ var tickRules = []rule{
 	{name: "with CatchUpAll a tick that waits for the one before it is overdue, and no run", check: catchUpAllHoldsTheNextTick},
 	{name: "ticks run beside an earlier run of their job", check: overlapAllowRunsBeside},
 	{name: "with OverlapSkip a tick is skipped while another run goes on", check: overlapSkipSkips},
+	{name: "with OverlapSkip a retry is not skipped", check: overlapSkipRetries},
 	{name: "with StartWithin a tick that could only start later is skipped", check: startWithinSkipsALateTick},
 	{name: "with StartWithin a run that stands for several ticks is as late as the latest of them", check: startWithinCountsFromTheLatest},
 	{name: "with StartWithin a job that could only start later is skipped", check: startWithinSkipsALateJob},
@@ -316,6 +317,26 @@ func overlapSkipSkips(e *env) {
 	close(release.open)
 	r := p.next()
 	require.True(e, r.Tick.After(skipped), "tick %v ran after %v was skipped", r.Tick, skipped)
+}
+
+func overlapSkipRetries(e *env) {
+	release := e.gate()
+	var failed atomic.Bool
+	p := e.probe(func(ctx context.Context, job *jobs.Job) error {
+		if failed.CompareAndSwap(false, true) {
+			return errAgain
+		}
+		return release.wait(ctx, job)
+	})
+	e.noError(e.s.RegisterInterval("test.tick", 2*time.Second, p.handle,
+		jobs.Overlap(jobs.OverlapSkip), jobs.RetryDelay(3*time.Second)))
+	e.start()
+	first, beside := p.next(), p.next()
+	require.True(e, beside.Tick.After(first.Tick), "tick %v ran after %v", beside.Tick, first.Tick)
+	retried := p.next()
+	require.Equal(e, first.ID, retried.ID, "ID of the run that failed, and is retried beside another")
+	require.Equal(e, 2, retried.Attempt, "Attempt")
+	close(release.open)
 }
 
 func startWithinSkipsALateTick(e *env) {

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -174,7 +173,9 @@ func (a *attempt) decode(ctx context.Context) error {
 		if err != nil {
 			return a.reject(ctx, fmt.Errorf("river: tick does not decode: %w", err))
 		}
-		a.run.Tick = at.UTC()
+		if a.run.Tick = at.UTC(); a.job.Schedule == nil {
+			return a.endSkipped(ctx, "skipped: the job has no schedule in this version")
+		}
 	default:
 		return a.endSkipped(ctx, "skipped: the tick was stored by an older version")
 	}
@@ -242,7 +243,7 @@ func (a *attempt) skip(ctx context.Context) error {
 			if err := a.env.Store.SetLimits(bounded, tx, limits); err != nil {
 				return err
 			}
-			overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID)
+			overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID, a.run.Attempt > 1)
 			return err
 		})
 		if err != nil {
@@ -299,9 +300,6 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		log.WarnContext(ctx, "job was cancelled")
 		return err // River ends the run
 	}
-	if strings.ContainsRune(err.Error(), 0) {
-		err = storableError{err}
-	}
 	delay, again := a.job.Retry(a.run, err)
 	if again {
 		log.WarnContext(ctx, "job failed and will be retried", "retry_in", delay, "max_attempts", a.run.MaxAttempts)
@@ -323,13 +321,6 @@ func (a *attempt) stopping() bool {
 		return false
 	}
 }
-
-// storableError replaces U+0000 in the text of an error. PostgreSQL cannot store it, and River would lose the
-// results of all runs in the same statement.
-type storableError struct{ error }
-
-func (e storableError) Error() string { return strings.ReplaceAll(e.error.Error(), "\x00", `\x00`) }
-func (e storableError) Unwrap() error { return e.error }
 
 // own returns err if the attempt still belongs to this process. Otherwise it returns an error that makes River
 // report nothing: after a gap in the heartbeats, others may have rescued the run, and another process may be running

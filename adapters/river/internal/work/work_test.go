@@ -60,15 +60,16 @@ func TestWorker_ReportsTheResultOfAnAttempt(t *testing.T) {
 	failed := errors.New("some failure")
 	const tick = `{"everytick_tick": "2026-01-02T03:04:05Z", "everytick_missed": 2}`
 	for _, test := range []struct {
-		name     string
-		metadata string // {} unless set
-		attempts int
-		opts     []jobs.Option
-		handler  func(job *jobs.Job) error
-		ran      bool
-		event    riverqueue.EventKind
-		state    rivertype.JobState
-		says     string // in the last error
+		name      string
+		metadata  string // {} unless set
+		triggered bool   // the job has no schedule
+		attempts  int
+		opts      []jobs.Option
+		handler   func(job *jobs.Job) error
+		ran       bool
+		event     riverqueue.EventKind
+		state     rivertype.JobState
+		says      string // in the last error
 	}{
 		{name: "success", ran: true, event: riverqueue.EventKindJobCompleted, state: rivertype.JobStateCompleted},
 		{
@@ -114,6 +115,10 @@ func TestWorker_ReportsTheResultOfAnAttempt(t *testing.T) {
 			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "skipped: the tick was stored by an older version",
 		},
 		{
+			name: "a tick of a job that has no schedule", metadata: tick, triggered: true,
+			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "skipped: the job has no schedule",
+		},
+		{
 			name: "a late tick with StartWithin", metadata: tick, opts: []jobs.Option{jobs.StartWithin(time.Minute)},
 			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "allowed is a start within 1m0s",
 		},
@@ -139,6 +144,9 @@ func TestWorker_ReportsTheResultOfAnAttempt(t *testing.T) {
 				}
 				return test.handler(job)
 			}, append(test.opts, jobs.RetryDelay(time.Hour))...)
+			if test.triggered {
+				w.job.Schedule = nil
+			}
 			var succeeded time.Time
 			w.env.Succeeded = func(_ string, tick time.Time) { succeeded = tick }
 

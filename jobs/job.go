@@ -111,7 +111,8 @@ func (j *Job) LogValue() slog.Value {
 // error when it is to be run again. ctx ends when the job's [Timeout] has passed
 // or the scheduler is shut down the hard way; a handler that ignores that holds up a
 // worker and the shutdown, and 10 s later the log says so. A panic counts as an error.
-// An error whose own methods panic is an error like any other.
+// An error whose own methods panic is an error like any other. Of its text, the first
+// 8 KiB are kept, as valid UTF-8.
 type Handler func(ctx context.Context, job *Job) error
 
 // DB is what handlers may do with the database: the methods that *pgxpool.Pool,

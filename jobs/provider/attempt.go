@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
-	"github.com/everytick/everytick/jobs/internal/verdict"
-
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/internal/verdict"
 )
 
 // attempt is one call of a handler.
@@ -43,10 +43,21 @@ func seal(err error) (sealed error) {
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			sealed = &sealedError{err, fmt.Sprintf("the error's method Error panicked: %v", v)}
+			sealed = &sealedError{err, storable(fmt.Sprintf("the error's method Error panicked: %v", v))}
 		}
 	}()
-	return &sealedError{err, err.Error()}
+	return &sealedError{err, storable(err.Error())}
+}
+
+// maxErrorBytes is how much of an error's text is kept.
+const maxErrorBytes = 8 << 10
+
+// storable returns text in a form that every provider can store: valid UTF-8, without U+0000, and not too long.
+func storable(text string) string {
+	if n := len(text); n > maxErrorBytes {
+		text = fmt.Sprintf("%s… (%d bytes)", text[:maxErrorBytes], n)
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\x00", `\x00`)
 }
 
 func (e *sealedError) Error() string { return e.text }

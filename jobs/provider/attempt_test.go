@@ -189,3 +189,24 @@ func TestRun_AnErrorWhoseMethodsPanicMayBePermanent(t *testing.T) {
 		require.False(t, again)
 	}
 }
+
+func TestRun_TheTextOfAnErrorCanBeStored(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ name, text, want string }{
+		{"plain", "größe 👩‍👩‍👧", "größe 👩‍👩‍👧"},
+		{"invalid UTF-8", "a\xffb\xc3", "a\ufffdb\ufffd"},
+		{"U+0000", "a\x00b", `a\x00b`},
+		{"as long as is allowed", strings.Repeat("x", 8<<10), strings.Repeat("x", 8<<10)},
+		{"too long", strings.Repeat("x", 1<<20), strings.Repeat("x", 8<<10) + "… (1048576 bytes)"},
+		{"cut within a character", "x" + strings.Repeat("ö", 4<<10), "x" + strings.Repeat("ö", 4<<10-1) + "\ufffd… (8193 bytes)"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			failed := errors.New(test.text)
+			d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { return failed }}
+			err := d.Run(t.Context(), &jobs.Job{}, quiet)
+			require.ErrorIs(t, err, failed)
+			require.EqualError(t, err, test.want)
+		})
+	}
+}

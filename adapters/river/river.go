@@ -90,7 +90,7 @@ type Config struct {
 	// to 12 h. Defaults to [DefaultDeadAfter].
 	DeadAfter time.Duration
 
-	// Retention is how long jobs that completed, failed or were cancelled are kept. A schedule remembers its latest
+	// Retention is how long ended jobs are kept, however they ended. A schedule remembers its latest
 	// runs regardless. At least 1 minute. Defaults to [DefaultRetention].
 	Retention time.Duration
 

@@ -28,7 +28,7 @@ var everytickPeer = peer{
 		if s.Tuned {
 			cfg = &river.Config{
 				MaxWorkers: 2000,
-				Native:     func(c *riverqueue.Config) { c.FetchCooldown = 5 * time.Millisecond },
+				River:      func(c *riverqueue.Config) { c.FetchCooldown = 5 * time.Millisecond },
 			}
 		}
 		lib := &everytick{pool: pool}

@@ -11,8 +11,7 @@ import (
 
 const module = "github.com/everytick/everytick/"
 
-// TestImportRules keeps the architecture: who may depend on whom, through however
-// many packages.
+// TestImportRules checks the import rules, including indirect dependencies.
 func TestImportRules(t *testing.T) {
 	t.Parallel()
 	const (
@@ -54,7 +53,7 @@ func TestImportRules(t *testing.T) {
 		}
 		rules = append(rules, rule{"./modules/" + name, never})
 	}
-	// Main programs choose whether to carry the time zone database.
+	// Only main programs choose whether to embed the time zone database.
 	for _, packages := range []string{"./jobs/...", "./adapters/...", "./modules/...", "./migrations", "./internal/batch"} {
 		rules = append(rules, rule{packages, []string{"time/tzdata"}})
 	}
@@ -71,8 +70,8 @@ func TestImportRules(t *testing.T) {
 	}
 }
 
-// Who does not ask for telemetry does not compile it: only the demo has both kinds.
-func TestTelemetryIsOptional(t *testing.T) {
+// A program that does not import telemetry does not compile it. Only the demo has both kinds.
+func TestImportRules_TelemetryIsOptional(t *testing.T) {
 	t.Parallel()
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Deps " "}}`, "./...").Output()
 	require.NoError(t, err)
@@ -88,8 +87,8 @@ func TestTelemetryIsOptional(t *testing.T) {
 	}
 }
 
-// Nor do they share the browser that its test drives.
-func TestNobodyImportsTheDemo(t *testing.T) {
+// Only the demo's test uses a browser.
+func TestImportRules_DemoIsNotImported(t *testing.T) {
 	t.Parallel()
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}`, "./...").Output()
 	require.NoError(t, err)

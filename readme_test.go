@@ -17,13 +17,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A fence is a block of Go code in one of the pages. Other libraries' code stands in
-// blocks that begin with "```go before" and is not looked at.
+// A fence is a block of Go code in README.md or a page of docs. Blocks that begin with "```go before" have code of
+// other libraries and are skipped.
 type fence struct {
 	page string
 	line int // of the first line of code
 	code string
-	// from is what stands in <!-- example: path/of/a_test.go Function --> just before it.
+	// from is "path/of/a_test.go Function" if <!-- example: path/of/a_test.go Function --> precedes the block.
 	from string
 }
 
@@ -46,21 +46,20 @@ func fences(t *testing.T) (all []fence) {
 			case line == "```go":
 				code = &fence{page: page, line: i + 2, from: from}
 			case strings.HasPrefix(strings.TrimSpace(line), "```go"):
-				require.Equal(t, "```go before", line, "%s:%d: a fence that is not looked at", page, i+1)
+				require.Equal(t, "```go before", line, "%s:%d: this block would not be checked", page, i+1)
 			case marker.MatchString(line):
 				from = marker.FindStringSubmatch(line)[1]
 			case line != "":
 				from = ""
 			}
 		}
-		require.Nil(t, code, "%s: a fence that does not end", page)
+		require.Nil(t, code, "%s: a block has no end", page)
 	}
 	return all
 }
 
-// What the pages show is the code of an example or test that runs, where they say so,
-// and compiles elsewhere.
-func TestPagesShowCodeThatCompiles(t *testing.T) {
+// Blocks that name an example or test are a copy of it. All others compile.
+func TestFences_AreCopiesOrCompile(t *testing.T) {
 	t.Parallel()
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	root, err := filepath.Abs(".")
@@ -84,7 +83,7 @@ func TestPagesShowCodeThatCompiles(t *testing.T) {
 			write(pkg, "given.go", given)
 		}
 	}
-	require.Contains(t, copied, "adapters/river/example_test.go Example", "what README shows first")
+	require.Contains(t, copied, "adapters/river/example_test.go Example", "the first example of the README")
 
 	config := filepath.Join(dir, "overlay.json")
 	text, err := json.Marshal(overlay)
@@ -94,8 +93,7 @@ func TestPagesShowCodeThatCompiles(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 }
 
-// requireCopyOf holds a fence against the function that it names: all of it, or its
-// body.
+// requireCopyOf requires that a fence equals the function that it names, or its body.
 func requireCopyOf(t *testing.T, f fence) {
 	t.Helper()
 	path, name, _ := strings.Cut(f.from, " ")
@@ -112,13 +110,13 @@ func requireCopyOf(t *testing.T, f fence) {
 		if !strings.HasPrefix(f.code, "func "+name+"(") {
 			want = source[fn.Body.Lbrace : fn.Body.Rbrace-1]
 		}
-		require.Equal(t, formatted(t, string(want)), formatted(t, f.code), "%s:%d is not %s of %s", f.page, f.line, name, path)
+		require.Equal(t, formatted(t, string(want)), formatted(t, f.code), "%s:%d differs from %s in %s", f.page, f.line, name, path)
 		return
 	}
-	require.Fail(t, "no such function", "%s:%d: %s of %s", f.page, f.line, name, path)
+	require.Fail(t, "no such function", "%s:%d: %s in %s", f.page, f.line, name, path)
 }
 
-// formatted returns the code without the output that an example ends with.
+// formatted returns formatted code, without the output comment of an example.
 func formatted(t *testing.T, code string) string {
 	t.Helper()
 	code, _, _ = strings.Cut(code, "// Output:")
@@ -127,7 +125,7 @@ func formatted(t *testing.T, code string) string {
 	return string(out)
 }
 
-// file returns a Go file of what the fence shows: a file, declarations or statements.
+// file returns the fence as a Go file. A fence may have a whole file, declarations or statements.
 func (f fence) file(t *testing.T, root string) string {
 	t.Helper()
 	at := fmt.Sprintf("//line %s:%d\n", filepath.Join(root, f.page), f.line)
@@ -158,7 +156,7 @@ func (f fence) file(t *testing.T, root string) string {
 	return b.String() + code
 }
 
-// packages are those that fences without imports use.
+// packages maps the package names in fences without imports to import paths.
 var packages = map[string]string{
 	"context": "context", "errors": "errors", "exec": "os/exec", "fmt": "fmt", "http": "net/http", "os": "os", "regexp": "regexp",
 	"signal": "os/signal", "slog": "log/slog", "strings": "strings", "synctest": "testing/synctest", "syscall": "syscall",
@@ -169,7 +167,7 @@ var packages = map[string]string{
 	"memory": module + "adapters/memory", "river": module + "adapters/river", "jobsotel": module + "adapters/otel",
 }
 
-// given are the names that fences use and do not declare.
+// given declares names that fences use but do not declare.
 const given = `package snippet
 
 import (

@@ -84,7 +84,8 @@ func run(ctx context.Context) error {
 	jobs := flag.Int("n", 100_000, "jobs to enqueue in batches and to drain")
 	only := flag.String("only", "", "run only these, separated by commas: everytick, gue, graphile, pgboss, asynq")
 	does := flag.String("do", "", "do only this work, separated by commas: enqueue, drain, idle, rate, delayed, due")
-	rounds := flag.Int("rounds", 1, "how often to measure jobs per second; the best round is shown, for use on a busy machine")
+	rounds := flag.Int("rounds", 1,
+		"how often to measure jobs per second; the best round is shown, for use on a busy machine")
 	budget := flag.Duration("budget", 20*time.Minute, "leave out measurements that have not started after this time")
 	flag.Parse()
 	// No library logs below warnings, so that logging does not affect the figures.

@@ -129,7 +129,8 @@ func (t *table) print(w io.Writer, peers []peer) {
 		}
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintln(w, "\nIn parentheses: everytick's rate as a multiple of the peer's. A negative latency means that the job started early.")
+	fmt.Fprintln(w, "\nIn parentheses: everytick's rate as a multiple of the peer's."+
+		" A negative latency means that the job started early.")
 	t.printTargets(w, peers)
 }
 

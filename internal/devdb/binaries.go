@@ -108,8 +108,8 @@ func pick(found []binaries, dataDir string) (binaries, error) {
 			return b, nil
 		}
 	}
-	return binaries{}, fmt.Errorf("devdb: %q was created by Postgres %d, but this machine has only %d; install %d or choose another directory",
-		dataDir, want, found[0].major, want)
+	return binaries{}, fmt.Errorf("devdb: %q was created by Postgres %d, but this machine has only %d;"+
+		" install %d or choose another directory", dataDir, want, found[0].major, want)
 }
 
 var versionNumber = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)

@@ -118,7 +118,8 @@ func serverUser() (*syscall.Credential, string, error) {
 			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, name, nil
 		}
 	}
-	return nil, "", errors.New("devdb: Postgres does not run as root, and this machine has no user named postgres or nobody")
+	return nil, "", errors.New("devdb: Postgres does not run as root," +
+		" and this machine has no user named postgres or nobody")
 }
 
 func (s *server) chown(name string) error {
@@ -153,8 +154,9 @@ func (s *server) keepData(ctx context.Context, dir, username string) (fresh bool
 		}
 	} else if fi, err := os.Stat(s.data); err == nil && s.cred != nil {
 		if owner := fi.Sys().(*syscall.Stat_t).Uid; owner != s.cred.Uid {
-			return false, fmt.Errorf("devdb: data directory %q belongs to user ID %d, but when started by root the server runs as %q;"+
-				" start it as the owner, or give it to that user with chown -R", s.data, owner, username)
+			return false, fmt.Errorf("devdb: data directory %q belongs to user ID %d, but when started by root"+
+				" the server runs as %q; start it as the owner, or give it to that user with chown -R",
+				s.data, owner, username)
 		}
 	}
 	if err := s.checkEnterable(ctx, parent, username); err != nil {
@@ -186,8 +188,9 @@ func (s *server) checkEnterable(ctx context.Context, dir, username string) error
 	cmd := s.command(ctx, "/bin/sh", append([]string{"-c", ask, "sh"}, path...)...)
 	closed, err := cmd.Output()
 	if len(closed) > 0 {
-		return fmt.Errorf("devdb: data directory %q: when started by root the server runs as the user %q, who cannot enter %q;"+
-			" choose a directory that every user can enter, such as one below /var/lib or /tmp", s.data, username, closed)
+		return fmt.Errorf("devdb: data directory %q: when started by root the server runs as the user %q,"+
+			" who cannot enter %q; choose a directory that every user can enter, such as one below /var/lib or /tmp",
+			s.data, username, closed)
 	}
 	return err
 }
@@ -211,7 +214,8 @@ func (s *server) lockData(ctx context.Context) (err error) {
 		select {
 		case <-retry.C:
 		case <-ctx.Done():
-			return fmt.Errorf("devdb: data directory %q is in use by another process; stop it or choose another directory", s.data)
+			return fmt.Errorf("devdb: data directory %q is in use by another process;"+
+				" stop it or choose another directory", s.data)
 		}
 	}
 }
@@ -248,8 +252,8 @@ func (s *server) clearStalePID(ctx context.Context) error {
 	}
 	if socketDir != "" && dial("unix", filepath.Join(socketDir, ".s.PGSQL."+port)) ||
 		host != "" && dial("tcp", net.JoinHostPort(host, port)) {
-		return fmt.Errorf("devdb: data directory %q is in use by another Postgres, process %s; stop it or choose another directory",
-			s.data, lines[0])
+		return fmt.Errorf("devdb: data directory %q is in use by another Postgres, process %s;"+
+			" stop it or choose another directory", s.data, lines[0])
 	}
 	lines[0] = strconv.Itoa(os.Getpid())
 	if err := os.WriteFile(name, []byte(strings.Join(lines, "\n")), 0o600); err != nil {

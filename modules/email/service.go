@@ -259,7 +259,8 @@ func (s *Service) deliver(ctx context.Context, r repo, conn *connection, c *clai
 	default:
 		res.Postponed++
 		delay := s.delay(c.attempts)
-		logger.WarnContext(ctx, "message postponed", "mail", c.id, "attempts", c.attempts, "smtp_code", replyCode(err), "delay", delay)
+		logger.WarnContext(ctx, "message postponed",
+			"mail", c.id, "attempts", c.attempts, "smtp_code", replyCode(err), "delay", delay)
 		held, markErr = r.postpone(markCtx, c, delay, reason(err))
 	}
 	var unreachable *connectError
@@ -267,7 +268,8 @@ func (s *Service) deliver(ctx context.Context, r repo, conn *connection, c *clai
 	case markErr != nil:
 		return fmt.Errorf("email: storing the outcome of message %d: %w", c.id, markErr)
 	case !held:
-		logger.WarnContext(ctx, "message was taken over by another process: sending it took longer than its claim", "mail", c.id)
+		logger.WarnContext(ctx, "message was taken over by another process: sending it took longer than its claim",
+			"mail", c.id)
 	case stop == nil && errors.As(err, &unreachable):
 		return fmt.Errorf("email: %w", err)
 	}

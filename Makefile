@@ -1,4 +1,4 @@
-# Everything a developer runs. `make help` lists it.
+# Commands for developers. `make help` lists them.
 .DEFAULT_GOAL := help
 LINT := go tool -modfile=tools/go.mod golangci-lint
 
@@ -7,7 +7,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## Run the demo: three modules on a Postgres of its own
+demo: ## Run the demo: three modules on its own Postgres
 	go run ./cmd/demo
 
 .PHONY: test
@@ -19,7 +19,7 @@ race: ## Run all tests under the race detector, three times
 	go test -race -count=3 -timeout=30m ./...
 
 .PHONY: lint
-lint: ## Check format, imports and the linters' rules
+lint: ## Check formatting and imports, and run the linters
 	$(LINT) fmt --diff
 	$(LINT) run
 
@@ -28,40 +28,40 @@ fmt: ## Format the code
 	$(LINT) fmt
 
 .PHONY: faults
-faults: ## Kill, freeze and cut off what runs ticks, and report (PROVIDER=native for River's own)
+faults: ## Kill, freeze and disconnect processes, and report lost ticks (PROVIDER=native for River's own client)
 	go test ./adapters/river/faults -run='^TestFaults$$' -count=1 -faults -timeout=30m -v
 
 .PHONY: soak
-soak: ## Ten minutes of random faults, then ask the database (SEED=n to repeat one)
+soak: ## Inject random faults for ten minutes, then check the database (SEED=n to repeat a run)
 	go test ./adapters/river/faults -run='^TestSoak$$' -count=1 -soak=10m -seed=$(or $(SEED),0) -timeout=30m -v
 
 .PHONY: fuzz
-fuzz: ## Fuzz the cron parser, the check of data and the admin API, a minute each
+fuzz: ## Fuzz the cron parser, the data checks and the admin API, one minute each
 	go test -run='^$$' -fuzz='^FuzzParseCron$$' -fuzztime=1m ./jobs/internal/cron
 	go test -run='^$$' -fuzz='^FuzzData$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzDataText$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzTrigger$$' -fuzztime=1m ./jobs/jobshttp
 
 .PHONY: bench
-bench: ## Measure everytick beside River's own client, and print a table (SCALE=0.1 for a tenth)
+bench: ## Compare everytick with River's own client and print a table (SCALE=0.1 for a tenth)
 	go test -run='^$$' -bench=. -skip=Scaling -benchtime=1x -count=1 -timeout=30m ./bench -scale=$(or $(SCALE),1)
 
 .PHONY: bench-scaling
-bench-scaling: ## Measure how it scales, and draw docs/scaling.svg (SCALE=0.1 for a tenth)
+bench-scaling: ## Measure scaling and draw docs/scaling.svg (SCALE=0.1 for a tenth)
 	go test -run='^$$' -bench=Scaling -benchtime=1x -count=1 -timeout=30m ./bench -scale=$(or $(SCALE),1) -svg='$(CURDIR)/docs/scaling.svg'
 
 .PHONY: peers
-peers: ## Run other job queues on the same work, in a quarter of an hour (bench/peers)
+peers: ## Compare with other job queues, about 15 minutes (bench/peers)
 	cd bench/peers && go run .
 
 .PHONY: screenshot
-screenshot: ## Draw docs/status.png, the README's picture of the status page, in a real browser
+screenshot: ## Take docs/status.png, the README's screenshot of the status page, in a real browser
 	EVERYTICK_BROWSER=required go test ./cmd/demo -run='^TestInABrowser$$' -count=1 -update
 
 .PHONY: api
-api: ## Compare the public API with the last release in CHANGELOG; what breaks callers needs a heading Changed or Removed in CHANGELOG's [Unreleased]
+api: ## Compare the public API with the last release in CHANGELOG; breaking changes need Changed or Removed in its [Unreleased]
 	bash .ci/api
 
 .PHONY: ci
-ci: ## Run what CI runs
+ci: ## Run everything that CI runs
 	bash .ci/run

@@ -11,8 +11,7 @@ import (
 
 const module = "github.com/everytick/everytick/"
 
-// TestImportRules keeps the architecture: who may depend on whom, through however
-// many packages.
+// TestImportRules checks the import rules, including indirect dependencies.
 func TestImportRules(t *testing.T) {
 	t.Parallel()
 	const (
@@ -51,7 +50,7 @@ func TestImportRules(t *testing.T) {
 		never := append(others(modules, name, "audit", "email", "notifs"), river, testify, tint, adapters, migrations, internal, provider)
 		rules = append(rules, rule{"./modules/" + name, never})
 	}
-	// Main programs choose whether to carry the time zone database.
+	// Only main programs choose whether to embed the time zone database.
 	for _, packages := range []string{"./jobs/...", "./adapters/...", "./modules/...", "./migrations", "./internal/batch"} {
 		rules = append(rules, rule{packages, []string{"time/tzdata"}})
 	}
@@ -68,7 +67,7 @@ func TestImportRules(t *testing.T) {
 	}
 }
 
-// others returns the packages in dir but for that of the name.
+// others returns the packages in dir except the named one.
 func others(dir, name string, all ...string) (paths []string) {
 	for _, other := range all {
 		if other != name {
@@ -78,8 +77,8 @@ func others(dir, name string, all ...string) (paths []string) {
 	return paths
 }
 
-// Who does not ask for telemetry does not compile it: only the demo has both kinds.
-func TestTelemetryIsOptional(t *testing.T) {
+// A program that does not import telemetry does not compile it. Only the demo has both kinds.
+func TestImportRules_TelemetryIsOptional(t *testing.T) {
 	t.Parallel()
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Deps " "}}`, "./...").Output()
 	require.NoError(t, err)
@@ -95,8 +94,8 @@ func TestTelemetryIsOptional(t *testing.T) {
 	}
 }
 
-// Nor do they share the browser that its test drives.
-func TestNobodyImportsTheDemo(t *testing.T) {
+// Only the demo's test uses a browser.
+func TestImportRules_DemoIsNotImported(t *testing.T) {
 	t.Parallel()
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}`, "./...").Output()
 	require.NoError(t, err)

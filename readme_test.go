@@ -18,15 +18,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A fence is a block of Go code in one of the pages.
+// A fence is a block of Go code in README.md or another page.
 type fence struct {
 	page string
 	line int // of the first line of code
 	code string
-	// before says that it is how something was done with another library: "```go before".
+	// before reports whether it is code of another library: "```go before".
 	before bool
-	// from is what stands in <!-- example: path/of/a_test.go Function --> just before it: the file, and what of it the
-	// fence shows.
+	// from is "path/of/a_test.go Name…" if <!-- example: path/of/a_test.go Name… --> precedes the block: a file, and the
+	// declarations of it that the block shows.
 	from string
 }
 
@@ -57,21 +57,20 @@ func fences(t *testing.T) (all []fence) {
 			case line == "```go", line == "```go before":
 				code = &fence{page: page, line: i + 2, from: from, before: line != "```go"}
 			case strings.HasPrefix(strings.TrimSpace(line), "```go"):
-				require.Fail(t, "a fence that is not looked at", "%s:%d", page, i+1)
+				require.Fail(t, "this block would not be checked", "%s:%d", page, i+1)
 			case marker.MatchString(line):
 				from = marker.FindStringSubmatch(line)[1]
 			case line != "":
 				from = ""
 			}
 		}
-		require.Nil(t, code, "%s: a fence that does not end", page)
+		require.Nil(t, code, "%s: a block has no end", page)
 	}
 	return all
 }
 
-// What the pages show is the code of an example or test that runs, where they say so,
-// and compiles elsewhere.
-func TestPagesShowCodeThatCompiles(t *testing.T) {
+// Blocks that name an example or test are a copy of it. All others compile.
+func TestFences_AreCopiesOrCompile(t *testing.T) {
 	t.Parallel()
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	root, err := filepath.Abs(".")
@@ -101,7 +100,7 @@ func TestPagesShowCodeThatCompiles(t *testing.T) {
 		}
 		write(pkg, "snippet.go", text)
 	}
-	require.Contains(t, copied, "adapters/river/example_test.go Example", "what README shows first")
+	require.Contains(t, copied, "adapters/river/example_test.go Example", "the first example of the README")
 
 	config := filepath.Join(dir, "overlay.json")
 	text, err := json.Marshal(overlay)
@@ -111,7 +110,7 @@ func TestPagesShowCodeThatCompiles(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 }
 
-// requireCopyOf holds a fence against the declarations that it names, or the body of the one function.
+// requireCopyOf requires that a fence equals the declarations that it names, or the body of the one function.
 func requireCopyOf(t *testing.T, f fence) {
 	t.Helper()
 	names := strings.Fields(f.from)
@@ -160,7 +159,7 @@ func declaration(file *ast.File, name string) ast.Decl {
 	return nil
 }
 
-// formatted returns the code without the output that an example ends with.
+// formatted returns formatted code, without the output comment of an example.
 func formatted(t *testing.T, code string) string {
 	t.Helper()
 	code, _, _ = strings.Cut(code, "// Output:")
@@ -169,8 +168,8 @@ func formatted(t *testing.T, code string) string {
 	return string(out)
 }
 
-// file returns a Go file of what the fence shows: a file, declarations or statements. It is "" for one that needs
-// a library which is not in go.mod: that only has to parse.
+// file returns the fence as a Go file. A fence may have a whole file, declarations or statements. It is "" for one that
+// needs a library which is not in go.mod: that one only has to parse.
 func (f fence) file(t *testing.T, root string) string {
 	t.Helper()
 	at := fmt.Sprintf("//line %s:%d\n", filepath.Join(root, f.page), f.line)
@@ -210,8 +209,8 @@ func (f fence) file(t *testing.T, root string) string {
 	return b.String() + code
 }
 
-// Links between the pages lead to pages and headings that are there, and the map of the code to files.
-func TestPagesPointAtWhatIsThere(t *testing.T) {
+// Links lead to existing pages and headings, and the paths in architecture.md to existing files.
+func TestPages_PointAtWhatExists(t *testing.T) {
 	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)\s:]+)\)`) // none with a scheme
 	code := regexp.MustCompile("(?s)```.*?```|`[^`\n]*`")
@@ -252,7 +251,7 @@ func TestPagesPointAtWhatIsThere(t *testing.T) {
 	}
 }
 
-// packages are those that fences without imports use.
+// packages maps the package names in fences without imports to import paths.
 var packages = map[string]string{
 	"bytes": "bytes", "context": "context", "errors": "errors", "exec": "os/exec", "fmt": "fmt", "http": "net/http", "io": "io",
 	"json": "encoding/json", "os": "os", "regexp": "regexp", "signal": "os/signal", "slog": "log/slog", "strconv": "strconv",
@@ -265,13 +264,13 @@ var packages = map[string]string{
 	"memory": module + "adapters/memory", "river": module + "adapters/river", "jobsotel": module + "adapters/otel",
 }
 
-// packagesBefore are those of other libraries, "" if they are not in go.mod.
+// packagesBefore maps the package names of other libraries to import paths, or to "" if they are not in go.mod.
 var packagesBefore = map[string]string{
 	"river": "github.com/riverqueue/river", "riverpgxv5": "github.com/riverqueue/river/riverdriver/riverpgxv5",
 	"cron": "github.com/robfig/cron/v3", "asynq": "", "gocron": "",
 }
 
-// given are the names that fences use and do not declare.
+// given declares names that fences use but do not declare.
 const given = `package snippet
 
 import (

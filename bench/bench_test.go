@@ -24,16 +24,15 @@ import (
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 )
 
-var scale = flag.Float64("scale", 1, "share of the full numbers of jobs, rows and seconds to measure with")
+var scale = flag.Float64("scale", 1, "factor for the numbers of jobs, rows and seconds")
 
-// scaled is n at full size.
+// scaled returns n times -scale.
 func scaled[T int | time.Duration](n T) T { return max(1, T(float64(n)**scale)) }
 
-// poolConns is how many connections a pool allows, unless the benchmark says otherwise:
-// what an application might give a process.
+// poolConns is the usual size of a pool: what an application might give a process.
 const poolConns = 20
 
-// server is the Postgres of one benchmark, with the settings of initdb: durable.
+// server is the Postgres of one benchmark, with the durable settings of initdb.
 type server struct {
 	url   string
 	admin *pgxpool.Pool
@@ -50,15 +49,15 @@ func newServer(b *testing.B) *server {
 	return srv
 }
 
-// database is one to run jobs in, that nobody else uses.
+// database is a database of one contender.
 type database struct {
 	srv   *server
 	name  string
-	admin *pgxpool.Pool // to prepare and to look, not to run jobs
+	admin *pgxpool.Pool // for setup and checks, not to run jobs
 }
 
-// database returns a new one with the tables, dropped at the end of the benchmark. One
-// for River has no indexes but its own.
+// database creates a database with the tables, dropped at the end of the benchmark. A database for River has only
+// River's indexes.
 func (srv *server) database(b *testing.B, c contender) *database {
 	b.Helper()
 	srv.count++
@@ -80,7 +79,7 @@ func (srv *server) database(b *testing.B, c contender) *database {
 	return db
 }
 
-// pool returns a pool of so many connections, which the caller closes.
+// pool returns a pool with up to conns connections. The caller closes it.
 func (db *database) pool(b *testing.B, conns int32, configure ...func(*pgxpool.Config)) *pgxpool.Pool {
 	b.Helper()
 	cfg, err := pgxpool.ParseConfig(db.srv.url)
@@ -101,21 +100,21 @@ func (db *database) exec(b *testing.B, sql string, args ...any) {
 	require.NoError(b, err)
 }
 
-// count counts the jobs that a condition holds for.
+// count returns the number of jobs that satisfy an SQL condition.
 func (db *database) count(b *testing.B, condition string) (n int) {
 	b.Helper()
 	require.NoError(b, db.admin.QueryRow(b.Context(), "SELECT count(*) FROM river.river_job WHERE "+condition).Scan(&n))
 	return n
 }
 
-// reset leaves no job and, to the next one measured, no writing of an earlier one's.
+// reset deletes all jobs and flushes writes, so that the next measurement does not pay for earlier ones.
 func (db *database) reset(b *testing.B) {
 	b.Helper()
 	db.exec(b, "TRUNCATE river.river_job, river.everytick_schedule, river.everytick_process RESTART IDENTITY")
 	db.exec(b, "CHECKPOINT")
 }
 
-// indexes returns the definitions of the job table's indexes whose names a pattern fits.
+// indexes returns the definitions of the job table's indexes whose names match a regular expression, by name.
 func (db *database) indexes(b *testing.B, pattern string) map[string]string {
 	b.Helper()
 	rows, err := db.admin.Query(b.Context(), `SELECT indexname, indexdef FROM pg_indexes
@@ -131,14 +130,14 @@ func (db *database) indexes(b *testing.B, pattern string) map[string]string {
 	return found
 }
 
-// riversIndexes leaves those that River has, as it makes them.
+// riversIndexes restores the indexes that River creates.
 func (db *database) riversIndexes(b *testing.B) {
 	b.Helper()
 	db.dropIndexes(b, "^everytick_|^river_job_kind$")
 	db.exec(b, "CREATE INDEX river_job_kind ON river.river_job (kind)")
 }
 
-// dropIndexes drops those whose names a pattern fits.
+// dropIndexes drops the job table's indexes whose names match a regular expression.
 func (db *database) dropIndexes(b *testing.B, pattern string) {
 	b.Helper()
 	for name := range db.indexes(b, pattern) {
@@ -146,11 +145,11 @@ func (db *database) dropIndexes(b *testing.B, pattern string) {
 	}
 }
 
-// available is the state of jobs that are due, as an expression for fill.
+// available is the state of jobs that are due, as an SQL expression for fill.
 const available = "'available'"
 
-// fill adds n jobs numbered from 0, whose kind and state are SQL expressions of the
-// number i. The indexes are built afterwards, which takes a tenth of the time.
+// fill adds n jobs. Their kind and state are SQL expressions of the number i, from 0. It builds the indexes
+// afterwards, which takes a tenth of the time.
 func (db *database) fill(b *testing.B, n int, kind, state string) {
 	b.Helper()
 	indexes := db.indexes(b, "")
@@ -171,7 +170,7 @@ func (db *database) fill(b *testing.B, n int, kind, state string) {
 	db.exec(b, "CHECKPOINT")
 }
 
-// metrics are figures by their units, or by what they are and their unit: "p99-ms".
+// metrics holds figures by unit, such as "jobs/s", or by name and unit, such as "p99-ms".
 type metrics map[string]float64
 
 // alternate measures River and everytick in turns.
@@ -181,10 +180,9 @@ func alternate(b *testing.B, srv *server, rounds int, measure func(db *database,
 	return all[0], all[1]
 }
 
-// inTurns measures contenders in turns, rounds times in each iteration of the
-// benchmark, each in a database of its own, and returns the medians. The order changes with
-// each round: what one leaves behind, to autovacuum for instance, does not always burden
-// the same one.
+// inTurns measures contenders in turns, rounds times in each iteration of the benchmark, each in its own database, and
+// returns the medians. The order changes in each round, so that work left behind by one, such as for autovacuum, does
+// not always slow down the same contender.
 func inTurns(b *testing.B, srv *server, rounds int, contenders []contender, measure func(db *database, c contender) metrics) []metrics {
 	b.Helper()
 	dbs := make([]*database, len(contenders))
@@ -219,7 +217,7 @@ func medians(all []metrics) metrics {
 	return figures
 }
 
-// quantile is the smallest value that a share q of them does not exceed.
+// quantile returns the q-quantile: the smallest value that at least a share q of the values does not exceed.
 func quantile[T time.Duration | float64](values []T, q float64) T {
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[max(0, int(math.Ceil(q*float64(len(sorted))))-1)]
@@ -227,11 +225,11 @@ func quantile[T time.Duration | float64](values []T, q float64) T {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// stopwatch tells how late the handlers of jobs, which have numbers, start.
+// stopwatch measures how late the handlers of numbered jobs start.
 type stopwatch struct {
 	due     []atomic.Int64 // by number, in Unix nanoseconds
-	late    []atomic.Int64 // nanoseconds, of the first start
-	started atomic.Int64   // how many jobs
+	late    []atomic.Int64 // by number, in nanoseconds, at the first start
+	started atomic.Int64   // number of jobs that have started
 }
 
 func newStopwatch(n int) *stopwatch {
@@ -251,7 +249,7 @@ func (w *stopwatch) lateness(n int) time.Duration { return time.Duration(w.late[
 
 func wait(d time.Duration) { <-time.After(d) }
 
-// waitFor fails the benchmark if a condition does not come true: jobs are lost.
+// waitFor waits for a condition. It fails the benchmark if the condition is not met in time, as when jobs are lost.
 func waitFor(b *testing.B, limit time.Duration, what string, condition func() bool) {
 	b.Helper()
 	for start := time.Now(); !condition(); wait(time.Millisecond) {
@@ -261,7 +259,7 @@ func waitFor(b *testing.B, limit time.Duration, what string, condition func() bo
 	}
 }
 
-// processorTime is what this process has used.
+// processorTime returns the processor time that this process has used.
 func processorTime() time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
@@ -270,5 +268,5 @@ func processorTime() time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// logger is that of both, and shows what goes wrong.
+// logger is used by both clients.
 var logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))

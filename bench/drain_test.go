@@ -12,9 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkDrain works off jobs that wait already and do nothing, from Start until the
-// last is completed in the database. River's defaults are slow, so they get a tenth of
-// the jobs: it is the rate that counts.
+// BenchmarkDrain measures how fast waiting no-op jobs are completed, from Start until the last one is completed in the
+// database. River gets a tenth of the jobs with its defaults, which are slow.
 func BenchmarkDrain(b *testing.B) {
 	srv := newServer(b)
 	b.Run("defaults", func(b *testing.B) {
@@ -35,7 +34,7 @@ func BenchmarkDrain(b *testing.B) {
 	})
 }
 
-// drained measures one process that works off n jobs.
+// drained measures one process that completes n jobs.
 func drained(b *testing.B, db *database, c contender, set settings, n int) metrics {
 	b.Helper()
 	db.reset(b)
@@ -45,7 +44,7 @@ func drained(b *testing.B, db *database, c contender, set settings, n int) metri
 	return metrics{"jobs/s": drain(b, db, c, set, []*pgxpool.Pool{pool}, n, time.Hour).perSecond()}
 }
 
-// drainage is how far a drain came.
+// drainage is the result of a drain.
 type drainage struct {
 	completed int
 	took      time.Duration // from Start
@@ -54,8 +53,7 @@ type drainage struct {
 
 func (d drainage) perSecond() float64 { return float64(d.completed) / d.took.Seconds() }
 
-// drain starts a process on each pool, until n jobs are completed or the limit is
-// reached, and stops them.
+// drain starts a process on each pool and stops them when n jobs are completed or the limit is reached.
 func drain(b *testing.B, db *database, c contender, set settings, pools []*pgxpool.Pool, n int, limit time.Duration) (d drainage) {
 	b.Helper()
 	var handled, first atomic.Int64
@@ -92,9 +90,8 @@ func drain(b *testing.B, db *database, c contender, set settings, pools []*pgxpo
 	return d
 }
 
-// BenchmarkKinds compares River's static args with the two ways to say what a job is:
-// a type (jobs.Kind) and a name with any data (Trigger, RegisterDelayed), which its
-// handler decodes into a map.
+// BenchmarkKinds compares River's static args with the two ways to define a job: by type (jobs.Kind), and by name with
+// arbitrary data (RegisterDelayed, Trigger) that the handler decodes into a map.
 func BenchmarkKinds(b *testing.B) {
 	srv := newServer(b)
 	b.Run("insert", func(b *testing.B) { // by 16 callers
@@ -109,7 +106,7 @@ func BenchmarkKinds(b *testing.B) {
 	})
 }
 
-// kinds runs the three in turns.
+// kinds measures all three in turns.
 func kinds(b *testing.B, srv *server, rounds int, measure func(db *database, c contender) metrics) {
 	b.Helper()
 	all := inTurns(b, srv, rounds, []contender{native, typed, dynamic}, measure)

@@ -18,9 +18,8 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// BenchmarkIdle tells what a started process costs that has nothing to do: queries a
-// second, of every kind and on every connection, and the share of a core that the
-// process uses. It has three jobs to trigger, and two schedules that are not due.
+// BenchmarkIdle measures the cost of a started process without work: queries per second on all connections, and the
+// share of a core. The process has three triggered jobs and two schedules that are not due.
 func BenchmarkIdle(b *testing.B) {
 	srv := newServer(b)
 	river, everytick := alternate(b, srv, 1, func(db *database, c contender) metrics {
@@ -45,7 +44,7 @@ func idle(b *testing.B, db *database, c contender, during time.Duration) metrics
 		start, stop = idleNative(b, pool)
 	}
 	require.NoError(b, start(b.Context()))
-	wait(min(during, 10*time.Second)) // elections, and what is done once
+	wait(min(during, 10*time.Second)) // for elections and startup work
 	before, used := queries.n.Load(), processorTime()
 	wait(during)
 	figures := metrics{
@@ -89,7 +88,7 @@ func idleNative(b *testing.B, pool *pgxpool.Pool) (start, stop func(context.Cont
 	return client.Start, client.Stop
 }
 
-// queryCounter counts what a pool sends.
+// queryCounter counts the queries that a pool sends.
 type queryCounter struct{ n atomic.Int64 }
 
 // TraceQueryStart implements [pgx.QueryTracer].

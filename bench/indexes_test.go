@@ -7,10 +7,9 @@ import (
 	"time"
 )
 
-// BenchmarkIndexes tells what the indexes cost that are not needed to run jobs: River's
-// two GIN indexes, on args and metadata, and what [river.Migrate] adds, which the
-// monitoring reads. All are everytick's figures; their ratio is to the figure with all
-// indexes.
+// BenchmarkIndexes measures the cost of indexes that are not needed to run jobs: River's two GIN indexes on args and
+// metadata, and the indexes that [river.Migrate] adds for monitoring. All figures are everytick's; the ratio is to the
+// figure with all indexes.
 func BenchmarkIndexes(b *testing.B) {
 	srv := newServer(b)
 	const gin = "^river_job_(args|metadata)_index$"

@@ -14,11 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkLatency tells how long after the call to trigger a job its handler starts, or
-// for a job with a time of its own, how long after that; with the defaults of both.
+// BenchmarkLatency measures the time from the call that triggers a job to the start of its handler, or for scheduled
+// jobs from when they are due, with the defaults of both.
 //
-// The caller is in the process of the workers and shares their pool, except in
-// "apart", where a second one that only enqueues has a pool of its own.
+// Callers and workers share one client and one pool. In "apart", a second client with its own pool does the
+// triggering.
 func BenchmarkLatency(b *testing.B) {
 	srv := newServer(b)
 	for _, where := range []struct {
@@ -29,21 +29,21 @@ func BenchmarkLatency(b *testing.B) {
 		if where.apart {
 			samples, during = scaled(50), scaled(3*time.Second)
 		}
-		// One job at a time, each 300 to 700 ms after the one before, which is beyond every
-		// cooldown.
+		// One job at a time, each 300 to 700 ms after the previous one, which exceeds every cooldown.
 		b.Run("idle"+where.suffix, func(b *testing.B) {
 			river, everytick := spaced(b, srv, samples, where.apart, false)
 			report(b, "p50-ms", river["p50-ms"], everytick["p50-ms"], ratioAtMost(1.05))
 			report(b, "p99-ms", river["p99-ms"], everytick["p99-ms"], ratioAtMost(0.2))
 		})
-		// The second of two jobs that come 50 ms apart.
+		// The second of two jobs triggered 50 ms apart.
 		b.Run("second-job"+where.suffix, func(b *testing.B) {
 			river, everytick := spaced(b, srv, max(1, samples*3/10), where.apart, true)
 			report(b, "p50-ms", river["p50-ms"], everytick["p50-ms"], ratioAtMost(0.02))
 			report(b, "p99-ms", river["p99-ms"], everytick["p99-ms"], noTarget)
 			report(b, "max-ms", river["max-ms"], everytick["max-ms"], noTarget)
 		})
-		// So many arrivals a second, at random and however many wait, into a table that was never analysed.
+		// Random arrivals at a fixed average rate, regardless of how many jobs wait, into a table that was never
+		// analyzed.
 		for _, rate := range []struct {
 			perSecond int
 			p50, p99  target
@@ -63,7 +63,7 @@ func BenchmarkLatency(b *testing.B) {
 		report(b, "late-p50-ms", river["p50-ms"], everytick["p50-ms"], ratioAtMost(0.01))
 		report(b, "late-p95-ms", river["p95-ms"], everytick["p95-ms"], noTarget)
 	})
-	// 10,000 due at one instant, so long after they are stored.
+	// 10,000 jobs due at one instant, which is this long after they are stored.
 	for _, ahead := range []time.Duration{3 * time.Second, 8 * time.Second} {
 		b.Run(fmt.Sprintf("due-at-once-in-%s", ahead), func(b *testing.B) {
 			river, everytick := alternate(b, srv, 1, func(db *database, c contender) metrics {
@@ -75,9 +75,8 @@ func BenchmarkLatency(b *testing.B) {
 	}
 }
 
-// BenchmarkSustained tells how long after the call to trigger a job its handler starts
-// while jobs are stored and worked at once at a high rate, by one process with the
-// defaults. A rate is sustained where the slowest do not wait as long as it lasts.
+// BenchmarkSustained measures the same latency while one process with the defaults both stores and runs jobs at a high
+// rate. The rate is sustained if p99 is much shorter than the measurement: otherwise a backlog has built up.
 func BenchmarkSustained(b *testing.B) {
 	srv := newServer(b)
 	for _, perSecond := range []int{2000, 4000, 6000, 8000} {
@@ -91,7 +90,7 @@ func BenchmarkSustained(b *testing.B) {
 	}
 }
 
-// process is one whose handlers tell when they start.
+// process is a process that measures when its handlers start.
 type process struct {
 	*stopwatch
 	db      *database
@@ -101,12 +100,12 @@ type process struct {
 	sent    int
 }
 
-// newProcess starts one that may run up to n jobs, and waits until it is settled.
+// newProcess starts a process for up to n jobs and waits until it is idle.
 func newProcess(b *testing.B, db *database, c contender, n int, apart bool) *process {
 	b.Helper()
 	const settling = 20
 	db.reset(b)
-	// Nobody has analysed the table, as long as it takes.
+	// The table must stay without statistics during the measurement.
 	db.exec(b, "ALTER TABLE river.river_job SET (autovacuum_enabled = false)")
 	p := &process{stopwatch: newStopwatch(n + settling), db: db, pools: []*pgxpool.Pool{db.pool(b, poolConns)}}
 	p.work = c.open(b, p.pools[0], settings{}, p.stopwatch.work)
@@ -117,7 +116,7 @@ func newProcess(b *testing.B, db *database, c contender, n int, apart bool) *pro
 	}
 	require.NoError(b, p.work.start(b.Context()))
 	var wg sync.WaitGroup
-	for range settling { // opens the connections
+	for range settling { // to open the connections
 		n := p.take(time.Now())
 		wg.Go(func() { p.send(b, n, time.Time{}) })
 	}
@@ -127,7 +126,7 @@ func newProcess(b *testing.B, db *database, c contender, n int, apart bool) *pro
 	return p
 }
 
-// take returns the number of the next job, from which lateness counts from due.
+// take returns the number of the next job, whose lateness counts from due.
 func (p *process) take(due time.Time) int {
 	n := p.sent
 	p.sent++
@@ -135,7 +134,7 @@ func (p *process) take(due time.Time) int {
 	return n
 }
 
-// send enqueues the job of a number.
+// send enqueues job n.
 func (p *process) send(b *testing.B, n int, at time.Time) {
 	b.Helper()
 	if err := p.enqueue.insert(b.Context(), n, at); err != nil {
@@ -143,13 +142,13 @@ func (p *process) send(b *testing.B, n int, at time.Time) {
 	}
 }
 
-// await waits until all that was enqueued has started.
+// await waits until all enqueued jobs have started.
 func (p *process) await(b *testing.B) {
 	b.Helper()
 	waitFor(b, time.Minute, "all jobs start", func() bool { return p.started.Load() == int64(p.sent) })
 }
 
-// finish waits for all jobs, stops, and returns the lateness of those.
+// finish waits for all jobs, stops the process, and returns the lateness of the jobs with these numbers.
 func (p *process) finish(b *testing.B, numbers []int) metrics {
 	b.Helper()
 	p.await(b)
@@ -173,13 +172,13 @@ func (p *process) finish(b *testing.B, numbers []int) metrics {
 	}
 }
 
-// both starts a process of River and one of everytick, each in a database of its own.
+// both starts a process of River and one of everytick, each with its own database.
 func both(b *testing.B, srv *server, n int, apart bool) [2]*process {
 	b.Helper()
 	return [2]*process{newProcess(b, srv.database(b, native), native, n, apart), newProcess(b, srv.database(b, typed), typed, n, apart)}
 }
 
-// spaced sends jobs to both in turns, so that both see the same moments of the machine.
+// spaced sends jobs to both in turns, so that other load on the machine affects both alike.
 func spaced(b *testing.B, srv *server, samples int, apart, second bool) (river, everytick metrics) {
 	b.Helper()
 	for b.Loop() {
@@ -202,8 +201,8 @@ func spaced(b *testing.B, srv *server, samples int, apart, second bool) (river, 
 	return river, everytick
 }
 
-// arrivals sends so many a second, at intervals of a Poisson process, each from a
-// goroutine of its own, and counts from the moment each should have been sent.
+// arrivals sends jobs at the times of a Poisson process, each from its own goroutine, and counts lateness from the
+// time at which each should have been sent.
 func arrivals(b *testing.B, db *database, c contender, perSecond int, during time.Duration, apart bool) metrics {
 	b.Helper()
 	p := newProcess(b, db, c, 2*int(during.Seconds()*float64(perSecond))+100, apart)
@@ -224,7 +223,7 @@ func arrivals(b *testing.B, db *database, c contender, perSecond int, during tim
 	return p.finish(b, numbers)
 }
 
-// delayed sends to each, for a while, the next job when the one before has started.
+// delayed sends jobs due in one second to both, each when the previous one has started.
 func delayed(b *testing.B, srv *server, during time.Duration) (river, everytick metrics) {
 	b.Helper()
 	for b.Loop() {
@@ -235,7 +234,7 @@ func delayed(b *testing.B, srv *server, during time.Duration) (river, everytick 
 		for i, p := range procs {
 			wg.Go(func() {
 				for ok := true; ok && (len(numbers[i]) == 0 || time.Since(start) < during); {
-					wait(rand.N(200 * time.Millisecond)) // in no step with anybody's poll
+					wait(rand.N(200 * time.Millisecond)) // to be out of step with polls
 					at := time.Now().Add(time.Second)
 					n := p.take(at)
 					p.send(b, n, at)
@@ -253,7 +252,7 @@ func delayed(b *testing.B, srv *server, during time.Duration) (river, everytick 
 	return river, everytick
 }
 
-// dueAtOnce stores n jobs that are due together.
+// dueAtOnce measures n jobs that are due at the same instant.
 func dueAtOnce(b *testing.B, db *database, c contender, n int, ahead time.Duration) metrics {
 	b.Helper()
 	p := newProcess(b, db, c, n, false)

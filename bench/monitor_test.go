@@ -14,21 +14,20 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// BenchmarkMonitor times QueueSize, Health and Jobs on big tables that have just been
-// vacuumed and analysed, medians of 20 calls. River has none of them: beside QueueSize
-// stands the count(*) that one would write, with River's indexes alone.
+// BenchmarkMonitor measures QueueSize, Health and Jobs on big tables that were just vacuumed and analyzed, as medians
+// of 20 calls. River has no such calls, so QueueSize is compared with a count(*) that uses only River's indexes.
 func BenchmarkMonitor(b *testing.B) {
 	srv := newServer(b)
 	oneName := "'" + kind + "'"
 	hundredNames := fmt.Sprintf("'%s-' || i %% 100", kind)
 
-	// 100,000 wait beside 900,000 completed of the same name.
+	// 100,000 jobs wait among 900,000 completed ones of the same name.
 	b.Run("QueueSize/one-name", func(b *testing.B) {
 		db := srv.database(b, typed)
 		db.fill(b, scaled(1_000_000), oneName, "CASE WHEN i % 10 = 9 THEN 'available' ELSE 'completed' END")
 		queueSize(b, db, 1, atMost(8))
 	})
-	// 1,000 of one name wait, in 1,000,000 rows of 100 names.
+	// 1,000 jobs of each of 100 names wait among 1,000,000 rows.
 	b.Run("QueueSize/100-names", func(b *testing.B) {
 		db := srv.database(b, typed)
 		db.fill(b, scaled(1_000_000), hundredNames, "CASE WHEN i / 100 % 10 = 9 THEN 'available' ELSE 'completed' END")
@@ -64,8 +63,7 @@ func BenchmarkMonitor(b *testing.B) {
 	}
 }
 
-// monitored returns a scheduler that has all the names, and is not started, so that
-// what waits goes on waiting.
+// monitored returns a scheduler with all the names. It is not started, so that waiting jobs keep waiting.
 func monitored(b *testing.B, db *database, kinds int) *river.Scheduler {
 	b.Helper()
 	pool := db.pool(b, poolConns)
@@ -78,7 +76,7 @@ func monitored(b *testing.B, db *database, kinds int) *river.Scheduler {
 	return s
 }
 
-// callTime is the median in milliseconds of 20 calls after the first.
+// callTime returns the median duration of 20 calls in milliseconds, after one to warm up.
 func callTime(b *testing.B, call func(context.Context) error) float64 {
 	b.Helper()
 	var all []time.Duration

@@ -17,9 +17,8 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// BenchmarkSharedPool tells how late the ticks of a job start while a backlog is worked off whose
-// handlers each hold one of the pool's 20 connections for a while, which what River does
-// between jobs needs as well. The ticks are one a second, of a job with a worker of its own.
+// BenchmarkSharedPool measures how late ticks start while handlers of a backlog use up the pool's 20 connections. The
+// ticks come once per second, for a job with its own worker.
 func BenchmarkSharedPool(b *testing.B) {
 	srv := newServer(b)
 	for _, hold := range []time.Duration{10 * time.Millisecond, 100 * time.Millisecond} {
@@ -42,7 +41,7 @@ func BenchmarkSharedPool(b *testing.B) {
 	}
 }
 
-// sharedPool works on a backlog that is longer than it has time for.
+// sharedPool runs jobs from a backlog that is too long to finish.
 func sharedPool(b *testing.B, db *database, workers int, hold, during time.Duration) metrics {
 	b.Helper()
 	const holder, ticker = "bench.holder", "bench.ticker"
@@ -66,7 +65,7 @@ func sharedPool(b *testing.B, db *database, workers int, hold, during time.Durat
 		return nil
 	}, jobs.Concurrency(1)))
 	require.NoError(b, s.Start(b.Context()))
-	wait(min(during, 7*time.Second)) // an election
+	wait(min(during, 7*time.Second)) // for an election
 	n := int(poolConns * during / hold)
 	mu.Lock()
 	late = nil
@@ -81,7 +80,7 @@ func sharedPool(b *testing.B, db *database, workers int, hold, during time.Durat
 	lateness := slices.Clone(late)
 	mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // what runs goes back to the queue
+	cancel() // running jobs go back to the queue
 	require.ErrorIs(b, s.Shutdown(ctx), context.Canceled)
 	require.Equal(b, n, db.count(b, "kind = '"+holder+"'"), "jobs are lost")
 	require.NotEmpty(b, lateness)

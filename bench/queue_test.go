@@ -20,10 +20,10 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// kind of the jobs, if they are all of one.
+// kind is the kind of all jobs if there is only one.
 const kind = "bench.job"
 
-// kindName is the kind of job i, of so many kinds.
+// kindName returns the kind of job i.
 func kindName(i, kinds int) string {
 	if kinds <= 1 {
 		return kind
@@ -31,7 +31,7 @@ func kindName(i, kinds int) string {
 	return kind + "-" + strconv.Itoa(i%kinds)
 }
 
-// args are the data of every job, to all contenders.
+// args is the data of every job, for all contenders.
 type args struct {
 	N    int `json:"n"`
 	kind string
@@ -40,24 +40,24 @@ type args struct {
 // Kind implements [riverqueue.JobArgs].
 func (a args) Kind() string { return a.kind }
 
-// settings of a queue. Zero fields mean the contender's own defaults.
+// settings configures a queue. Zero fields mean the contender's defaults.
 type settings struct {
 	workers  int
 	cooldown time.Duration // between fetches
-	kinds    int           // of jobs; defaults to 1
-	// enqueueOnly is for a process that works nothing.
+	kinds    int           // number of kinds; defaults to 1
+	// enqueueOnly is for a process that runs no jobs.
 	enqueueOnly bool
 }
 
-// equal settings, of a process that is to work fast.
+// equal has the same fast settings for both.
 var equal = settings{workers: 2000, cooldown: 5 * time.Millisecond}
 
-// equalPoll is the poll interval that goes with a cooldown.
+// equalPoll is the poll interval if settings have a cooldown.
 const equalPoll = 200 * time.Millisecond
 
 // queue is a process of a contender. Job n has the kind n modulo the number of kinds.
 type queue interface {
-	// insert enqueues job n, to run then, or at once if at is zero.
+	// insert enqueues job n, due at the given time, or now if it is zero.
 	insert(ctx context.Context, n int, at time.Time) error
 	// insertMany enqueues n jobs numbered from first.
 	insertMany(ctx context.Context, first, n int, at time.Time) error
@@ -65,10 +65,10 @@ type queue interface {
 	stop(ctx context.Context) error
 }
 
-// opener returns a queue, not started, that calls work with the number of each job.
+// opener returns a queue that is not started and calls work with the number of each job.
 type opener func(b *testing.B, pool *pgxpool.Pool, set settings, work func(n int)) queue
 
-// contender is one of those that are compared.
+// contender is one of the clients to compare.
 type contender struct {
 	name string
 	open opener
@@ -107,7 +107,7 @@ func openNative(b *testing.B, pool *pgxpool.Pool, set settings, work func(n int)
 	return &nativeQueue{client: client, kinds: set.kinds}
 }
 
-// openFast is River's client that inserts many by COPY.
+// openFast returns a nativeQueue whose insertMany uses COPY.
 func openFast(b *testing.B, pool *pgxpool.Pool, set settings, work func(n int)) queue {
 	b.Helper()
 	q := openNative(b, pool, set, work).(*nativeQueue)
@@ -115,7 +115,7 @@ func openFast(b *testing.B, pool *pgxpool.Pool, set settings, work func(n int)) 
 	return q
 }
 
-// pace sets what settings say of River's.
+// pace applies settings to River's configuration.
 func pace(cfg *riverqueue.Config, set settings) {
 	if set.cooldown > 0 {
 		cfg.FetchCooldown, cfg.FetchPollInterval = set.cooldown, equalPoll
@@ -129,7 +129,7 @@ func (q *nativeQueue) insert(ctx context.Context, n int, at time.Time) error {
 	return err
 }
 
-// insertMany inserts batches of 10,000.
+// insertMany inserts in batches of 10,000.
 func (q *nativeQueue) insertMany(ctx context.Context, first, n int, at time.Time) error {
 	opts := &riverqueue.InsertOpts{ScheduledAt: at}
 	params := make([]riverqueue.InsertManyParams, n)
@@ -153,7 +153,7 @@ func (q *nativeQueue) insertMany(ctx context.Context, first, n int, at time.Time
 func (q *nativeQueue) start(ctx context.Context) error { return q.client.Start(ctx) }
 func (q *nativeQueue) stop(ctx context.Context) error  { return q.client.Stop(ctx) }
 
-// typedQueue is everytick with a [jobs.Kind] for each name.
+// typedQueue is everytick with a [jobs.Kind] for each kind.
 type typedQueue struct {
 	*river.Scheduler
 	kinds int
@@ -174,7 +174,7 @@ func openTyped(b *testing.B, pool *pgxpool.Pool, set settings, work func(n int))
 	return typedQueue{s, set.kinds}
 }
 
-// bulkQueue is everytick that inserts many without their IDs.
+// bulkQueue is everytick with TriggerBulk, which does not return IDs.
 type bulkQueue struct{ typedQueue }
 
 func openBulk(b *testing.B, pool *pgxpool.Pool, set settings, work func(n int)) queue {
@@ -203,7 +203,7 @@ func newScheduler(b *testing.B, pool *pgxpool.Pool, set settings) *river.Schedul
 	return s
 }
 
-// runAt is no option if at is zero.
+// runAt returns no option if at is zero.
 func runAt(at time.Time) []jobs.TriggerOption {
 	if at.IsZero() {
 		return nil
@@ -228,7 +228,7 @@ func (q typedQueue) insertMany(ctx context.Context, first, n int, at time.Time) 
 func (q typedQueue) start(ctx context.Context) error { return q.Start(ctx) }
 func (q typedQueue) stop(ctx context.Context) error  { return q.Shutdown(ctx) }
 
-// dynamicQueue is everytick with a name and data that no type tells of.
+// dynamicQueue is everytick with a name and untyped data.
 type dynamicQueue struct{ typedQueue }
 
 func openDynamic(b *testing.B, pool *pgxpool.Pool, set settings, work func(n int)) queue {

@@ -18,21 +18,19 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// workload is what a point of a curve is measured with. Zero fields mean one process,
-// the default number of workers, one name, and what scalingJobs says.
+// workload is the load for one point of a curve. Zero fields mean one process, the default number of workers, one
+// name, and scalingJobs waiting jobs.
 type workload struct{ workers, processes, waiting, completed, names int }
 
 const (
-	scalingJobs = 60_000          // that wait, more than anyone completes in scalingTime
-	scalingTime = 3 * time.Second // at most, for each point
+	scalingJobs = 60_000          // waiting jobs: more than can be completed in scalingTime
+	scalingTime = 3 * time.Second // limit for each point
 )
 
-// BenchmarkScaling tells how the rate at which no-op jobs are completed depends on one
-// thing, all others staying the same, with the defaults of both. The rate counts from
-// the first job. The flag -svg=file draws it.
+// BenchmarkScaling measures how the rate of completed no-op jobs depends on one parameter, with defaults for all
+// others. The rate counts from the first job. The flag -svg=file draws the curves.
 //
-// Several processes are as many clients or schedulers, each with a pool of its own, in
-// the one process of the benchmark.
+// "Processes" are clients or schedulers, each with its own pool, in the process of the benchmark.
 func BenchmarkScaling(b *testing.B) {
 	srv := newServer(b)
 	for _, curve := range []struct {
@@ -96,7 +94,7 @@ func (w workload) measure(b *testing.B, db *database, c contender) metrics {
 	}
 }
 
-// fetchTimer times River's query for the next jobs, on either side.
+// fetchTimer measures River's query for the next jobs, which both clients use.
 type fetchTimer struct{ n, nanoseconds atomic.Int64 }
 
 type fetchStart struct{}
@@ -121,11 +119,9 @@ func (f *fetchTimer) mean() time.Duration {
 	return time.Duration(f.nanoseconds.Load() / max(1, f.n.Load()))
 }
 
-// BenchmarkScalingSchedulesDueTogether tells how long after one instant the last of many
-// schedules that are due then has started (last-start-s) and has its successor
-// stored (stored-s); and what they cost of a core while none is due (idle-%core), in
-// this process. River's periodic jobs have no such instant: they are due when the
-// leader's memory says so. An iteration is one tick, and takes its interval:
+// BenchmarkScalingSchedulesDueTogether measures how long after a common tick the last of many schedules has started
+// (last-start-s), and the share of a core that this process uses while none is due (idle-%core). River's periodic jobs
+// have no common tick: their times depend on when the leader started. Each iteration takes one interval:
 //
 //	go test -run='^$' -bench=SchedulesDueTogether -benchtime=3x ./bench
 func BenchmarkScalingSchedulesDueTogether(b *testing.B) {
@@ -155,7 +151,7 @@ func schedules(b *testing.B, srv *server, n int, every time.Duration) metrics {
 	defer pool.Close()
 	s, err := river.New(pool, &river.Config{Logger: logger})
 	require.NoError(b, err)
-	var started, latest atomic.Int64 // of a tick: how many handlers, and the last of them in Unix nanoseconds
+	var started, latest atomic.Int64 // handlers started at a tick, and the last start in Unix nanoseconds
 	handler := func(context.Context, *jobs.Job) error {
 		for now, before := time.Now().UnixNano(), latest.Load(); now > before && !latest.CompareAndSwap(before, now); before = latest.Load() {
 		}
@@ -169,7 +165,7 @@ func schedules(b *testing.B, srv *server, n int, every time.Duration) metrics {
 	defer func() { require.NoError(b, s.Shutdown(context.WithoutCancel(b.Context()))) }()
 
 	var all []metrics
-	tick := time.Now().Truncate(every).Add(2 * every) // a whole interval to settle in
+	tick := time.Now().Truncate(every).Add(2 * every) // leaves a whole interval to settle
 	for b.Loop() {
 		wait(time.Until(tick.Add(-every / 4)))
 		started.Store(0)

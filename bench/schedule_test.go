@@ -18,8 +18,8 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// BenchmarkSchedules tells how long after an instant the last of many schedules that are all due then starts, beside
-// River's periodic jobs; with the defaults of both.
+// BenchmarkSchedules measures how long after a common tick the last of many schedules starts, compared with River's
+// periodic jobs, with the defaults of both.
 func BenchmarkSchedules(b *testing.B) {
 	srv := newServer(b)
 	for _, n := range []int{1_000, 10_000} {
@@ -33,16 +33,16 @@ func BenchmarkSchedules(b *testing.B) {
 }
 
 const (
-	// scheduleEvery is longer than all of them take to start.
+	// scheduleEvery is longer than all schedules take to start.
 	scheduleEvery = 20 * time.Second
-	// scheduleInstants is how many instants are measured, of which the median counts.
+	// scheduleInstants is how many ticks are measured; the median counts.
 	scheduleInstants = 5
 )
 
-// starts tells when schedules started.
+// starts records when schedules started.
 type starts struct {
 	mu   sync.Mutex
-	last map[time.Time]time.Duration // by instant: how late the last one started
+	last map[time.Time]time.Duration // by tick: how late the last one started
 	n    map[time.Time]int
 }
 
@@ -54,7 +54,7 @@ func (s *starts) note() {
 	s.last[instant], s.n[instant] = now.Sub(instant), s.n[instant]+1
 }
 
-// complete returns the lateness of the instants at which all of n started.
+// complete returns how late the last schedule started at each tick at which all n have started.
 func (s *starts) complete(n int) (late []time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,7 +97,7 @@ func schedulesEverytick(b *testing.B, pool *pgxpool.Pool, n int, note func()) (s
 	return s.Start, s.Shutdown
 }
 
-// onInstants is a [riverqueue.PeriodicSchedule] whose instants are multiples of the interval.
+// onInstants is a [riverqueue.PeriodicSchedule] whose times are multiples of the interval.
 type onInstants time.Duration
 
 func (o onInstants) Next(t time.Time) time.Time {
@@ -125,8 +125,8 @@ func schedulesNative(b *testing.B, pool *pgxpool.Pool, n int, note func()) (star
 	return client.Start, client.Stop
 }
 
-// BenchmarkCluster tells how many queries a second, nearly all of them transactions, a cluster of 20 processes costs that is triggered 100 times a
-// second, beside one of 2.
+// BenchmarkCluster measures how many queries per second, nearly all of them transactions, a cluster of 20 processes
+// sends at 100 triggers per second, compared with a cluster of 2.
 func BenchmarkCluster(b *testing.B) {
 	srv := newServer(b)
 	db := srv.database(b, typed)
@@ -142,7 +142,7 @@ func BenchmarkCluster(b *testing.B) {
 	report(b, "20-over-2", none, quantile(ratios, 0.5), atMost(2.5))
 }
 
-// cluster returns the queries a second of so many processes.
+// cluster returns the queries per second of a cluster.
 func cluster(b *testing.B, db *database, processes int) float64 {
 	b.Helper()
 	db.reset(b)
@@ -151,14 +151,14 @@ func cluster(b *testing.B, db *database, processes int) float64 {
 	var queues []queue
 	var sentQueries queryCounter
 	for range processes {
-		// Two connections, and what the process has of its own.
+		// Two connections, in addition to the scheduler's own.
 		pool := db.pool(b, 2, func(cfg *pgxpool.Config) { cfg.ConnConfig.Tracer = &sentQueries })
 		defer pool.Close()
 		q := openTyped(b, pool, settings{}, w.work)
 		require.NoError(b, q.start(b.Context()))
 		queues = append(queues, q)
 	}
-	wait(8 * time.Second) // elections, and what is done once
+	wait(8 * time.Second) // for elections and startup work
 	before := sentQueries.n.Load()
 	begin := time.Now()
 	ticker := time.NewTicker(10 * time.Millisecond)

@@ -12,18 +12,18 @@ import (
 	"strings"
 )
 
-var svgFile = flag.String("svg", "", "file to draw the scaling benchmarks into")
+var svgFile = flag.String("svg", "", "file to write the plot of the scaling benchmarks to")
 
-// panel is one small plot: River and everytick over the number of one thing.
+// panel is one plot of both clients over one parameter.
 type panel struct {
 	title, thing string
 	points       []point
 }
 
-// point is what was measured at x.
+// point has the figures at x.
 type point struct {
 	x int
-	y [2]float64 // of River and of everytick; NaN if there is none
+	y [2]float64 // River and everytick; NaN if there is none
 }
 
 var panels []*panel
@@ -35,7 +35,7 @@ func newPanel(title, thing string) *panel {
 }
 
 func (p *panel) add(x int, river, everytick float64) {
-	for i := range p.points { // measured again, with more iterations
+	for i := range p.points { // measured again with more iterations
 		if p.points[i].x == x {
 			p.points[i].y = [2]float64{river, everytick}
 			return
@@ -44,17 +44,17 @@ func (p *panel) add(x int, river, everytick float64) {
 	p.points = append(p.points, point{x, [2]float64{river, everytick}})
 }
 
-// Sizes in the plot. The card is white, and so can be read on any page.
+// Sizes and colors. The background is white, so that the plot is readable on any page.
 const (
 	plotWidth, plotHeight = 440, 230
-	areaLeft, areaRight   = 58, 330 // what lies right of it is for the curves' labels
+	areaLeft, areaRight   = 58, 330 // the labels of the curves are to its right
 	areaTop, areaBottom   = 40, 176
 	ink, faint            = "#1f2328", "#d1d9e0"
 )
 
 var curves = [2]struct{ name, color string }{{"River", "#b35900"}, {"everytick", "#0550ae"}}
 
-// writePlot draws the panels that have points, two in a row.
+// writePlot draws the panels that have points, two per row.
 func writePlot() error {
 	var drawn []*panel
 	for _, p := range panels {
@@ -99,11 +99,11 @@ func (p *panel) draw(svg *strings.Builder) {
 		text(x, areaBottom+17, "middle", "", short(float64(pt.x)))
 	}
 
-	var labels [2]float64 // where each curve's label stands
+	var labels [2]float64 // vertical positions of the curves' labels
 	for i := range curves {
 		labels[i] = p.height(p.points[len(p.points)-1].y[i], top) + 4
 	}
-	if gap := labels[1] - labels[0]; math.Abs(gap) < 13 { // apart, in their order
+	if gap := labels[1] - labels[0]; math.Abs(gap) < 13 { // move them apart, keeping their order
 		middle, half := (labels[0]+labels[1])/2, math.Copysign(6.5, gap)
 		labels[0], labels[1] = middle-half, middle+half
 	}
@@ -126,12 +126,12 @@ func (p *panel) draw(svg *strings.Builder) {
 	}
 }
 
-// scale returns the distance of the lines across, and the highest of them: 1, 2 or 5
-// times a power of ten, and three to six lines.
+// scale returns the distance between horizontal lines, which is 1, 2 or 5 times a power of ten, and the highest line.
+// There are three to six lines.
 func (p *panel) scale() (step, top float64) {
 	for _, pt := range p.points {
 		for _, y := range pt.y {
-			if y > top { // NaN is not
+			if y > top { // false for NaN
 				top = y
 			}
 		}
@@ -152,8 +152,7 @@ func (p *panel) scale() (step, top float64) {
 	return step, math.Ceil(top/step) * step
 }
 
-// across is where x lies, on a logarithmic axis on which 0 stands a decade before the
-// next value.
+// across returns the position of x on a logarithmic axis, on which 0 is one decade before the next value.
 func (p *panel) across(x int) float64 {
 	position := func(x int) float64 {
 		if x > 0 {
@@ -172,7 +171,7 @@ func (p *panel) height(y, top float64) float64 {
 	return areaBottom - y/top*(areaBottom-areaTop)
 }
 
-// short is a number such as 20k.
+// short formats a number such as 20k.
 func short(x float64) string {
 	switch {
 	case x >= 1e6:

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// TestMain prints the table of what was measured, and writes the plot.
+// TestMain prints the table of figures and writes the plot.
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if len(table) > 0 {
@@ -31,9 +31,9 @@ func TestMain(m *testing.M) {
 // none is a figure that a contender does not have.
 var none = math.NaN()
 
-// row of the table.
+// row is a row of the table.
 type row struct {
-	work             string // the name of the benchmark that -bench takes, and the unit
+	work             string // the name of the benchmark, as for -bench, and the unit
 	river, everytick float64
 	ratio            float64
 	target           target
@@ -61,7 +61,7 @@ func atMost(want float64) target {
 	return target{"≤ " + number(want), func(everytick, _ float64) bool { return everytick <= want }}
 }
 
-// report gives a figure of both to the benchmark's line and to the table.
+// report adds a figure of both clients to the benchmark's metrics and to the table.
 func report(b *testing.B, unit string, river, everytick float64, t target) {
 	b.Helper()
 	b.ReportMetric(everytick, "everytick-"+unit)
@@ -72,12 +72,12 @@ func report(b *testing.B, unit string, river, everytick float64, t target) {
 	tabulate(b, unit, row{river: river, everytick: everytick, ratio: everytick / river, target: t})
 }
 
-// tabulate gives a figure to the table.
+// tabulate adds a row to the table.
 func tabulate(b *testing.B, unit string, r row) {
 	b.Helper()
 	b.ReportMetric(0, "ns/op") // the figures are the result
 	r.work = strings.TrimPrefix(b.Name(), "Benchmark") + " " + unit
-	// The benchmark may run again, with more iterations.
+	// The benchmark may run again with more iterations.
 	if i := slices.IndexFunc(table, func(o row) bool { return o.work == r.work }); i >= 0 {
 		table[i] = r
 	} else {
@@ -98,7 +98,7 @@ func (r row) String() string {
 	return fmt.Sprintf("| `%s` %s | %s | %s | %s | %s | %s |", name, unit, number(r.river), number(r.everytick), number(r.ratio), r.target.text, held)
 }
 
-// number has three digits that count, and thousands apart.
+// number formats x with three significant digits and a comma between thousands.
 func number(x float64) string {
 	switch {
 	case math.IsNaN(x):

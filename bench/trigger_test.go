@@ -12,8 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkTrigger has so many callers, each of whom triggers jobs one after the
-// other: River's Insert beside Trigger.
+// BenchmarkTrigger compares River's Insert with Trigger. Each caller triggers one job after the other.
 func BenchmarkTrigger(b *testing.B) {
 	srv := newServer(b)
 	for _, bench := range []struct {
@@ -35,7 +34,7 @@ func BenchmarkTrigger(b *testing.B) {
 	}
 }
 
-// insertion measures so many callers for a while.
+// insertion measures concurrent callers.
 func insertion(b *testing.B, db *database, c contender, callers int, during time.Duration) metrics {
 	b.Helper()
 	db.reset(b)
@@ -64,7 +63,7 @@ func insertion(b *testing.B, db *database, c contender, callers int, during time
 		wg.Wait()
 		return time.Since(start)
 	}
-	call(100 * time.Millisecond) // connects
+	call(100 * time.Millisecond) // opens the connections
 	before := db.count(b, "true")
 	took := call(during)
 
@@ -80,13 +79,14 @@ func insertion(b *testing.B, db *database, c contender, callers int, during time
 	}
 }
 
-// BenchmarkTriggerMany inserts 100,000 jobs with their IDs, all or none: River's InsertMany in batches of 10,000
-// beside one TriggerMany.
+// BenchmarkTriggerMany inserts 100,000 jobs and returns their IDs: River's InsertMany in batches of 10,000, compared
+// with one TriggerMany, which inserts all or none.
 func BenchmarkTriggerMany(b *testing.B) {
 	many(b, contender{native.name, openNative}, contender{typed.name, openTyped})
 }
 
-// BenchmarkTriggerBulk inserts them without IDs, by COPY: InsertManyFast in batches of 10,000 beside one TriggerBulk.
+// BenchmarkTriggerBulk inserts as many by COPY, without returning IDs: InsertManyFast in batches of 10,000, compared
+// with one TriggerBulk.
 func BenchmarkTriggerBulk(b *testing.B) {
 	many(b, contender{native.name, openFast}, contender{typed.name, openBulk})
 }
@@ -99,13 +99,13 @@ func many(b *testing.B, river, everytick contender) {
 	report(b, "jobs/s", all[0]["jobs/s"], all[1]["jobs/s"], ratioAtLeast(0.97))
 }
 
-// insertionMany returns how many jobs a second were stored of n.
+// insertionMany stores n jobs and returns the rate in jobs per second.
 func insertionMany(b *testing.B, db *database, n int, open opener) float64 {
 	b.Helper()
 	pool := db.pool(b, poolConns)
 	defer pool.Close()
 	q := open(b, pool, settings{}, func(int) {})
-	require.NoError(b, q.insertMany(b.Context(), 0, 10, time.Time{})) // connects
+	require.NoError(b, q.insertMany(b.Context(), 0, 10, time.Time{})) // opens a connection
 	db.reset(b)
 	start := time.Now()
 	require.NoError(b, q.insertMany(b.Context(), 0, n, time.Time{}))

@@ -21,16 +21,15 @@ import (
 
 var discard = slog.New(slog.DiscardHandler)
 
-// store stands for a provider.
+// store acts as the provider.
 func store(_ context.Context, reqs []*jobs.Request) error {
 	reqs[0].ID = "1"
 	return nil
 }
 
-// BenchmarkCost is what one trigger and one run of a job cost outside of the
-// provider: without telemetry, with some that nobody listens to, and with an SDK that
-// samples everything and exports nothing.
-func BenchmarkCost(b *testing.B) {
+// BenchmarkOptions measures one trigger and one run without a provider: without telemetry, with no-op telemetry, and
+// with an SDK that samples everything and exports nothing.
+func BenchmarkOptions(b *testing.B) {
 	for _, row := range []struct {
 		name    string
 		tracers trace.TracerProvider

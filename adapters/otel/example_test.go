@@ -13,8 +13,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// An application that has set the global providers and propagator passes nil. This
-// one keeps its spans in memory to show them.
+// Pass nil to use the global providers and propagator. This example keeps its spans in memory in order to print them.
 func Example() {
 	exporter := tracetest.NewInMemoryExporter()
 	telemetry, err := jobsotel.Options(&jobsotel.Config{

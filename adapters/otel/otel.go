@@ -3,48 +3,51 @@
 //	telemetry, err := otel.Options(nil)
 //	s, err := river.New(pool, &river.Config{Defaults: telemetry})
 //
-// It follows the semantic conventions for messaging, version 1.43.0 (in development,
-// as all of their versions are): a job's name is the destination, a trigger sends a
-// message, and each attempt processes it. messaging.system is "everytick" whatever
-// the provider, so that moving to another changes no dashboard.
+// It follows the semantic conventions for messaging, version 1.43.0, whose status is still "development". A job's
+// name is the destination, a trigger sends a message, and each attempt processes it. messaging.system is "everytick"
+// for every provider, so dashboards survive a change of provider.
 //
 // # Spans
 //
-// "send email.welcome", of kind producer, is a Trigger, TriggerTx or TriggerMany.
-// Its context travels with the job ([jobs.Request].Metadata), so that "process
-// email.welcome", of kind consumer, is its child in whatever process that runs: the
-// trigger and all attempts are one trace. A run of a schedule that nobody triggered
-// is the root of a trace of its own, as each of its retries is. Besides the attributes
-// of the conventions, a run's span has everytick.job.attempt, everytick.job.max_attempts,
-// everytick.job.tick (RFC 3339; absent for a job that was triggered),
-// everytick.job.missed (how many earlier ticks the run stands for; absent if none) and
-// everytick.job.outcome, see below. The text of an error is the description of the
-// span's status; [jobs.Redact] has been applied to it. A job's data is nowhere.
+// Trigger, TriggerTx and TriggerMany create a producer span such as "send email.welcome". Its context is stored with
+// the job, in [jobs.Request].Metadata. Each attempt creates a consumer span such as "process email.welcome" as its
+// child, in whichever process the attempt runs, so that a trigger and all attempts form one trace. Each attempt of a
+// scheduled run starts its own trace.
 //
-// TriggerTx's span tells that the job was inserted, not that the transaction was
-// committed. A trigger that meets a live job of the same [jobs.Unique] key shows that
-// job's ID, while its run belongs to the trace of the trigger that stored it.
+// In addition to the attributes of the conventions, the span of an attempt has:
+//
+//	everytick.job.attempt        the number of the attempt
+//	everytick.job.max_attempts   the most attempts
+//	everytick.job.tick           the tick, in RFC 3339; absent if the job was triggered
+//	everytick.job.missed         how many earlier ticks the run stands for; absent if none
+//	everytick.job.outcome        see Metrics
+//
+// The description of the span's status is the error text, after [jobs.Redact]. Spans and metrics never contain a
+// job's data.
+//
+// The span of TriggerTx says that the job was inserted, not that the transaction was committed. If [jobs.Unique] finds
+// an existing job, the trigger's span has that job's ID, but the job's runs belong to the trace of the trigger that
+// stored it.
 //
 // # Metrics
 //
-//	messaging.client.sent.messages        {message}  jobs triggered, ticks not among them
-//	messaging.client.operation.duration   s          how long a trigger took
+//	messaging.client.sent.messages        {message}  jobs triggered; does not count ticks
+//	messaging.client.operation.duration   s          duration of triggers
 //	messaging.client.consumed.messages    {message}  attempts
-//	messaging.process.duration            s          how long an attempt took
-//	everytick.tick.lateness               s          from a tick to the start of its first attempt, and of the
-//	                                                 next where a shutdown interrupted that
+//	messaging.process.duration            s          duration of attempts
+//	everytick.tick.lateness               s          time from a tick to the start of its first attempt; recorded
+//	                                                 again if a shutdown interrupted that attempt
 //
-// All have messaging.system, messaging.destination.name, messaging.operation.name and
-// messaging.operation.type, and error.type when it failed; none has the job's ID.
-// messaging.process.duration has everytick.job.outcome too: "completed", "retried"
-// (failed, and is tried again), "failed" (for good) or "interrupted" (ended from
-// outside: by a shutdown, after which it goes back to the queue, or by Cancel).
+// All have messaging.system, messaging.destination.name, messaging.operation.name and messaging.operation.type, and
+// error.type on failure. None has the job's ID. messaging.process.duration also has everytick.job.outcome: "completed",
+// "retried" (failed and will be retried), "failed" (for good) or "interrupted" (by a shutdown, after which the job goes
+// back to the queue, or by Cancel).
 //
-// error.type is "panic", "timeout", "canceled", or the Go type of the error inside the
-// wrappers of packages fmt and jobs.
+// error.type is "panic", "timeout", "canceled", or the Go type of the error without the wrappers of packages fmt and
+// jobs.
 //
-// The durations have the buckets of the conventions, which end at 10 s: for jobs that
-// take longer give the MeterProvider a View.
+// Durations have the buckets that the conventions recommend, which end at 10 s. For longer jobs, configure a View on
+// the MeterProvider.
 package otel
 
 import (
@@ -76,7 +79,7 @@ const scope = "github.com/everytick/everytick/adapters/otel"
 // system is messaging.system.
 const system messagingconv.SystemAttr = "everytick"
 
-// The attributes and the metric that the conventions have no name for.
+// Attributes and a metric for which the conventions have no name.
 const (
 	attemptKey     = attribute.Key("everytick.job.attempt")
 	maxAttemptsKey = attribute.Key("everytick.job.max_attempts")
@@ -86,29 +89,27 @@ const (
 	latenessName   = "everytick.tick.lateness"
 )
 
-// buckets are those that the conventions advise for durations, in seconds.
+// buckets are those that the conventions recommend for durations, in seconds.
 var buckets = metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
-// latenessBuckets reach from a poll's interval to an outage, in seconds.
+// latenessBuckets range from a poll interval to an outage, in seconds.
 var latenessBuckets = metric.WithExplicitBucketBoundaries(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 
-// Config says where spans and metrics go. The zero value, and a nil *Config, mean
-// the defaults.
+// Config configures [Options]. A nil *Config means the defaults.
 type Config struct {
-	// TracerProvider makes the spans. Defaults to the global one.
+	// TracerProvider creates the tracer. Defaults to the global one.
 	TracerProvider trace.TracerProvider
-	// MeterProvider makes the metrics. Defaults to the global one.
+	// MeterProvider creates the meter. Defaults to the global one.
 	MeterProvider metric.MeterProvider
-	// Propagator puts the context of a trigger into the job and takes it out again for
-	// the run. What it writes is stored with the job, baggage too. Defaults to the
-	// global one, which does nothing until [otel.SetTextMapPropagator] is called:
-	// triggers and runs are then separate traces.
+	// Propagator injects the context of a trigger into the job and extracts it for each attempt. Everything it writes
+	// is stored with the job, including baggage. Defaults to the global one, which does nothing until
+	// [otel.SetTextMapPropagator] is called; triggers and runs are then separate traces.
 	Propagator propagation.TextMapPropagator
 }
 
-// Options returns what traces and measures jobs, for the Defaults of a provider's
-// Config or for a single registration. Placed first it stands outside of other
-// middleware. The error is one of the MeterProvider. cfg may be nil.
+// Options returns the options that trace and measure jobs, for the Defaults of a provider's Config or for a single
+// registration. Put them first, so that they wrap other middleware. It returns an error if the MeterProvider cannot
+// create an instrument. cfg may be nil.
 func Options(cfg *Config) ([]jobs.Option, error) {
 	c := Config{}
 	if cfg != nil {
@@ -152,8 +153,8 @@ type instruments struct {
 	lateness   metric.Float64Histogram
 }
 
-// attributes are those that spans and metrics share. The conventions ask for them
-// when a span starts, since a sampler sees no others.
+// attributes returns the attributes that spans and metrics share. The conventions require them at the start of a
+// span, because a sampler sees only those.
 func attributes(operation, name string) []attribute.KeyValue {
 	return []attribute.KeyValue{
 		semconv.MessagingSystemKey.String(string(system)),
@@ -163,13 +164,12 @@ func attributes(operation, name string) []attribute.KeyValue {
 	}
 }
 
-// errUnwound stands for what a function would have returned that did not return.
-// Panics of handlers and their middleware are errors already.
+// errUnwound is the error of a function that did not return. Panics of handlers and their middleware have become
+// errors before.
 var errUnwound = errors.New("a panic, or the end of the goroutine (runtime.Goexit)")
 
-// send is the middleware of triggers. The context of its span is the creation context
-// of all jobs of a batch; the conventions recommend a further span for each of them,
-// which at thousands in a TriggerMany costs more than it tells.
+// send is the trigger middleware. The context of its span is the creation context of all jobs of a batch. The
+// conventions recommend another span per job, which is too expensive for thousands of jobs in a TriggerMany.
 func (i *instruments) send(next jobs.Enqueue) jobs.Enqueue {
 	return func(ctx context.Context, reqs []*jobs.Request) (err error) {
 		name := reqs[0].Name
@@ -218,16 +218,16 @@ func (i *instruments) inject(ctx context.Context, reqs []*jobs.Request) {
 	}
 }
 
-// process is the middleware of runs.
+// process is the handler middleware.
 func (i *instruments) process(next jobs.Handler) jobs.Handler {
-	// The name is not known before the first run, and the same in all of them.
+	// The job's name is known only from the first run on, and is the same in all runs.
 	var (
 		once     sync.Once
 		attrs    []attribute.KeyValue
 		spanName string
 		starting []trace.SpanStartOption
-		counted  metric.MeasurementOption // for the metrics of an attempt that succeeded,
-		measured metric.MeasurementOption // the latter with its outcome
+		counted  metric.MeasurementOption // for consumed.messages of an attempt that succeeded
+		measured metric.MeasurementOption // for process.duration of such an attempt
 	)
 	return func(ctx context.Context, job *jobs.Job) (err error) {
 		once.Do(func() {
@@ -266,23 +266,21 @@ func (i *instruments) process(next jobs.Handler) jobs.Handler {
 	}
 }
 
-// startProcess starts the span of an attempt, as the child of the span that triggered
-// the job, or else as a root.
+// startProcess starts the span of an attempt, as a child of the span that triggered the job if there is one.
 func (i *instruments) startProcess(ctx context.Context, job *jobs.Job, name string, opts []trace.SpanStartOption) (context.Context, trace.Span) {
 	ambient := trace.SpanFromContext(ctx)
-	// The context may come down from the one given to Start, and with it the span and the
-	// baggage of the application's own start, to which no run belongs.
+	// The context may descend from the one given to Start, with the span and the baggage of the application's startup.
+	// Runs do not belong to those.
 	if ambient.SpanContext().IsValid() {
 		ctx = trace.ContextWithSpanContext(ctx, trace.SpanContext{})
 	}
 	ctx = baggage.ContextWithoutBaggage(ctx)
 	ctx = i.propagator.Extract(ctx, propagation.MapCarrier(job.Metadata))
-	// Links, because that is how the conventions relate a run to what triggered it,
-	// parents being a choice.
+	// The conventions require a link to the creation context; making it the parent as well is optional.
 	if creation := trace.SpanContextFromContext(ctx); creation.IsValid() {
 		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: creation}))
 	}
-	if ambient.IsRecording() { // of some other middleware, or the provider's
+	if ambient.IsRecording() { // from other middleware or the provider
 		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: ambient.SpanContext()}))
 	}
 	ctx, span := i.tracer.Start(ctx, name, opts...)
@@ -318,7 +316,7 @@ func errorType(err error) attribute.KeyValue {
 	case errors.Is(err, context.Canceled):
 		return semconv.ErrorTypeKey.String("canceled")
 	}
-	// Permanent, RetryAfter and redaction say nothing about the error inside.
+	// The types of Permanent, RetryAfter and redaction say nothing about the cause.
 	for {
 		inner := errors.Unwrap(err)
 		if inner == nil || !isWrapper(err) {
@@ -330,7 +328,7 @@ func errorType(err error) attribute.KeyValue {
 
 var jobsPath = reflect.TypeFor[jobs.Job]().PkgPath()
 
-// isWrapper reports whether the error is one of fmt's, or of package jobs or those below it.
+// isWrapper reports whether the type of err is from package fmt, jobs or a package below jobs.
 func isWrapper(err error) bool {
 	t := reflect.TypeOf(err)
 	if t.Kind() != reflect.Pointer {

@@ -28,7 +28,7 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// telemetry keeps what was told.
+// telemetry records spans and metrics.
 type telemetry struct {
 	exporter *tracetest.InMemoryExporter
 	reader   *sdkmetric.ManualReader
@@ -51,7 +51,7 @@ func newTelemetry(t testing.TB, opts ...sdktrace.TracerProviderOption) *telemetr
 	return tel
 }
 
-// scheduler is not started yet. Its jobs have a first retry after a second.
+// scheduler returns a scheduler that is not started. Its jobs are first retried after one second.
 func (tel *telemetry) scheduler(t testing.TB, defaults ...jobs.Option) *memory.Scheduler {
 	t.Helper()
 	s, err := memory.New(&memory.Config{Defaults: slices.Concat(tel.options, []jobs.Option{jobs.RetryDelay(time.Second)}, defaults)})
@@ -65,7 +65,7 @@ func start(t testing.TB, s jobs.Scheduler) {
 	t.Cleanup(func() { _ = s.Shutdown(context.Background()) })
 }
 
-// spans are those of that name that have ended, the first first.
+// spans returns the ended spans with this name, in order.
 func (tel *telemetry) spans(name string) (found []tracetest.SpanStub) {
 	for _, span := range tel.exporter.GetSpans() {
 		if span.Name == name {
@@ -75,7 +75,7 @@ func (tel *telemetry) spans(name string) (found []tracetest.SpanStub) {
 	return found
 }
 
-// attributes renders all attributes.
+// attributes returns attributes by key.
 func attributes(kvs []attribute.KeyValue) map[string]any {
 	m := make(map[string]any, len(kvs))
 	for _, kv := range kvs {
@@ -84,7 +84,7 @@ func attributes(kvs []attribute.KeyValue) map[string]any {
 	return m
 }
 
-// metric returns the data of that name, and its unit.
+// metric returns the data and the unit of a metric.
 func (tel *telemetry) metric(t testing.TB, name string) (metricdata.Aggregation, string) {
 	t.Helper()
 	var all metricdata.ResourceMetrics
@@ -101,7 +101,7 @@ func (tel *telemetry) metric(t testing.TB, name string) (metricdata.Aggregation,
 	return nil, ""
 }
 
-// count adds up the points of a metric that have the attributes.
+// count sums the data points of a metric that have the attributes.
 func (tel *telemetry) count(t testing.TB, name string, want ...attribute.KeyValue) (n int) {
 	t.Helper()
 	has := func(set attribute.Set) bool {
@@ -128,7 +128,7 @@ func (tel *telemetry) count(t testing.TB, name string, want ...attribute.KeyValu
 	return n
 }
 
-func TestATriggerAndItsAttemptsAreOneTrace(t *testing.T) {
+func TestOptions_TriggerAndItsAttemptsAreOneTrace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		tel := newTelemetry(t)
@@ -195,7 +195,7 @@ func TestATriggerAndItsAttemptsAreOneTrace(t *testing.T) {
 	})
 }
 
-func TestTriggerManyIsOneSpan(t *testing.T) {
+func TestOptions_TriggerManyIsOneSpan(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		tel := newTelemetry(t)
@@ -223,13 +223,13 @@ func TestTriggerManyIsOneSpan(t *testing.T) {
 	})
 }
 
-func TestATickIsTheRootOfATrace(t *testing.T) {
+func TestOptions_TickStartsATrace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		tel := newTelemetry(t)
 		s := tel.scheduler(t)
 		require.NoError(t, s.RegisterInterval("audit.sync", time.Minute, func(context.Context, *jobs.Job) error { return nil }))
-		// The application traces its own start; memory passes its context on to the jobs.
+		// The application traces its startup; memory passes that context to the jobs.
 		ctx, startup := tel.tracer.Start(t.Context(), "startup")
 		require.NoError(t, s.Start(ctx))
 		startup.End()
@@ -257,14 +257,14 @@ func TestATickIsTheRootOfATrace(t *testing.T) {
 	})
 }
 
-func TestLatenessIsOfFirstAttemptsOfTicks(t *testing.T) {
+func TestOptions_LatenessCountsFirstAttemptsOfTicks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		tel := newTelemetry(t)
 		s := tel.scheduler(t, jobs.Concurrency(1))
 		require.NoError(t, s.RegisterInterval("audit.sync", time.Hour, func(_ context.Context, job *jobs.Job) error {
 			if job.Tick.IsZero() {
-				time.Sleep(3 * time.Second) // keeps the only worker from the tick
+				time.Sleep(3 * time.Second) // delays the tick, because there is one worker
 				return nil
 			}
 			return errors.New("fails")
@@ -285,8 +285,7 @@ func TestLatenessIsOfFirstAttemptsOfTicks(t *testing.T) {
 	})
 }
 
-// What is there of a live span when a run begins is linked.
-func TestARunIsLinkedToTheSpanAroundIt(t *testing.T) {
+func TestOptions_RunIsLinkedToTheSpanAroundIt(t *testing.T) {
 	t.Parallel()
 	tel := newTelemetry(t)
 	reg, err := provider.NewRegistry(tel.options...)
@@ -303,7 +302,7 @@ func TestARunIsLinkedToTheSpanAroundIt(t *testing.T) {
 	require.Equal(t, around.SpanContext().SpanID(), run.Links[0].SpanContext.SpanID())
 }
 
-func TestTheBaggageOfTheApplicationsStartIsInNoRun(t *testing.T) {
+func TestOptions_RunsDoNotHaveTheBaggageOfStart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		member, err := baggage.NewMember("start", "1")
@@ -329,7 +328,7 @@ type ownError struct{}
 
 func (*ownError) Error() string { return "own" }
 
-func TestFailuresSayWhatTheyAre(t *testing.T) {
+func TestOptions_Failures(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		handler                 jobs.Handler
@@ -388,7 +387,7 @@ func TestFailuresSayWhatTheyAre(t *testing.T) {
 	}
 }
 
-func TestARunThatAShutdownEndsIsInterrupted(t *testing.T) {
+func TestOptions_RunEndedByShutdownIsInterrupted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		tel := newTelemetry(t)
@@ -409,7 +408,7 @@ func TestARunThatAShutdownEndsIsInterrupted(t *testing.T) {
 	})
 }
 
-func TestAPanicInAnotherMiddlewareLosesNoSpan(t *testing.T) {
+func TestOptions_PanicInOtherMiddlewareEndsTheSpan(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		tel := newTelemetry(t)
@@ -430,7 +429,7 @@ func TestAPanicInAnotherMiddlewareLosesNoSpan(t *testing.T) {
 	})
 }
 
-func TestATriggerThatFailsIsTold(t *testing.T) {
+func TestOptions_FailedTriggerHasErrorStatus(t *testing.T) {
 	t.Parallel()
 	tel := newTelemetry(t)
 	s := tel.scheduler(t, jobs.UseTrigger(func(jobs.Enqueue) jobs.Enqueue {
@@ -446,7 +445,7 @@ func TestATriggerThatFailsIsTold(t *testing.T) {
 	require.Equal(t, 2, tel.count(t, "messaging.client.sent.messages", attribute.String("error.type", "*otel_test.ownError")))
 }
 
-func TestATriggerThatFailsHasNoMessageID(t *testing.T) {
+func TestOptions_FailedTriggerHasNoMessageID(t *testing.T) {
 	t.Parallel()
 	tel := newTelemetry(t)
 	s := tel.scheduler(t, jobs.UseTrigger(func(jobs.Enqueue) jobs.Enqueue {
@@ -460,7 +459,7 @@ func TestATriggerThatFailsHasNoMessageID(t *testing.T) {
 	require.NotContains(t, attributes(sent[0].Attributes), "messaging.message.id")
 }
 
-func TestOtherMetadataStays(t *testing.T) {
+func TestOptions_KeepOtherMetadata(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		tel := newTelemetry(t)
@@ -488,9 +487,8 @@ func TestOtherMetadataStays(t *testing.T) {
 	})
 }
 
-// The conventions' names, units and buckets, and no attribute whose values have no
-// bound.
-func TestMetricsFollowTheConventions(t *testing.T) {
+// Names, units and buckets are those of the conventions, and all attributes have a bounded set of values.
+func TestOptions_MetricsFollowTheConventions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		tel := newTelemetry(t)
@@ -546,7 +544,7 @@ func TestMetricsFollowTheConventions(t *testing.T) {
 	})
 }
 
-// sampler keeps what it is shown.
+// sampler records its arguments and drops everything.
 type sampler struct {
 	sdktrace.Sampler
 	shown chan sdktrace.SamplingParameters
@@ -557,8 +555,8 @@ func (s sampler) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingRe
 	return sdktrace.NeverSample().ShouldSample(p)
 }
 
-// What is not sampled at the trigger is not sampled at the run.
-func TestASamplerDecidesOnTheDestination(t *testing.T) {
+// A run is sampled if its trigger was.
+func TestOptions_SamplerSeesTheDestination(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		asked := sampler{shown: make(chan sdktrace.SamplingParameters, 2)}
@@ -583,9 +581,9 @@ func TestASamplerDecidesOnTheDestination(t *testing.T) {
 	})
 }
 
-func TestTheDefaultsAreTheGlobals(t *testing.T) {
+func TestOptions_DefaultToTheGlobals(t *testing.T) {
 	t.Parallel()
-	// Nobody sets them in this process: all of it does nothing.
+	// Nothing sets the globals in this process, so they do nothing.
 	options, err := otel.Options(nil)
 	require.NoError(t, err)
 	reg, err := provider.NewRegistry(options...)

@@ -26,7 +26,7 @@ import (
 
 var databases = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, nil) })
 
-// childEnv makes the test binary a worker on the database that it names.
+// childEnv, if set, makes the test binary a worker on the database at that URL.
 const childEnv = "EVERYTICK_OTEL_CHILD"
 
 func TestMain(m *testing.M) {
@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A jsonSpan is a span as the child writes it, a line each.
+// A jsonSpan is a span as the child writes it, one per line.
 type jsonSpan struct {
 	Name, TraceID, SpanID, ParentSpanID string
 	Attributes                          map[string]any
@@ -64,8 +64,8 @@ func (e jsonExporter) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySp
 
 func (jsonExporter) Shutdown(context.Context) error { return nil }
 
-// work is the child: it runs the jobs and writes its spans to standard output, until
-// standard input ends, with the test's process or before.
+// work is the child: it runs jobs and writes its spans to standard output, until standard input is closed, at the
+// latest when the test's process ends.
 func work(url string) error {
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, url)
@@ -102,9 +102,8 @@ func work(url string) error {
 	return s.Shutdown(stopCtx)
 }
 
-// One process triggers a job, in each of the three ways, and another runs it, at the
-// second attempt.
-func TestATriggerAndItsRunInAnotherProcessAreOneTrace(t *testing.T) {
+// One process triggers jobs in each of the three ways. Another one runs them; the second attempt succeeds.
+func TestOptions_TriggerAndRunInAnotherProcessAreOneTrace(t *testing.T) {
 	t.Parallel()
 	url := databases.URL(t)
 	child := exec.CommandContext(t.Context(), os.Args[0])
@@ -148,7 +147,7 @@ func TestATriggerAndItsRunInAnotherProcessAreOneTrace(t *testing.T) {
 		select {
 		case line = <-lines:
 		case <-time.After(time.Minute):
-			require.FailNow(t, "the child told of too few runs", "%v", attempts)
+			require.FailNow(t, "the child ran too few jobs", "%v", attempts)
 		}
 		var run jsonSpan
 		require.NoError(t, json.Unmarshal([]byte(line), &run), "%s", line)
@@ -167,7 +166,7 @@ func TestATriggerAndItsRunInAnotherProcessAreOneTrace(t *testing.T) {
 
 	require.NoError(t, leash.Close())
 	for line := range lines {
-		require.Empty(t, line, "a span too many")
+		require.Empty(t, line, "the child wrote an extra span")
 	}
 	require.NoError(t, child.Wait())
 }

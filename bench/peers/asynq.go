@@ -17,11 +17,11 @@ import (
 	"github.com/hibiken/asynq"
 )
 
-// asynqConcurrency is that of asynq's README; its default is the number of cores. More do not help
-// with jobs that take no time, as one goroutine fetches for all.
+// asynqConcurrency is the value in asynq's README; the default is the number of cores. More workers do not help with
+// no-op jobs, because a single goroutine fetches for all of them.
 const asynqConcurrency = 10
 
-// pollInterval is for the libraries whose documentation lets one choose and advises none: everytick's own.
+// pollInterval is everytick's own, for libraries that have the setting but recommend no value.
 const pollInterval = 200 * time.Millisecond
 
 var asynqPeer = peer{
@@ -45,7 +45,7 @@ var asynqPeer = peer{
 	},
 }
 
-// startRedis starts an empty Redis that is as durable as Postgres is, behind a Unix socket as well.
+// startRedis starts an empty Redis that, like Postgres, is durable and listens on a Unix socket.
 func startRedis(ctx context.Context) (socket string, stop func() error, err error) {
 	dir, err := os.MkdirTemp("", "peers-redis-")
 	if err != nil {
@@ -68,7 +68,7 @@ func startRedis(ctx context.Context) (socket string, stop func() error, err erro
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return "", nil, errors.Join(errors.New("redis-server does not start"), ctx.Err(), stop())
+	return "", nil, errors.Join(errors.New("redis-server did not start"), ctx.Err(), stop())
 }
 
 type asynqLibrary struct {
@@ -92,7 +92,7 @@ func (a *asynqLibrary) enqueueAfter(ctx context.Context, n int, delay time.Durat
 	return a.add(ctx, n, asynq.ProcessIn(delay))
 }
 
-// enqueueMany has many callers, as asynq has no batches.
+// enqueueMany uses many callers, because asynq has no batches.
 func (a *asynqLibrary) enqueueMany(ctx context.Context, n int, at time.Time) error {
 	const callers = 50
 	var next atomic.Int64
@@ -150,7 +150,7 @@ func (a *asynqLibrary) close() {
 	a.inspector.Close()
 }
 
-// moduleVersion is that of a dependency of this program.
+// moduleVersion returns the version of a dependency of this program.
 func moduleVersion(path string) string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {

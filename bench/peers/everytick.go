@@ -52,7 +52,7 @@ type payload struct {
 
 const noop jobs.Kind[payload] = "bench.noop"
 
-// newPool is the pool of the Go libraries: a connection for each of the 50 callers.
+// newPool returns a pool for the Go libraries, with a connection for each of the 50 callers.
 func newPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -105,7 +105,7 @@ func (e *everytick) settle(ctx context.Context) error { return vacuum(ctx, e.poo
 
 func (e *everytick) close() { e.pool.Close() }
 
-// vacuum is what autovacuum would do within a minute, for everybody alike.
+// vacuum does what autovacuum would do within a minute, for all libraries.
 func vacuum(ctx context.Context, pool *pgxpool.Pool) error {
 	if _, err := pool.Exec(ctx, "VACUUM ANALYZE"); err != nil {
 		return err

@@ -5,19 +5,19 @@ import { measure, step } from './measure.mjs'
 const connectionString = process.env.DATABASE_URL
 const task = 'bench.noop'
 
-// It logs each job at info; nobody here logs below warnings.
+// It logs each job at level info. No library here logs below warnings.
 const logger = new Logger(() => (level, message) => {
   if (level === 'error' || level === 'warning') console.error(`graphile: ${message}`)
 })
 
-// What its page "Performance" reached its best numbers with.
+// The settings with which its page "Performance" reached its best figures.
 const best = {
   concurrentJobs: 24,
   maxPoolSize: 25,
   localQueue: { size: 500 },
   completeJobBatchDelay: 0,
   failJobBatchDelay: 0,
-  pollInterval: 200, // the page advises none: as everytick's
+  pollInterval: 200, // as in everytick; the page recommends none
 }
 
 const utils = await makeWorkerUtils({ connectionString, logger, maxPoolSize: 50 })

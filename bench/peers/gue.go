@@ -10,15 +10,15 @@ import (
 	"github.com/vgarvardt/gue/v5/adapter/pgxv5"
 )
 
-// The settings of gue. Its documentation advises no numbers: of those tried, these did best.
+// The settings of gue. Its documentation recommends no values; these were the best of those tried.
 const (
-	gueDefaultWorkers = 2 // has no default: as in its README
+	gueDefaultWorkers = 2 // gue has no default; this is from its README
 	gueWorkers        = 16
-	gueBatch          = 1000 // Postgres takes 8,191 rows of its 8 parameters
+	gueBatch          = 1000 // at 8 parameters per row, Postgres allows 8,191 rows
 	gueQueue          = "bench"
 )
 
-// gueSchema is the file migrations/schema.sql of the module, which its README says to apply.
+// gueSchema is migrations/schema.sql of gue's module, which has to be applied by hand.
 const gueSchema = `
 CREATE TABLE IF NOT EXISTS gue_jobs
 (
@@ -102,12 +102,12 @@ func (g *gueLibrary) start(ctx context.Context, tuned bool, handle func(int)) (f
 	workers := gueDefaultWorkers
 	opts := []gue.WorkerPoolOption{
 		gue.WithPoolQueue(gueQueue),
-		gue.WithPoolGracefulShutdown(nil), // else the end of a step interrupts jobs
+		gue.WithPoolGracefulShutdown(nil), // otherwise the end of a step interrupts jobs
 	}
 	if tuned {
 		workers = gueWorkers
 		opts = append(opts, gue.WithPoolPollInterval(pollInterval),
-			gue.WithPoolPollStrategy(gue.RunAtPollStrategy)) // the order of its index: nothing to sort
+			gue.WithPoolPollStrategy(gue.RunAtPollStrategy)) // the order of its index, so nothing is sorted
 	}
 	pool, err := gue.NewWorkerPool(g.client, gue.WorkMap{string(noop): work}, workers, opts...)
 	if err != nil {

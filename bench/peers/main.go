@@ -1,5 +1,4 @@
-// Command peers runs everytick and other queues on the same work, one after the other, and prints
-// one table. README.md says how.
+// Command peers runs everytick and other job queues on the same work, one after the other, and prints a table.
 package main
 
 import (
@@ -21,36 +20,36 @@ import (
 	"github.com/everytick/everytick/internal/devdb"
 )
 
-// A step is one kind of work. The Node scripts are given it as JSON.
+// A step is one kind of work. The Node scripts receive it as JSON.
 type step struct {
 	Do      string  `json:"do"` // enqueue, drain, idle, rate, delayed or due
 	Tuned   bool    `json:"tuned"`
 	Jobs    int     `json:"jobs"`
 	Callers int     `json:"callers"`
-	Rate    int     `json:"rate"`    // jobs a second
-	Seconds float64 `json:"seconds"` // of enqueueing, or at most of draining
+	Rate    int     `json:"rate"`    // jobs per second
+	Seconds float64 `json:"seconds"` // duration of enqueueing, or limit for draining
 }
 
 // A result is what a step measured. Times are in milliseconds.
 type result struct {
-	Jobs    int     `json:"jobs"` // done in Seconds, or started in time
+	Jobs    int     `json:"jobs"` // completed in Seconds, or started in time
 	Seconds float64 `json:"seconds"`
-	Fill    float64 `json:"fill"` // seconds that the batch before a drain took
+	Fill    float64 `json:"fill"` // seconds to enqueue the batch before a drain
 	P50     float64 `json:"p50"`
 	P99     float64 `json:"p99"`
 	Max     float64 `json:"max"`
 }
 
-// A peer is a column of the table. missing says why it cannot run, or "".
+// A peer is a column of the table. missing returns why it cannot run, or "".
 type peer struct {
 	name    string // for -only
 	title   string
 	version func() string
 	missing func(context.Context) string
-	run     func(context.Context, string, step) (result, error) // on the empty database of that URL
+	run     func(context.Context, string, step) (result, error) // on the empty database at the URL
 }
 
-// stepTime is what one step may take with all that it prepares. Few take more than half a minute.
+// stepTime limits a step including its preparation. Few steps take more than half a minute.
 const stepTime = 3 * time.Minute
 
 func steps(jobs int) []step {
@@ -60,7 +59,7 @@ func steps(jobs int) []step {
 		{Do: "enqueue", Callers: 50, Seconds: 4},
 		{Do: "drain", Jobs: jobs, Seconds: 15},
 		{Do: "drain", Jobs: jobs, Seconds: 30, Tuned: true},
-		{Do: "idle", Jobs: 10, Seconds: 2}, // pauses of up to so many seconds
+		{Do: "idle", Jobs: 10, Seconds: 2}, // with random pauses of up to Seconds
 		{Do: "rate", Jobs: 300 * 4, Rate: 300, Seconds: 5},
 		{Do: "idle", Jobs: 40, Seconds: 0.5, Tuned: true},
 		{Do: "rate", Jobs: 300 * 5, Rate: 300, Seconds: 5, Tuned: true},
@@ -83,17 +82,18 @@ func main() {
 
 func run(ctx context.Context) error {
 	jobs := flag.Int("n", 100_000, "jobs to enqueue in batches and to drain")
-	only := flag.String("only", "", "run these alone: everytick, gue, graphile, pgboss, asynq, separated by commas")
-	does := flag.String("do", "", "do this work alone: enqueue, drain, idle, rate, delayed, due, separated by commas")
-	rounds := flag.Int("rounds", 1, "how often to count jobs a second, the best of which is shown: for a machine with other work")
-	budget := flag.Duration("budget", 20*time.Minute, "what is not reached in this time is left out")
+	only := flag.String("only", "", "run only these, separated by commas: everytick, gue, graphile, pgboss, asynq")
+	does := flag.String("do", "", "do only this work, separated by commas: enqueue, drain, idle, rate, delayed, due")
+	rounds := flag.Int("rounds", 1,
+		"how often to measure jobs per second; the best round is shown, for use on a busy machine")
+	budget := flag.Duration("budget", 20*time.Minute, "leave out measurements that have not started after this time")
 	flag.Parse()
-	// Nobody is to be measured by how much he logs, so none does below warnings.
+	// No library logs below warnings, so that logging does not affect the figures.
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	note := func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
-	// A server of our own with the settings of Postgres itself, which are durable. Never that of
-	// DATABASE_URL: databases are dropped.
+	// A private server with the durable default settings of Postgres. Never that of DATABASE_URL, because databases
+	// are dropped.
 	db, err := devdb.Open(ctx, devdb.Options{Getenv: func(key string) string {
 		if key == "DATABASE_URL" {
 			return ""
@@ -121,7 +121,7 @@ func run(ctx context.Context) error {
 			continue
 		}
 		if why := p.missing(ctx); why != "" {
-			note("%s is left out: %s", p.name, why)
+			note("skipping %s: %s", p.name, why)
 			continue
 		}
 		peers = append(peers, p)
@@ -129,7 +129,7 @@ func run(ctx context.Context) error {
 
 	end := time.Now().Add(*budget)
 	var t table
-	// Row by row, so that what else the machine does meets neighbours in the table alike.
+	// Row by row, so that other load on the machine affects the cells of a row alike.
 	for _, s := range steps(*jobs) {
 		if !chosen(*does, s.Do) {
 			continue
@@ -143,7 +143,7 @@ func run(ctx context.Context) error {
 				return ctx.Err()
 			}
 			if time.Now().After(end) {
-				note("%s of %s is left out: the budget of %s is spent", s.title(), p.name, *budget)
+				note("skipping %s of %s: the budget of %s is spent", s.title(), p.name, *budget)
 				continue
 			}
 			r, err := runStep(ctx, admin, db.URL, p, s)
@@ -167,9 +167,9 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// runStep gives a step an empty database of its own, and a time limit.
+// runStep runs a step on a new database with a time limit.
 func runStep(ctx context.Context, admin *pgx.Conn, serverURL string, p peer, s step) (r result, err error) {
-	// What an earlier step left to write is not on this one's account.
+	// The checkpoint writes what earlier steps have left to write.
 	for _, sql := range []string{"DROP DATABASE IF EXISTS peers WITH (FORCE)", "CREATE DATABASE peers", "CHECKPOINT"} {
 		if _, err := admin.Exec(ctx, sql); err != nil {
 			return r, err
@@ -179,7 +179,7 @@ func runStep(ctx context.Context, admin *pgx.Conn, serverURL string, p peer, s s
 	defer cancel()
 	r, err = p.run(stepCtx, strings.Replace(serverURL, "/postgres?", "/peers?", 1), s)
 	if errors.Is(stepCtx.Err(), context.DeadlineExceeded) {
-		return r, fmt.Errorf("not done in %s: %w", stepTime, err)
+		return r, fmt.Errorf("not finished within %s: %w", stepTime, err)
 	}
 	return r, err
 }

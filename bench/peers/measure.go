@@ -11,23 +11,21 @@ import (
 	"time"
 )
 
-// A library is a queue written in Go, on an empty store. measure.mjs holds the same for Node, and
-// measures the same way.
+// A library is a queue written in Go, on an empty store. measure.mjs does the same measurements for Node.
 type library interface {
 	enqueue(ctx context.Context, n int) error
 	enqueueAfter(ctx context.Context, n int, delay time.Duration) error
-	// enqueueMany enqueues the jobs 0 to n-1 in the library's best way. They are due at once or,
-	// unless at is zero, then.
+	// enqueueMany enqueues jobs 0 to n-1 in the library's fastest way, due at the given time, or now if it is zero.
 	enqueueMany(ctx context.Context, n int, at time.Time) error
-	// start starts the workers, with the library's defaults or its best settings. handle is given
-	// the n of each job. stop lets running jobs end.
+	// start starts the workers with the library's defaults or its best settings. They call handle with the number of
+	// each job. stop waits for running jobs.
 	start(ctx context.Context, tuned bool, handle func(n int)) (stop func() error, err error)
-	unfinished(ctx context.Context) (int, error) // jobs that the store holds
-	settle(ctx context.Context) error            // what maintenance would do after a big insert
+	unfinished(ctx context.Context) (int, error) // number of jobs still stored
+	settle(ctx context.Context) error            // does what maintenance would do after a big insert
 	close()
 }
 
-// tracker notes when the handler of each job first started.
+// tracker records when the handler of each job first started.
 type tracker struct {
 	at    []atomic.Int64
 	count atomic.Int64
@@ -43,7 +41,7 @@ func (t *tracker) handle(n int) {
 
 func (t *tracker) started(n int) time.Time { return time.Unix(0, t.at[n].Load()) }
 
-// wait returns when so many jobs have started, or at the end of that time.
+// wait waits until this many jobs have started or the time limit is reached.
 func (t *tracker) wait(ctx context.Context, jobs int, limit time.Duration) bool {
 	for end := time.Now().Add(limit); t.count.Load() < int64(jobs); {
 		if ctx.Err() != nil || time.Now().After(end) {
@@ -54,7 +52,7 @@ func (t *tracker) wait(ctx context.Context, jobs int, limit time.Duration) bool 
 	return true
 }
 
-// leadTime is how long before they are due the jobs of the step "due" are enqueued.
+// leadTime is how long before they are due jobs are enqueued in the step "due".
 const leadTime = 10 * time.Second
 
 const delay = 2 * time.Second
@@ -96,7 +94,7 @@ func measure(ctx context.Context, lib library, s step) (r result, err error) {
 	switch s.Do {
 	case "drain":
 		seen.wait(ctx, s.Jobs, limit)
-		// A job is done when the store says so.
+		// Jobs are finished only when the store says so.
 		for time.Since(begin) < limit && err == nil {
 			var left int
 			if left, err = lib.unfinished(ctx); left == 0 {
@@ -135,9 +133,9 @@ func measure(ctx context.Context, lib library, s step) (r result, err error) {
 	if err != nil {
 		return r, err
 	}
-	// More than all is no loss: a job that ran as the workers stopped may be stored to run again.
+	// The sum may be greater: a job that ran while the workers stopped may be stored to run again.
 	if started := int(seen.count.Load()); started+left < s.Jobs {
-		return r, fmt.Errorf("of %d jobs %d ran and %d are left", s.Jobs, started, left)
+		return r, fmt.Errorf("of %d jobs, %d ran and %d are left", s.Jobs, started, left)
 	}
 	if s.Do != "drain" {
 		r.percentiles(seen, sent)
@@ -175,7 +173,7 @@ func measureEnqueue(ctx context.Context, lib library, s step) (r result, err err
 	return r, errors.Join(append(errs, err)...)
 }
 
-// sendAtRate does not wait for one job before it sends the next, as those of many users would not.
+// sendAtRate enqueues jobs at a fixed rate without waiting for earlier ones.
 func sendAtRate(ctx context.Context, lib library, s step, sent []time.Time) error {
 	errs := make([]error, s.Jobs)
 	var wg sync.WaitGroup
@@ -189,7 +187,7 @@ func sendAtRate(ctx context.Context, lib library, s step, sent []time.Time) erro
 	return errors.Join(errs...)
 }
 
-// percentiles are of how long after its time each job that started did so.
+// percentiles sets the percentiles of how late jobs started.
 func (r *result) percentiles(seen *tracker, sent []time.Time) {
 	var late []float64
 	for n := range sent {

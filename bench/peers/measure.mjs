@@ -1,6 +1,6 @@
-// Measures a library as measure.go does; see there for what a step and a result are. A library has
-// enqueue(n), enqueueAfter(n, ms), enqueueMany(n, at), start(handle) that returns a function to stop,
-// unfinished(), sql(text) and close().
+// Measures a library as measure.go does, with the same steps and results as in main.go. A library has enqueue(n),
+// enqueueAfter(n, ms), enqueueMany(n, at), start(handle), which returns a function to stop it, unfinished(), sql(text)
+// and close().
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const leadTime = 10_000
@@ -70,7 +70,7 @@ async function measureWork(library) {
   switch (step.do) {
     case 'drain':
       await wait(jobs, limit)
-      // A job is done when the database says so.
+      // Jobs are finished only when the database says so.
       while (performance.now() - begin < limit && await library.unfinished() > 0) await sleep(5)
       result.jobs = count
       result.seconds = (performance.now() - begin) / 1000
@@ -107,8 +107,8 @@ async function measureWork(library) {
   }
   await stop()
   const left = await library.unfinished()
-  // More than all is no loss: when stopped, graphile-worker may leave a job that ran to run again.
-  if (count + left < jobs) throw new Error(`of ${jobs} jobs ${count} ran and ${left} are left`)
+  // The sum may be greater: when stopped, graphile-worker may leave a job that ran to run again.
+  if (count + left < jobs) throw new Error(`of ${jobs} jobs, ${count} ran and ${left} are left`)
   if (step.do !== 'drain') {
     const late = [...started].flatMap((at, n) => at === 0 ? [] : [at - sent[n]]).sort((a, b) => a - b)
     result.jobs = late.length

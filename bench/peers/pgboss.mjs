@@ -4,9 +4,9 @@ import { measure, step } from './measure.mjs'
 
 const queue = 'bench'
 
-// Of its pages "Workers" and "Constructor": LISTEN and NOTIFY, batches that are fetched without a
-// pause while they come back full, several workers, and the shortest polling it takes. The pages
-// advise no numbers: of those tried, these did best.
+// From its pages "Workers" and "Constructor": LISTEN and NOTIFY, fetching without a pause while batches are full,
+// several workers, and the shortest poll interval that it accepts. The pages recommend no values; these were the best
+// of those tried.
 const best = {
   batchSize: 1000,
   burstWhenBatchFull: true,

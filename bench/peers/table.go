@@ -28,7 +28,7 @@ func (s step) title() string {
 	return fmt.Sprintf("late of %d due at once, %s", s.Jobs, settings)
 }
 
-// throughput reports whether the step counts jobs a second.
+// throughput reports whether the step measures jobs per second.
 func (s step) throughput() bool { return s.Do == "enqueue" || s.Do == "batch" || s.Do == "drain" }
 
 func (s step) unit() string {
@@ -57,7 +57,7 @@ func (s step) cell(r result) string {
 
 func (r result) rate() float64 { return float64(r.Jobs) / r.Seconds }
 
-// number is x with three digits, or all before the point.
+// number formats x with a comma between thousands, and with one decimal if it is below 10.
 func number(x float64) string {
 	switch {
 	case x < 10:
@@ -71,7 +71,7 @@ func number(x float64) string {
 // A table holds the results by step and peer.
 type table struct {
 	rows  []step
-	cells map[step]map[string]result // without Jobs: failed
+	cells map[step]map[string]result // a zero result means failed
 }
 
 func (t *table) put(name string, s step, r result) {
@@ -83,7 +83,7 @@ func (t *table) put(name string, s step, r result) {
 		t.rows = append(t.rows, s)
 	}
 	if !s.throughput() || t.rate(name, s) == 0 || r.Seconds > 0 && r.rate() > t.rate(name, s) {
-		t.cells[s][name] = r // else an earlier round was faster
+		t.cells[s][name] = r // otherwise an earlier round was faster
 	}
 }
 
@@ -91,7 +91,7 @@ func (t *table) fail(name string, s step) { t.put(name, s, result{}) }
 
 func (t *table) add(name string, s step, r result) {
 	t.put(name, s, r)
-	// The batch that fills the queue before a drain is a row as well: the fastest of them.
+	// The batch that fills the queue before a drain is another row, which shows the fastest one.
 	if s.Do == "drain" {
 		t.put(name, step{Do: "batch", Jobs: s.Jobs}, result{Jobs: s.Jobs, Seconds: r.Fill})
 	}
@@ -129,11 +129,12 @@ func (t *table) print(w io.Writer, peers []peer) {
 		}
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintln(w, "\nIn brackets: everytick's rate as a multiple of the peer's. A negative latency: started early.")
+	fmt.Fprintln(w, "\nIn parentheses: everytick's rate as a multiple of the peer's."+
+		" A negative latency means that the job started early.")
 	t.printTargets(w, peers)
 }
 
-// printTargets holds the table against what everytick sets out to reach.
+// printTargets compares the table with everytick's targets.
 func (t *table) printTargets(w io.Writer, peers []peer) {
 	for _, s := range t.rows {
 		for _, p := range peers {

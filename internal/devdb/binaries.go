@@ -20,21 +20,21 @@ import (
 	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
 )
 
-// errNotFound is the whole of what a newcomer without Postgres gets to see, so it says what to do.
-var errNotFound = errors.New(`devdb: found no Postgres to run; install one, or set DATABASE_URL to one that runs:
+// errNotFound is all that a newcomer without Postgres sees, so it says what to do.
+var errNotFound = errors.New(`devdb: found no Postgres; install one, or set DATABASE_URL to a running one:
   Debian, Ubuntu:  sudo apt-get install postgresql
   macOS:           brew install postgresql@17
   Windows:         winget install PostgreSQL.PostgreSQL.17
-One that is installed elsewhere is found with PGBIN, the directory of its "postgres" and "initdb"`)
+If it is installed elsewhere, set PGBIN to the directory of its "postgres" and "initdb"`)
 
-// binaries is one installed Postgres.
+// binaries is an installed Postgres.
 type binaries struct {
 	dir    string // of postgres and initdb
 	source string // for DB.Source
-	major  int    // of its version, such as 17
+	major  int    // version, such as 17
 }
 
-// usualDirs is where installers put Postgres without putting it on PATH.
+// usualDirs lists where installers put Postgres without adding it to PATH.
 var usualDirs = []string{
 	"/usr/lib/postgresql/*/bin", // Debian
 	"/usr/pgsql-*/bin",          // postgresql.org's packages for Red Hat
@@ -45,8 +45,8 @@ var usualDirs = []string{
 	`C:\Program Files\PostgreSQL\*\bin`,
 }
 
-// localBinaries returns what is installed on this machine, the one to prefer first: PGBIN, and then
-// nothing else; PATH; pg_config; the usual directories, the newest first; an earlier download.
+// localBinaries returns the installations on this machine in order of preference: only PGBIN if it is set; otherwise
+// PATH, pg_config, usualDirs with the newest first, and an earlier download.
 func localBinaries(ctx context.Context, getenv func(string) string) ([]binaries, error) {
 	return search(ctx, getenv, usualDirs)
 }
@@ -55,7 +55,7 @@ func search(ctx context.Context, getenv func(string) string, usual []string) ([]
 	if dir := getenv("PGBIN"); dir != "" {
 		b, ok := inspect(ctx, dir)
 		if !ok {
-			return nil, fmt.Errorf("devdb: PGBIN is set to %q, which holds no working postgres and initdb", dir)
+			return nil, fmt.Errorf("devdb: PGBIN is set to %q, which has no working postgres and initdb", dir)
 		}
 		return []binaries{b}, nil
 	}
@@ -71,7 +71,7 @@ func search(ctx context.Context, getenv func(string) string, usual []string) ([]
 		if !filepath.IsAbs(dir) {
 			continue
 		}
-		// The name on PATH may be a link, and initdb may lie only where it leads to.
+		// postgres on PATH may be a symlink into a directory that has initdb.
 		if real, err := filepath.EvalSymlinks(filepath.Join(dir, exe("postgres"))); err == nil {
 			add(filepath.Dir(real))
 		}
@@ -81,7 +81,7 @@ func search(ctx context.Context, getenv func(string) string, usual []string) ([]
 	}
 	preferred := len(found)
 	for _, pattern := range usual {
-		dirs, _ := filepath.Glob(pattern) // fails on a malformed pattern alone
+		dirs, _ := filepath.Glob(pattern) // fails only on a malformed pattern
 		for _, dir := range dirs {
 			add(dir)
 		}
@@ -97,8 +97,7 @@ func search(ctx context.Context, getenv func(string) string, usual []string) ([]
 	return found, nil
 }
 
-// pick returns the first of found that can run the database in dataDir, of which a Postgres of another
-// major version can make nothing.
+// pick returns the first of found that can run the database in dataDir, which requires the same major version.
 func pick(found []binaries, dataDir string) (binaries, error) {
 	want := dataMajor(dataDir)
 	if dataDir == "" || want == 0 {
@@ -109,13 +108,13 @@ func pick(found []binaries, dataDir string) (binaries, error) {
 			return b, nil
 		}
 	}
-	return binaries{}, fmt.Errorf("devdb: %q was made by Postgres %d, but this machine has only %d; install %d or choose another directory",
-		dataDir, want, found[0].major, want)
+	return binaries{}, fmt.Errorf("devdb: %q was created by Postgres %d, but this machine has only %d;"+
+		" install %d or choose another directory", dataDir, want, found[0].major, want)
 }
 
 var versionNumber = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
-// inspect reports whether dir holds a Postgres that runs, and its version.
+// inspect returns the installation in dir, and reports whether it works.
 func inspect(ctx context.Context, dir string) (binaries, bool) {
 	if _, err := exec.LookPath(filepath.Join(dir, exe("initdb"))); err != nil {
 		return binaries{}, false
@@ -146,11 +145,11 @@ func exe(name string) string {
 	return name
 }
 
-// cleanEnv is the environment of every child: nothing of ours, so that no PG* variable reaches a server
-// and no locale changes what it says.
+// cleanEnv returns the environment of child processes. It inherits nothing, so that no PG* variable reaches a server
+// and no locale changes its messages.
 func cleanEnv() []string {
 	env := []string{"LC_ALL=C", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	if runtime.GOOS == "windows" { // without these no process starts, and none finds a temporary directory
+	if runtime.GOOS == "windows" { // processes need these to start and to find a temporary directory
 		env = []string{"SystemRoot=" + os.Getenv("SystemRoot"), "PATH=" + os.Getenv("PATH"), "TEMP=" + os.TempDir()}
 	}
 	return env
@@ -161,8 +160,8 @@ const (
 	downloadVersion = embeddedpostgres.V17
 )
 
-// downloadDir is where downloaded binaries are kept: for root outside its home, which the user that the
-// server then runs as cannot enter; for others never in a directory that someone else could have made.
+// downloadDir returns the directory for downloaded binaries. For root it is outside root's home directory, which the
+// server's user cannot enter. For others it is never a directory that another user could have created.
 func downloadDir() (string, error) {
 	cache, err := os.UserCacheDir()
 	if os.Geteuid() == 0 {
@@ -171,7 +170,7 @@ func downloadDir() (string, error) {
 	return filepath.Join(cache, "everytick", "postgres-"+string(downloadVersion)), err
 }
 
-// download fetches binaries of Postgres, about 30 MB, and keeps them in downloadDir.
+// download downloads the binaries of Postgres, about 30 MB, to downloadDir.
 func download(ctx context.Context, log *slog.Logger) (binaries, error) {
 	dir, err := downloadDir()
 	if err != nil {
@@ -181,9 +180,9 @@ func download(ctx context.Context, log *slog.Logger) (binaries, error) {
 }
 
 func downloadTo(ctx context.Context, log *slog.Logger, dir string, cfg embeddedpostgres.Config) (binaries, error) {
-	log.Info("found no Postgres, downloading one (about 30 MB, once)", "to", dir)
+	log.Info("found no Postgres; downloading one (about 30 MB, once)", "to", dir)
 	done := make(chan error, 1)
-	go func() { done <- fetch(dir, cfg) }() // the library knows no context
+	go func() { done <- fetch(dir, cfg) }() // the library takes no context
 	select {
 	case err := <-done:
 		if err != nil {
@@ -200,14 +199,14 @@ func downloadTo(ctx context.Context, log *slog.Logger, dir string, cfg embeddedp
 	return b, nil
 }
 
-// fetch downloads binaries to dir. The library can only download and start in one step, and its server
-// refuses root, takes a TCP port and survives its owner; so Start is given an encoding that no initdb
-// knows, ends there, and has succeeded when the binaries are in place.
+// fetch downloads binaries to dir. The library always downloads and starts in one step, and its server refuses root,
+// needs a TCP port and outlives its owner. So fetch passes an encoding that initdb rejects, which makes Start fail
+// after the download. It has succeeded if the binaries are in place.
 func fetch(dir string, cfg embeddedpostgres.Config) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
-	// Unpacked beside its place and then renamed, so that a half of it is never taken for the whole.
+	// Unpack next to dir and rename, so that a partial download is never used.
 	tmp, err := os.MkdirTemp(filepath.Dir(dir), "part-")
 	if err != nil {
 		return err
@@ -220,7 +219,7 @@ func fetch(dir string, cfg embeddedpostgres.Config) error {
 		return startErr
 	}
 	if err := os.Rename(unpacked, dir); err != nil {
-		if _, statErr := os.Stat(dir); statErr != nil { // else another process was faster
+		if _, statErr := os.Stat(dir); statErr != nil { // otherwise another process was faster
 			return err
 		}
 	}

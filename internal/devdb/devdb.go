@@ -1,16 +1,16 @@
-// Package devdb finds or starts a Postgres with no set-up, for the demo and the tests.
+// Package devdb finds or starts a Postgres without any setup, for the demo and the tests.
 //
-// [Open] takes the first of: the database of DATABASE_URL; a private server run from Postgres
-// binaries found on this machine; the same from binaries that are downloaded once; an error that says
-// what to install.
+// [Open] uses the database of DATABASE_URL if it is set. Otherwise it starts a private server from the Postgres
+// binaries on this machine, or from binaries that it downloads once. If that fails too, the error says what to
+// install.
 //
-// A private server listens on a Unix socket in a directory of its own, which only its user may enter,
-// so it can neither collide with another Postgres nor be reached from elsewhere. On Unix it does not
-// outlive the process that opened it, however that process ends: a small shell process (see leash in
-// server_unix.go) holds one end of a pipe, sees it close, stops the server and removes what is temporary.
-// Windows has no such process: there only [DB.Stop] stops the server, and it listens on 127.0.0.1.
+// A private server listens on a Unix socket in its own directory, which only its user may enter, so it neither
+// collides with another Postgres nor can be reached from elsewhere. On Unix it does not outlive the process that
+// opened it, however that process ends: a small shell process holds one end of a pipe, and when the pipe closes it
+// stops the server and removes the temporary files. On Windows only [DB.Stop] stops the server, and it listens on
+// 127.0.0.1.
 //
-// It is for development alone: the server trusts whoever reaches it.
+// Use it for development only: the server accepts connections without a password.
 package devdb
 
 import (
@@ -30,43 +30,43 @@ import (
 )
 
 const (
-	pingTimeout  = 10 * time.Second // for the server of DATABASE_URL, which runs already or does not
-	startTimeout = time.Minute      // for a server of ours: after a crash it first replays its log
-	// orphanTimeout is for the children of a server that was killed.
+	pingTimeout  = 10 * time.Second // for the server of DATABASE_URL, which should be running
+	startTimeout = time.Minute      // for a private server, which replays its log after a crash
+	// orphanTimeout is how long to wait for the child processes of a killed server to exit.
 	orphanTimeout = 15 * time.Second
 )
 
-// Options for [Open]. The zero value is a temporary server that writes no log.
+// Options configures [Open]. The zero value starts a temporary server without logging.
 type Options struct {
-	// DataDir is the directory of the database. It is made when absent, filled when empty, and kept.
-	// Defaults to a temporary one that is removed when the server stops.
+	// DataDir is the data directory. It is created if it does not exist, initialized if it is empty, and never
+	// removed. Defaults to a temporary directory that is removed when the server stops.
 	//
-	// As root the server runs as the user postgres, else nobody: the directory then becomes that
-	// user's, who must be able to enter every directory above it.
+	// If the process runs as root, the server runs as the user postgres, or nobody if there is none. A new data
+	// directory then belongs to that user, who must be able to enter every directory above it.
 	DataDir string
-	// Fast gives up durability for speed, for tests: a crash of the machine may lose or damage the
-	// data. One of the server alone, as by [DB.Kill], loses nothing. Defaults to false.
+	// Fast trades durability for speed in tests: a crash of the machine may lose or damage the data. A crash of only
+	// the server, such as by [DB.Kill], loses nothing. Defaults to false.
 	Fast bool
-	// Port is a TCP port to listen on at 127.0.0.1 besides the Unix socket, for people who want psql.
-	// Every user of this machine may then connect as superuser. Defaults to 0: the Unix socket only.
+	// Port is a TCP port to listen on at 127.0.0.1 in addition to the Unix socket, for use with psql. Every user of
+	// this machine can then connect as superuser. Defaults to 0: the Unix socket only.
 	Port int
-	// Log receives what is found, downloaded and started. Defaults to silence.
+	// Log receives a line for what is found, downloaded and started. Defaults to no logging.
 	Log *slog.Logger
 	// Getenv looks up DATABASE_URL, PGBIN and PATH. Defaults to [os.Getenv].
 	Getenv func(string) string
 }
 
-// DB is a database to develop on. Its methods may be called from several goroutines.
+// DB is a development database. Its methods are safe for concurrent use.
 type DB struct {
-	// URL is the complete connection string of a superuser. Being complete, it leaves PGHOST, PGPORT
-	// and the like in the environment without effect. With DATABASE_URL it is that, as given.
+	// URL is the connection string of a superuser. It is complete, so PGHOST, PGPORT and similar variables have no
+	// effect. If DATABASE_URL is set, it is that string, unchanged.
 	URL string
-	// Source says where the Postgres came from, for people: "DATABASE_URL", the directory of its
-	// binaries, or "embedded-postgres download".
+	// Source says where the Postgres came from: "DATABASE_URL", the directory of its binaries, or "embedded-postgres
+	// download".
 	Source string
 
 	mu  sync.Mutex
-	srv *server // nil: not ours
+	srv *server // nil with DATABASE_URL
 }
 
 var (
@@ -74,17 +74,17 @@ var (
 	errStopped = errors.New("devdb: stopped")
 )
 
-// Open finds or starts a Postgres and returns once it accepts connections. ctx bounds the start alone;
-// the server runs until [DB.Stop] or the end of the process, also when the DB is forgotten.
+// Open finds or starts a Postgres and returns once it accepts connections. ctx bounds only the start. The server runs
+// until [DB.Stop] or the end of the process, even if the DB becomes unreachable.
 //
-// DATABASE_URL, when set, must work: there is no falling back from it, nor from PGBIN, the directory of
-// the binaries to use. A server that does not come up is an error with the end of its log. No error
-// holds a connection string or a password.
+// If DATABASE_URL is set, it must work; there is no fallback. The same holds for PGBIN, the directory of the binaries
+// to use. If the server does not start, the error has the end of its log. Errors contain no connection string and no
+// password.
 func Open(ctx context.Context, o Options) (*DB, error) {
 	return open(ctx, o, localBinaries, download)
 }
 
-// open is Open with both ways to binaries as parameters, for the tests.
+// open is Open with both sources of binaries as parameters, for tests.
 func open(
 	ctx context.Context, o Options,
 	local func(context.Context, func(string) string) ([]binaries, error),
@@ -132,8 +132,8 @@ func open(
 	return &DB{URL: srv.url(), Source: bin.source, srv: srv}, nil
 }
 
-// Stop stops the server that Open started and removes what is temporary; connections still open are
-// cut. It leaves the server of DATABASE_URL alone. Calls after the first do nothing.
+// Stop stops the server that Open started, closing its connections, and removes its temporary files. It does nothing
+// with DATABASE_URL or if it was called before.
 func (db *DB) Stop() error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -143,7 +143,7 @@ func (db *DB) Stop() error {
 	return errors.Join(db.srv.halt(false), db.srv.remove())
 }
 
-// PID is the process id of the running server, or 0 when it is not ours or does not run.
+// PID returns the process ID of the server. It returns 0 with DATABASE_URL or if the server is not running.
 func (db *DB) PID() int {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -153,8 +153,8 @@ func (db *DB) PID() int {
 	return db.srv.pid()
 }
 
-// Kill takes the server down at once, as a crash would: connections are cut, and the next start recovers
-// from its log. The data stays for [DB.Restart]. It is an error with DATABASE_URL and after [DB.Stop].
+// Kill stops the server immediately, like a crash: connections break, and the next start recovers from the log. The
+// data is kept for [DB.Restart]. Kill returns an error with DATABASE_URL and after [DB.Stop].
 func (db *DB) Kill() error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -164,9 +164,8 @@ func (db *DB) Kill() error {
 	return db.srv.halt(true)
 }
 
-// Restart brings the server up again on the same data at the same URL, after stopping it if it still
-// runs, and returns once it accepts connections. ctx bounds the start alone. It is an error with
-// DATABASE_URL and after [DB.Stop].
+// Restart stops the server if it is running, starts it with the same data at the same URL, and returns once it accepts
+// connections. ctx bounds only the start. Restart returns an error with DATABASE_URL and after [DB.Stop].
 func (db *DB) Restart(ctx context.Context) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -189,8 +188,8 @@ func (db *DB) ours() error {
 	return nil
 }
 
-// ping says whether the server of DATABASE_URL answers. What cannot be parsed is not quoted: with a
-// stray character in the password the parser takes the rest of it for a host or a port, and says so.
+// ping returns an error if the server of DATABASE_URL does not answer. It hides the parser's error: if the password
+// has an unescaped character, the parser quotes the rest of it as a host or port.
 func ping(ctx context.Context, dsn string) error {
 	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
@@ -201,12 +200,12 @@ func ping(ctx context.Context, dsn string) error {
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("devdb: connect to the database of DATABASE_URL: %w", err)
+		return fmt.Errorf("devdb: connecting to the database of DATABASE_URL: %w", err)
 	}
 	return conn.Close(ctx)
 }
 
-// up starts the server and returns once it accepts connections. When that fails, no server is left.
+// up starts the server and returns once it accepts connections. If it fails, no server is left running.
 func (s *server) up(ctx context.Context) error {
 	before := fileSize(s.logFile())
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -214,11 +213,11 @@ func (s *server) up(ctx context.Context) error {
 
 	exited, err := s.start(ctx)
 	if err != nil {
-		return fmt.Errorf("devdb: start Postgres: %w%s", err, s.logTail(before))
+		return fmt.Errorf("devdb: starting Postgres: %w%s", err, s.logTail(before))
 	}
 	cfg, err := pgx.ParseConfig(s.url())
 	if err != nil {
-		return errors.Join(fmt.Errorf("devdb: start Postgres: %w", err), s.halt(true))
+		return errors.Join(fmt.Errorf("devdb: starting Postgres: %w", err), s.halt(true))
 	}
 	poll := time.NewTicker(20 * time.Millisecond)
 	defer poll.Stop()
@@ -232,15 +231,15 @@ func (s *server) up(ctx context.Context) error {
 		case <-poll.C:
 		case <-exited:
 			tail := s.logTail(before)
-			// The children of a server that was killed notice after a while, and until then
-			// Postgres refuses to start in their directory.
+			// It takes a while until the child processes of a killed server exit. Until then Postgres refuses to
+			// start in their directory.
 			if !strings.Contains(tail, "pre-existing shared memory block") || time.Now().After(orphansEnd) {
-				return fmt.Errorf("devdb: Postgres ended while starting%s", tail)
+				return fmt.Errorf("devdb: Postgres exited while starting%s", tail)
 			}
 			<-poll.C
 			before = fileSize(s.logFile())
 			if exited, err = s.start(ctx); err != nil {
-				return fmt.Errorf("devdb: start Postgres: %w%s", err, s.logTail(before))
+				return fmt.Errorf("devdb: starting Postgres: %w%s", err, s.logTail(before))
 			}
 		case <-ctx.Done():
 			err := fmt.Errorf("devdb: Postgres does not accept connections: %w: %w%s", ctx.Err(), connErr, s.logTail(before))
@@ -249,12 +248,12 @@ func (s *server) up(ctx context.Context) error {
 	}
 }
 
-// url names every part, so that none is taken from the environment.
+// url sets every part, so that none comes from the environment.
 func (s *server) url() string {
 	q := url.Values{"host": {s.host()}, "port": {strconv.Itoa(s.port)}, "sslmode": {"disable"}}
 	if os.Getenv("PGSERVICE") != "" {
-		// pgx reads the service before it looks at what this string overrides, and fails when there is
-		// none of that name; so name an empty one. Only then, since psql before 18 refuses servicefile.
+		// pgx reads the service before it applies this string, and fails if there is no service of that name. So name
+		// an empty one, but only if PGSERVICE is set, because psql before 18 rejects servicefile.
 		q.Set("service", "devdb")
 		q.Set("servicefile", s.serviceFile())
 	}
@@ -264,7 +263,7 @@ func (s *server) url() string {
 func (s *server) logFile() string     { return filepath.Join(s.dir, "server.log") }
 func (s *server) serviceFile() string { return filepath.Join(s.dir, "pg_service.conf") }
 
-// newFiles makes the files of ours in the temporary directory, before that may become another user's.
+// newFiles creates our files in the temporary directory, before the directory is given to the server's user.
 func (s *server) newFiles() error {
 	return errors.Join(
 		os.WriteFile(s.logFile(), nil, 0o644),
@@ -272,12 +271,12 @@ func (s *server) newFiles() error {
 	)
 }
 
-// args are the server's settings besides its addresses.
+// args returns the server's arguments except its addresses.
 func (s *server) args() []string {
 	args := []string{"-D", s.data, "-p", strconv.Itoa(s.port), "-c", "max_connections=200"}
 	if s.fast {
-		// Not synchronous_commit=off: on top of these it gains little, and would lose the last commits in
-		// a crash of the server alone, which is what tests of faults bring about.
+		// Not synchronous_commit=off: it adds little speed, and would lose the last commits when only the server
+		// crashes, which fault tests rely on.
 		args = append(args, "-F", "-c", "full_page_writes=off")
 	}
 	return args
@@ -289,8 +288,8 @@ func initdbArgs(data string) []string {
 	}
 }
 
-// needsInit reports whether data is an empty directory for initdb to fill. One that holds something
-// other than a database is an error: it is not ours to fill.
+// needsInit reports whether data is an empty directory, which initdb can fill. It returns an error if data contains
+// something other than a database.
 func needsInit(data string) (bool, error) {
 	entries, err := os.ReadDir(data)
 	if err != nil {
@@ -305,7 +304,7 @@ func needsInit(data string) (bool, error) {
 	return false, nil
 }
 
-// dataMajor is the major version of the Postgres that made a data directory, 0 when none did.
+// dataMajor returns the major version of the Postgres that created a data directory, or 0 if it is not one.
 func dataMajor(data string) int {
 	b, err := os.ReadFile(filepath.Join(data, "PG_VERSION"))
 	if err != nil {
@@ -315,8 +314,8 @@ func dataMajor(data string) int {
 	return major
 }
 
-// logTail is the end of what the server logged after the first n bytes: not earlier, since what it
-// logged while in use may quote the statements of its users.
+// logTail returns the end of the log, without its first n bytes: what the server logged while in use may contain
+// statements of its users.
 func (s *server) logTail(n int64) string {
 	b, err := os.ReadFile(s.logFile())
 	if err != nil || int64(len(b)) <= n {

@@ -30,13 +30,13 @@ import (
 	"github.com/everytick/everytick/internal/devdb"
 )
 
-func TestOpen_temporaryServerLeavesNothing(t *testing.T) {
+func TestOpen_TemporaryServerLeavesNothing(t *testing.T) {
 	t.Parallel()
 	db := open(t, devdb.Options{Fast: true})
 	require.NotEmpty(t, db.Source)
 	require.Equal(t, "on", query(t, db.URL, "SHOW integer_datetimes"))
 	require.Equal(t, "off", query(t, db.URL, "SHOW fsync"))
-	require.Empty(t, query(t, db.URL, "SHOW listen_addresses"), "listens on the socket alone")
+	require.Empty(t, query(t, db.URL, "SHOW listen_addresses"), "listens only on the socket")
 	pid, dir := db.PID(), tempDir(t, db.URL)
 	require.True(t, alive(pid))
 	require.DirExists(t, dir)
@@ -46,12 +46,12 @@ func TestOpen_temporaryServerLeavesNothing(t *testing.T) {
 	require.NoDirExists(t, dir)
 	require.Zero(t, db.PID())
 
-	require.NoError(t, db.Stop(), "a second time")
+	require.NoError(t, db.Stop(), "second call")
 	require.ErrorContains(t, db.Kill(), "stopped")
 	require.ErrorContains(t, db.Restart(t.Context()), "stopped")
 }
 
-func TestOpen_serverOutlivesItsDB(t *testing.T) {
+func TestOpen_ServerOutlivesItsDB(t *testing.T) {
 	t.Parallel()
 	db, err := devdb.Open(t.Context(), devdb.Options{Fast: true, Getenv: noDatabaseURL})
 	require.NoError(t, err)
@@ -62,22 +62,22 @@ func TestOpen_serverOutlivesItsDB(t *testing.T) {
 	require.NoError(t, err)
 
 	for range 3 {
-		runtime.GC() // db is out of use from here
+		runtime.GC() // db is unreachable from here on
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, err = conn.WaitForNotification(ctx)
-	require.ErrorIs(t, err, context.DeadlineExceeded, "a server that stops cuts the connection")
+	require.ErrorIs(t, err, context.DeadlineExceeded, "the connection broke, so the server stopped")
 }
 
-func TestOpen_portIsOnLoopbackAlone(t *testing.T) {
+func TestOpen_PortIsOnlyOnLoopback(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	port := l.Addr().(*net.TCPAddr).Port
 
 	_, err = devdb.Open(t.Context(), devdb.Options{Port: port, Getenv: noDatabaseURL})
-	require.ErrorContains(t, err, "Address already in use", "the log of the dying server is in the error")
+	require.ErrorContains(t, err, "Address already in use", "the error has the end of the log")
 
 	require.NoError(t, l.Close())
 	db := open(t, devdb.Options{Port: port, Fast: true})
@@ -85,25 +85,25 @@ func TestOpen_portIsOnLoopbackAlone(t *testing.T) {
 	query(t, fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", port), "SELECT 'reached'")
 }
 
-func TestDB_comesBackAtItsAddress(t *testing.T) {
+func TestDB_RestartKeepsAddressAndData(t *testing.T) {
 	t.Parallel()
 	db := open(t, devdb.Options{Fast: true})
 	query(t, db.URL, "CREATE TABLE kept AS SELECT 'still here' AS note")
 
 	takeDown := map[string]func(){
-		"killed by us":       func() { require.NoError(t, db.Kill()) },
-		"kill -9":            func() { require.NoError(t, syscall.Kill(db.PID(), syscall.SIGKILL)) },
-		"not at all":         func() {},
-		"stopped in its way": func() { require.NoError(t, syscall.Kill(db.PID(), syscall.SIGSTOP)); require.NoError(t, db.Kill()) },
+		"DB.Kill":             func() { require.NoError(t, db.Kill()) },
+		"kill -9":             func() { require.NoError(t, syscall.Kill(db.PID(), syscall.SIGKILL)) },
+		"running":             func() {},
+		"SIGSTOP and DB.Kill": func() { require.NoError(t, syscall.Kill(db.PID(), syscall.SIGSTOP)); require.NoError(t, db.Kill()) },
 	}
 	for how, down := range takeDown {
 		conn, err := pgx.Connect(t.Context(), db.URL)
 		require.NoError(t, err, how)
 		before := db.PID()
 		down()
-		if how != "not at all" {
+		if how != "running" {
 			require.Eventually(t, func() bool { return db.PID() == 0 }, 10*time.Second, 10*time.Millisecond, how)
-			// A connection's own process sees a moment later that the first one is gone.
+			// The process of a connection notices a moment later that the postmaster is gone.
 			require.Eventually(t, func() bool { return conn.Ping(t.Context()) != nil }, 10*time.Second, 10*time.Millisecond, how)
 		}
 		require.NoError(t, db.Restart(t.Context()), how)
@@ -113,15 +113,15 @@ func TestDB_comesBackAtItsAddress(t *testing.T) {
 	}
 }
 
-func TestOpen_keptDataDir(t *testing.T) {
+func TestOpen_DataDirIsKept(t *testing.T) {
 	t.Parallel()
-	data := filepath.Join(publicDir(t), "made", "on the way")
+	data := filepath.Join(publicDir(t), "parent", "with space")
 	db := open(t, devdb.Options{DataDir: data})
 	query(t, db.URL, "CREATE TABLE kept AS SELECT 'still here' AS note")
 
 	_, err := devdb.Open(t.Context(), devdb.Options{DataDir: data, Getenv: noDatabaseURL})
 	require.ErrorContains(t, err, "is in use by another process")
-	query(t, db.URL, "SELECT note FROM kept") // and the first did not notice
+	query(t, db.URL, "SELECT note FROM kept") // the first server is unaffected
 
 	pidFile := filepath.Join(data, "postmaster.pid")
 	pid, err := os.ReadFile(pidFile)
@@ -130,7 +130,7 @@ func TestOpen_keptDataDir(t *testing.T) {
 	require.NoError(t, db.Stop())
 	require.NoFileExists(t, pidFile)
 
-	// As after a crash and a reboot, when the process id went to another process of the same user.
+	// As after a crash and a reboot, when another process of the same user has the process ID.
 	other := exec.Command("sleep", "600")
 	other.SysProcAttr = &syscall.SysProcAttr{Credential: owner(t, data)}
 	other.Dir = "/"
@@ -141,15 +141,15 @@ func TestOpen_keptDataDir(t *testing.T) {
 
 	db = open(t, devdb.Options{DataDir: data})
 	require.Equal(t, "still here", query(t, db.URL, "SELECT note FROM kept"))
-	require.True(t, alive(other.Process.Pid), "is none of our business")
+	require.True(t, alive(other.Process.Pid), "the other process must be left alone")
 	require.NoError(t, db.Stop())
 
 	require.NoError(t, os.WriteFile(filepath.Join(data, "PG_VERSION"), []byte("8\n"), 0o600))
 	_, err = devdb.Open(t.Context(), devdb.Options{DataDir: data, Getenv: noDatabaseURL})
-	require.ErrorContains(t, err, "was made by Postgres 8")
+	require.ErrorContains(t, err, "was created by Postgres 8")
 }
 
-func TestOpen_unusableDataDir(t *testing.T) {
+func TestOpen_UnusableDataDir(t *testing.T) {
 	t.Parallel()
 	full := publicDir(t)
 	require.NoError(t, os.WriteFile(filepath.Join(full, "letter.txt"), nil, 0o600))
@@ -158,17 +158,17 @@ func TestOpen_unusableDataDir(t *testing.T) {
 	require.FileExists(t, filepath.Join(full, "letter.txt"))
 
 	if os.Geteuid() != 0 {
-		return // the rest is about the user that a server of root's runs as
+		return // the rest is about the user that root runs the server as
 	}
 	private := filepath.Join(publicDir(t), "private")
 	require.NoError(t, os.Mkdir(private, 0o700))
 	_, err = devdb.Open(t.Context(), devdb.Options{DataDir: filepath.Join(private, "a", "b"), Getenv: noDatabaseURL})
 	require.ErrorContains(t, err, fmt.Sprintf("cannot enter %q", private))
-	require.NoDirExists(t, filepath.Join(private, "a"), "nothing was made")
+	require.NoDirExists(t, filepath.Join(private, "a"), "nothing was created")
 }
 
-// TestOpen_endOfTheProcess is about the server of a process that has no chance to stop it.
-func TestOpen_endOfTheProcess(t *testing.T) {
+// The process ends without calling Stop.
+func TestOpen_ServerStopsWhenProcessEnds(t *testing.T) {
 	t.Parallel()
 	for _, end := range []string{"kill", "panic", "exit"} {
 		t.Run(end, func(t *testing.T) {
@@ -189,17 +189,17 @@ func TestOpen_endOfTheProcess(t *testing.T) {
 				_, err := os.Stat(tempDir(t, child.url))
 				return !alive(child.pid) && errors.Is(err, os.ErrNotExist)
 			}, 20*time.Second, 20*time.Millisecond)
-			require.NoFileExists(t, filepath.Join(data, "postmaster.pid"), "stopped in good order")
+			require.NoFileExists(t, filepath.Join(data, "postmaster.pid"), "must shut down cleanly")
 			db := open(t, devdb.Options{DataDir: data})
 			require.Equal(t, "still here", query(t, db.URL, "SELECT note FROM kept"))
 		})
 	}
 }
 
-func TestOpen_killedDuringInitdb(t *testing.T) {
+func TestOpen_KilledDuringInitdbLeavesNothing(t *testing.T) {
 	t.Parallel()
 	tmp := publicDir(t)
-	// Stands in for initdb, takes for ever, and says where it is.
+	// A fake initdb that writes its process ID and data directory and runs for ever.
 	bin := filepath.Join(publicDir(t), "bin")
 	require.NoError(t, os.Mkdir(bin, 0o755))
 	script(t, filepath.Join(bin, "postgres"), `echo "postgres (PostgreSQL) 17.5"`)
@@ -223,18 +223,18 @@ func TestOpen_killedDuringInitdb(t *testing.T) {
 	}, 20*time.Second, 20*time.Millisecond)
 }
 
-func TestOpen_strayEnvironment(t *testing.T) {
+func TestOpen_IgnoresEnvironment(t *testing.T) {
 	t.Parallel()
 	closed := filepath.Join(t.TempDir(), "closed")
 	require.NoError(t, os.Mkdir(closed, 0o700))
 	child := startOwner(t, "OWNER_END=stop", "TMPDIR="+closed, "PGHOST=/nowhere", "PGPORT=1", "PGUSER=stray",
 		"PGDATABASE=stray", "PGSERVICE=stray", "PGSSLMODE=verify-full", "PGDATA=/nowhere", "HOME=/nowhere")
 	require.NoError(t, child.stdin.Close())
-	require.NoError(t, child.cmd.Wait(), "it connected, and stopped the server")
+	require.NoError(t, child.cmd.Wait(), "the child must connect and stop the server")
 	require.NoDirExists(t, tempDir(t, child.url))
 }
 
-// TestOwner is no test but the process that owns a server in the tests above.
+// TestOwner is not a test but the process that owns a server in the tests above.
 func TestOwner(t *testing.T) {
 	t.Parallel()
 	end := os.Getenv("OWNER_END")
@@ -247,8 +247,8 @@ func TestOwner(t *testing.T) {
 	fmt.Printf("\nready %d %s\n", db.PID(), db.URL)
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	switch end {
-	case "panic": // which is also how go test -timeout ends a test binary
-		go panic("as in a goroutine of some test")
+	case "panic": // go test -timeout also ends a test binary like this
+		go panic("in another goroutine")
 		select {}
 	case "exit":
 		os.Exit(3)
@@ -257,7 +257,7 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-func TestOpen_databaseURL(t *testing.T) {
+func TestOpen_DatabaseURL(t *testing.T) {
 	t.Parallel()
 	theirs := open(t, devdb.Options{Fast: true})
 	db, err := devdb.OpenOnBareMachine(t.Context(), devdb.Options{Getenv: env("DATABASE_URL", theirs.URL)})
@@ -268,10 +268,10 @@ func TestOpen_databaseURL(t *testing.T) {
 	require.ErrorContains(t, db.Kill(), "left alone")
 	require.ErrorContains(t, db.Restart(t.Context()), "left alone")
 	require.NoError(t, db.Stop())
-	query(t, theirs.URL, "SELECT 'lives'")
+	query(t, theirs.URL, "SELECT 'running'")
 
 	for _, dsn := range []string{
-		"postgres://u:secret@127.0.0.1:1/db", // nobody there
+		"postgres://u:secret@127.0.0.1:1/db", // nothing listens there
 		"postgres://u:p#secret@127.0.0.1/db",
 		"postgres://u:p/secret@127.0.0.1/db",
 		"host=127.0.0.1 port=secret password=secret",
@@ -283,7 +283,7 @@ func TestOpen_databaseURL(t *testing.T) {
 	}
 }
 
-func TestOpen_nothingInstalled(t *testing.T) {
+func TestOpen_NothingInstalled(t *testing.T) {
 	t.Parallel()
 	_, err := devdb.OpenOnBareMachine(t.Context(), devdb.Options{Getenv: noDatabaseURL})
 	for _, advice := range []string{"apt-get install postgresql", "brew install", "winget install", "DATABASE_URL", "PGBIN", "no network"} {
@@ -294,7 +294,7 @@ func TestOpen_nothingInstalled(t *testing.T) {
 	require.ErrorContains(t, err, `PGBIN is set to "/nowhere"`)
 }
 
-func TestSearch(t *testing.T) {
+func TestLocalBinaries_Order(t *testing.T) {
 	t.Parallel()
 	root, err := filepath.EvalSymlinks(publicDir(t))
 	require.NoError(t, err)
@@ -306,7 +306,7 @@ func TestSearch(t *testing.T) {
 		return dir
 	}
 	v9, v10, v17 := install("9"), install("10"), install("17")
-	require.NoError(t, os.Remove(filepath.Join(install("18"), "initdb"))) // half an installation is none
+	require.NoError(t, os.Remove(filepath.Join(install("18"), "initdb"))) // an incomplete installation is skipped
 	linked, config := filepath.Join(root, "linked"), filepath.Join(root, "config")
 	require.NoError(t, errors.Join(os.Mkdir(linked, 0o755), os.Mkdir(config, 0o755)))
 	require.NoError(t, os.Symlink(filepath.Join(v9, "postgres"), filepath.Join(linked, "postgres")))
@@ -317,10 +317,10 @@ func TestSearch(t *testing.T) {
 		name, key, value string
 		want             []string
 	}{
-		{"the newest by number", "", "", []string{v17, v10, v9}},
-		{"PATH first, links followed", "PATH", linked + ":relative:", []string{v9, v17, v10}},
+		{"newest version first", "", "", []string{v17, v10, v9}},
+		{"PATH first, following symlinks", "PATH", linked + ":relative:", []string{v9, v17, v10}},
 		{"pg_config on PATH", "PATH", config, []string{v10, v17, v9}},
-		{"PGBIN alone", "PGBIN", v10, []string{v10}},
+		{"only PGBIN", "PGBIN", v10, []string{v10}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -356,7 +356,7 @@ GWZw4uW80NU2SMaLDJfrTUf6wCJDrXz2ziZqVz8d8vk+uxo2935lC9vdie2MqZGf18Q4+FL36Cq5/wTs
 	require.NoError(t, err)
 	require.Equal(t, "embedded-postgres download", source)
 	_, err = devdb.Download(t.Context(), repository.URL, dir)
-	require.NoError(t, err, "over one that another process made meanwhile")
+	require.NoError(t, err, "dir exists, as if another process had been faster")
 	left, err := filepath.Glob(filepath.Join(cache, "*"))
 	require.NoError(t, err)
 	require.Equal(t, []string{dir}, left)
@@ -372,7 +372,7 @@ func noDatabaseURL(key string) string {
 	return os.Getenv(key)
 }
 
-// env is an environment of a single variable.
+// env returns an environment with a single variable.
 func env(key, value string) func(string) string {
 	return func(k string) string {
 		if k == key {
@@ -391,7 +391,7 @@ func open(t *testing.T, o devdb.Options) *devdb.DB {
 	return db
 }
 
-// query returns the first column of the first row, "" when there is no row.
+// query returns the first column of the first row, or "" if there is no row.
 func query(t *testing.T, dsn, sql string) string {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), dsn)
@@ -407,7 +407,7 @@ func query(t *testing.T, dsn, sql string) string {
 	return all[0]
 }
 
-// publicDir is a temporary directory that other users can enter, which t.TempDir is not.
+// publicDir returns a temporary directory that other users can enter, unlike t.TempDir.
 func publicDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "devdb-test-") //nolint:usetesting // the parent of t.TempDir is closed to others
@@ -422,7 +422,7 @@ func script(t *testing.T, name, body string) {
 	require.NoError(t, os.WriteFile(name, []byte("#!/bin/sh\n"+body+"\n"), 0o755))
 }
 
-// tempDir is the directory of the server's socket.
+// tempDir returns the directory of the server's socket.
 func tempDir(t *testing.T, dsn string) string {
 	t.Helper()
 	u, err := url.Parse(dsn)
@@ -430,8 +430,7 @@ func tempDir(t *testing.T, dsn string) string {
 	return u.Query().Get("host")
 }
 
-// alive reports whether there is a process of that id. One that ended and that nobody reaps counts as
-// gone, where the system shows it.
+// alive reports whether there is a process with that ID. A zombie counts as gone where the system has /proc.
 func alive(pid int) bool {
 	if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil {
 		return !strings.Contains(string(stat), ") Z ")
@@ -446,7 +445,7 @@ func stat(t *testing.T, name string) *syscall.Stat_t {
 	return fi.Sys().(*syscall.Stat_t)
 }
 
-// owner lets a child run as the user that a file belongs to.
+// owner returns the credential for running a child as the owner of a file.
 func owner(t *testing.T, name string) *syscall.Credential {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -458,7 +457,7 @@ func owner(t *testing.T, name string) *syscall.Credential {
 type ownerProcess struct {
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
-	pid   int // of its server
+	pid   int // of the server
 	url   string
 }
 
@@ -468,7 +467,7 @@ func ownerCommand(environ ...string) *exec.Cmd {
 	return cmd
 }
 
-// startOwner runs TestOwner in a process of its own and returns when its server is up.
+// startOwner runs TestOwner in another process and returns when its server is up.
 func startOwner(t *testing.T, environ ...string) ownerProcess {
 	t.Helper()
 	cmd := ownerCommand(environ...)
@@ -487,6 +486,6 @@ func startOwner(t *testing.T, environ ...string) ownerProcess {
 			return child
 		}
 	}
-	require.FailNow(t, "the owner did not get ready", "%s", seen)
+	require.FailNow(t, "the owner did not start its server", "%s", seen)
 	return child
 }

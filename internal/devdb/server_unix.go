@@ -19,14 +19,14 @@ import (
 	"time"
 )
 
-// leash runs beside the server for as long as it exists, with the other end of its standard input held
-// by this process alone. A line there means that the server is down already. End of file means that
-// this process died, in whatever way: then the leash ends what is in its process group, which is the
-// server or initdb, waits for the server to be gone, and removes the temporary directory.
+// leash is a shell script that runs for as long as the server exists. Only this process holds the other end of its
+// standard input. A line there means that the server has been stopped. End of file means that this process died:
+// the leash then stops its process group, which is the server or initdb, waits until the server is gone, and removes
+// the temporary directory.
 //
-// It signals the group, of which it is the leader, because that id cannot have gone to anybody else. It
-// waits for postmaster.pid to go rather than for the process, which nobody may be there to reap. The
-// last signal is an immediate shutdown, for a server that does not manage a fast one.
+// It signals the group, of which it is the leader, because that ID cannot have been reused. It waits for
+// postmaster.pid to disappear rather than for the process, because nobody may be left to reap the process. The last
+// signal requests an immediate shutdown, in case the fast one takes too long.
 const leash = `
 trap '' HUP INT QUIT TERM
 read -r _ || {
@@ -42,13 +42,13 @@ read -r _ || {
 rm -rf "$2" || { sleep 1; rm -rf "$2"; }
 `
 
-// server is a Postgres on one data directory, at one address.
+// server is a Postgres with one data directory and one address.
 type server struct {
-	bin, data, dir string // the binaries, the database, and what is temporary: socket, log, often data
+	bin, data, dir string // directories of binaries, data, and temporary files: socket, log, usually data
 	port           int
 	tcp, fast      bool
-	cred           *syscall.Credential // whom it runs as; nil: the user of this process
-	lock           *os.File            // of a kept data directory, else nil
+	cred           *syscall.Credential // the user it runs as; nil means the user of this process
+	lock           *os.File            // on a kept data directory, otherwise nil
 	leash          *exec.Cmd
 	pipe           *os.File // to the leash
 	proc           *exec.Cmd
@@ -56,7 +56,7 @@ type server struct {
 	removed        bool
 }
 
-// newServer prepares all that start needs: directories, leash, database. When it fails it leaves nothing.
+// newServer prepares directories, leash and database for start. If it fails, it leaves nothing behind.
 func newServer(ctx context.Context, o Options, bin string) (_ *server, err error) {
 	s := &server{bin: bin, port: o.Port, tcp: o.Port != 0, fast: o.Fast}
 	if !s.tcp {
@@ -66,8 +66,8 @@ func newServer(ctx context.Context, o Options, bin string) (_ *server, err error
 	if s.cred, username, err = serverUser(); err != nil {
 		return nil, err
 	}
-	// The path of a socket may have about 100 bytes, and a temporary directory of root's own may be
-	// closed to other users: neither holds for TMPDIR in general.
+	// Not TMPDIR: a socket path is limited to about 100 bytes, and other users may not be able to enter root's
+	// temporary directory.
 	if s.dir, err = os.MkdirTemp("/tmp", "devdb-"); err != nil {
 		return nil, fmt.Errorf("devdb: %w", err)
 	}
@@ -88,11 +88,11 @@ func newServer(ctx context.Context, o Options, bin string) (_ *server, err error
 		}
 	}
 	if err := s.startLeash(); err != nil {
-		return nil, fmt.Errorf("devdb: start /bin/sh: %w", err)
+		return nil, fmt.Errorf("devdb: starting /bin/sh: %w", err)
 	}
 	if fresh {
 		cmd := s.command(ctx, filepath.Join(bin, "initdb"), initdbArgs(s.data)...)
-		// Interrupted it takes its half-made database away again.
+		// On an interrupt initdb removes its unfinished database.
 		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 		if err := s.run(cmd); err != nil {
 			return nil, fmt.Errorf("devdb: initdb: %w%s", err, s.logTail(0))
@@ -101,7 +101,8 @@ func newServer(ctx context.Context, o Options, bin string) (_ *server, err error
 	return s, nil
 }
 
-// serverUser is whom the server runs as: for root, whom Postgres refuses, another user of this machine.
+// serverUser returns the user to run the server as, or nil for the current user. Postgres refuses to run as root, so
+// root runs it as another user of this machine.
 func serverUser() (*syscall.Credential, string, error) {
 	if os.Geteuid() != 0 {
 		return nil, "", nil
@@ -117,7 +118,8 @@ func serverUser() (*syscall.Credential, string, error) {
 			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, name, nil
 		}
 	}
-	return nil, "", errors.New("devdb: Postgres does not run as root, and this machine has neither a user postgres nor nobody")
+	return nil, "", errors.New("devdb: Postgres does not run as root," +
+		" and this machine has no user named postgres or nobody")
 }
 
 func (s *server) chown(name string) error {
@@ -127,15 +129,15 @@ func (s *server) chown(name string) error {
 	return os.Chown(name, int(s.cred.Uid), int(s.cred.Gid))
 }
 
-// keepData prepares a data directory that stays: makes it, makes sure that the server's user can use it,
-// and locks it. It reports whether the directory is empty.
+// keepData prepares a data directory that is kept: it creates the directory, makes sure that the server's user can
+// use it, and locks it. It reports whether the directory is empty.
 func (s *server) keepData(ctx context.Context, dir, username string) (fresh bool, err error) {
 	if s.data, err = filepath.Abs(dir); err != nil {
 		return false, fmt.Errorf("devdb: data directory: %w", err)
 	}
 	parent := filepath.Dir(s.data)
 	if err := s.checkEnterable(ctx, parent, username); err != nil {
-		return false, err // before anything is made
+		return false, err // before creating anything
 	}
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return false, fmt.Errorf("devdb: data directory: %w", err)
@@ -152,12 +154,13 @@ func (s *server) keepData(ctx context.Context, dir, username string) (fresh bool
 		}
 	} else if fi, err := os.Stat(s.data); err == nil && s.cred != nil {
 		if owner := fi.Sys().(*syscall.Stat_t).Uid; owner != s.cred.Uid {
-			return false, fmt.Errorf("devdb: data directory %q belongs to user id %d, but started by root the server runs as %q;"+
-				" start it as its owner, or give it to that user with chown -R", s.data, owner, username)
+			return false, fmt.Errorf("devdb: data directory %q belongs to user ID %d, but when started by root"+
+				" the server runs as %q; start it as the owner, or give it to that user with chown -R",
+				s.data, owner, username)
 		}
 	}
 	if err := s.checkEnterable(ctx, parent, username); err != nil {
-		return false, err // the umask may have closed what was just made
+		return false, err // the umask may have closed the new directories
 	}
 	if err := s.lockData(ctx); err != nil {
 		return false, err
@@ -165,8 +168,8 @@ func (s *server) keepData(ctx context.Context, dir, username string) (fresh bool
 	return fresh, s.clearStalePID(ctx)
 }
 
-// checkEnterable makes sure that the server's user can pass every directory down to dir that exists.
-// That user itself is asked, so that access lists and the like count too.
+// checkEnterable returns an error if the server's user cannot enter dir or a directory above it. Directories that do
+// not exist are skipped. The check runs as that user, so that access control lists count too.
 func (s *server) checkEnterable(ctx context.Context, dir, username string) error {
 	if s.cred == nil {
 		return nil
@@ -185,15 +188,16 @@ func (s *server) checkEnterable(ctx context.Context, dir, username string) error
 	cmd := s.command(ctx, "/bin/sh", append([]string{"-c", ask, "sh"}, path...)...)
 	closed, err := cmd.Output()
 	if len(closed) > 0 {
-		return fmt.Errorf("devdb: data directory %q: started by root the server runs as the user %q, who cannot enter %q;"+
-			" choose a place that every user can enter, such as below /var/lib or /tmp", s.data, username, closed)
+		return fmt.Errorf("devdb: data directory %q: when started by root the server runs as the user %q,"+
+			" who cannot enter %q; choose a directory that every user can enter, such as one below /var/lib or /tmp",
+			s.data, username, closed)
 	}
 	return err
 }
 
-// lockData keeps two processes from starting servers on one data directory. The lock is on the directory
-// itself, and the leash inherits it: so it lasts until the server of a killed process is down as well,
-// and a new process waits that long.
+// lockData prevents two processes from starting servers on one data directory. The lock is on the directory itself,
+// and the leash inherits it. So it lasts until the server of a killed process is down as well, and a new process
+// waits that long.
 func (s *server) lockData(ctx context.Context) (err error) {
 	if s.lock, err = os.Open(s.data); err != nil {
 		return fmt.Errorf("devdb: data directory: %w", err)
@@ -203,22 +207,23 @@ func (s *server) lockData(ctx context.Context) (err error) {
 	retry := time.NewTicker(50 * time.Millisecond)
 	defer retry.Stop()
 	for {
-		// A file system that knows no locks leaves it to Postgres, which has a weaker one.
+		// If the file system does not support locks, Postgres's own weaker check must do.
 		if err := syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil
 		}
 		select {
 		case <-retry.C:
 		case <-ctx.Done():
-			return fmt.Errorf("devdb: data directory %q is in use by another process; stop that one or choose another directory", s.data)
+			return fmt.Errorf("devdb: data directory %q is in use by another process;"+
+				" stop it or choose another directory", s.data)
 		}
 	}
 }
 
-// clearStalePID deals with the postmaster.pid of a server that crashed. Postgres ignores it when no
-// process has that id, but after a reboot or in a container one often has, and Postgres then refuses to
-// start. So when nothing answers at the address in the file, its process id becomes ours: Postgres
-// knows that its parent is no other server, and still makes the rest of its checks.
+// clearStalePID handles the postmaster.pid of a server that crashed. Postgres ignores the file if no process has that
+// ID, but after a reboot or in a container another process often has it, and Postgres then refuses to start. So if
+// nothing answers at the address in the file, clearStalePID replaces the process ID with ours: Postgres knows that
+// its parent is not another server, and still makes its other checks.
 func (s *server) clearStalePID(ctx context.Context) error {
 	name := filepath.Join(s.data, "postmaster.pid")
 	b, err := os.ReadFile(name)
@@ -229,7 +234,7 @@ func (s *server) clearStalePID(ctx context.Context) error {
 	}
 	lines := strings.Split(string(b), "\n") // pid, data directory, start time, port, socket directory, TCP address, …
 	if len(lines) < 6 {
-		return nil // Postgres says what is wrong with it
+		return nil // Postgres reports what is wrong with it
 	}
 	dial := func(network, address string) bool {
 		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, address)
@@ -240,15 +245,15 @@ func (s *server) clearStalePID(ctx context.Context) error {
 	}
 	port, socketDir, host := lines[3], lines[4], lines[5]
 	if socketDir == "" && host == "" {
-		return nil // nowhere to ask
+		return nil // no address to try
 	}
 	if host == "*" {
 		host = "localhost"
 	}
 	if socketDir != "" && dial("unix", filepath.Join(socketDir, ".s.PGSQL."+port)) ||
 		host != "" && dial("tcp", net.JoinHostPort(host, port)) {
-		return fmt.Errorf("devdb: data directory %q is in use by another Postgres, process %s; stop that one or choose another directory",
-			s.data, lines[0])
+		return fmt.Errorf("devdb: data directory %q is in use by another Postgres, process %s;"+
+			" stop it or choose another directory", s.data, lines[0])
 	}
 	lines[0] = strconv.Itoa(os.Getpid())
 	if err := os.WriteFile(name, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
@@ -257,9 +262,9 @@ func (s *server) clearStalePID(ctx context.Context) error {
 	return nil
 }
 
-// command prepares a child: as the server's user, in a directory that user can enter, with an empty
-// environment, and in a process group apart from ours, because Ctrl-C in a terminal goes to the whole
-// group and the server has to outlive our own shutdown.
+// command prepares a child process: as the server's user, in a directory that the user can enter, with a clean
+// environment, and in a separate process group, because Ctrl-C in a terminal signals the whole group and the server
+// must outlive our own shutdown.
 func (s *server) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = cleanEnv()
@@ -272,8 +277,8 @@ func (s *server) command(ctx context.Context, name string, args ...string) *exec
 	return cmd
 }
 
-// held keeps every server with a leash reachable: the garbage collector would close the pipe of one that
-// nobody refers to, and the leash take that for the end of this process.
+// held keeps every server with a leash reachable. Otherwise the garbage collector would close the pipe of an
+// unreachable server, which the leash would take for the end of this process.
 var held sync.Map
 
 func (s *server) startLeash() error {
@@ -296,8 +301,8 @@ func (s *server) startLeash() error {
 	return nil
 }
 
-// run runs cmd to its end, its output in the log: a file, since whoever reads ours would wait for every
-// process that inherited it.
+// run runs cmd and waits for it. Its output goes to the log file rather than our own output: a reader of that would
+// wait for every process that inherited it.
 func (s *server) run(cmd *exec.Cmd) error {
 	if err := s.launch(cmd); err != nil {
 		return err
@@ -315,7 +320,7 @@ func (s *server) launch(cmd *exec.Cmd) error {
 	return cmd.Start()
 }
 
-// start starts the server. The channel is closed when it has ended.
+// start starts the server. The channel is closed when it has exited.
 func (s *server) start(context.Context) (<-chan struct{}, error) {
 	addresses := "listen_addresses="
 	if s.tcp {
@@ -327,7 +332,7 @@ func (s *server) start(context.Context) (<-chan struct{}, error) {
 	}
 	exited := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // what there is to know of its end is in the log
+		_ = cmd.Wait() // the log has the reason
 		close(exited)
 	}()
 	s.proc, s.exited = cmd, exited
@@ -348,8 +353,8 @@ func (s *server) pid() int {
 	}
 }
 
-// halt ends the server if it runs, and waits for that: in good order, or at once like a crash, and
-// harder when it does not obey.
+// halt stops the server if it is running and waits until it has exited. It requests a fast shutdown, or with now an
+// immediate one like a crash, and escalates if the server does not exit.
 func (s *server) halt(now bool) error {
 	signals := []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGKILL}
 	if now {
@@ -359,7 +364,7 @@ func (s *server) halt(now bool) error {
 		if s.pid() == 0 {
 			return nil
 		}
-		// A process that has ended meanwhile is what we want, and one that was stopped must first go on.
+		// Ignore errors: the process may have exited. One that was stopped by SIGSTOP must first continue.
 		_ = s.proc.Process.Signal(sig)
 		_ = s.proc.Process.Signal(syscall.SIGCONT)
 		select {
@@ -368,17 +373,17 @@ func (s *server) halt(now bool) error {
 		}
 	}
 	if pid := s.pid(); pid != 0 {
-		return fmt.Errorf("devdb: Postgres, process %d, does not end", pid)
+		return fmt.Errorf("devdb: Postgres, process %d, does not exit", pid)
 	}
 	return nil
 }
 
-// remove lets the leash remove the temporary directory and end. The server must be down.
+// remove makes the leash remove the temporary directory and exit. The server must have been stopped.
 func (s *server) remove() error {
 	s.removed = true
 	if s.leash != nil {
 		held.Delete(s)
-		_, _ = s.pipe.WriteString("\n") // fails when somebody ended the leash; RemoveAll is there for that
+		_, _ = s.pipe.WriteString("\n") // fails if the leash was killed; RemoveAll below handles that
 		s.pipe.Close()
 		_ = s.leash.Wait()
 	}

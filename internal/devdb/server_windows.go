@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// server is a Postgres on one data directory, at one address. It is run through pg_ctl, which drops the
-// rights of an administrator, with whom Postgres refuses to run.
+// server is a Postgres with one data directory and one address. It is run by pg_ctl, which drops administrator
+// rights; Postgres refuses to run with them.
 type server struct {
-	bin, data, dir string // the binaries, the database, and what is temporary: log, often data
+	bin, data, dir string // directories of binaries, data, and temporary files: log, usually data
 	port           int
 	fast           bool
 	removed        bool
@@ -74,10 +74,10 @@ func (s *server) run(ctx context.Context, name string, args ...string) error {
 	return err
 }
 
-// start starts the server. The channel is never closed: pg_ctl itself waits for the server to be up.
+// start starts the server. The channel is never closed: pg_ctl waits until the server is up.
 func (s *server) start(ctx context.Context) (<-chan struct{}, error) {
 	options := `-c listen_addresses=127.0.0.1 ` + strings.Join(s.args()[2:], " ") // without -D, which pg_ctl adds
-	// The server inherits the output of pg_ctl, so that is left unread.
+	// Do not read the output of pg_ctl: the server inherits it, so reading would not end.
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "pg_ctl.exe"), "start", "-w", "-D", s.data, "-l", s.logFile(), "-o", options)
 	cmd.Env = cleanEnv()
 	return make(chan struct{}), cmd.Run()
@@ -103,7 +103,7 @@ func (s *server) halt(now bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := s.run(ctx, "pg_ctl.exe", "stop", "-w", "-D", s.data, "-m", mode); err != nil {
-		return fmt.Errorf("devdb: stop Postgres: %w", err)
+		return fmt.Errorf("devdb: stopping Postgres: %w", err)
 	}
 	return nil
 }

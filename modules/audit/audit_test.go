@@ -23,7 +23,7 @@ import (
 
 var db = dbtest.New(migrations.Up)
 
-func TestRecentReturnsWhatWasRecordedNewestFirst(t *testing.T) {
+func TestService_RecentReturnsNewestFirst(t *testing.T) {
 	t.Parallel()
 	ctx, s := t.Context(), audit.New(db.Pool(t))
 	noon := time.Date(2026, 3, 1, 12, 0, 0, 123456000, time.UTC)
@@ -41,8 +41,8 @@ func TestRecentReturnsWhatWasRecordedNewestFirst(t *testing.T) {
 	entries, err := s.Recent(ctx, audit.Filter{})
 	require.NoError(t, err)
 	require.Equal(t, []int64{now, newer, older}, ids(entries))
-	require.WithinRange(t, entries[0].OccurredAt, before, time.Now().Add(time.Minute), "the zero time stands for now")
-	require.JSONEq(t, `{}`, string(entries[0].Detail), "no detail stands for an empty one")
+	require.WithinRange(t, entries[0].OccurredAt, before, time.Now().Add(time.Minute), "the zero time means now")
+	require.JSONEq(t, `{}`, string(entries[0].Detail), "nil Detail means {}")
 	require.Equal(t, noon.Add(time.Second), entries[1].OccurredAt, "times are returned in UTC")
 	require.JSONEq(t, `{"reason": "dup\"licate", "amount": 12.50}`, string(entries[2].Detail))
 	entries[2].Detail = nil
@@ -60,7 +60,7 @@ func TestRecentReturnsWhatWasRecordedNewestFirst(t *testing.T) {
 	}
 }
 
-func TestRecentIsLimited(t *testing.T) {
+func TestService_RecentLimit(t *testing.T) {
 	t.Parallel()
 	ctx, pool := t.Context(), db.Pool(t)
 	_, err := pool.Exec(ctx, `INSERT INTO audit_entries (actor, action) SELECT 'a', 'b' FROM generate_series(1, 1200)`)
@@ -72,7 +72,7 @@ func TestRecentIsLimited(t *testing.T) {
 	}
 }
 
-func TestARollbackLeavesNoEntry(t *testing.T) {
+func TestService_RecordIsPartOfTheTransaction(t *testing.T) {
 	t.Parallel()
 	ctx, pool := t.Context(), db.Pool(t)
 	for _, commit := range []bool{false, true} {
@@ -82,7 +82,7 @@ func TestARollbackLeavesNoEntry(t *testing.T) {
 		require.NoError(t, err)
 		entries, err := audit.New(pool).Recent(ctx, audit.Filter{})
 		require.NoError(t, err)
-		require.Empty(t, entries, "an entry is seen before its transaction commits")
+		require.Empty(t, entries, "the entry is visible before its transaction commits")
 		if !commit {
 			require.NoError(t, tx.Rollback(ctx))
 			continue
@@ -92,7 +92,7 @@ func TestARollbackLeavesNoEntry(t *testing.T) {
 	require.Equal(t, 1, count(t, pool, `audit_entries`))
 }
 
-func TestAnInvalidEntryIsRefusedAndTheTransactionGoesOn(t *testing.T) {
+func TestService_RecordInvalidEntryLeavesTransactionUsable(t *testing.T) {
 	t.Parallel()
 	ctx, pool := t.Context(), db.Pool(t)
 	tx, err := pool.Begin(ctx)
@@ -104,12 +104,12 @@ func TestAnInvalidEntryIsRefusedAndTheTransactionGoesOn(t *testing.T) {
 	}{
 		{"no actor", audit.Entry{Action: "login"}},
 		{"no action", audit.Entry{Actor: "user:7"}},
-		{"not UTF-8", audit.Entry{Actor: "user:7\xff", Action: "login"}},
+		{"not valid UTF-8", audit.Entry{Actor: "user:7\xff", Action: "login"}},
 		{"target of 1001 bytes, at most 1000 are allowed", audit.Entry{Actor: "user:7", Action: "login", Target: strings.Repeat("x", 1001)}},
-		{"holds a NUL", audit.Entry{Actor: "user:7", Action: "login", Target: "a\x00b"}},
-		{"no JSON object", audit.Entry{Actor: "user:7", Action: "login", Detail: json.RawMessage(`{"a":`)}},
-		{"no JSON object", audit.Entry{Actor: "user:7", Action: "login", Detail: json.RawMessage(`[1]`)}},
-		{"no JSON object", audit.Entry{Actor: "user:7", Action: "login", Detail: json.RawMessage{}}},
+		{"contains a NUL byte", audit.Entry{Actor: "user:7", Action: "login", Target: "a\x00b"}},
+		{"not a JSON object", audit.Entry{Actor: "user:7", Action: "login", Detail: json.RawMessage(`{"a":`)}},
+		{"not a JSON object", audit.Entry{Actor: "user:7", Action: "login", Detail: json.RawMessage(`[1]`)}},
+		{"not a JSON object", audit.Entry{Actor: "user:7", Action: "login", Detail: json.RawMessage{}}},
 	} {
 		_, err := audit.New(tx).Record(ctx, row.entry)
 		require.ErrorIs(t, err, audit.ErrInvalidEntry, "%+v", row.entry)
@@ -120,8 +120,8 @@ func TestAnInvalidEntryIsRefusedAndTheTransactionGoesOn(t *testing.T) {
 	require.NoError(t, tx.Commit(ctx))
 }
 
-// In one transaction the database's clock stands still, so ages can be exact.
-func TestRetentionKeepsToItsAgesExactly(t *testing.T) {
+// Within one transaction the database's clock stands still, so ages are exact.
+func TestService_RetainAges(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		age              string // of an entry, or of one already archived
@@ -129,15 +129,15 @@ func TestRetentionKeepsToItsAgesExactly(t *testing.T) {
 		wantIn           string // "" for nowhere
 		archived, purged int
 	}{
-		"an entry a second younger than 365 days stays":             {age: "365 days - 1 second", wantIn: "audit_entries"},
-		"an entry of exactly 365 days stays":                        {age: "365 days", wantIn: "audit_entries"},
-		"an entry a second older than 365 days is archived":         {age: "365 days + 1 second", wantIn: "audit_archive", archived: 1},
-		"an archived one a second younger than 2,555 days is kept":  {age: "2555 days - 1 second", inArchive: true, wantIn: "audit_archive"},
-		"an archived one of exactly 2,555 days is kept":             {age: "2555 days", inArchive: true, wantIn: "audit_archive"},
-		"an archived one a second older than 2,555 days is purged":  {age: "2555 days + 1 second", inArchive: true, purged: 1},
-		"an entry a second older than 2,555 days goes all the way":  {age: "2555 days + 1 second", archived: 1, purged: 1},
-		"an entry of the future stays":                              {age: "-1 day", wantIn: "audit_entries"},
-		"an entry of exactly 2,555 days is archived and not purged": {age: "2555 days", wantIn: "audit_archive", archived: 1},
+		"entry a second younger than 365 days stays":                  {age: "365 days - 1 second", wantIn: "audit_entries"},
+		"entry of exactly 365 days stays":                             {age: "365 days", wantIn: "audit_entries"},
+		"entry a second older than 365 days is archived":              {age: "365 days + 1 second", wantIn: "audit_archive", archived: 1},
+		"archived entry a second younger than 2,555 days stays":       {age: "2555 days - 1 second", inArchive: true, wantIn: "audit_archive"},
+		"archived entry of exactly 2,555 days stays":                  {age: "2555 days", inArchive: true, wantIn: "audit_archive"},
+		"archived entry a second older than 2,555 days is purged":     {age: "2555 days + 1 second", inArchive: true, purged: 1},
+		"entry a second older than 2,555 days is archived and purged": {age: "2555 days + 1 second", archived: 1, purged: 1},
+		"entry in the future stays":                                   {age: "-1 day", wantIn: "audit_entries"},
+		"entry of exactly 2,555 days is archived and not purged":      {age: "2555 days", wantIn: "audit_archive", archived: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -145,7 +145,7 @@ func TestRetentionKeepsToItsAgesExactly(t *testing.T) {
 			tx, err := pool.Begin(ctx)
 			require.NoError(t, err)
 			defer func() { _ = tx.Rollback(ctx) }()
-			// A zone that changes its clocks must not change an age.
+			// Daylight saving time must not change an age.
 			_, err = tx.Exec(ctx, `SET LOCAL TimeZone = 'Europe/Berlin'`)
 			require.NoError(t, err)
 			const columns = ` (id, occurred_at, actor, action, target, detail) `
@@ -171,7 +171,7 @@ func TestRetentionKeepsToItsAgesExactly(t *testing.T) {
 	}
 }
 
-func TestTwoRetentionsAtOnceHandleEachRowOnce(t *testing.T) {
+func TestService_ConcurrentRetainsHandleEachRowOnce(t *testing.T) {
 	t.Parallel()
 	pool := db.Pool(t)
 	fill(t, pool, 10_000, 0)
@@ -183,7 +183,7 @@ func TestTwoRetentionsAtOnceHandleEachRowOnce(t *testing.T) {
 	}
 	require.NoError(t, group.Wait())
 
-	// Either may have seen the other's last batch locked and left it to it.
+	// Either may have skipped the other's last batch because it was locked.
 	a, b := counts(t, &logs[0]), counts(t, &logs[1])
 	require.Equal(t, 10_000, a.Archived+b.Archived, "an entry was counted twice or not at all")
 	require.Equal(t, 0, count(t, pool, `audit_entries`))
@@ -192,7 +192,7 @@ func TestTwoRetentionsAtOnceHandleEachRowOnce(t *testing.T) {
 	require.Equal(t, 5_000, count(t, pool, `audit_archive`))
 }
 
-func TestAnInterruptedRetentionKeepsWhatItDidAndTheNextGoesOn(t *testing.T) {
+func TestService_InterruptedRetainKeepsItsBatchesAndTheNextContinues(t *testing.T) {
 	t.Parallel()
 	pool := db.Pool(t)
 	fill(t, pool, 5_000, 100)
@@ -208,9 +208,9 @@ func TestAnInterruptedRetentionKeepsWhatItDidAndTheNextGoesOn(t *testing.T) {
 		after := [2]int{count(t, pool, `audit_entries`), count(t, pool, `audit_archive`)}
 		require.Equal(t, before[0]-logged.Archived, after[0], "the log and the table differ")
 		require.Equal(t, before[1]+logged.Archived-logged.Purged, after[1], "the log and the archive differ")
-		require.ErrorIs(t, err, context.Canceled, "the handler says that it is done, and it was interrupted")
+		require.ErrorIs(t, err, context.Canceled, "the interrupted handler returned no error")
 		if after[0] == 100 {
-			require.Greater(t, statements, 1, "one statement moved it all")
+			require.Greater(t, statements, 1, "one statement moved all rows")
 			break
 		}
 	}
@@ -219,7 +219,7 @@ func TestAnInterruptedRetentionKeepsWhatItDidAndTheNextGoesOn(t *testing.T) {
 	require.Equal(t, 2_500, count(t, pool, `audit_archive`))
 }
 
-func TestARowInUseIsLeftForTheNextRetention(t *testing.T) {
+func TestService_RetainSkipsLockedRows(t *testing.T) {
 	t.Parallel()
 	ctx, pool := t.Context(), db.Pool(t)
 	fill(t, pool, 10, 0)
@@ -230,7 +230,7 @@ func TestARowInUseIsLeftForTheNextRetention(t *testing.T) {
 	soon, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	archived, _, err := audit.New(pool).Retain(soon)
-	require.NoError(t, err, "retention waits for a lock")
+	require.NoError(t, err, "Retain waited for a lock")
 	require.Equal(t, 9, archived)
 	require.NoError(t, tx.Rollback(ctx))
 	archived, _, err = audit.New(pool).Retain(ctx)
@@ -238,7 +238,7 @@ func TestARowInUseIsLeftForTheNextRetention(t *testing.T) {
 	require.Equal(t, 1, archived)
 }
 
-func TestRetentionIsRegisteredDailyAtThree(t *testing.T) {
+func TestRegisterAuditJobs(t *testing.T) {
 	t.Parallel()
 	registry, err := provider.NewRegistry()
 	require.NoError(t, err)
@@ -250,7 +250,7 @@ func TestRetentionIsRegisteredDailyAtThree(t *testing.T) {
 	require.ErrorIs(t, audit.RegisterAuditJobs(registry), jobs.ErrDuplicate)
 }
 
-// fill stores old entries, each second one of them old enough to be purged, and young ones.
+// fill stores old entries, every second one old enough to be purged, and young ones.
 func fill(t *testing.T, db jobs.DB, old, young int) {
 	t.Helper()
 	_, err := db.Exec(t.Context(), `
@@ -274,7 +274,7 @@ func ids(entries []audit.Entry) []int64 {
 	return ids
 }
 
-// retention returns the registered handler, to be run as a scheduler does.
+// retention returns a function that runs the registered handler as a scheduler does.
 func retention(t *testing.T) func(ctx context.Context, db jobs.DB, log io.Writer) error {
 	t.Helper()
 	registry, err := provider.NewRegistry()

@@ -8,14 +8,13 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// retentionTimeout is ample for the nights. A first run on a table of many years
-// may outlive it; what it has done by then stays done, and the retry goes on.
+// retentionTimeout is ample for a daily run. A first run on a table of many years may exceed it; finished batches
+// stay committed, and the retry continues with the rest.
 const retentionTimeout = 30 * time.Minute
 
 // RegisterAuditJobs registers the module's job:
 //
-//   - audit.retention, daily at 03:00 UTC: [Service.Retain]; its counts are logged
-//     as archived and purged.
+//   - audit.retention, daily at 03:00 UTC: calls [Service.Retain] and logs its counts as archived and purged.
 func RegisterAuditJobs(r jobs.Registrar) error {
 	return r.RegisterCron("audit.retention", "0 3 * * *", retain, jobs.Timeout(retentionTimeout))
 }
@@ -24,7 +23,7 @@ func retain(ctx context.Context, job *jobs.Job) error {
 	archived, purged, err := New(job.DB).Retain(ctx)
 	level := slog.LevelInfo
 	if err != nil {
-		level = slog.LevelWarn // the reason is the job's error, logged by the scheduler
+		level = slog.LevelWarn // the scheduler logs the error itself
 	}
 	job.Logger.Log(ctx, level, "audit retention", "archived", archived, "purged", purged)
 	return err

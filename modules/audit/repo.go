@@ -9,8 +9,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// repo is the SQL of this package. Ages are measured by the database's clock, the
-// one that the entries are stamped by.
+// repo holds the package's SQL. Ages are measured by the database's clock, which also stamps the entries.
 type repo struct{ db jobs.DB }
 
 func (r repo) insert(ctx context.Context, e Entry) (id int64, err error) {
@@ -41,9 +40,8 @@ func (r repo) recent(ctx context.Context, f Filter) ([]Entry, error) {
 	})
 }
 
-// archive moves up to limit entries older than age, the oldest first, and returns
-// how many. It is one statement: an entry is in one table or in the other. Rows
-// that another run is moving are skipped, not waited for.
+// archive moves up to limit entries older than age to the archive, oldest first, and returns how many it moved. It is
+// a single statement, so each entry is always in exactly one table. It skips rows that another run has locked.
 func (r repo) archive(ctx context.Context, age time.Duration, limit int) (int, error) {
 	tag, err := r.db.Exec(ctx, `
 		WITH due AS MATERIALIZED (
@@ -62,7 +60,8 @@ func (r repo) archive(ctx context.Context, age time.Duration, limit int) (int, e
 	return int(tag.RowsAffected()), err
 }
 
-// purge deletes up to limit archived entries older than age, as archive does.
+// purge deletes up to limit archived entries older than age, oldest first, and returns how many it deleted. Like
+// archive it skips locked rows.
 func (r repo) purge(ctx context.Context, age time.Duration, limit int) (int, error) {
 	tag, err := r.db.Exec(ctx, `
 		WITH due AS MATERIALIZED (

@@ -1,7 +1,6 @@
-// Package audit keeps a trail of who did what to what, and for how long it is kept.
+// Package audit records who did what to what, and deletes old records.
 //
-// An entry is recorded in the transaction that does what it tells of, so that the
-// one never exists without the other:
+// Record an entry in the transaction that makes the change, so that neither exists without the other:
 //
 //	tx, err := pool.Begin(ctx)
 //	…
@@ -9,8 +8,8 @@
 //	…
 //	err = tx.Commit(ctx)
 //
-// Entries stay listed for a year and archived for seven; see [RegisterAuditJobs].
-// The tables are those of the package migrations.
+// Entries move to an archive after one year and are deleted after seven; see [RegisterAuditJobs]. Package migrations
+// creates the tables.
 package audit
 
 import (
@@ -29,64 +28,58 @@ import (
 const (
 	// ArchiveAfter is the age at which an entry moves to the archive: 365 days.
 	ArchiveAfter = 365 * 24 * time.Hour
-	// PurgeAfter is the age at which an archived entry is deleted: 2,555 days, which
-	// are seven years; HIPAA asks for six.
+	// PurgeAfter is the age at which an archived entry is deleted: 2,555 days, or seven years. HIPAA requires six.
 	PurgeAfter = 2555 * 24 * time.Hour
 
-	// DefaultLimit is how many entries [Service.Recent] returns unless told.
+	// DefaultLimit is how many entries [Service.Recent] returns by default.
 	DefaultLimit = 50
-	// MaxLimit is how many it returns at most.
+	// MaxLimit is the most entries that [Service.Recent] returns.
 	MaxLimit = 1000
 
-	// batchSize is how many rows one statement of the retention moves: enough to get
-	// through millions, few enough that it holds its locks for well under a second.
+	// batchSize is how many rows one retention statement moves: enough to get through millions, few enough to hold
+	// its locks for well under a second.
 	batchSize = 2000
 )
 
-// ErrInvalidEntry is returned for an entry that cannot be recorded. Nothing was
-// sent to the database, so a caller's transaction can go on.
+// ErrInvalidEntry is returned for an entry that cannot be recorded. Nothing was sent to the database, so the caller's
+// transaction is still usable.
 var ErrInvalidEntry = errors.New("audit: invalid entry")
 
-// An Entry tells that something happened. Texts are valid UTF-8 without NUL.
+// An Entry describes one action. All strings must be valid UTF-8 without NUL bytes.
 type Entry struct {
-	// ID is set by the database and ignored by Record. It is kept in the archive.
+	// ID is set by the database and ignored by Record. The entry keeps it in the archive.
 	ID int64
-	// OccurredAt is when it happened, to the microsecond. Record takes the zero time
-	// for now, by the database's clock.
+	// OccurredAt is when it happened, to the microsecond. Defaults to the current time by the database's clock.
 	OccurredAt time.Time
-	// Actor is who did it, such as "user:7". It must not be empty. Actor, Action and Target
-	// have 1,000 bytes at most.
+	// Actor is who did it, such as "user:7". It must not be empty. Actor, Action and Target are limited to 1,000
+	// bytes each.
 	Actor string
 	// Action is what was done, such as "invoice.delete". It must not be empty.
 	Action string
 	// Target is what it was done to, such as "invoice:1001". It may be empty.
 	Target string
-	// Detail is a JSON object with whatever else is worth knowing; nil stands for {}.
-	// It is kept as jsonb: white space and the order of keys are not, and PostgreSQL
-	// refuses \u0000 in it.
+	// Detail is a JSON object with further details. Defaults to {}. It is stored as jsonb, which does not preserve
+	// white space or the order of keys and rejects \u0000.
 	Detail json.RawMessage
 }
 
-// A Filter tells which entries [Service.Recent] returns.
+// A Filter selects the entries that [Service.Recent] returns.
 type Filter struct {
-	// Actor and Target, if not empty, are those of the entries wanted.
+	// Actor and Target, if not empty, must equal those of the entry.
 	Actor, Target string
-	// Limit is how many entries are returned at most: up to MaxLimit. Defaults to
-	// DefaultLimit.
+	// Limit is the most entries to return, up to MaxLimit. Defaults to DefaultLimit.
 	Limit int
 }
 
-// Service records and lists entries. It may be used by several goroutines at once
-// if its database may.
+// Service records and lists entries. It is safe for concurrent use if its database handle is.
 type Service struct{ repo repo }
 
-// New returns a service on db: the application's pool, or a transaction of the
-// caller's, of which everything the service does is then a part.
+// New returns a service on db, which is either the application's pool or a transaction. On a transaction, everything
+// the service does is part of it.
 func New(db jobs.DB) *Service { return &Service{repo{db}} }
 
-// Record stores an entry and returns its ID. An entry that cannot be stored is
-// [ErrInvalidEntry]; other errors are the database's, and as always a transaction
-// in which one happened can only be rolled back.
+// Record stores an entry and returns its ID. It returns [ErrInvalidEntry] if the entry is invalid. Other errors come
+// from the database, and a transaction in which one occurred can only be rolled back.
 func (s *Service) Record(ctx context.Context, e Entry) (id int64, err error) {
 	if e.Detail == nil {
 		e.Detail = json.RawMessage(`{}`)
@@ -100,8 +93,7 @@ func (s *Service) Record(ctx context.Context, e Entry) (id int64, err error) {
 	return id, nil
 }
 
-// Recent returns the latest entries that match the filter, the newest first.
-// Archived ones are not among them.
+// Recent returns the latest entries that match the filter, newest first. It does not return archived entries.
 func (s *Service) Recent(ctx context.Context, f Filter) ([]Entry, error) {
 	if f.Limit <= 0 {
 		f.Limit = DefaultLimit
@@ -114,12 +106,10 @@ func (s *Service) Recent(ctx context.Context, f Filter) ([]Entry, error) {
 	return entries, nil
 }
 
-// Retain moves entries older than [ArchiveAfter] to the archive and deletes
-// archived ones older than [PurgeAfter], both by when they occurred, and returns
-// how many. It works in batches, each a transaction of its own unless the service
-// is on one of the caller's. So it can be interrupted at any point, which ctx does,
-// and several may run at once: they share the work. The counts are right beside an
-// error, too.
+// Retain moves entries older than [ArchiveAfter] to the archive, deletes archived entries older than [PurgeAfter],
+// and returns both counts. Ages count from OccurredAt. It works in batches, each in its own transaction unless the
+// service is on one, so cancelling ctx loses no finished batch. Concurrent calls share the work. The counts are
+// correct even if an error is returned.
 func (s *Service) Retain(ctx context.Context) (archived, purged int, err error) {
 	if archived, err = inBatches(ctx, ArchiveAfter, s.repo.archive); err != nil {
 		return archived, 0, fmt.Errorf("audit: archiving: %w", err)
@@ -146,7 +136,7 @@ func inBatches(ctx context.Context, age time.Duration, batch func(context.Contex
 	}
 }
 
-// maxText is the size of a text that is in an index, which PostgreSQL bounds.
+// maxText limits the strings that are indexed, in bytes: PostgreSQL bounds the size of an index row.
 const maxText = 1000
 
 func (e Entry) check() error {
@@ -156,7 +146,7 @@ func (e Entry) check() error {
 	case e.Action == "":
 		return fmt.Errorf("%w: no action", ErrInvalidEntry)
 	case !json.Valid(e.Detail) || !bytes.HasPrefix(bytes.TrimSpace(e.Detail), []byte("{")):
-		return fmt.Errorf("%w: detail is no JSON object", ErrInvalidEntry)
+		return fmt.Errorf("%w: detail is not a JSON object", ErrInvalidEntry)
 	}
 	for _, field := range []struct{ name, text string }{{"actor", e.Actor}, {"action", e.Action}, {"target", e.Target}} {
 		if len(field.text) > maxText {
@@ -165,7 +155,7 @@ func (e Entry) check() error {
 	}
 	for _, text := range []string{e.Actor, e.Action, e.Target, string(e.Detail)} {
 		if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
-			return fmt.Errorf("%w: text that is not UTF-8 or holds a NUL", ErrInvalidEntry)
+			return fmt.Errorf("%w: text is not valid UTF-8 or contains a NUL byte", ErrInvalidEntry)
 		}
 	}
 	return nil

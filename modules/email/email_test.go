@@ -37,7 +37,7 @@ var db = dbtest.New(migrations.Up)
 
 var hello = email.Message{To: []string{"ann@example.com"}, Subject: "Hello", Text: "Hello, Ann"}
 
-func TestAMailArrivesAsItWasWritten(t *testing.T) {
+func TestService_SendsMessageAsWritten(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server)
@@ -72,10 +72,10 @@ func TestAMailArrivesAsItWasWritten(t *testing.T) {
 	require.Equal(t, []string{"text/plain: first\r\n.\r\nlast line, ünïcode\r\n", "text/html: <p>hällo</p>"}, parts(t, m))
 
 	require.Equal(t, "sent", e.row(1).Status)
-	require.Equal(t, email.Result{}, e.process(), "a mail that was sent is sent again")
+	require.Equal(t, email.Result{}, e.process(), "a sent message was sent again")
 }
 
-func TestABodyMayBeHTMLAlone(t *testing.T) {
+func TestService_SendsHTMLWithoutText(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server)
@@ -86,7 +86,7 @@ func TestABodyMayBeHTMLAlone(t *testing.T) {
 	require.Contains(t, m.Header.Get("Content-Type"), "text/html")
 }
 
-func TestARollbackLeavesNoMail(t *testing.T) {
+func TestService_EnqueueIsPartOfTheTransaction(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server)
@@ -94,13 +94,13 @@ func TestARollbackLeavesNoMail(t *testing.T) {
 	require.NoError(t, err)
 	_, err = e.service.Enqueue(t.Context(), tx, hello)
 	require.NoError(t, err)
-	require.Equal(t, email.Result{}, e.process(), "a mail is sent before its transaction commits")
+	require.Equal(t, email.Result{}, e.process(), "the message was sent before its transaction committed")
 	require.NoError(t, tx.Rollback(t.Context()))
 	require.Equal(t, email.Result{}, e.process())
 	require.Empty(t, server.mails())
 }
 
-func TestTwoProcessorsAtOnceSendEachMailOnce(t *testing.T) {
+func TestService_ConcurrentProcessQueuesSendEachMessageOnce(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server)
@@ -121,14 +121,14 @@ func TestTwoProcessorsAtOnceSendEachMailOnce(t *testing.T) {
 	for _, m := range server.mails() {
 		sent[m.to[0]]++
 	}
-	require.Len(t, sent, 50, "a mail was not sent")
+	require.Len(t, sent, 50, "a message was not sent")
 	for to, n := range sent {
-		require.Equal(t, 1, n, "the mail to %s", to)
+		require.Equal(t, 1, n, "the message to %s", to)
 	}
-	require.LessOrEqual(t, server.connections(), 2, "a processor uses one connection for all its mails")
+	require.LessOrEqual(t, server.connections(), 2, "ProcessQueue uses one connection for all messages")
 }
 
-func TestATemporaryRefusalIsTriedAgainLaterAndLater(t *testing.T) {
+func TestService_RetriesTemporaryRefusalWithGrowingDelays(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t, func(s *smtpServer) {
 		s.answer = func(n int, _ mailData) error {
@@ -146,8 +146,8 @@ func TestATemporaryRefusalIsTriedAgainLaterAndLater(t *testing.T) {
 		require.Equal(t, "pending", row.Status)
 		require.Equal(t, attempt+1, row.Attempts)
 		require.Regexp(t, `451 "?4\.0\.0 mailbox is busy`, row.LastError)
-		require.InDelta(t, time.Duration(want)*time.Minute, row.DueIn, float64(20*time.Second), "wait after attempt %d", attempt+1)
-		require.Equal(t, email.Result{}, e.process(), "a mail is tried before it is due")
+		require.InDelta(t, time.Duration(want)*time.Minute, row.DueIn, float64(20*time.Second), "delay after attempt %d", attempt+1)
+		require.Equal(t, email.Result{}, e.process(), "the message was retried before it was due")
 		e.makeDue()
 	}
 	require.Equal(t, email.Result{Sent: 1}, e.process())
@@ -156,7 +156,7 @@ func TestATemporaryRefusalIsTriedAgainLaterAndLater(t *testing.T) {
 	require.Len(t, server.mails(), 1)
 }
 
-func TestALongRetryDelayIsNotCut(t *testing.T) {
+func TestService_RetryDelayMayExceedTheMaximum(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t, func(s *smtpServer) {
 		s.answer = func(int, mailData) error { return refuse(451, "later") }
@@ -170,7 +170,7 @@ func TestALongRetryDelayIsNotCut(t *testing.T) {
 	}
 }
 
-func TestEveryAttemptCarriesTheSameIdentity(t *testing.T) {
+func TestService_AttemptsHaveTheSameMessageIDAndDate(t *testing.T) {
 	t.Parallel()
 	var ids, dates []string
 	server := serveSMTP(t, func(s *smtpServer) {
@@ -195,7 +195,7 @@ func TestEveryAttemptCarriesTheSameIdentity(t *testing.T) {
 	require.Equal(t, dates[0], dates[1])
 }
 
-func TestAMailIsGivenUpAfterItsLastAttempt(t *testing.T) {
+func TestService_GivesUpAfterMaxAttempts(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t, func(s *smtpServer) {
 		s.answer = func(int, mailData) error { return refuse(451, "busy") }
@@ -209,10 +209,10 @@ func TestAMailIsGivenUpAfterItsLastAttempt(t *testing.T) {
 	require.Contains(t, e.row(1).LastError, "451")
 }
 
-func TestAPermanentRefusalGivesUpWithTheReason(t *testing.T) {
+func TestService_GivesUpAfterPermanentRefusal(t *testing.T) {
 	t.Parallel()
 	for name, option := range map[string]func(*smtpServer){
-		"of the mail": func(s *smtpServer) {
+		"of the message": func(s *smtpServer) {
 			s.answer = func(_ int, m mailData) error {
 				if m.to[0] == "bad@example.com" {
 					return refuse(550, "no such\x00 user \xff")
@@ -235,21 +235,21 @@ func TestAPermanentRefusalGivesUpWithTheReason(t *testing.T) {
 			e := newEnv(t, server)
 			e.enqueue(email.Message{To: []string{"bad@example.com"}, Text: "x"})
 			e.enqueue(hello)
-			require.Equal(t, email.Result{Sent: 1, Failed: 1}, e.process(), "the next mail suffers")
+			require.Equal(t, email.Result{Sent: 1, Failed: 1}, e.process(), "the next message must be sent")
 			row := e.row(1)
 			require.Equal(t, "failed", row.Status)
 			require.Equal(t, 1, row.Attempts)
 			require.Regexp(t, `550 "?5\.0\.0 no such`, row.LastError)
 			require.NotContains(t, row.LastError, "affected")
 			e.makeDue()
-			require.Equal(t, email.Result{}, e.process(), "a mail that was given up is tried again")
-			require.NotContains(t, e.log.String(), "bad@example.com", "an address in the log")
+			require.Equal(t, email.Result{}, e.process(), "a message that was given up was retried")
+			require.NotContains(t, e.log.String(), "bad@example.com", "the log contains an address")
 			require.Equal(t, 1, server.connections(), "a refusal leaves the connection usable")
 		})
 	}
 }
 
-func TestABrokenConnectionPostponesOneMailAndTheNextIsSent(t *testing.T) {
+func TestService_BrokenConnectionPostponesOneMessage(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t, func(s *smtpServer) {
 		s.answer = func(n int, _ mailData) error {
@@ -269,7 +269,7 @@ func TestABrokenConnectionPostponesOneMailAndTheNextIsSent(t *testing.T) {
 	require.Equal(t, email.Result{Sent: 1}, e.process())
 }
 
-func TestAServerThatSaysGoodbyeIsCalledAgain(t *testing.T) {
+func TestService_ReconnectsAfter421(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t, func(s *smtpServer) {
 		s.answer = func(n int, _ mailData) error {
@@ -286,7 +286,7 @@ func TestAServerThatSaysGoodbyeIsCalledAgain(t *testing.T) {
 	require.Equal(t, 2, server.connections())
 }
 
-func TestAServerThatHangsUpBetweenMailsPostponesNone(t *testing.T) {
+func TestService_HangUpBetweenMessagesPostponesNone(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t, func(s *smtpServer) { s.hangUp = true })
 	e := newEnv(t, server)
@@ -297,7 +297,7 @@ func TestAServerThatHangsUpBetweenMailsPostponesNone(t *testing.T) {
 	require.Equal(t, 3, server.connections())
 }
 
-func TestWhileTheServerIsDownMailsWaitAndTheJobFails(t *testing.T) {
+func TestService_ProcessQueueStopsWhileTheServerIsDown(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server)
@@ -310,7 +310,7 @@ func TestWhileTheServerIsDownMailsWaitAndTheJobFails(t *testing.T) {
 	require.ErrorContains(t, err, "connection refused")
 	require.Contains(t, e.log.String(), "sent=0 failed=0 postponed=1")
 	require.Contains(t, e.row(1).LastError, "connection refused")
-	require.Zero(t, e.row(2).Attempts, "each mail of the queue calls a server that is down")
+	require.Zero(t, e.row(2).Attempts, "the second message was tried too")
 
 	server.start(addr)
 	require.Equal(t, email.Result{Sent: 2}, e.process())
@@ -319,21 +319,21 @@ func TestWhileTheServerIsDownMailsWaitAndTheJobFails(t *testing.T) {
 	require.Len(t, server.mails(), 3)
 }
 
-func TestADeadClaimersMailIsSentAfterItsLeaseAndNotBefore(t *testing.T) {
+func TestService_ProcessQueueTakesOverExpiredClaims(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server)
 	e.enqueue(hello)
-	// What a process that died while sending leaves behind.
+	// As left behind by a process that died while sending.
 	e.exec(`UPDATE email_outbox SET attempts = 1, claim = gen_random_uuid(), claimed_until = now() + interval '2 minutes'`)
-	require.Equal(t, email.Result{}, e.process(), "a mail is taken from who may be sending it")
+	require.Equal(t, email.Result{}, e.process(), "took over a valid claim")
 	e.exec(`UPDATE email_outbox SET claimed_until = now() - interval '1 second'`)
 	require.Equal(t, email.Result{Sent: 1}, e.process())
 	require.Len(t, server.mails(), 1)
 	require.Equal(t, 2, e.row(1).Attempts)
 }
 
-func TestAMailThatKillsItsSendersIsGivenUp(t *testing.T) {
+func TestService_GivesUpMessageThatKillsItsSenders(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server, func(cfg *email.Config) { cfg.MaxAttempts = 3 })
@@ -344,7 +344,7 @@ func TestAMailThatKillsItsSendersIsGivenUp(t *testing.T) {
 	require.Empty(t, server.mails())
 }
 
-func TestWhoLostItsClaimDoesNotDecideTheOutcome(t *testing.T) {
+func TestService_LostClaimDoesNotFinish(t *testing.T) {
 	t.Parallel()
 	arrived, goOn := make(chan struct{}), make(chan struct{})
 	server := serveSMTP(t, func(s *smtpServer) {
@@ -373,7 +373,7 @@ func TestWhoLostItsClaimDoesNotDecideTheOutcome(t *testing.T) {
 	require.Contains(t, e.log.String(), "taken over")
 }
 
-func TestWhoLostItsClaimNeitherPostponesNorReleasesTheMail(t *testing.T) {
+func TestService_LostClaimNeitherPostponesNorReleases(t *testing.T) {
 	t.Parallel()
 	for name, interrupt := range map[string]bool{"postpones": false, "releases": true} {
 		t.Run(name, func(t *testing.T) {
@@ -393,14 +393,14 @@ func TestWhoLostItsClaimNeitherPostponesNorReleasesTheMail(t *testing.T) {
 			})
 			e := newEnv(t, server)
 			e.enqueue(hello)
-			arrived <- func() { // somebody else is at it by now
+			arrived <- func() { // another process claims the message
 				_, _ = e.pool.Exec(context.Background(), `UPDATE email_outbox
 					SET claim = '00000000-0000-0000-0000-000000000001', claimed_until = now() + interval '1 hour', attempts = 2`)
 			}
 			_, err := e.service.ProcessQueue(ctx, e.pool, e.logger)
 			require.Equal(t, interrupt, errors.Is(err, context.Canceled), "%v", err)
 			require.Contains(t, e.log.String(), "taken over")
-			require.Equal(t, !interrupt, strings.Contains(e.log.String(), "mail postponed"))
+			require.Equal(t, !interrupt, strings.Contains(e.log.String(), "message postponed"))
 			require.Equal(t, 2, e.row(1).Attempts)
 			require.Empty(t, e.row(1).LastError)
 			var claimed bool
@@ -411,7 +411,7 @@ func TestWhoLostItsClaimNeitherPostponesNorReleasesTheMail(t *testing.T) {
 	}
 }
 
-func TestAnInterruptedMailIsReleasedAtOnce(t *testing.T) {
+func TestService_InterruptedProcessQueueReleasesItsClaim(t *testing.T) {
 	t.Parallel()
 	arrived, end := make(chan struct{}), make(chan struct{})
 	t.Cleanup(func() { close(end) })
@@ -437,12 +437,12 @@ func TestAnInterruptedMailIsReleasedAtOnce(t *testing.T) {
 	res, err := e.service.ProcessQueue(ctx, e.pool, e.logger)
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, email.Result{}, res)
-	require.Less(t, time.Since(started), 15*time.Second, "a server that hangs holds up the shutdown")
-	require.Zero(t, e.row(1).Attempts, "an interruption counts as an attempt")
-	require.Equal(t, email.Result{Sent: 2}, e.process(), "an interrupted mail stays claimed")
+	require.Less(t, time.Since(started), 15*time.Second, "a hanging server delays the shutdown")
+	require.Zero(t, e.row(1).Attempts, "the interruption counted as an attempt")
+	require.Equal(t, email.Result{Sent: 2}, e.process(), "the interrupted message stayed claimed")
 }
 
-func TestALastAttemptThatIsInterruptedGivesNothingUp(t *testing.T) {
+func TestService_InterruptedLastAttemptIsNotGivenUp(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	server := serveSMTP(t, func(s *smtpServer) {
@@ -463,7 +463,7 @@ func TestALastAttemptThatIsInterruptedGivesNothingUp(t *testing.T) {
 	require.Equal(t, email.Result{Sent: 1}, e.process())
 }
 
-func TestAMailOnItsWayIsFinishedWhenTheContextEnds(t *testing.T) {
+func TestService_FinishesMessageInTransitWhenContextEnds(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	server := serveSMTP(t, func(s *smtpServer) {
@@ -477,12 +477,12 @@ func TestAMailOnItsWayIsFinishedWhenTheContextEnds(t *testing.T) {
 	e.enqueue(hello)
 	res, err := e.service.ProcessQueue(ctx, e.pool, e.logger)
 	require.ErrorIs(t, err, context.Canceled)
-	require.Equal(t, email.Result{Sent: 1}, res, "the mail that the server took is marked, and no other is sent")
+	require.Equal(t, email.Result{Sent: 1}, res, "the accepted message is marked, and no other is sent")
 	require.Equal(t, "sent", e.row(1).Status)
 	require.Equal(t, "pending", e.row(2).Status)
 }
 
-func TestSendSendsAtOnceAndItsRetryDoesNotSendAgain(t *testing.T) {
+func TestSend_RetryDoesNotSendAgain(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server)
@@ -490,16 +490,16 @@ func TestSendSendsAtOnceAndItsRetryDoesNotSendAgain(t *testing.T) {
 		require.NoError(t, e.send("job 1", hello))
 	}
 	require.Len(t, server.mails(), 1)
-	require.NoError(t, e.send("job 2", hello), "another job's mail is another mail")
+	require.NoError(t, e.send("job 2", hello), "another job's message is another message")
 	require.Len(t, server.mails(), 2)
 	other := hello
 	other.Text = "Something else"
-	require.NoError(t, e.send("job 1", other), "job IDs that begin anew must not swallow mails")
+	require.NoError(t, e.send("job 1", other), "a reused job ID must not suppress a new message")
 	require.Len(t, server.mails(), 3)
-	require.Equal(t, email.Result{}, e.process(), "the queue sends them too")
+	require.Equal(t, email.Result{}, e.process(), "ProcessQueue sent them again")
 }
 
-func TestSendRetriesWhatIsTemporary(t *testing.T) {
+func TestSend_RetriesTemporaryFailure(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t, func(s *smtpServer) {
 		s.answer = func(n int, _ mailData) error {
@@ -514,12 +514,12 @@ func TestSendRetriesWhatIsTemporary(t *testing.T) {
 	require.ErrorContains(t, err, "not sent yet")
 	require.ErrorContains(t, err, "451")
 	require.True(t, e.retried("email.send", err))
-	require.Equal(t, "pending", e.row(1).Status, "if the job is not retried, the queue goes on")
+	require.Equal(t, "pending", e.row(1).Status, "ProcessQueue sends it if the job is not retried")
 	require.NoError(t, e.send("job 1", hello))
 	require.Len(t, server.mails(), 1)
 }
 
-func TestSendGivesUpWhatIsPermanent(t *testing.T) {
+func TestSend_GivesUpAfterPermanentFailure(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t, func(s *smtpServer) {
 		s.answer = func(int, mailData) error { return refuse(550, "no such user") }
@@ -538,7 +538,7 @@ func TestSendGivesUpWhatIsPermanent(t *testing.T) {
 	require.False(t, e.retried("email.send", err))
 }
 
-func TestAJobThatGaveUpSendsItsMailWhenSomebodyRetriesIt(t *testing.T) {
+func TestSend_RetriedFailedJobSendsItsMessage(t *testing.T) {
 	t.Parallel()
 	var accepts atomic.Bool
 	server := serveSMTP(t, func(s *smtpServer) {
@@ -553,7 +553,7 @@ func TestAJobThatGaveUpSendsItsMailWhenSomebodyRetriesIt(t *testing.T) {
 	for range 2 {
 		require.ErrorContains(t, e.send("job 1", hello), "not yet")
 		require.Equal(t, "failed", e.row(1).Status)
-		require.Equal(t, 1, e.row(1).Attempts, "they are counted anew")
+		require.Equal(t, 1, e.row(1).Attempts, "attempts are counted from the start")
 	}
 	accepts.Store(true)
 	require.NoError(t, e.send("job 1", hello))
@@ -562,7 +562,7 @@ func TestAJobThatGaveUpSendsItsMailWhenSomebodyRetriesIt(t *testing.T) {
 	require.Len(t, server.mails(), 1)
 }
 
-func TestASlowAnswerIsWaitedFor(t *testing.T) {
+func TestService_WaitsForSlowReply(t *testing.T) {
 	t.Parallel()
 	const limit = 10 * time.Second
 	server := serveSMTP(t, func(s *smtpServer) {
@@ -578,7 +578,7 @@ func TestASlowAnswerIsWaitedFor(t *testing.T) {
 	require.Len(t, server.mails(), 1)
 }
 
-func TestALoginThatIsLostFailsNoMail(t *testing.T) {
+func TestService_RejectedLoginFailsNoMessage(t *testing.T) {
 	t.Parallel()
 	for _, code := range []int{530, 534, 535, 538} {
 		server := serveSMTP(t, func(s *smtpServer) {
@@ -590,29 +590,29 @@ func TestALoginThatIsLostFailsNoMail(t *testing.T) {
 		}
 		res, err := e.service.ProcessQueue(t.Context(), e.pool, e.logger)
 		require.ErrorContains(t, err, "authentication required")
-		require.Equal(t, email.Result{Postponed: 1}, res, "the others would meet the same")
+		require.Equal(t, email.Result{Postponed: 1}, res, "the other messages are not tried")
 	}
 }
 
-func TestSendWaitsForWhoIsSendingIt(t *testing.T) {
+func TestSend_WaitsForAnotherProcess(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server)
 	require.NoError(t, e.send("job 1", hello))
-	// As an earlier attempt leaves it whose process died.
+	// As left behind by an earlier attempt whose process died.
 	e.exec(`UPDATE email_outbox SET status = 'pending', finished_at = NULL, claim = gen_random_uuid(), claimed_until = now() + interval '90 seconds'`)
 	err := e.send("job 1", hello)
 	require.ErrorContains(t, err, "another process")
 	delay, again := e.definition("email.send").Retry(&jobs.Job{Attempt: 1, MaxAttempts: 3}, err)
 	require.True(t, again)
-	require.InDelta(t, 90*time.Second, delay, float64(20*time.Second), "a retry before the claim has run out is in vain")
+	require.InDelta(t, 90*time.Second, delay, float64(20*time.Second), "the retry comes when the claim expires")
 	require.Len(t, server.mails(), 1)
 	e.exec(`UPDATE email_outbox SET claimed_until = now()`)
 	require.NoError(t, e.send("job 1", hello))
 	require.Len(t, server.mails(), 2)
 }
 
-func TestASendWhileTheServerIsDownIsSentByTheQueueLater(t *testing.T) {
+func TestSend_ProcessQueueSendsWhatFailed(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server)
@@ -623,11 +623,11 @@ func TestASendWhileTheServerIsDownIsSentByTheQueueLater(t *testing.T) {
 	server.start(server.addr)
 	e.makeDue()
 	require.Equal(t, email.Result{Sent: 1}, e.process())
-	require.NoError(t, e.send("job 1", hello), "the retry finds it sent")
+	require.NoError(t, e.send("job 1", hello), "the retry finds the message sent")
 	require.Len(t, server.mails(), 1)
 }
 
-func TestInvalidMessagesAreRefusedAndTheTransactionGoesOn(t *testing.T) {
+func TestService_EnqueueInvalidLeavesTransactionUsable(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, serveSMTP(t))
 	tx, err := e.pool.Begin(t.Context())
@@ -647,10 +647,10 @@ func TestInvalidMessagesAreRefusedAndTheTransactionGoesOn(t *testing.T) {
 		{"line break", email.Message{To: []string{"\"ann\nBcc: eve@example.com\" <ann@example.com>"}, Text: "x"}},
 		{"line break", email.Message{To: to, Subject: "hi\r\nBcc: eve@example.com", Text: "x"}},
 		{"line break", email.Message{To: to, Subject: "hi\nthere", Text: "x"}},
-		{"no UTF-8", email.Message{To: to, Subject: "\xff", Text: "x"}},
+		{"not valid UTF-8", email.Message{To: to, Subject: "\xff", Text: "x"}},
 		{"subject of 901 bytes", email.Message{To: to, Subject: strings.Repeat("x", 901), Text: "x"}},
 		{"neither text nor HTML", email.Message{To: to, Subject: "hi"}},
-		{"not UTF-8", email.Message{To: to, Text: "\xff"}},
+		{"not valid UTF-8", email.Message{To: to, Text: "\xff"}},
 		{"NUL", email.Message{To: to, HTML: "\x00"}},
 	} {
 		_, err := e.service.Enqueue(t.Context(), tx, row.m)
@@ -662,7 +662,7 @@ func TestInvalidMessagesAreRefusedAndTheTransactionGoesOn(t *testing.T) {
 	require.NoError(t, tx.Commit(t.Context()))
 }
 
-func TestAnEncodedLineBreakInANameAddsNoHeader(t *testing.T) {
+func TestService_EncodedLineBreakInNameAddsNoHeader(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server)
@@ -674,7 +674,7 @@ func TestAnEncodedLineBreakInANameAddsNoHeader(t *testing.T) {
 	require.NotContains(t, m.Header, "Bcc")
 }
 
-func TestConfigurationsAreChecked(t *testing.T) {
+func TestNew_InvalidConfig(t *testing.T) {
 	t.Parallel()
 	good := email.Config{Addr: "mail.example.org:587", From: "The Shop <shop@example.org>"}
 	_, err := email.New(good)
@@ -701,7 +701,7 @@ func TestConfigurationsAreChecked(t *testing.T) {
 	}
 }
 
-func TestAPasswordIsNotPrinted(t *testing.T) {
+func TestConfig_PrintsWithoutPassword(t *testing.T) {
 	t.Parallel()
 	cfg := email.Config{Addr: "localhost:25", From: "shop@example.org", Username: "u", Password: "hunter2"}
 	service, err := email.New(cfg)
@@ -715,7 +715,7 @@ func TestAPasswordIsNotPrinted(t *testing.T) {
 	require.NotContains(t, log.String(), "hunter2")
 }
 
-func TestMandatoryTLSSendsNothingInTheClear(t *testing.T) {
+func TestService_TLSMandatorySendsNothingUnencrypted(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server, func(cfg *email.Config) { cfg.TLS = email.TLSMandatory })
@@ -729,7 +729,7 @@ func TestMandatoryTLSSendsNothingInTheClear(t *testing.T) {
 	require.Equal(t, email.Result{Sent: 1}, opportunistic.process())
 }
 
-func TestLoginIsOverTLSAndItsPasswordStaysSecret(t *testing.T) {
+func TestService_LoginKeepsPasswordSecret(t *testing.T) {
 	t.Parallel()
 	const password = `hunter2 "& more`
 	certificate := httptest.NewUnstartedServer(nil)
@@ -743,7 +743,7 @@ func TestLoginIsOverTLSAndItsPasswordStaysSecret(t *testing.T) {
 			if got == password {
 				return nil
 			}
-			// Some servers quote what they did not like.
+			// Some servers quote the command that they reject.
 			raw := "\x00" + username + "\x00" + got
 			return refuse(535, "bad login AUTH "+mechanism+" "+base64.StdEncoding.EncodeToString([]byte(raw))+" or "+got)
 		}
@@ -763,7 +763,7 @@ func TestLoginIsOverTLSAndItsPasswordStaysSecret(t *testing.T) {
 	wrong.enqueue(hello)
 	err := wrong.run("email.process-queue", "job", nil)
 	require.ErrorContains(t, err, "535")
-	require.Equal(t, "pending", wrong.row(1).Status, "a wrong password is not the mail's fault")
+	require.Equal(t, "pending", wrong.row(1).Status, "a wrong password must not fail the message")
 	for _, text := range []string{err.Error(), wrong.row(1).LastError, wrong.log.String()} {
 		require.NotContains(t, text, "hunter2")
 		require.NotContains(t, text, base64.StdEncoding.EncodeToString([]byte("\x00shop\x00wrong-"+password)))
@@ -772,16 +772,16 @@ func TestLoginIsOverTLSAndItsPasswordStaysSecret(t *testing.T) {
 	unknown := newEnv(t, server, func(cfg *email.Config) { cfg.TLS = email.TLSMandatory })
 	unknown.enqueue(hello)
 	_, err = unknown.service.ProcessQueue(t.Context(), unknown.pool, unknown.logger)
-	require.ErrorContains(t, err, "certificate", "an unknown certificate is accepted")
+	require.ErrorContains(t, err, "certificate", "an untrusted certificate was accepted")
 
 	clear := newEnv(t, server, func(cfg *email.Config) { cfg.Username, cfg.Password = "shop", password })
 	clear.enqueue(hello)
 	_, err = clear.service.ProcessQueue(t.Context(), clear.pool, clear.logger)
-	require.Error(t, err, "a password was sent in the clear")
+	require.Error(t, err, "the password was sent unencrypted")
 	require.Len(t, server.mails(), 1)
 }
 
-func TestOldMailsAreDeletedAndPendingOnesAreNot(t *testing.T) {
+func TestService_DeletesOldMessagesExceptPending(t *testing.T) {
 	t.Parallel()
 	server := serveSMTP(t)
 	e := newEnv(t, server, func(cfg *email.Config) { cfg.KeepFor = time.Hour })
@@ -799,7 +799,7 @@ func TestOldMailsAreDeletedAndPendingOnesAreNot(t *testing.T) {
 	require.Equal(t, []int{2, 3}, ids)
 }
 
-func TestTheJobsAreRegistered(t *testing.T) {
+func TestRegisterEmailJobs(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, serveSMTP(t))
 	require.Len(t, e.registry.Jobs(), 2)
@@ -813,7 +813,7 @@ func TestTheJobsAreRegistered(t *testing.T) {
 	require.Contains(t, e.log.String(), "sent=1 failed=0 postponed=0")
 }
 
-// env is a database of its own, a service that sends to a server, and its jobs.
+// env has its own database, a service that sends to a server, and the service's jobs.
 type env struct {
 	t        *testing.T
 	pool     *pgxpool.Pool

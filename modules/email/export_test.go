@@ -2,5 +2,5 @@ package email
 
 import "time"
 
-// SetSendTimeout bounds what is said before a mail.
+// SetSendTimeout bounds connecting and everything before the message itself.
 func (s *Service) SetSendTimeout(d time.Duration) { s.sendTimeout = d }

@@ -9,29 +9,28 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// Send sends one mail without waiting for the queue:
+// Send sends one message without waiting for the queue:
 //
 //	id, err := email.Send.Trigger(ctx, scheduler, email.Message{…})
 //
-// However often its job is run, the mail is sent once; see [Service.SendJob]. The
-// message is then part of the job's data, which whoever may look at the jobs can
-// read. [Service.Enqueue] keeps it to the outbox.
+// The message is sent once, however often its job runs; see [Service.SendJob]. It is stored in the job's data, so
+// anyone who can view jobs can read it. [Service.Enqueue] stores it in the outbox only.
 const Send jobs.Kind[Message] = "email.send"
 
-// processEvery is the interval of the job that sends what is in the outbox.
+// processEvery is the interval of email.process-queue.
 const processEvery = 30 * time.Second
 
 // RegisterEmailJobs registers the module's jobs:
 //
-//   - email.process-queue, every 30 seconds: [Service.ProcessQueue]; its counts are
-//     logged as sent, failed and postponed.
+//   - email.process-queue, every 30 seconds: calls [Service.ProcessQueue] and logs its counts as sent, failed and
+//     postponed.
 //   - email.send, on demand: see [Send].
 func RegisterEmailJobs(r jobs.Registrar, s *Service) error {
 	if s == nil {
 		return errors.New("email: RegisterEmailJobs needs a service")
 	}
 	return errors.Join(
-		// No retries: the next tick is soon enough, and would come on top of them.
+		// No retries: the next tick comes soon anyway.
 		r.RegisterInterval("email.process-queue", processEvery, s.processQueue, jobs.MaxRetries(0), jobs.Timeout(lease)),
 		Send.Register(r, func(ctx context.Context, job *jobs.Job, m Message) error {
 			return s.SendJob(ctx, job.DB, job.Logger, job.ID, m)
@@ -44,7 +43,7 @@ func (s *Service) processQueue(ctx context.Context, job *jobs.Job) error {
 	level := slog.LevelInfo
 	switch {
 	case err != nil:
-		level = slog.LevelWarn // the reason is the job's error, logged by the scheduler
+		level = slog.LevelWarn // the scheduler logs the error itself
 	case res == Result{}:
 		level = slog.LevelDebug
 	}

@@ -15,26 +15,25 @@ import (
 )
 
 const (
-	// maxRecipients is how many every SMTP server has to take (RFC 5321, 4.5.3.1.8).
+	// maxRecipients is how many recipients every SMTP server must accept (RFC 5321, 4.5.3.1.8).
 	maxRecipients = 100
-	// maxSubject is about what fits into the longest line of a header (RFC 5322, 2.1.1).
+	// maxSubject, in bytes, is about what fits into the longest header line (RFC 5322, 2.1.1).
 	maxSubject = 900
 )
 
-// ErrInvalidMessage is returned for a message that cannot be sent as it is. Nothing
-// was sent to the database, so a caller's transaction can go on.
+// ErrInvalidMessage is returned for a message that could never be sent. Nothing was sent to the database, so the
+// caller's transaction is still usable.
 var ErrInvalidMessage = errors.New("email: invalid message")
 
-// A Message is one mail. Texts are valid UTF-8 without NUL.
+// A Message is one email. All strings must be valid UTF-8 without NUL bytes.
 type Message struct {
-	// To is who gets it, from 1 to 100 addresses such as "ann@example.com" or
-	// "Ann <ann@example.com>". All of them see all of them, and if the server refuses
-	// one, the mail is sent to none.
+	// To has 1 to 100 recipients, such as "ann@example.com" or "Ann <ann@example.com>". Recipients see each other's
+	// addresses. If the server refuses one of them, the message is sent to none.
 	To []string `json:"to"`
-	// Subject is one line without control characters, 900 bytes at most.
+	// Subject is one line without control characters, at most 900 bytes.
 	Subject string `json:"subject"`
-	// Text and HTML are the body, as plain text and as HTML. One may be empty; if
-	// neither is, the reader's program shows the one it prefers.
+	// Text and HTML are the body in both forms. One of them may be empty; otherwise the mail client chooses which
+	// one to show.
 	Text string `json:"text,omitempty"`
 	HTML string `json:"html,omitempty"`
 }
@@ -50,15 +49,15 @@ func (m Message) check() error {
 	}
 	switch {
 	case !utf8.ValidString(m.Subject) || strings.ContainsFunc(m.Subject, unicode.IsControl):
-		return fmt.Errorf("%w: the subject holds a line break, another control character or no UTF-8", ErrInvalidMessage)
+		return fmt.Errorf("%w: subject contains a line break or control character, or is not valid UTF-8", ErrInvalidMessage)
 	case len(m.Subject) > maxSubject:
-		return fmt.Errorf("%w: a subject of %d bytes, allowed are %d", ErrInvalidMessage, len(m.Subject), maxSubject)
+		return fmt.Errorf("%w: subject of %d bytes, at most %d are allowed", ErrInvalidMessage, len(m.Subject), maxSubject)
 	case m.Text == "" && m.HTML == "":
 		return fmt.Errorf("%w: neither text nor HTML", ErrInvalidMessage)
 	}
 	for _, body := range []string{m.Text, m.HTML} {
 		if !utf8.ValidString(body) || strings.ContainsRune(body, 0) {
-			return fmt.Errorf("%w: a body that is not UTF-8 or holds a NUL", ErrInvalidMessage)
+			return fmt.Errorf("%w: body is not valid UTF-8 or contains a NUL byte", ErrInvalidMessage)
 		}
 	}
 	return nil
@@ -66,7 +65,7 @@ func (m Message) check() error {
 
 func checkAddress(address string) error {
 	if !utf8.ValidString(address) || strings.ContainsFunc(address, unicode.IsControl) {
-		return fmt.Errorf("address %q holds a line break, another control character or no UTF-8", address)
+		return fmt.Errorf("address %q contains a line break or control character, or is not valid UTF-8", address)
 	}
 	if _, err := netmail.ParseAddress(address); err != nil {
 		return fmt.Errorf("address %q: %w", address, err)
@@ -74,15 +73,14 @@ func checkAddress(address string) error {
 	return nil
 }
 
-// key identifies the mail that a job sends. The content is part of it: should IDs
-// of jobs begin anew, as they do when River's tables are made anew and the outbox
-// stays, then a new mail is not taken for an old one.
+// key identifies the message that a job sends. It includes the content because job IDs may start over, when River's
+// tables are recreated and the outbox is kept. A new message is then not mistaken for an old one.
 func (m Message) key(jobID string) string {
-	content, _ := json.Marshal(m) // strings alone: cannot fail
+	content, _ := json.Marshal(m) // cannot fail: m has only strings
 	return fmt.Sprintf("%s %x", jobID, sha256.Sum256(content))
 }
 
-// compose builds the mail, the same on every attempt.
+// compose builds the email, identical on every attempt.
 func (c *claimed) compose(sender string, begins func()) (*mail.Msg, error) {
 	m := mail.NewMsg(mail.WithNoDefaultUserAgent())
 	if err := errors.Join(m.From(sender), m.To(c.To...)); err != nil {

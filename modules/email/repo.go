@@ -10,21 +10,19 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// repo is the SQL of the outbox. Times are told by the database's clock.
+// repo holds the SQL of the outbox. All times are by the database's clock.
 //
-// A mail is sent outside any transaction, so no lock can say who is at it. A claim
-// does: the one who sends a mail first writes a random value into its row, with the
-// time until which it counts, and every later write about the outcome is for that
-// value only. A claim that is not released, because its process died, runs out, and
-// the mail is anyone's again.
+// Messages are sent outside any transaction, so a row lock cannot protect them. A claim does: before sending, a
+// process writes a random value and an expiry time into the row, and it stores the outcome only if the row still has
+// that value. If the process dies, its claim expires and any process may send the message.
 type repo struct{ db jobs.DB }
 
-// A claimed mail is one that nobody else sends until the claim runs out.
+// A claimed message is sent by no other process until the claim expires.
 type claimed struct {
 	Message
 	id        int64
 	claim     [16]byte
-	attempts  int // this one included
+	attempts  int // including this one
 	createdAt time.Time
 }
 
@@ -39,8 +37,8 @@ func (r repo) insert(ctx context.Context, m Message) (id int64, err error) {
 	return id, err
 }
 
-// claimDue claims the mail that has been due longest, or returns nil when there is
-// none. Rows that others are claiming at this moment are skipped.
+// claimDue claims the message that has been due longest, or returns nil if there is none. It skips locked rows, which
+// others are claiming.
 func (r repo) claimDue(ctx context.Context, lease time.Duration) (*claimed, error) {
 	return scanClaimed(r.db.QueryRow(ctx, `
 		UPDATE email_outbox
@@ -56,10 +54,10 @@ func (r repo) claimDue(ctx context.Context, lease time.Duration) (*claimed, erro
 		lease))
 }
 
-// claimKeyed claims the mail of that key, due, given up or not, storing it first if it is not
-// there. It returns nil when the mail is sent or somebody else sends it.
+// claimKeyed claims the message with this key, storing it first if needed, whether or not it is due or was given up.
+// It returns nil if the message was sent or another process has claimed it.
 func (r repo) claimKeyed(ctx context.Context, key string, m Message, lease time.Duration) (*claimed, error) {
-	// One statement: a mail stored unclaimed could be taken by the queue at once.
+	// One statement: ProcessQueue could claim a message that was stored without a claim.
 	return scanClaimed(r.db.QueryRow(ctx, `
 		INSERT INTO email_outbox AS o (job_key, recipients, subject, body_text, body_html, claim, claimed_until, attempts)
 		VALUES ($1, $2, $3, $4, $5, gen_random_uuid(), now() + $6::interval, 1)
@@ -80,8 +78,8 @@ func scanClaimed(row pgx.Row) (*claimed, error) {
 	return &c, err
 }
 
-// statusOfKeyed tells what has become of the mail of that key, and for how long it is
-// claimed if it is.
+// statusOfKeyed returns the status of the message with this key, and how long its claim is still valid, 0 if it has
+// none.
 func (r repo) statusOfKeyed(ctx context.Context, key string) (status, lastError string, left time.Duration, err error) {
 	err = r.db.QueryRow(ctx, `
 		SELECT status, last_error, greatest(coalesce(claimed_until - now(), '0'), '0')
@@ -90,8 +88,8 @@ func (r repo) statusOfKeyed(ctx context.Context, key string) (status, lastError 
 	return status, lastError, left, err
 }
 
-// finish marks a mail sent or failed. Like postpone and release it reports whether
-// the claim still held; if not, the row is another's and stays as it is.
+// finish marks a message as sent or failed. Like postpone and release it reports whether the claim was still held. If
+// not, another process has the row, and it is left unchanged.
 func (r repo) finish(ctx context.Context, c *claimed, status, reason string) (held bool, err error) {
 	tag, err := r.db.Exec(ctx, `
 		UPDATE email_outbox
@@ -101,7 +99,7 @@ func (r repo) finish(ctx context.Context, c *claimed, status, reason string) (he
 	return tag.RowsAffected() == 1, err
 }
 
-// postpone gives a mail back, to be tried again after delay.
+// postpone releases the claim and makes the message due again after delay.
 func (r repo) postpone(ctx context.Context, c *claimed, delay time.Duration, reason string) (held bool, err error) {
 	tag, err := r.db.Exec(ctx, `
 		UPDATE email_outbox
@@ -111,7 +109,7 @@ func (r repo) postpone(ctx context.Context, c *claimed, delay time.Duration, rea
 	return tag.RowsAffected() == 1, err
 }
 
-// release gives a mail back as if it had not been claimed.
+// release releases the claim and does not count the attempt.
 func (r repo) release(ctx context.Context, c *claimed) (held bool, err error) {
 	tag, err := r.db.Exec(ctx, `
 		UPDATE email_outbox
@@ -121,7 +119,7 @@ func (r repo) release(ctx context.Context, c *claimed) (held bool, err error) {
 	return tag.RowsAffected() == 1, err
 }
 
-// deleteOld deletes up to limit mails that were sent or given up longer than age ago.
+// deleteOld deletes up to limit messages that were sent or given up more than age ago.
 func (r repo) deleteOld(ctx context.Context, age time.Duration, limit int) error {
 	_, err := r.db.Exec(ctx, `
 		WITH old AS MATERIALIZED (

@@ -15,37 +15,33 @@ import (
 )
 
 const (
-	// sendTimeout bounds connecting, and what is said before the mail itself.
+	// sendTimeout bounds connecting, and separately the commands before DATA.
 	sendTimeout = 30 * time.Second
-	// answerTimeout bounds handing over the mail itself, and the server's answer to it. Some
-	// scan a mail first, and who hangs up meanwhile has to send it again: RFC 5321, 4.5.3.2.6.
+	// answerTimeout bounds DATA and the server's reply to it. Some servers scan the message before they reply, and a
+	// client that hangs up too early would have to send it again (RFC 5321, 4.5.3.2.6).
 	answerTimeout = 10 * time.Minute
-	// grace is for how long a mail on its way may still be finished when the context
-	// has ended: cut off between its last byte and the server's answer, it would have
-	// to be sent again.
+	// grace is how long a message in transit may take to finish after the context has ended. Cut off between its
+	// last byte and the server's reply, it would have to be sent again.
 	grace = time.Second
 )
 
-// connection is one connection to the SMTP server, made when it is first needed and
-// used for one mail after the other.
+// connection is a connection to the SMTP server, opened when first needed and reused for further messages.
 type connection struct {
 	service *Service
-	conn    net.Conn // nil when there is none
+	conn    net.Conn // nil if not connected
 	client  *mail.Client
 	smtp    *smtp.Client
-	timer   *time.Timer // ends the mail that is on its way
+	timer   *time.Timer // aborts the message being sent
 }
 
-// A connectError is the failure to get as far as handing over a mail: it is not the
-// mail's fault, and the next mail would meet the same.
+// A connectError is a failure that has nothing to do with the message: the next message would fail in the same way.
 type connectError struct{ err error }
 
 func (e *connectError) Error() string { return e.err.Error() }
 func (e *connectError) Unwrap() error { return e.err }
 
-// send hands m to the server. It returns a *connectError when the server could not
-// be reached or refuses the sender whatever the mail, and what go-mail says when it did not
-// take the mail.
+// send sends m. It returns a *connectError if the server cannot be reached or rejects the login, and go-mail's error
+// if the server refuses the message.
 func (c *connection) send(ctx context.Context, m *mail.Msg) error {
 	if err := c.reach(ctx); err != nil {
 		c.drop()
@@ -60,7 +56,7 @@ func (c *connection) send(ctx context.Context, m *mail.Msg) error {
 	switch code := replyCode(err); {
 	case err == nil:
 	case code == 0 || code == 421:
-		c.drop() // no answer that leaves the connection in a known state, or a goodbye
+		c.drop() // the connection is in an unknown state, or the server is closing it
 	case code == 530 || code == 534 || code == 535 || code == 538: // RFC 4954, 6
 		c.drop()
 		return &connectError{err}
@@ -68,19 +64,19 @@ func (c *connection) send(ctx context.Context, m *mail.Msg) error {
 	return err
 }
 
-// mailBegins is called when the server has let the mail itself begin.
+// mailBegins is called when the server has accepted DATA.
 func (c *connection) mailBegins() {
 	if c.timer.Stop() {
 		c.timer.Reset(answerTimeout)
 	}
 }
 
-// reach connects unless there is a connection already.
+// reach connects unless there is a working connection.
 func (c *connection) reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.service.sendTimeout)
 	defer cancel()
 	if c.smtp != nil {
-		// Servers hang up on who has been silent or has sent enough.
+		// Servers close idle connections, and those that have sent many messages.
 		stop := c.bind(ctx)
 		if c.smtp.Noop() != nil {
 			c.drop()
@@ -109,8 +105,8 @@ func (c *connection) connect(ctx context.Context) error {
 		mail.WithPort(number),
 		mail.WithTLSPolicy(cfg.TLS.policy()),
 		mail.WithTimeout(c.service.sendTimeout),
-		mail.WithoutNoop(), // send does that
-		mail.WithoutRset(), // a mail taken leaves nothing to reset
+		mail.WithoutNoop(), // reach sends it
+		mail.WithoutRset(), // nothing to reset after an accepted message
 		mail.WithDialContextFunc(func(ctx2 context.Context, network, _ string) (net.Conn, error) {
 			var dialer net.Dialer
 			conn, err := dialer.DialContext(ctx2, network, cfg.Addr)
@@ -130,8 +126,8 @@ func (c *connection) connect(ctx context.Context) error {
 		options = append(options, mail.WithTLSConfig(config))
 	}
 	if cfg.Username != "" {
-		// Picks among what the server offers; in the clear only what does not reveal
-		// the password.
+		// Picks a method that the server offers; on an unencrypted connection, only one that does not reveal the
+		// password.
 		options = append(options, mail.WithSMTPAuth(mail.SMTPAuthAutoDiscover),
 			mail.WithUsername(cfg.Username), mail.WithPassword(c.service.password()))
 	}
@@ -144,15 +140,14 @@ func (c *connection) connect(ctx context.Context) error {
 	return nil
 }
 
-// bind makes the connection fail soon after ctx has ended, until stop is called.
+// bind makes the connection fail shortly after ctx has ended, until stop is called.
 func (c *connection) bind(ctx context.Context) (stop func() bool) {
 	conn := c.conn
 	_ = conn.SetDeadline(time.Time{})
 	return context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now().Add(grace)) })
 }
 
-// ownDeadline keeps go-mail from moving the deadline: it knows timeouts, but no
-// context.
+// ownDeadline keeps go-mail from changing the deadline, which [connection.bind] sets: go-mail only has timeouts.
 type ownDeadline struct{ net.Conn }
 
 func (ownDeadline) SetDeadline(time.Time) error { return nil }
@@ -164,7 +159,7 @@ func (c *connection) drop() {
 	c.conn, c.client, c.smtp = nil, nil, nil
 }
 
-// close says goodbye, as one should, but does not insist.
+// close sends QUIT, ignoring errors, and closes the connection.
 func (c *connection) close() {
 	if c.smtp != nil {
 		_ = c.conn.SetDeadline(time.Now().Add(grace))
@@ -173,15 +168,14 @@ func (c *connection) close() {
 	c.drop()
 }
 
-// redact takes the password out of an error. A server may quote the command it did
-// not understand, and that may have been AUTH PLAIN.
+// redact removes the password from an error. A server may quote a command that it rejected, such as AUTH PLAIN.
 func (c *connection) redact(err error) error {
 	text, password := err.Error(), c.service.password()
 	if password == "" {
 		return err
 	}
 	for _, secret := range []string{"\x00" + c.service.cfg.Username + "\x00" + password, password} {
-		quoted := strconv.Quote(secret) // as errors of answers are
+		quoted := strconv.Quote(secret) // go-mail quotes replies
 		for _, form := range []string{base64.StdEncoding.EncodeToString([]byte(secret)), secret, quoted[1 : len(quoted)-1]} {
 			text = strings.ReplaceAll(text, form, "[redacted]")
 		}
@@ -192,7 +186,7 @@ func (c *connection) redact(err error) error {
 	return errors.New(text)
 }
 
-// replyCode is the server's answer in err, such as 550, or 0 when it is none.
+// replyCode returns the server's reply code in err, such as 550, or 0 if it has none.
 func replyCode(err error) int {
 	var refused *mail.SendError
 	if !errors.As(err, &refused) {
@@ -201,8 +195,8 @@ func replyCode(err error) int {
 	return refused.ErrorCode()
 }
 
-// isPermanent tells a refusal for good from what may pass: a 4xx answer, a server
-// that is down or refuses the sender, a connection that broke.
+// isPermanent reports whether retrying is pointless. It returns false for a 4xx reply, a broken connection and a
+// *connectError.
 func isPermanent(err error) bool {
 	var unreachable *connectError
 	if errors.As(err, &unreachable) {
@@ -214,14 +208,14 @@ func isPermanent(err error) bool {
 	}
 	switch refused.Reason {
 	case mail.ErrGetSender, mail.ErrGetRcpts, mail.ErrNoUnencoded:
-		return true // not even tried
+		return true // go-mail did not try to send it
 	default:
 		return refused.ErrorCode() >= 500
 	}
 }
 
-// reason is err as it is kept with the mail: without the addresses and the message
-// ID that go-mail adds, and such that PostgreSQL takes it, whatever the server sent.
+// reason returns err as stored in last_error: without the addresses and the message ID that go-mail adds, and as text
+// that PostgreSQL accepts, whatever the server sent.
 func reason(err error) string {
 	const maxLength = 1000
 	text, _, _ := strings.Cut(err.Error(), ", affected recipient(s)")

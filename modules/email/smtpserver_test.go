@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// smtpServer is a real SMTP server that does as the test tells it.
+// smtpServer is a real SMTP server whose replies the test controls.
 type smtpServer struct {
 	addr string
 	t    testing.TB
@@ -24,9 +24,9 @@ type smtpServer struct {
 	tried    int
 	conns    int
 
-	// Set before the first mail. answer is called for each mail when all of it has
-	// arrived, in order from 1; nil means that it is taken. rcpt is called for each
-	// recipient. With hangUp it hangs up after each mail that it took.
+	// Set before the first message. answer is called for each message that has arrived completely, numbered from 1;
+	// nil accepts it. rcpt is called for each recipient. With hangUp the server closes the connection after each
+	// message that it accepted.
 	answer func(n int, m mailData) error
 	rcpt   func(to string) error
 	hangUp bool
@@ -40,7 +40,7 @@ type mailData struct {
 	data string
 }
 
-// errDrop as an answer breaks the connection.
+// errDrop, returned by answer, breaks the connection.
 var errDrop = errors.New("drop")
 
 func refuse(code int, text string) error {
@@ -68,7 +68,7 @@ func (s *smtpServer) start(addr string) {
 	server.Domain = "localhost"
 	server.TLSConfig = s.tls
 	server.MaxRecipients = 100
-	server.AllowInsecureAuth = true // a client is not saved from itself
+	server.AllowInsecureAuth = true // so that a client that reveals its password is caught
 	server.ErrorLog = silent{}
 	s.mu.Lock()
 	s.addr, s.server = listener.Addr().String(), server
@@ -149,7 +149,7 @@ func (s *session) Data(r io.Reader) error {
 
 func (s *session) Logout() error { return nil }
 
-// Reset comes after the answer to a mail.
+// Reset is called after the reply to a message.
 func (s *session) Reset() {
 	if s.server.hangUp && s.mail.data != "" {
 		_ = s.conn.Conn().Close()

@@ -10,7 +10,7 @@ import (
 
 // RegisterNotifsJobs registers the module's job:
 //
-//   - notifs.cleanup, every hour: [Service.CleanUp]; its count is logged as deleted.
+//   - notifs.cleanup, every hour: calls [Service.CleanUp] and logs its count as deleted.
 func RegisterNotifsJobs(r jobs.Registrar) error {
 	return r.RegisterInterval("notifs.cleanup", time.Hour, cleanUp)
 }
@@ -19,7 +19,7 @@ func cleanUp(ctx context.Context, job *jobs.Job) error {
 	deleted, err := New(job.DB).CleanUp(ctx)
 	level := slog.LevelInfo
 	if err != nil {
-		level = slog.LevelWarn // the reason is the job's error, logged by the scheduler
+		level = slog.LevelWarn // the scheduler logs the error itself
 	}
 	job.Logger.Log(ctx, level, "notifications cleaned up", "deleted", deleted)
 	return err

@@ -23,7 +23,7 @@ import (
 
 var db = dbtest.New(migrations.Up)
 
-func TestListReturnsAUsersOwnNewestFirst(t *testing.T) {
+func TestService_ListReturnsTheUsersOwnNewestFirst(t *testing.T) {
 	t.Parallel()
 	ctx, s := t.Context(), notifs.New(db.Pool(t))
 	expires := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
@@ -39,7 +39,7 @@ func TestListReturnsAUsersOwnNewestFirst(t *testing.T) {
 	require.Equal(t, notifs.Notification{ID: first, User: "ann", Kind: "invoice.paid", Title: "Paid", Body: "Thank you", ExpiresAt: expires}, list[1])
 }
 
-func TestPagesFollowEachOtherWithoutGapOrOverlap(t *testing.T) {
+func TestService_ListPagesHaveNoGapOrOverlap(t *testing.T) {
 	t.Parallel()
 	ctx, s := t.Context(), notifs.New(db.Pool(t))
 	var want []int64
@@ -59,7 +59,7 @@ func TestPagesFollowEachOtherWithoutGapOrOverlap(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-func TestListIsLimited(t *testing.T) {
+func TestService_ListLimit(t *testing.T) {
 	t.Parallel()
 	ctx, pool := t.Context(), db.Pool(t)
 	_, err := pool.Exec(ctx, `INSERT INTO notifications (user_id, title) SELECT 'ann', 'x' FROM generate_series(1, 1200)`)
@@ -71,7 +71,7 @@ func TestListIsLimited(t *testing.T) {
 	}
 }
 
-func TestMarkReadIsForTheUsersOwnAlone(t *testing.T) {
+func TestService_MarkReadOnlyMarksTheUsersOwn(t *testing.T) {
 	t.Parallel()
 	ctx, s := t.Context(), notifs.New(db.Pool(t))
 	hers := create(t, s, notifs.Notification{User: "ann", Title: "x"})
@@ -81,7 +81,7 @@ func TestMarkReadIsForTheUsersOwnAlone(t *testing.T) {
 	require.ErrorIs(t, s.MarkRead(ctx, "ann", other+1), notifs.ErrNotFound)
 	unread, err := s.UnreadCount(ctx, "ann")
 	require.NoError(t, err)
-	require.Equal(t, 2, unread, "another user marked it")
+	require.Equal(t, 2, unread, "another user marked it read")
 
 	require.NoError(t, s.MarkRead(ctx, "ann", hers))
 	list, err := s.List(ctx, "ann", notifs.Query{})
@@ -90,10 +90,10 @@ func TestMarkReadIsForTheUsersOwnAlone(t *testing.T) {
 	require.WithinDuration(t, time.Now(), readAt, time.Minute)
 	require.Zero(t, list[0].ReadAt)
 
-	require.NoError(t, s.MarkRead(ctx, "ann", hers), "marking twice is no error")
+	require.NoError(t, s.MarkRead(ctx, "ann", hers), "marking it twice is not an error")
 	list, err = s.List(ctx, "ann", notifs.Query{})
 	require.NoError(t, err)
-	require.Equal(t, readAt, list[1].ReadAt, "the first reading counts")
+	require.Equal(t, readAt, list[1].ReadAt, "ReadAt is the time of the first reading")
 
 	list, err = s.List(ctx, "ann", notifs.Query{UnreadOnly: true})
 	require.NoError(t, err)
@@ -103,7 +103,7 @@ func TestMarkReadIsForTheUsersOwnAlone(t *testing.T) {
 	require.Equal(t, 1, unread)
 }
 
-func TestMarkAllReadIsForTheUsersOwnAlone(t *testing.T) {
+func TestService_MarkAllReadOnlyMarksTheUsersOwn(t *testing.T) {
 	t.Parallel()
 	ctx, s := t.Context(), notifs.New(db.Pool(t))
 	for _, user := range []string{"ann", "bob", "ann"} {
@@ -119,7 +119,7 @@ func TestMarkAllReadIsForTheUsersOwnAlone(t *testing.T) {
 	require.Equal(t, 1, unread)
 }
 
-func TestExpiredOnesAreNotShown(t *testing.T) {
+func TestService_ListAndUnreadCountLeaveOutExpired(t *testing.T) {
 	t.Parallel()
 	ctx, s := t.Context(), notifs.New(db.Pool(t))
 	create(t, s, notifs.Notification{User: "ann", Title: "x", ExpiresAt: time.Now().Add(-time.Minute)})
@@ -128,10 +128,10 @@ func TestExpiredOnesAreNotShown(t *testing.T) {
 	require.Empty(t, list)
 	unread, err := s.UnreadCount(ctx, "ann")
 	require.NoError(t, err)
-	require.Zero(t, unread, "the count must fit the list")
+	require.Zero(t, unread, "UnreadCount must agree with List")
 }
 
-func TestARollbackLeavesNoNotification(t *testing.T) {
+func TestService_CreateIsPartOfTheTransaction(t *testing.T) {
 	t.Parallel()
 	ctx, pool := t.Context(), db.Pool(t)
 	tx, err := pool.Begin(ctx)
@@ -141,7 +141,7 @@ func TestARollbackLeavesNoNotification(t *testing.T) {
 	require.Zero(t, count(t, pool))
 }
 
-func TestAnInvalidOneIsRefusedAndTheTransactionGoesOn(t *testing.T) {
+func TestService_CreateInvalidLeavesTransactionUsable(t *testing.T) {
 	t.Parallel()
 	ctx, pool := t.Context(), db.Pool(t)
 	tx, err := pool.Begin(ctx)
@@ -151,8 +151,8 @@ func TestAnInvalidOneIsRefusedAndTheTransactionGoesOn(t *testing.T) {
 		"no user":  {Title: "x"},
 		"no title": {User: "ann"},
 		"user of 1001 bytes, at most 1000 are allowed": {User: strings.Repeat("x", 1001), Title: "x"},
-		"not UTF-8":   {User: "ann", Title: "\xff"},
-		"holds a NUL": {User: "ann", Title: "x", Body: "a\x00b"},
+		"not valid UTF-8":     {User: "ann", Title: "\xff"},
+		"contains a NUL byte": {User: "ann", Title: "x", Body: "a\x00b"},
 	} {
 		_, err := notifs.New(tx).Create(ctx, n)
 		require.ErrorIs(t, err, notifs.ErrInvalid, want)
@@ -162,23 +162,23 @@ func TestAnInvalidOneIsRefusedAndTheTransactionGoesOn(t *testing.T) {
 	require.NoError(t, tx.Commit(ctx))
 }
 
-// In one transaction the database's clock stands still, so ages can be exact.
-func TestCleanUpKeepsToItsAgesExactly(t *testing.T) {
+// Within one transaction the database's clock stands still, so ages are exact.
+func TestService_CleanUpAges(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		age, expiresIn string
 		read, deleted  bool
 	}{
-		"a second younger than 90 days stays":       {age: "90 days - 1 second"},
-		"exactly 90 days stays":                     {age: "90 days"},
-		"a second older than 90 days goes":          {age: "90 days + 1 second", deleted: true},
-		"read and older than 90 days goes":          {age: "91 days", read: true, deleted: true},
-		"read and young stays":                      {age: "1 day", read: true},
-		"expired a second ago goes":                 {age: "1 day", expiresIn: "-1 second", deleted: true},
-		"expired this instant goes":                 {age: "1 day", expiresIn: "0", deleted: true},
-		"expires in a second stays":                 {age: "1 day", expiresIn: "1 second"},
-		"older than 90 days goes before it expires": {age: "91 days", expiresIn: "1 year", deleted: true},
-		"89 days old and not expired stays":         {age: "89 days", expiresIn: "1 year"},
+		"a second younger than 90 days stays":             {age: "90 days - 1 second"},
+		"exactly 90 days old stays":                       {age: "90 days"},
+		"a second older than 90 days is deleted":          {age: "90 days + 1 second", deleted: true},
+		"read and older than 90 days is deleted":          {age: "91 days", read: true, deleted: true},
+		"read and young stays":                            {age: "1 day", read: true},
+		"expired a second ago is deleted":                 {age: "1 day", expiresIn: "-1 second", deleted: true},
+		"expired this instant is deleted":                 {age: "1 day", expiresIn: "0", deleted: true},
+		"expires in a second stays":                       {age: "1 day", expiresIn: "1 second"},
+		"older than 90 days is deleted before it expires": {age: "91 days", expiresIn: "1 year", deleted: true},
+		"89 days old and not expired stays":               {age: "89 days", expiresIn: "1 year"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -193,7 +193,7 @@ func TestCleanUpKeepsToItsAgesExactly(t *testing.T) {
 				VALUES ('ann', 'x', now() - $1::text::interval, CASE WHEN $2 THEN now() END, now() + nullif($3::text, '')::interval)`,
 				row.age, row.read, row.expiresIn)
 			require.NoError(t, err)
-			// A zone that changes its clocks must not change an age.
+			// Daylight saving time must not change an age.
 			_, err = tx.Exec(ctx, `SET LOCAL TimeZone = 'Europe/Berlin'`)
 			require.NoError(t, err)
 			deleted, err := notifs.New(tx).CleanUp(ctx)
@@ -204,7 +204,7 @@ func TestCleanUpKeepsToItsAgesExactly(t *testing.T) {
 	}
 }
 
-func TestTwoCleanUpsAtOnceCountEachRowOnce(t *testing.T) {
+func TestService_ConcurrentCleanUpsCountEachRowOnce(t *testing.T) {
 	t.Parallel()
 	pool := db.Pool(t)
 	fill(t, pool, 7_000, 100)
@@ -219,7 +219,7 @@ func TestTwoCleanUpsAtOnceCountEachRowOnce(t *testing.T) {
 	require.Equal(t, 100, count(t, pool))
 }
 
-func TestAnInterruptedCleanUpKeepsWhatItDidAndTheNextGoesOn(t *testing.T) {
+func TestService_InterruptedCleanUpKeepsItsBatchesAndTheNextContinues(t *testing.T) {
 	t.Parallel()
 	pool := db.Pool(t)
 	fill(t, pool, 5_000, 100)
@@ -230,13 +230,13 @@ func TestAnInterruptedCleanUpKeepsWhatItDidAndTheNextGoesOn(t *testing.T) {
 	require.ErrorIs(t, handler(ctx, cancelling{pool, cancel}, &log), context.Canceled)
 	n := logged(t, &log)
 	require.Positive(t, n)
-	require.Less(t, n, 5_000, "one statement deleted it all")
+	require.Less(t, n, 5_000, "one statement deleted all rows")
 	require.Equal(t, 5_100-n, count(t, pool), "the log and the table differ")
 	require.NoError(t, handler(t.Context(), pool, io.Discard))
 	require.Equal(t, 100, count(t, pool))
 }
 
-func TestARowInUseIsLeftForTheNextCleanUp(t *testing.T) {
+func TestService_CleanUpSkipsLockedRows(t *testing.T) {
 	t.Parallel()
 	ctx, pool := t.Context(), db.Pool(t)
 	fill(t, pool, 10, 0)
@@ -247,7 +247,7 @@ func TestARowInUseIsLeftForTheNextCleanUp(t *testing.T) {
 	soon, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	deleted, err := notifs.New(pool).CleanUp(soon)
-	require.NoError(t, err, "clean-up waits for a lock")
+	require.NoError(t, err, "CleanUp waited for a lock")
 	require.Equal(t, 9, deleted)
 	require.NoError(t, tx.Rollback(ctx))
 	deleted, err = notifs.New(pool).CleanUp(ctx)
@@ -255,7 +255,7 @@ func TestARowInUseIsLeftForTheNextCleanUp(t *testing.T) {
 	require.Equal(t, 1, deleted)
 }
 
-func TestCleanUpIsRegisteredHourly(t *testing.T) {
+func TestRegisterNotifsJobs(t *testing.T) {
 	t.Parallel()
 	registry, err := provider.NewRegistry()
 	require.NoError(t, err)
@@ -287,7 +287,7 @@ func count(t *testing.T, db jobs.DB) (n int) {
 	return n
 }
 
-// fill stores notifications that are old, each second one of them expired instead, and young ones.
+// fill stores notifications to be deleted, half of them old and half expired, and young ones.
 func fill(t *testing.T, db jobs.DB, old, young int) {
 	t.Helper()
 	_, err := db.Exec(t.Context(), `
@@ -299,7 +299,7 @@ func fill(t *testing.T, db jobs.DB, old, young int) {
 	require.NoError(t, err)
 }
 
-// cleanUp returns the registered handler, to be run as a scheduler does.
+// cleanUp returns a function that runs the registered handler as a scheduler does.
 func cleanUp(t *testing.T) func(ctx context.Context, db jobs.DB, log io.Writer) error {
 	t.Helper()
 	registry, err := provider.NewRegistry()

@@ -9,10 +9,10 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// repo is the SQL of this package. Times are told by the database's clock.
+// repo holds the package's SQL. All times are by the database's clock.
 type repo struct{ db jobs.DB }
 
-// live is the condition for a notification that is still to be shown.
+// live is the condition for a notification that has not expired.
 const live = `(expires_at IS NULL OR expires_at > now())`
 
 func (r repo) insert(ctx context.Context, n Notification) (id int64, err error) {
@@ -55,8 +55,7 @@ func (r repo) unread(ctx context.Context, user string) (n int, err error) {
 	return n, err
 }
 
-// markRead reports whether there is such a notification. One that was read before
-// keeps the time of its first reading.
+// markRead reports whether the notification exists. If it was read before, it keeps the time of the first reading.
 func (r repo) markRead(ctx context.Context, user string, id int64) (found bool, err error) {
 	tag, err := r.db.Exec(ctx, `
 		UPDATE notifications SET read_at = coalesce(read_at, now()) WHERE user_id = $1 AND id = $2`,
@@ -71,9 +70,8 @@ func (r repo) markAllRead(ctx context.Context, user string) (int, error) {
 	return int(tag.RowsAffected()), err
 }
 
-// deleteOld deletes up to limit notifications that have expired or are older than
-// age, and returns how many. Rows that somebody else is at are skipped, not waited
-// for.
+// deleteOld deletes up to limit notifications that have expired or are older than age, and returns how many it
+// deleted. It skips locked rows.
 func (r repo) deleteOld(ctx context.Context, age time.Duration, limit int) (int, error) {
 	tag, err := r.db.Exec(ctx, `
 		WITH old AS MATERIALIZED (

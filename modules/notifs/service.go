@@ -1,8 +1,8 @@
-// Package notifs keeps the notifications that an application shows to its users.
+// Package notifs stores the notifications that an application shows to its users.
 //
-// One is created in the transaction that gives rise to it, listed until it expires,
-// and deleted by a job after that, or when it is 90 days old; see
-// [RegisterNotifsJobs]. The table is that of the package migrations.
+// A notification can be created in the same transaction as the change that it announces. It is listed until it
+// expires. A job deletes it when it has expired or is 90 days old; see [RegisterNotifsJobs]. Package migrations
+// creates the table.
 package notifs
 
 import (
@@ -20,33 +20,31 @@ const (
 	// DeleteAfter is the age at which a notification is deleted, read or not: 90 days.
 	DeleteAfter = 90 * 24 * time.Hour
 
-	// DefaultLimit is how many notifications [Service.List] returns unless told.
+	// DefaultLimit is how many notifications [Service.List] returns by default.
 	DefaultLimit = 50
-	// MaxLimit is how many it returns at most.
+	// MaxLimit is the most notifications that [Service.List] returns.
 	MaxLimit = 1000
 
-	// batchSize is how many rows one statement of the clean-up deletes, so that it
-	// holds its locks for well under a second.
+	// batchSize is how many rows one DELETE removes: few enough to hold its locks for well under a second.
 	batchSize = 2000
 )
 
 var (
-	// ErrInvalid is returned for a notification that cannot be created. Nothing was
-	// sent to the database, so a caller's transaction can go on.
+	// ErrInvalid is returned for a notification that cannot be created. Nothing was sent to the database, so the
+	// caller's transaction is still usable.
 	ErrInvalid = errors.New("notifs: invalid notification")
-	// ErrNotFound is returned for a notification that does not exist or is another
-	// user's; the answer does not tell which.
+	// ErrNotFound is returned for a notification that does not exist or belongs to another user, without saying
+	// which.
 	ErrNotFound = errors.New("notifs: notification not found")
 )
 
-// A Notification is for one user. Texts are valid UTF-8 without NUL.
+// A Notification is for one user. All strings must be valid UTF-8 without NUL bytes.
 type Notification struct {
-	// ID is set by the database and ignored by Create. A later one is greater.
+	// ID is set by the database and ignored by Create. Later notifications have greater IDs.
 	ID int64
-	// User is whom it is for: the application's own identifier, 1 to 1,000 bytes.
+	// User is the recipient: the application's own identifier, 1 to 1,000 bytes.
 	User string
-	// Kind is what it is about, such as "invoice.paid", for the application to sort
-	// and style by. It may be empty.
+	// Kind is a category such as "invoice.paid", which the application can sort and style by. It may be empty.
 	Kind string
 	// Title is one line of text. It must not be empty.
 	Title string
@@ -54,33 +52,31 @@ type Notification struct {
 	Body string
 	// CreatedAt is when it was created, in UTC. Ignored by Create.
 	CreatedAt time.Time
-	// ReadAt is when it was marked read, in UTC; zero while it is unread. Ignored by
-	// Create.
+	// ReadAt is when it was marked read, in UTC; zero while it is unread. Ignored by Create.
 	ReadAt time.Time
-	// ExpiresAt is when it stops being shown, in UTC; zero for never.
+	// ExpiresAt is when it stops being shown, in UTC; zero means never.
 	ExpiresAt time.Time
 }
 
-// A Query tells which of a user's notifications [Service.List] returns.
+// A Query selects which of a user's notifications [Service.List] returns.
 type Query struct {
-	// UnreadOnly leaves out those that were read.
+	// UnreadOnly leaves out notifications that were read.
 	UnreadOnly bool
-	// Before is the ID of the last notification of the page before; 0 for the first page.
+	// Before is the ID of the last notification on the previous page; 0 for the first page.
 	Before int64
-	// Limit is how many are returned at most: up to MaxLimit. Defaults to DefaultLimit.
+	// Limit is the most notifications to return, up to MaxLimit. Defaults to DefaultLimit.
 	Limit int
 }
 
-// Service creates, lists and deletes notifications. It may be used by several
-// goroutines at once if its database may.
+// Service creates, lists and deletes notifications. It is safe for concurrent use if its database handle is.
 type Service struct{ repo repo }
 
-// New returns a service on db: the application's pool, or a transaction of the
-// caller's, of which everything the service does is then a part.
+// New returns a service on db, which is either the application's pool or a transaction. On a transaction, everything
+// the service does is part of it.
 func New(db jobs.DB) *Service { return &Service{repo{db}} }
 
-// Create stores a notification and returns its ID. One that cannot be stored is
-// [ErrInvalid]; other errors are the database's.
+// Create stores a notification and returns its ID. It returns [ErrInvalid] if the notification is invalid; other
+// errors come from the database.
 func (s *Service) Create(ctx context.Context, n Notification) (id int64, err error) {
 	if err := n.check(); err != nil {
 		return 0, err
@@ -91,7 +87,7 @@ func (s *Service) Create(ctx context.Context, n Notification) (id int64, err err
 	return id, nil
 }
 
-// List returns the user's notifications that have not expired, the newest first.
+// List returns the user's notifications that have not expired, newest first.
 func (s *Service) List(ctx context.Context, user string, q Query) ([]Notification, error) {
 	if q.Limit <= 0 {
 		q.Limit = DefaultLimit
@@ -104,8 +100,7 @@ func (s *Service) List(ctx context.Context, user string, q Query) ([]Notificatio
 	return list, nil
 }
 
-// UnreadCount returns how many unread notifications List would return to the user
-// without a limit.
+// UnreadCount returns how many unread notifications the user has that have not expired.
 func (s *Service) UnreadCount(ctx context.Context, user string) (int, error) {
 	n, err := s.repo.unread(ctx, user)
 	if err != nil {
@@ -114,8 +109,8 @@ func (s *Service) UnreadCount(ctx context.Context, user string) (int, error) {
 	return n, nil
 }
 
-// MarkRead marks a notification of that user as read; it does no harm if it is.
-// One that is not there, or is another user's, is [ErrNotFound].
+// MarkRead marks one of the user's notifications as read. If it was already read, it keeps its ReadAt. MarkRead
+// returns [ErrNotFound] if the notification does not exist or belongs to another user.
 func (s *Service) MarkRead(ctx context.Context, user string, id int64) error {
 	found, err := s.repo.markRead(ctx, user, id)
 	if err != nil {
@@ -127,8 +122,7 @@ func (s *Service) MarkRead(ctx context.Context, user string, id int64) error {
 	return nil
 }
 
-// MarkAllRead marks all notifications of that user as read and returns how many
-// were not.
+// MarkAllRead marks all of the user's notifications as read and returns how many were unread.
 func (s *Service) MarkAllRead(ctx context.Context, user string) (int, error) {
 	n, err := s.repo.markAllRead(ctx, user)
 	if err != nil {
@@ -137,11 +131,9 @@ func (s *Service) MarkAllRead(ctx context.Context, user string) (int, error) {
 	return n, nil
 }
 
-// CleanUp deletes the notifications that have expired and those older than
-// [DeleteAfter], and returns how many. It works in batches, each a transaction of
-// its own unless the service is on one of the caller's. So it can be interrupted at
-// any point, which ctx does, and several may run at once: they share the work. The
-// count is right beside an error, too.
+// CleanUp deletes the notifications that have expired or are older than [DeleteAfter], and returns how many. It works
+// in batches, each in its own transaction unless the service is on one, so cancelling ctx loses no finished batch.
+// Concurrent calls share the work. The count is correct even if an error is returned.
 func (s *Service) CleanUp(ctx context.Context) (deleted int, err error) {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -158,7 +150,7 @@ func (s *Service) CleanUp(ctx context.Context) (deleted int, err error) {
 	}
 }
 
-// maxUser is the size of what is in an index, which PostgreSQL bounds.
+// maxUser limits the size of User in bytes, which is indexed: PostgreSQL bounds the size of an index row.
 const maxUser = 1000
 
 func (n Notification) check() error {
@@ -172,7 +164,7 @@ func (n Notification) check() error {
 	}
 	for _, text := range []string{n.User, n.Kind, n.Title, n.Body} {
 		if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
-			return fmt.Errorf("%w: text that is not UTF-8 or holds a NUL", ErrInvalid)
+			return fmt.Errorf("%w: text is not valid UTF-8 or contains a NUL byte", ErrInvalid)
 		}
 	}
 	return nil

@@ -1,7 +1,7 @@
-// Package dbtest gives every test a Postgres database of its own.
+// Package dbtest gives every test its own Postgres database.
 //
-// All tests of a test binary share one server, which [devdb.Open] finds or starts when the first of them
-// asks, with no TestMain. What the databases hold is up to a [Template], usually a package variable:
+// All tests of a test binary share one server, which [devdb.Open] finds or starts when the first test asks for a
+// database; no TestMain is needed. A [Template], usually a package variable, creates the databases:
 //
 //	var db = dbtest.New(migrations.Up)
 //
@@ -11,10 +11,10 @@
 //		…
 //	}
 //
-// A test without a Postgres fails, with a message that says what to install; it is never skipped.
+// Without a Postgres a test is not skipped but fails, with a message that says what to install.
 //
-// It is a database per test, not a schema, since notifications, advisory locks and with them the election
-// of leaders are per database.
+// Each test gets a database rather than a schema because notifications, advisory locks and leader election are per
+// database.
 package dbtest
 
 import (
@@ -38,22 +38,22 @@ import (
 
 const timeout = time.Minute // for one step, such as creating a database
 
-// Template is what the databases of a test start from. Its methods may be called from parallel tests.
+// Template creates databases with the same initial content. Its methods are safe for concurrent use.
 type Template struct {
 	migrate func(context.Context, *pgxpool.Pool) error
 	create  func() (name string, err error)
 }
 
-// New returns a template that migrate fills. It runs once per test binary, when the first test asks for
-// a database; every test then gets a copy. Defaults to an empty database when migrate is nil.
+// New returns a template whose content migrate creates. migrate runs once per test binary, when the first test asks
+// for a database, and every test gets a copy. If migrate is nil, databases are empty.
 func New(migrate func(ctx context.Context, pool *pgxpool.Pool) error) *Template {
 	tpl := &Template{migrate: migrate}
 	tpl.create = sync.OnceValues(tpl.build)
 	return tpl
 }
 
-// URL returns the connection string of a new database, a copy of the template, which is dropped at the
-// end of the test together with every connection to it.
+// URL creates a database from the template and returns its connection string. The database is dropped at the end of
+// the test, closing all connections to it.
 func (tpl *Template) URL(t testing.TB) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -80,8 +80,8 @@ func (tpl *Template) URL(t testing.TB) string {
 	return srv.urlOf(name)
 }
 
-// Pool is like [Template.URL] and returns a pool of connections, closed at the end of the test. A
-// connection that is still in use then is an error of the test: something it started was not stopped.
+// Pool is like [Template.URL] but returns a connection pool, which is closed at the end of the test. The test fails if
+// a connection is still in use then: something it started was not stopped.
 func (tpl *Template) Pool(t testing.TB) *pgxpool.Pool {
 	t.Helper()
 	pool, err := pgxpool.New(context.Background(), tpl.URL(t))
@@ -96,7 +96,7 @@ func (tpl *Template) Pool(t testing.TB) *pgxpool.Pool {
 	return pool
 }
 
-// closePool closes a pool, but does not wait without end for connections in use as Close does.
+// closePool closes a pool. Unlike pool.Close it does not wait for ever for connections in use.
 func closePool(pool *pgxpool.Pool) error {
 	closed := make(chan struct{})
 	go func() {
@@ -107,12 +107,12 @@ func closePool(pool *pgxpool.Pool) error {
 	case <-closed:
 		return nil
 	case <-time.After(10 * time.Second):
-		return fmt.Errorf("dbtest: %d connections of the pool were not given back", pool.Stat().AcquiredConns())
+		return fmt.Errorf("dbtest: %d connections of the pool were not released", pool.Stat().AcquiredConns())
 	}
 }
 
-// Server starts a server for this test alone, which it may kill and restart, and stops it at the end of
-// the test. DATABASE_URL is without effect unless o.Getenv gives it.
+// Server starts a server that only this test uses and may kill and restart. It is stopped at the end of the test.
+// DATABASE_URL is ignored unless o.Getenv returns it.
 func Server(t testing.TB, o devdb.Options) *devdb.DB {
 	t.Helper()
 	if o.Getenv == nil {
@@ -153,25 +153,25 @@ func (tpl *Template) build() (name string, err error) {
 		return "", fmt.Errorf("dbtest: %w", err)
 	}
 	if err := tpl.migrate(ctx, pool); err != nil {
-		err = fmt.Errorf("dbtest: migrate the template: %w", err)
+		err = fmt.Errorf("dbtest: migrating the template: %w", err)
 		return "", errors.Join(err, closePool(pool))
 	}
-	return name, closePool(pool) // a database in use cannot be copied
+	return name, closePool(pool) // PostgreSQL cannot copy a database that has connections
 }
 
-// server is the one server of a test binary. Nobody stops it: a server of ours ends with the process.
+// server is the server shared by a test binary. It is never stopped explicitly: it ends with the process.
 type server struct {
-	base   *url.URL // a connection string of the server, to be given another database,
-	pairs  string   // or the same as key=value pairs, when base is nil
-	run    int32    // in the name of every database of this process
+	base   *url.URL // connection string, whose database is replaced
+	pairs  string   // connection string as key=value pairs, if base is nil
+	run    int32    // part of the name of every database of this process
 	admin  *pgxpool.Pool
 	number atomic.Int64
 }
 
-// lockClass is the first half of the advisory lock that the owner of a run holds, the second is its run.
+// lockClass is the first half of the advisory lock that each process holds. The second half is its run.
 const lockClass = 0x65767479
 
-// prefix of the names of our databases, followed by run and number.
+// prefix begins the names of our databases. Run and number follow.
 const prefix = "everytick_test_"
 
 var shared = sync.OnceValues(func() (*server, error) {
@@ -183,19 +183,19 @@ var shared = sync.OnceValues(func() (*server, error) {
 	}
 	srv := &server{pairs: db.URL, run: rand.Int32()}
 	if strings.Contains(db.URL, "://") {
-		if srv.base, err = url.Parse(db.URL); err != nil { // which would quote it
+		if srv.base, err = url.Parse(db.URL); err != nil { // err would quote the URL
 			return nil, errors.New("dbtest: the URL in DATABASE_URL must name one host")
 		}
 		q := srv.base.Query()
-		q.Del("dbname") // would win over the path
+		q.Del("dbname") // it would override the path
 		srv.base.RawQuery = q.Encode()
 	}
 	if srv.admin, err = pgxpool.New(ctx, db.URL); err != nil {
 		return nil, fmt.Errorf("dbtest: %w", err)
 	}
-	// On the server of DATABASE_URL templates stay behind, as no test knows that it is the last, and so
-	// does everything of a killed run. The next run drops them. It knows the living by a lock that lasts
-	// as long as a connection, this one, which is never given back.
+	// On the server of DATABASE_URL, templates are left behind, because no test knows that it is the last, and so are
+	// the databases of a killed run. The next run drops them. It recognizes running processes by this lock, which
+	// lasts as long as its connection; the connection is never released.
 	keeper, err := srv.admin.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("dbtest: %w", err)
@@ -206,8 +206,8 @@ var shared = sync.OnceValues(func() (*server, error) {
 	return srv, srv.dropStale(ctx)
 })
 
-// dropStale drops the databases of runs that have ended. Locks are looked up rather than tried, since a
-// lock can be tried only in the database in which it is held, but is seen from all.
+// dropStale drops the databases of runs that have ended. It looks up locks in pg_locks, which shows the locks of all
+// databases. Trying to acquire one would only work in the database where it is held.
 func (srv *server) dropStale(ctx context.Context) error {
 	rows, err := srv.admin.Query(ctx, `
 		SELECT datname FROM pg_database
@@ -216,14 +216,14 @@ func (srv *server) dropStale(ctx context.Context) error {
 			WHERE locktype = 'advisory' AND classid = $2::int::oid
 			AND objid::text = split_part(substr(datname, length($1) + 1), '_', 1))`, prefix, lockClass)
 	if err != nil {
-		return fmt.Errorf("dbtest: look for databases left behind: %w", err)
+		return fmt.Errorf("dbtest: looking for databases left behind: %w", err)
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return fmt.Errorf("dbtest: look for databases left behind: %w", err)
+		return fmt.Errorf("dbtest: looking for databases left behind: %w", err)
 	}
 	for _, name := range names {
-		// Best effort: another run may be dropping it too, or it may be another user's.
+		// Best effort: another run may be dropping it too, or it may belong to another user.
 		_ = srv.dropDatabase(ctx, name)
 	}
 	return nil
@@ -232,22 +232,22 @@ func (srv *server) dropStale(ctx context.Context) error {
 func (srv *server) createDatabase(ctx context.Context, template string) (name string, err error) {
 	name = fmt.Sprintf("%s%d_%d", prefix, srv.run, srv.number.Add(1))
 	if _, err := srv.admin.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template); err != nil {
-		return "", fmt.Errorf("dbtest: create database: %w", err)
+		return "", fmt.Errorf("dbtest: creating a database: %w", err)
 	}
 	return name, nil
 }
 
 func (srv *server) dropDatabase(ctx context.Context, name string) error {
 	if _, err := srv.admin.Exec(ctx, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
-		return fmt.Errorf("dbtest: drop database: %w", err)
+		return fmt.Errorf("dbtest: dropping a database: %w", err)
 	}
 	return nil
 }
 
-// urlOf is the connection string of another database on the server.
+// urlOf returns the connection string of a database on the server.
 func (srv *server) urlOf(name string) string {
 	if srv.base == nil {
-		return srv.pairs + " dbname=" + name // the last one counts
+		return srv.pairs + " dbname=" + name // the last dbname wins
 	}
 	u := *srv.base
 	u.Path = "/" + name

@@ -27,11 +27,11 @@ var notes = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error {
 	return err
 })
 
-func TestTemplate_eightAtOnce(t *testing.T) {
+func TestTemplate_ConcurrentTestsGetTheirOwnDatabases(t *testing.T) {
 	t.Parallel()
 	another := notes.URL(t)
 	var names sync.Map
-	t.Cleanup(func() { // when the eight have ended
+	t.Cleanup(func() { // when all eight have ended
 		require.EqualValues(t, 1, migrations.Load())
 		left := databases(t, another)
 		names.Range(func(name, _ any) bool {
@@ -43,7 +43,7 @@ func TestTemplate_eightAtOnce(t *testing.T) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
 			pool := notes.Pool(t)
-			// The same key in each: no test sees the row of another.
+			// The same key in each test: no test sees the row of another.
 			_, err := pool.Exec(t.Context(), `INSERT INTO notes VALUES ('mine')`)
 			require.NoError(t, err)
 			var name string
@@ -54,7 +54,7 @@ func TestTemplate_eightAtOnce(t *testing.T) {
 	}
 }
 
-func TestTemplate_empty(t *testing.T) {
+func TestTemplate_NilMigrateMeansEmpty(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.New(nil).Pool(t)
 	var tables int
@@ -62,44 +62,44 @@ func TestTemplate_empty(t *testing.T) {
 	require.Zero(t, tables)
 }
 
-func TestTemplate_connectionsLeftOpen(t *testing.T) {
+func TestTemplate_URLDropsDatabaseWithOpenConnections(t *testing.T) {
 	t.Parallel()
 	var conn *pgx.Conn
-	t.Cleanup(func() { // runs after that of URL
-		require.Error(t, conn.Ping(context.Background()), "its database was dropped all the same")
+	t.Cleanup(func() { // runs after the cleanup of URL
+		require.Error(t, conn.Ping(context.Background()), "the database was not dropped")
 	})
 	var err error
-	conn, err = pgx.Connect(t.Context(), notes.URL(t)) // and never closed
+	conn, err = pgx.Connect(t.Context(), notes.URL(t)) // never closed
 	require.NoError(t, err)
 }
 
-func TestTemplate_migrateFails(t *testing.T) {
+func TestTemplate_MigrateErrorFailsEveryTest(t *testing.T) {
 	t.Parallel()
 	broken := dbtest.New(func(context.Context, *pgxpool.Pool) error { return errors.New("no such column") })
-	for range 2 { // the second test is told as well
-		require.Contains(t, fatal(t, func(tb testing.TB) { broken.URL(tb) }), "dbtest: migrate the template: no such column")
+	for range 2 { // the second test fails as well
+		require.Contains(t, fatal(t, func(tb testing.TB) { broken.URL(tb) }), "dbtest: migrating the template: no such column")
 	}
 }
 
-func TestServer_isOneOfItsOwn(t *testing.T) {
+func TestServer_IsSeparate(t *testing.T) {
 	t.Parallel()
 	db := dbtest.Server(t, devdb.Options{Fast: true})
 	require.NotEqual(t, databases(t, notes.URL(t)), databases(t, db.URL))
 	require.NoError(t, db.Kill())
-	databases(t, notes.URL(t)) // lives
+	databases(t, notes.URL(t)) // still answers
 	require.NoError(t, db.Restart(t.Context()))
 	databases(t, db.URL)
 }
 
-func TestTemplate_databaseURL(t *testing.T) {
+func TestTemplate_DatabaseURL(t *testing.T) {
 	t.Parallel()
 	db := dbtest.Server(t, devdb.Options{Fast: true})
 	conn, err := pgx.Connect(t.Context(), db.URL)
 	require.NoError(t, err)
 	defer conn.Close(t.Context())
 	for _, sql := range []string{
-		`CREATE DATABASE everytick_test_7_1`, // of a run that lives: it holds the lock, in another database
-		`CREATE DATABASE everytick_test_8_1`, // of one that was killed
+		`CREATE DATABASE everytick_test_7_1`, // of a running process, which holds the lock in another database
+		`CREATE DATABASE everytick_test_8_1`, // of a killed process
 		`CREATE DATABASE everytick_test_notes`,
 	} {
 		_, err := conn.Exec(t.Context(), sql)
@@ -112,27 +112,27 @@ func TestTemplate_databaseURL(t *testing.T) {
 	cfg := conn.Config()
 	pairs := fmt.Sprintf("host=%s port=%d user=%s dbname=%s sslmode=disable", cfg.Host, cfg.Port, cfg.User, others)
 	for _, dsn := range []string{db.URL, pairs} {
-		out, err := rerun("TestTemplate_eightAtOnce", "DATABASE_URL="+dsn)
+		out, err := rerun("TestTemplate_ConcurrentTestsGetTheirOwnDatabases", "DATABASE_URL="+dsn)
 		require.NoError(t, err, out)
 		left := databases(t, db.URL)
 		require.Contains(t, left, "everytick_test_7_1")
 		require.NotContains(t, left, "everytick_test_8_1")
-		require.Contains(t, left, others, "is no database of a test")
-		// Three of Postgres, two of this test, and the template of the run: that of the run before is gone.
+		require.Contains(t, left, others, "not a test database")
+		// Three of Postgres, two of this test, and the template of the latest run; the one before was dropped.
 		require.Len(t, left, 6)
 	}
 }
 
-func TestTemplate_noPostgres(t *testing.T) {
+func TestTemplate_NoPostgresFailsTheTest(t *testing.T) {
 	t.Parallel()
-	out, err := rerun("TestTemplate_empty", "DATABASE_URL=", "PGBIN=/nowhere")
+	out, err := rerun("TestTemplate_NilMigrateMeansEmpty", "DATABASE_URL=", "PGBIN=/nowhere")
 	require.Error(t, err)
 	require.Contains(t, out, `PGBIN is set to "/nowhere"`)
-	require.Contains(t, out, "--- FAIL: TestTemplate_empty")
+	require.Contains(t, out, "--- FAIL: TestTemplate_NilMigrateMeansEmpty")
 	require.NotContains(t, out, "SKIP")
 }
 
-// rerun runs a test in another process, with another environment.
+// rerun runs a test in another process with additional environment variables.
 func rerun(test string, environ ...string) (out string, err error) {
 	cmd := exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.v", "-test.timeout=1m")
 	cmd.Env = append(os.Environ(), environ...)
@@ -142,7 +142,7 @@ func rerun(test string, environ ...string) (out string, err error) {
 
 func databases(t *testing.T, url string) []string {
 	t.Helper()
-	ctx := context.Background() // not the test's, which has ended in a cleanup
+	ctx := context.Background() // not t.Context(), which has ended when a cleanup runs
 	conn, err := pgx.Connect(ctx, url)
 	require.NoError(t, err)
 	defer conn.Close(ctx)
@@ -153,7 +153,7 @@ func databases(t *testing.T, url string) []string {
 	return names
 }
 
-// recorder is a test that fails without failing this one.
+// recorder is a testing.TB whose failure does not fail the test.
 type recorder struct {
 	testing.TB
 	message string
@@ -166,7 +166,7 @@ func (r *recorder) Fatal(args ...any) {
 	runtime.Goexit()
 }
 
-// fatal returns the message with which f ends its test.
+// fatal returns the message that f passes to Fatal.
 func fatal(t *testing.T, f func(testing.TB)) string {
 	t.Helper()
 	r, done := &recorder{TB: t}, make(chan struct{})

@@ -97,7 +97,7 @@ func catchUpAll(t *testing.T, s *server, every, down time.Duration) outcome {
 	return o
 }
 
-func TestCatchUpAllRunsEachMissedTickOnceInOrder(t *testing.T) {
+func TestCatchUpAll_RunsEachMissedTickOnceInOrder(t *testing.T) {
 	t.Parallel()
 	skipNative(t)
 	catchUpAll(t, sharedServer(t), time.Second, 5*time.Second)
@@ -106,7 +106,7 @@ func TestCatchUpAllRunsEachMissedTickOnceInOrder(t *testing.T) {
 var missedTicks = regexp.MustCompile(`msg="late run: .* job=all\.ticks .* ticks_missed=(\d+)`)
 
 // What passed longer ago than the window gets no run, and is counted and said.
-func TestWhatLiesBeyondTheCatchUpWindowIsCountedAndSaid(t *testing.T) {
+func TestCatchUpAll_CountsAndLogsTicksBeyondTheWindow(t *testing.T) {
 	t.Parallel()
 	skipNative(t)
 	c := newCluster(t, sharedServer(t), true)
@@ -146,7 +146,7 @@ func TestWhatLiesBeyondTheCatchUpWindowIsCountedAndSaid(t *testing.T) {
 }
 
 // An interval counted from each start would never be over: https://github.com/riverqueue/river/issues/791.
-func TestAWeeklyIntervalRunsWeeklyThoughProcessesRestartDaily(t *testing.T) {
+func TestInterval_RunsWeeklyDespiteDailyRestarts(t *testing.T) {
 	t.Parallel()
 	skipNative(t)
 	const week, day = 7 * 24 * time.Hour, 24 * time.Hour
@@ -178,7 +178,7 @@ func TestAWeeklyIntervalRunsWeeklyThoughProcessesRestartDaily(t *testing.T) {
 }
 
 // Starts and shutdowns race with ticks, elections and each other.
-func TestSchedulersThatStartAndStopAllTheTimeDoubleNothing(t *testing.T) {
+func TestScheduler_ConcurrentStartsAndShutdownsDoubleNothing(t *testing.T) {
 	t.Parallel()
 	skipNative(t)
 	length := 6 * time.Second

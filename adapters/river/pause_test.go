@@ -192,8 +192,8 @@ func begin(t testing.TB, pool *pgxpool.Pool) pgx.Tx {
 	return tx
 }
 
-// River stores the results of several jobs in one statement, in no particular order. A transaction that waits for one of
-// their rows while it holds another can deadlock with it.
+// River stores the results of several jobs in one statement, in no particular order. A transaction that waits for one
+// of their rows while it holds another can deadlock with it.
 func TestPause_HoldsNoRowWhileItWaitsForAnother(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)

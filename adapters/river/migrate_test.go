@@ -97,7 +97,7 @@ func TestMaintenance_AnalyzesAGrownTable(t *testing.T) {
 	require.Equal(t, known, analyzed(), "the table has hardly grown")
 }
 
-// A table that cannot be analyzed must not prevent a start either.
+// A table that cannot be analyzed must not prevent a start.
 func TestMaintenance_FailedAnalyzeStopsNoOtherStep(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)

@@ -284,7 +284,7 @@ func TestResume_FreesLockedJobsOnceTheyAreUnlocked(t *testing.T) {
 	})
 	cancel()
 	require.ErrorIs(t, receive(t, resumed), context.Canceled)
-	pass(t, 9*time.Second) // longer than processes look for jobs set aside late
+	pass(t, 9*time.Second) // longer than processes free jobs after a pause if none is left
 	require.Equal(t, 1, parked(t, pool, "a.job"))
 	require.NoError(t, tx.Rollback(t.Context()))
 	eventually(t, "the job is freed once it is unlocked", func() bool { return parked(t, pool, "a.job") == 0 })

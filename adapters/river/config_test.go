@@ -17,7 +17,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// sealed is how an encrypting user stores args. Base64 stands for a cipher.
+// sealed is the stored form of encrypted args. Base64 stands in for a cipher.
 type sealed struct {
 	Sealed string `json:"sealed"`
 }
@@ -34,7 +34,7 @@ func unseal(args []byte) ([]byte, error) {
 	return base64.StdEncoding.DecodeString(s.Sealed)
 }
 
-// counting is an insert middleware and a worker middleware.
+// counting is middleware that counts inserted jobs and attempts.
 type counting struct {
 	riverqueue.MiddlewareDefaults
 	inserted, worked *atomic.Int64
@@ -50,7 +50,7 @@ func (c *counting) Work(ctx context.Context, _ *rivertype.JobRow, doInner func(c
 	return doInner(ctx)
 }
 
-// A program that encrypts what is stored sees everything that is inserted, and every run.
+// Programs that encrypt their data depend on it.
 func TestConfigRiver_HooksAndMiddlewareSeeEveryInsertAndRun(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
@@ -100,8 +100,8 @@ func TestConfigRiver_HooksAndMiddlewareSeeEveryInsertAndRun(t *testing.T) {
 	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE args::text LIKE '%4711%' OR NOT args ? 'sealed'`))
 }
 
-// Services that share a schema fetch faster with a queue each.
-func TestConfigQueue_IsThatOfJobsWithoutSlotsOfTheirOwn(t *testing.T) {
+// Services that share a schema fetch faster with one queue each.
+func TestConfigQueue_HoldsJobsWithoutConcurrency(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{Queue: "billing"})
@@ -109,7 +109,7 @@ func TestConfigQueue_IsThatOfJobsWithoutSlotsOfTheirOwn(t *testing.T) {
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.RegisterDelayed("a.own", 0, forward(ran), jobs.Concurrency(1)))
 	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ran)))
-	// What another configuration has left in another queue.
+	// Left in the default queue by another configuration.
 	insertRows(t, pool, 1, `kind, state, scheduled_at`, `'a.job', 'available', now() - interval '1 minute'`)
 	require.NoError(t, s.Start(t.Context()))
 	_, err := s.Trigger(t.Context(), "a.own", nil)

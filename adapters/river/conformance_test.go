@@ -13,7 +13,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	var nets sync.Map // the network of each scheduler
+	var nets sync.Map // *cuttable by scheduler
 	providertest.Run(t, providertest.Harness{
 		New: func(t testing.TB, cfg providertest.Config) jobs.Scheduler {
 			pool, network := breakablePool(t)

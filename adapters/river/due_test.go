@@ -12,17 +12,17 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-func TestWhoeverStoresAJobThatIsDueSoonTellsOfItThen(t *testing.T) {
+func TestTrigger_NotifiesWhenAJobDueSoonIsDue(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	next := listening(t, pool.Config().ConnString(), "river")
-	s := newScheduler(t, pool, river.Config{TriggerOnly: true}) // so there is no leader
-	soon := jobs.Delay(4 * time.Second)                         // longer than to store many on a busy machine
+	s := newScheduler(t, pool, river.Config{TriggerOnly: true}) // so that no process leads
+	soon := jobs.Delay(4 * time.Second)                         // enough to insert many on a busy machine
 	for name, trigger := range map[string]func() error{
-		"Trigger": func() error { _, err := s.Trigger(t.Context(), "a.job", nil, soon); return err },
-		"Unique":  func() error { _, err := s.Trigger(t.Context(), "a.job", nil, soon, jobs.Unique("key")); return err },
-		"few":     func() error { _, err := s.TriggerMany(t.Context(), "a.job", numbered(3), soon); return err },
-		"many":    func() error { _, err := s.TriggerMany(t.Context(), "a.job", numbered(600), soon); return err },
+		"Trigger":           func() error { _, err := s.Trigger(t.Context(), "a.job", nil, soon); return err },
+		"Unique":            func() error { _, err := s.Trigger(t.Context(), "a.job", nil, soon, jobs.Unique("key")); return err },
+		"TriggerMany, few":  func() error { _, err := s.TriggerMany(t.Context(), "a.job", numbered(3), soon); return err },
+		"TriggerMany, many": func() error { _, err := s.TriggerMany(t.Context(), "a.job", numbered(600), soon); return err },
 		"TriggerTx": func() error {
 			return pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 				_, err := s.TriggerTx(t.Context(), tx, "a.job", nil, soon)
@@ -34,12 +34,12 @@ func TestWhoeverStoresAJobThatIsDueSoonTellsOfItThen(t *testing.T) {
 		due := `SELECT count(*) FROM river.river_job WHERE state = 'available' AND scheduled_at <= now()`
 		require.Zero(t, scalar[int](t, pool, due), name)
 		require.JSONEq(t, `{"queue": "default"}`, next(), name)
-		require.NotZero(t, scalar[int](t, pool, due), "%s: not before it is due", name)
+		require.NotZero(t, scalar[int](t, pool, due), "%s: notified before the job was due", name)
 		execSQL(t, pool, `DELETE FROM river.river_job`)
 	}
 }
 
-func TestTheLeaderTellsOfJobsThatNobodyElseTellsOf(t *testing.T) {
+func TestScheduler_LeaderNotifiesForJobsThatBecomeDue(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{River: unpolled})
@@ -47,14 +47,14 @@ func TestTheLeaderTellsOfJobsThatNobodyElseTellsOf(t *testing.T) {
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.RegisterDelayed("a.own", 0, forward(ran), jobs.Concurrency(1)))
 	require.NoError(t, s.Start(t.Context()))
-	// River starts what the leader does some seconds after the election.
+	// River calls the hook that starts the leader's watch some seconds after the election.
 	probes := 0
-	for looks := false; !looks; {
+	for watching := false; !watching; {
 		insertRows(t, pool, 1, `kind, state, scheduled_at`, `'a.job', 'available', now() + interval '50 milliseconds'`)
 		probes++
 		select {
 		case <-ran:
-			looks = true
+			watching = true
 		case <-time.After(1500 * time.Millisecond):
 		}
 	}
@@ -77,7 +77,7 @@ func TestTheLeaderTellsOfJobsThatNobodyElseTellsOf(t *testing.T) {
 	receive(t, ran)
 }
 
-func TestNothingThatRunsByItselfWaitsForAPoll(t *testing.T) {
+func TestScheduler_StartsRetriedAndResumedJobsWithoutPolling(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{River: unpolled})
@@ -96,7 +96,7 @@ func TestNothingThatRunsByItselfWaitsForAPoll(t *testing.T) {
 		return jobs.Permanent(errAgain)
 	}))
 	require.NoError(t, s.Start(t.Context()))
-	leads(t, pool, ticks)
+	awaitLeader(t, pool, ticks)
 	trigger := func(by jobs.Triggerer, name string) (id string) {
 		id, err := by.Trigger(t.Context(), name, nil)
 		require.NoError(t, err)
@@ -105,7 +105,7 @@ func TestNothingThatRunsByItselfWaitsForAPoll(t *testing.T) {
 	trigger(s, "a.retried")
 	require.Equal(t, 3, receive(t, ran).Attempt)
 
-	// Nobody who only triggers knows of a job's own workers.
+	// A TriggerOnly process does not know that the job has a queue of its own.
 	remote := newScheduler(t, pool, river.Config{TriggerOnly: true})
 	trigger(remote, "a.own")
 	require.Equal(t, "a.own", receive(t, ran).Name)
@@ -113,7 +113,7 @@ func TestNothingThatRunsByItselfWaitsForAPoll(t *testing.T) {
 	id := trigger(s, "a.failed")
 	for range 3 {
 		require.Equal(t, id, receive(t, ran).ID)
-		eventually(t, "it has failed", func() bool {
+		eventually(t, "the job has failed", func() bool {
 			return scalar[bool](t, pool, `SELECT finalized_at IS NOT NULL FROM river.river_job WHERE id = $1::text::bigint`, id)
 		})
 		require.NoError(t, s.Retry(t.Context(), "a.failed", id))
@@ -122,14 +122,14 @@ func TestNothingThatRunsByItselfWaitsForAPoll(t *testing.T) {
 
 	require.NoError(t, s.Pause(t.Context(), "a.own"))
 	id = trigger(s, "a.own")
-	eventually(t, "it is put aside", func() bool {
+	eventually(t, "the job is set aside", func() bool {
 		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state = 'available' AND queue = $1 AND id = $2::text::bigint`, river.PausedQueue, id) == 1
 	})
 	require.NoError(t, s.Resume(t.Context(), "a.own"))
 	require.Equal(t, id, receive(t, ran).ID)
 }
 
-func TestARunThatRiverIsLongInStoringWaitsForNoPoll(t *testing.T) {
+func TestScheduler_StartsARetryStoredLateWithoutPolling(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{River: unpolled})
@@ -150,13 +150,13 @@ func TestARunThatRiverIsLongInStoringWaitsForNoPoll(t *testing.T) {
 	_, err = tx.Exec(t.Context(), `SELECT FROM river.river_job WHERE id = $1::text::bigint FOR UPDATE`, id)
 	require.NoError(t, err)
 	close(locked)
-	_, err = tx.Exec(t.Context(), `SELECT pg_sleep(1)`) // River stores what becomes of runs each 250 ms
+	_, err = tx.Exec(t.Context(), `SELECT pg_sleep(1)`) // River stores results every 250 ms
 	require.NoError(t, err)
 	require.NoError(t, tx.Rollback(t.Context()))
 	require.Equal(t, 2, receive(t, ran).Attempt)
 }
 
-func TestAJobThatAShutdownInterruptsWaitsForNoPollElsewhere(t *testing.T) {
+func TestShutdown_NotifiesOthersOfInterruptedJobs(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	begun, ran := make(chan jobs.Job, 1), make(chan jobs.Job, 1)
@@ -172,15 +172,15 @@ func TestAJobThatAShutdownInterruptsWaitsForNoPollElsewhere(t *testing.T) {
 	require.NoError(t, other.Start(t.Context()))
 	_, err = other.Trigger(t.Context(), "b.job", nil)
 	require.NoError(t, err)
-	require.Equal(t, "b.job", receive(t, ran).Name) // it has looked for jobs by now
+	require.Equal(t, "b.job", receive(t, ran).Name) // it has fetched by now
 	require.ErrorIs(t, interrupt(leader), context.Canceled)
 	again := receive(t, ran)
 	require.Equal(t, "a.job", again.Name)
 	require.Equal(t, 1, again.Attempt)
 }
 
-// The second of two transactions is not told of as it commits, since the first was just before.
-func TestATransactionThatFollowsAnotherWaitsForNoPoll(t *testing.T) {
+// The second transaction does not notify on commit, because the first did just before.
+func TestTriggerTx_NotifiesWithinTheCooldownOfAnother(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{River: unpolled})
@@ -194,7 +194,7 @@ func TestATransactionThatFollowsAnotherWaitsForNoPoll(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, first.Commit(t.Context()))
-	_, err := second.Exec(t.Context(), `SELECT pg_sleep(0.05)`) // longer than a cooldown
+	_, err := second.Exec(t.Context(), `SELECT pg_sleep(0.05)`) // longer than the cooldown
 	require.NoError(t, err)
 	require.NoError(t, second.Commit(t.Context()))
 	receive(t, ran)

@@ -15,7 +15,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// numbered returns so many data, each with its index.
+// numbered returns the data of n jobs, each with its index.
 func numbered(n int) []any {
 	data := make([]any, n)
 	for i := range data {
@@ -24,15 +24,16 @@ func numbered(n int) []any {
 	return data
 }
 
-// storedRow is a row of River's table, in the order of the IDs that were asked for.
+// storedRow is a row of River's table.
 type storedRow struct {
 	ID          int64
 	N           int
-	Columns     string // all but the ID and the times
+	Columns     string // all but ID, args and times
 	CreatedAt   time.Time
 	ScheduledAt time.Time
 }
 
+// storedRows returns the rows with these IDs, in this order.
 func storedRows(t testing.TB, pool *pgxpool.Pool, ids []string) []storedRow {
 	t.Helper()
 	rows, err := pool.Query(t.Context(), `
@@ -45,7 +46,7 @@ func storedRows(t testing.TB, pool *pgxpool.Pool, ids []string) []storedRow {
 	return all
 }
 
-func TestManyJobsAreStoredAsFewAre(t *testing.T) {
+func TestTriggerMany_StoresManyJobsLikeFew(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -72,9 +73,9 @@ func TestManyJobsAreStoredAsFewAre(t *testing.T) {
 		"delay":                {s, "a.job", []jobs.TriggerOption{jobs.Delay(time.Minute)}},
 		"due soon":             {s, "a.job", []jobs.TriggerOption{jobs.Delay(4 * time.Second)}},
 		"at":                   {s, "a.job", []jobs.TriggerOption{jobs.At(at)}},
-		"at a time gone by":    {s, "a.job", []jobs.TriggerOption{jobs.At(at.AddDate(-1, 0, 0))}},
+		"at a past time":       {s, "a.job", []jobs.TriggerOption{jobs.At(at.AddDate(-1, 0, 0))}},
 		"priority":             {s, "a.job", []jobs.TriggerOption{jobs.Priority(4)}},
-		"workers of its own":   {s, "a.own", nil},
+		"Concurrency":          {s, "a.own", nil},
 		"metadata":             {s, "a.traced", nil},
 		"TriggerOnly":          {remote, "a.job", nil},
 		"TriggerOnly, delayed": {remote, "a.job", []jobs.TriggerOption{jobs.Delay(time.Minute), jobs.Priority(3)}},
@@ -84,9 +85,9 @@ func TestManyJobsAreStoredAsFewAre(t *testing.T) {
 		manyIDs, err := row.s.TriggerMany(t.Context(), row.job, numbered(600), row.opts...)
 		require.NoError(t, err, name)
 		few, many := storedRows(t, pool, fewIDs), storedRows(t, pool, manyIDs)
-		require.True(t, slices.IsSortedFunc(many, func(a, b storedRow) int { return int(a.ID - b.ID) }), "%s: IDs grow", name)
+		require.True(t, slices.IsSortedFunc(many, func(a, b storedRow) int { return int(a.ID - b.ID) }), "%s: IDs ascend", name)
 		for i, r := range many {
-			require.Equal(t, i, r.N, "%s: an ID is that of its data", name)
+			require.Equal(t, i, r.N, "%s: IDs are in the order of the data", name)
 		}
 		for i, want := range few {
 			got := many[i]
@@ -100,7 +101,7 @@ func TestManyJobsAreStoredAsFewAre(t *testing.T) {
 	}
 }
 
-func TestOfManyJobsAllAreStoredOrNone(t *testing.T) {
+func TestTriggerMany_IsAllOrNothing(t *testing.T) {
 	t.Parallel()
 	pool := poolOf(t, 1, pgx.QueryExecModeCacheStatement) // one connection is enough
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
@@ -118,7 +119,7 @@ func TestOfManyJobsAllAreStoredOrNone(t *testing.T) {
 	require.Equal(t, 10_400, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
 }
 
-func TestTriggerMiddlewareThatLeavesAllJobsOutIsToldSo(t *testing.T) {
+func TestTriggerMany_FailsIfMiddlewareDropsAllJobs(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop, jobs.UseTrigger(func(next jobs.Enqueue) jobs.Enqueue {
@@ -130,7 +131,7 @@ func TestTriggerMiddlewareThatLeavesAllJobsOutIsToldSo(t *testing.T) {
 	}
 }
 
-func TestAJobOfATriggerOnlyProcessRunsAtOnce(t *testing.T) {
+func TestTriggerOnly_JobsRunAtOnceWithTheWorkersOptions(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	ran := make(chan jobs.Job, 10)
@@ -152,7 +153,7 @@ func TestAJobOfATriggerOnlyProcessRunsAtOnce(t *testing.T) {
 			return scalar[bool](t, pool, `SELECT finalized_at IS NOT NULL FROM river.river_job WHERE id = $1::text::bigint`, id)
 		})
 		require.Equal(t, want, scalar[int](t, pool, `SELECT max_attempts FROM river.river_job WHERE id = $1::text::bigint`, id), name)
-		require.False(t, scalar[bool](t, pool, `SELECT metadata ? 'snoozes' FROM river.river_job WHERE id = $1::text::bigint`, id), "%s was not put off", name)
+		require.False(t, scalar[bool](t, pool, `SELECT metadata ? 'snoozes' FROM river.river_job WHERE id = $1::text::bigint`, id), "%s was not snoozed", name)
 	}
 	require.Equal(t, "discarded", scalar[string](t, pool, `SELECT state::text FROM river.river_job WHERE kind = 'a.once'`), "its only attempt failed")
 	id, err := remote.Trigger(t.Context(), "a.own", nil)

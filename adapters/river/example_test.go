@@ -14,8 +14,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// The whole of an application that runs jobs. It is compiled, not run: it would
-// run until Ctrl-C.
+// A complete application that runs jobs. It is only compiled, because it runs until it is interrupted.
 func Example() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -25,13 +24,13 @@ func Example() {
 	scheduler, err := river.New(pool, nil)
 	check(err)
 
-	// Usually one RegisterXJobs(scheduler) for each module of the application.
+	// Usually, each module of the application has its own RegisterXJobs(scheduler).
 	check(scheduler.RegisterCron("audit.retention", "0 3 * * *", func(ctx context.Context, job *jobs.Job) error {
 		tag, err := job.DB.Exec(ctx, "DELETE FROM audit WHERE at < now() - interval '1 year'")
 		if err != nil {
-			return err // it is retried: after 5 s, then 10 s
+			return err // retried after 5 s, then 10 s
 		}
-		job.Logger.Info("retention is done", "tick", job.Tick, "deleted", tag.RowsAffected())
+		job.Logger.Info("retention done", "tick", job.Tick, "deleted", tag.RowsAffected())
 		return nil
 	}, jobs.Timeout(time.Minute)))
 	type greeting struct{ Name string }

@@ -10,8 +10,8 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/store"
 )
 
-// ShiftWallClock makes the process's clock, as far as schedules read it, wrong by
-// what by holds, in nanoseconds. It is called before Start; by may change later.
+// ShiftWallClock shifts the process's clock, as schedules read it, by the nanoseconds in by. It must be called before
+// Start; by may change later.
 func (s *Scheduler) ShiftWallClock(by *atomic.Int64) {
 	s.clock.Wall = func() time.Time { return time.Now().Add(time.Duration(by.Load())) }
 }
@@ -19,14 +19,14 @@ func (s *Scheduler) ShiftWallClock(by *atomic.Int64) {
 // Pool returns the pool that New was given.
 func (s *Scheduler) Pool() *pgxpool.Pool { return s.pool }
 
-// OwnPool returns the pool for what goes on between jobs.
+// OwnPool returns the pool for fetching, completing and scheduling jobs.
 func (s *Scheduler) OwnPool() *pgxpool.Pool { return s.ownPool() }
 
-// PausedQueue is where the rows of paused jobs lie.
+// PausedQueue is the queue of paused jobs, which has no workers.
 const PausedQueue = store.PausedQueue
 
-// KnowsPaused reports whether this process has noticed a pause.
+// KnowsPaused reports whether this process has noticed that a job is paused.
 func (s *Scheduler) KnowsPaused(name string) bool { return s.pauses.Has(name) }
 
-// Rehome does what maintenance does.
+// Rehome runs the maintenance step that moves jobs to the queues they belong to.
 func (s *Scheduler) Rehome(ctx context.Context, all bool) error { return s.rehome(ctx, all) }

@@ -15,13 +15,13 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// poolOf returns a pool that allows that many connections.
+// poolOf returns a pool of at most conns connections that sends queries in this mode.
 func poolOf(t testing.TB, conns int32, mode pgx.QueryExecMode) *pgxpool.Pool {
 	t.Helper()
 	return poolWith(t, func(cfg *pgxpool.Config) { cfg.MaxConns, cfg.ConnConfig.DefaultQueryExecMode = conns, mode })
 }
 
-// poolWith returns a pool on a migrated database, configured by set.
+// poolWith returns a pool, configured by set, on a migrated database of its own.
 func poolWith(t testing.TB, set func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
 	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
@@ -33,8 +33,8 @@ func poolWith(t testing.TB, set func(*pgxpool.Config)) *pgxpool.Pool {
 	return pool
 }
 
-// leads waits until a process leads and has seen a tick as leader.
-func leads(t testing.TB, pool *pgxpool.Pool, ran <-chan jobs.Job) {
+// awaitLeader waits until a process leads, and then for three ticks.
+func awaitLeader(t testing.TB, pool *pgxpool.Pool, ran <-chan jobs.Job) {
 	t.Helper()
 	eventually(t, "a process leads", func() bool { return scalar[int](t, pool, `SELECT count(*) FROM river.river_leader`) == 1 })
 	for range 3 {
@@ -42,8 +42,8 @@ func leads(t testing.TB, pool *pgxpool.Pool, ran <-chan jobs.Job) {
 	}
 }
 
-// PostgreSQL refuses U+0000, and River stores what became of many jobs in one statement.
-func TestANulInAnErrorHarmsNoJob(t *testing.T) {
+// PostgreSQL rejects U+0000, and River stores the results of many jobs in one statement.
+func TestScheduler_StoresErrorsThatContainNUL(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -55,13 +55,13 @@ func TestANulInAnErrorHarmsNoJob(t *testing.T) {
 		_, err := s.Trigger(t.Context(), name, nil)
 		require.NoError(t, err)
 	}
-	eventually(t, "all have ended", func() bool {
+	eventually(t, "all jobs have ended", func() bool {
 		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state IN ('completed', 'discarded')`) == 5
 	})
 	require.Equal(t, `cannot parse \x00`, scalar[string](t, pool, `SELECT errors[1]->>'error' FROM river.river_job WHERE kind = 'a.bad'`))
 }
 
-func TestAUniqueTriggerThatHasToWaitHoldsUpNobody(t *testing.T) {
+func TestTrigger_WaitingForAUniqueKeyDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	pool := poolOf(t, 10, pgx.QueryExecModeCacheStatement)
 	s := newScheduler(t, pool, river.Config{})
@@ -79,9 +79,7 @@ func TestAUniqueTriggerThatHasToWaitHoldsUpNobody(t *testing.T) {
 		_, err := s.Trigger(context.Background(), "a.unique", nil, jobs.Unique("key"))
 		waiting <- err
 	}()
-	eventually(t, "the second waits for the first's transaction", func() bool {
-		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
-	})
+	awaitLockWait(t, pool)
 	_, err = s.Trigger(t.Context(), "a.other", nil)
 	require.NoError(t, err)
 	for range 4 {
@@ -93,9 +91,8 @@ func TestAUniqueTriggerThatHasToWaitHoldsUpNobody(t *testing.T) {
 	require.NoError(t, receive(t, waiting))
 }
 
-// River's statements of many rows wait for each row that is locked, and all other jobs wait
-// for them.
-func TestAUniqueTriggerInATransactionLocksOnlyAJobThatCouldStart(t *testing.T) {
+// River's multi-row statements wait for every locked row, and all other jobs wait for River.
+func TestTriggerTx_UniqueLocksOnlyAJobThatCouldStart(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -117,13 +114,13 @@ func TestAUniqueTriggerInATransactionLocksOnlyAJobThatCouldStart(t *testing.T) {
 				require.Equal(t, id, found, state)
 			}
 			free := scalar[int](t, pool, `WITH free AS (SELECT FROM river.river_job FOR UPDATE SKIP LOCKED) SELECT count(*) FROM free`)
-			require.Equal(t, locked, free == 0, "whether a job that is %s is locked", state)
+			require.Equal(t, locked, free == 0, "whether a job in state %s is locked", state)
 			return nil
 		}))
 	}
 }
 
-func TestTicksGoOnWhileHandlersHoldAllConnectionsButOne(t *testing.T) {
+func TestSchedule_ContinuesWhileHandlersHoldConnections(t *testing.T) {
 	t.Parallel()
 	pool := poolOf(t, 2, pgx.QueryExecModeCacheStatement)
 	s := newScheduler(t, pool, river.Config{})
@@ -138,7 +135,7 @@ func TestTicksGoOnWhileHandlersHoldAllConnectionsButOne(t *testing.T) {
 		})
 	}))
 	require.NoError(t, s.Start(t.Context()))
-	leads(t, pool, ran)
+	awaitLeader(t, pool, ran)
 	_, err := s.Trigger(t.Context(), "a.holds", nil)
 	require.NoError(t, err)
 	receive(t, holding)
@@ -149,7 +146,7 @@ func TestTicksGoOnWhileHandlersHoldAllConnectionsButOne(t *testing.T) {
 	close(release)
 }
 
-func TestADelayedTriggerInATransactionNeedsNoSecondConnection(t *testing.T) {
+func TestTriggerTx_DelayNeedsNoSecondConnection(t *testing.T) {
 	t.Parallel()
 	pool := poolOf(t, 1, pgx.QueryExecModeCacheStatement)
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
@@ -161,7 +158,7 @@ func TestADelayedTriggerInATransactionNeedsNoSecondConnection(t *testing.T) {
 	}))
 }
 
-func TestAJobInAQueueThatNobodyWorksIsMoved(t *testing.T) {
+func TestScheduler_MovesJobsFromQueuesWithoutWorkers(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	ran, ticks := make(chan jobs.Job, 10), make(chan jobs.Job, 1000)
@@ -169,15 +166,15 @@ func TestAJobInAQueueThatNobodyWorksIsMoved(t *testing.T) {
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ticks)))
 	require.NoError(t, s.Start(t.Context()))
-	leads(t, pool, ticks)
-	older := newScheduler(t, pool, river.Config{}) // of an older version, which only triggers
+	awaitLeader(t, pool, ticks)
+	older := newScheduler(t, pool, river.Config{}) // an older version, which only triggers
 	require.NoError(t, older.RegisterDelayed("a.job", 0, noop, jobs.Concurrency(3)))
 	id, err := older.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
 	require.Equal(t, id, receive(t, ran).ID)
 }
 
-func TestJobsInAQueueOfAnotherVersionAreLeftThereUnlessTheyAreLate(t *testing.T) {
+func TestRehome_LeavesQueuesOfOtherVersionsUnlessLate(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -193,10 +190,10 @@ func TestJobsInAQueueOfAnotherVersionAreLeftThereUnlessTheyAreLate(t *testing.T)
 	require.NoError(t, s.Rehome(t.Context(), false))
 	require.Equal(t, 2, moved())
 	require.NoError(t, s.Rehome(t.Context(), true))
-	require.Equal(t, 2+1+4, moved(), "at a start all, but those that nobody here registers")
+	require.Equal(t, 2+1+4, moved(), "all registered jobs, as at Start")
 }
 
-func TestShutdownWaitsForAnotherNoLongerThanItsContext(t *testing.T) {
+func TestShutdown_WaitsForAnotherUntilItsContextEnds(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	running, release := make(chan struct{}), make(chan struct{})
@@ -211,7 +208,7 @@ func TestShutdownWaitsForAnotherNoLongerThanItsContext(t *testing.T) {
 	receive(t, running)
 	first := make(chan error, 1)
 	go func() { first <- shutdown(s) }()
-	eventually(t, "the first shutdown goes on", func() bool {
+	eventually(t, "the first Shutdown is in progress", func() bool {
 		health, err := s.Health(t.Context())
 		return err == nil && !health.Started
 	})
@@ -223,7 +220,7 @@ func TestShutdownWaitsForAnotherNoLongerThanItsContext(t *testing.T) {
 	require.NoError(t, receive(t, first))
 }
 
-func TestATimeoutThatMeansNone(t *testing.T) {
+func TestTimeout_MaxDurationMeansNone(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	ran := make(chan jobs.Job, 1)
@@ -234,7 +231,7 @@ func TestATimeoutThatMeansNone(t *testing.T) {
 	receive(t, ran)
 }
 
-func TestAnInterruptedTickIsNotSkippedAsTooLate(t *testing.T) {
+func TestStartWithin_RunsAnInterruptedTickAgain(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	ran := make(chan jobs.Job, 100)
@@ -242,18 +239,18 @@ func TestAnInterruptedTickIsNotSkippedAsTooLate(t *testing.T) {
 	require.NoError(t, s.Start(t.Context()))
 	first := receive(t, ran)
 	require.ErrorIs(t, interrupt(s), context.Canceled)
-	<-time.After(time.Until(first.Tick.Add(2 * time.Second))) // later than it could have begun
+	<-time.After(time.Until(first.Tick.Add(2 * time.Second))) // past StartWithin
 	require.NoError(t, s.Start(t.Context()))
 	again := receive(t, ran)
-	for again.ID != first.ID { // the next tick, on a slow machine
+	for again.ID != first.ID { // on a slow machine the next tick comes first
 		again = receive(t, ran)
 	}
 	require.Equal(t, 1, again.Attempt)
 	require.ErrorIs(t, interrupt(s), context.Canceled)
 }
 
-// PgBouncer in transaction mode wants queries sent without prepared statements.
-func TestEveryModeOfSendingQueriesWorks(t *testing.T) {
+// PgBouncer in transaction mode may rule out prepared statements.
+func TestScheduler_WorksInEveryQueryExecMode(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeSimpleProtocol} {
 		t.Run(mode.String(), func(t *testing.T) {
@@ -269,8 +266,8 @@ func TestEveryModeOfSendingQueriesWorks(t *testing.T) {
 			require.NoError(t, err)
 			_, err = s.TriggerMany(t.Context(), "a.job", []any{nil, map[string]any{"a": 1}})
 			require.NoError(t, err)
-			leads(t, pool, ran)
-			eventually(t, "all is done", func() bool {
+			awaitLeader(t, pool, ran)
+			eventually(t, "the queue is empty", func() bool {
 				n, err := s.QueueSize(t.Context(), "a.job")
 				require.NoError(t, err)
 				return n == 0
@@ -282,8 +279,8 @@ func TestEveryModeOfSendingQueriesWorks(t *testing.T) {
 	}
 }
 
-// What waits for somebody's lock goes on when it is given up, in whatever isolation transactions are by default.
-func TestALockThatIsWaitedForFailsNothingWhateverTheRolesIsolation(t *testing.T) {
+// In this isolation level, a statement that has waited for a row that changed meanwhile fails with 40001.
+func TestScheduler_WaitsForLocksUnderRepeatableRead(t *testing.T) {
 	t.Parallel()
 	pool := poolWith(t, func(cfg *pgxpool.Config) {
 		cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "repeatable read"
@@ -318,9 +315,7 @@ func TestALockThatIsWaitedForFailsNothingWhateverTheRolesIsolation(t *testing.T)
 		require.NoError(t, waits.lock(tx), what)
 		done := make(chan error, 1)
 		go func() { done <- waits.do(t.Context()) }()
-		eventually(t, what+" waits", func() bool {
-			return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
-		})
+		awaitLockWait(t, pool)
 		require.NoError(t, tx.Commit(t.Context()), what)
 		require.NoError(t, receive(t, done), what)
 	}

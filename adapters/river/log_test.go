@@ -1,7 +1,6 @@
 package river_test
 
 import (
-	"log/slog"
 	"strings"
 	"testing"
 
@@ -11,12 +10,10 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-func TestStartAndShutdownAreLogged(t *testing.T) {
+func TestScheduler_LogsStartAndShutdown(t *testing.T) {
 	t.Parallel()
-	pool := migrated.Pool(t)
-	var log buffer
-	s, err := river.New(pool, &river.Config{Logger: slog.New(slog.NewTextHandler(&log, nil)), MaxWorkers: 7})
-	require.NoError(t, err)
+	log, logged := loud()
+	s := newScheduler(t, migrated.Pool(t), river.Config{Logger: log, MaxWorkers: 7})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	require.NoError(t, s.RegisterDelayed("a.own", 0, noop, jobs.Concurrency(2)))
 	require.NoError(t, s.Start(t.Context()))
@@ -25,6 +22,6 @@ func TestStartAndShutdownAreLogged(t *testing.T) {
 		`level=INFO msg="scheduler started" schema=river jobs=2 workers=9`,
 		`level=INFO msg="scheduler stopped" schema=river jobs=2 workers=9`,
 	} {
-		require.Equal(t, 1, strings.Count(log.String(), line), log.String())
+		require.Equal(t, 1, strings.Count(logged.String(), line), logged.String())
 	}
 }

@@ -19,14 +19,14 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-func TestMigrateRefusesWhatItCannotDo(t *testing.T) {
+func TestMigrate_RejectsBadArguments(t *testing.T) {
 	t.Parallel()
 	require.ErrorContains(t, river.Migrate(t.Context(), nil, nil), "pool is nil")
 	unknown := &river.MigrateOptions{SearchIndexes: 3}
 	require.ErrorContains(t, river.Migrate(t.Context(), poolOf(t, 2, pgx.QueryExecModeCacheStatement), unknown), "SearchIndexes is 3, allowed are SearchIndexesKeep")
 }
 
-func TestASchemaThatRiverAloneMigratedNeedsMigrate(t *testing.T) {
+func TestStart_RequiresMigrateAfterRiversOwnMigrations(t *testing.T) {
 	t.Parallel()
 	pool := empty.Pool(t)
 	execSQL(t, pool, `CREATE SCHEMA river`)
@@ -44,12 +44,12 @@ func TestASchemaThatRiverAloneMigratedNeedsMigrate(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, health.Reasons[0].Text, "call river.Migrate")
 	_, err = s.Trigger(t.Context(), "a.job", nil)
-	require.NoError(t, err, "it waits")
+	require.NoError(t, err, "a trigger needs only River's tables")
 	require.NoError(t, river.Migrate(t.Context(), pool, nil))
 	require.NoError(t, s.Start(t.Context()))
 }
 
-func TestTheReindexerIsAskedForNoIndexThatIsGone(t *testing.T) {
+func TestScheduler_ReindexesOnlyExistingIndexes(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	require.NoError(t, river.Migrate(t.Context(), pool, &river.MigrateOptions{SearchIndexes: river.SearchIndexesDrop}))
@@ -58,7 +58,7 @@ func TestTheReindexerIsAskedForNoIndexThatIsGone(t *testing.T) {
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	require.NoError(t, s.Start(t.Context()))
 	require.NotContains(t, logged.String(), "call river.Migrate")
-	eventually(t, "the leader has remade an index", func() bool {
+	eventually(t, "the leader has rebuilt an index", func() bool {
 		return logsContain(logged, `Initiated reindex" index_name=river_job_state_and_finalized_at_index`)
 	})
 	require.NotContains(t, logged.String(), "do not exist")
@@ -66,40 +66,39 @@ func TestTheReindexerIsAskedForNoIndexThatIsGone(t *testing.T) {
 	require.NoError(t, shutdown(s))
 }
 
-func TestATableThatGrewIsAnalysedWithinSeconds(t *testing.T) {
+func TestMaintenance_AnalyzesAGrownTable(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	require.NoError(t, s.Start(t.Context()))
-	analysed := func() (n int) {
+	analyzed := func() (n int) {
 		return scalar[int](t, pool, `SELECT analyze_count FROM pg_stat_user_tables WHERE relid = 'river.river_job'::regclass`)
 	}
-	require.Zero(t, analysed())
-	// Many rows that are not committed yet when their pages are seen.
+	require.Zero(t, analyzed())
+	// The table has the pages of these rows before the rows are committed.
 	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 		_, err := tx.Exec(t.Context(), `INSERT INTO river.river_job (kind, args, state, finalized_at)
 			SELECT 'filler.job', '{}', 'completed', now() FROM generate_series(1, 20000)`)
 		require.NoError(t, err)
-		eventually(t, "it is analysed", func() bool { return analysed() > 0 })
+		eventually(t, "the table is analyzed", func() bool { return analyzed() > 0 })
 		return nil
 	}))
-	eventually(t, "its rows are counted", func() bool {
+	eventually(t, "the committed rows are counted", func() bool {
 		n := scalar[float64](t, pool, `SELECT reltuples::float8 FROM pg_class WHERE oid = 'river.river_job'::regclass`)
 		return n > 19_000 && n < 21_000
 	})
-	eventually(t, "the analysis has ended, and counts: the rows are known before", func() bool {
+	eventually(t, "ANALYZE has ended; its counts appear earlier", func() bool {
 		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_progress_analyze WHERE relid = 'river.river_job'::regclass`) == 0
 	})
-	known := analysed()
+	known := analyzed()
 	fillTable(t, pool, 1000)
-	began := time.Now()
-	eventually(t, "maintenance has come again", func() bool { return time.Since(began) > 15*time.Second })
-	require.Equal(t, known, analysed(), "it has not grown by much")
+	pass(t, 15*time.Second) // maintenance runs again
+	require.Equal(t, known, analyzed(), "the table has hardly grown")
 }
 
-// A broken table, which an ANALYZE of cannot succeed, is not a reason not to start.
-func TestAnAnalysisThatFailsHoldsNothingUp(t *testing.T) {
+// A table that cannot be analyzed must not prevent a start.
+func TestMaintenance_FailedAnalyzeStopsNoOtherStep(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	execSQL(t, pool, `CREATE FUNCTION refuse(bigint) RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
@@ -113,13 +112,14 @@ func TestAnAnalysisThatFailsHoldsNothingUp(t *testing.T) {
 	stopped(t, s, "dead")
 	id := abandoned(t, s, "a.job", "dead", 1, "")
 	require.NoError(t, s.Start(t.Context()))
-	eventually(t, "it is said, with the step", func() bool {
+	eventually(t, "the failed step is logged", func() bool {
 		return logsContain(logged, `level=WARN msg="maintenance step failed; retrying within seconds" step=statistics error="ERROR: refused`)
 	})
-	require.Equal(t, id, receive(t, ran).ID, "the other steps are done")
+	require.Equal(t, id, receive(t, ran).ID, "the other steps run")
 }
 
-// asRole returns a pool of a role that may read and write the tables, and owns nothing.
+// asRole returns two pools on one database: one of its owner, and one of a role that may read and write the tables
+// and owns nothing.
 func asRole(t testing.TB, db *dbtest.Template) (owner, limited *pgxpool.Pool) {
 	t.Helper()
 	url := db.URL(t)
@@ -146,7 +146,7 @@ func asRole(t testing.TB, db *dbtest.Template) (owner, limited *pgxpool.Pool) {
 	return owner, limited
 }
 
-func TestARoleThatOwnsNothingIsEnoughToRunJobs(t *testing.T) {
+func TestScheduler_RunsJobsWithoutOwningTables(t *testing.T) {
 	t.Parallel()
 	owner, pool := asRole(t, migrated)
 	require.NoError(t, river.Migrate(t.Context(), pool, nil), "there is nothing to do")
@@ -169,15 +169,15 @@ func TestARoleThatOwnsNothingIsEnoughToRunJobs(t *testing.T) {
 	require.NoError(t, s.Cancel(t.Context(), "a.job", id))
 	require.NoError(t, s.Retry(t.Context(), "a.job", id))
 	require.Equal(t, id, receive(t, ran).ID)
-	for range 4 { // longer than the keeper takes to look
+	for range 4 { // so that periodic checks have run
 		receive(t, ticks)
 	}
-	require.Zero(t, scalar[int](t, owner, `SELECT analyze_count FROM pg_stat_user_tables WHERE relid = 'river.river_job'::regclass`), "that is its owner's business")
+	require.Zero(t, scalar[int](t, owner, `SELECT analyze_count FROM pg_stat_user_tables WHERE relid = 'river.river_job'::regclass`), "only the owner may analyze")
 	require.NotContains(t, logged.String(), "permission denied")
 	require.NotContains(t, logged.String(), "maintenance step failed")
 }
 
-func TestASchemaWithCapitals(t *testing.T) {
+func TestConfigSchema_MayContainCapitals(t *testing.T) {
 	t.Parallel()
 	const schema = "MyJobs"
 	pool := empty.Pool(t)
@@ -214,7 +214,7 @@ func TestASchemaWithCapitals(t *testing.T) {
 	require.NoError(t, s.Retry(t.Context(), "a.job", id))
 }
 
-func TestMigrateOnAPoolOfOneConnectionIsAnError(t *testing.T) {
+func TestMigrate_RejectsAPoolOfOneConnection(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

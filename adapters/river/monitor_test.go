@@ -18,14 +18,14 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// fillTable stores n completed rows of a job that nobody registers.
+// fillTable inserts n completed rows of a job that is not registered.
 func fillTable(t testing.TB, pool *pgxpool.Pool, n int) {
 	t.Helper()
 	execSQL(t, pool, `INSERT INTO river.river_job (kind, args, state, finalized_at, attempt, attempted_at)
 		SELECT 'filler.job', '{}', 'completed', now(), 1, now() FROM generate_series(1, $1)`, n)
 }
 
-// insertRows stores n rows with the values given for these columns.
+// insertRows inserts n rows with the same values.
 func insertRows(t testing.TB, pool *pgxpool.Pool, n int, columns, values string) {
 	t.Helper()
 	if !strings.Contains(columns, "args") {
@@ -34,7 +34,7 @@ func insertRows(t testing.TB, pool *pgxpool.Pool, n int, columns, values string)
 	execSQL(t, pool, fmt.Sprintf(`INSERT INTO river.river_job (%s) SELECT %s FROM generate_series(1, %d)`, columns, values, n))
 }
 
-// atLeast returns the states of which Health does not know how many there are.
+// atLeast returns, in order, the states whose count is only a lower bound.
 func atLeast(h jobs.Health) (states []jobs.State) {
 	for state, count := range h.Totals {
 		if count.AtLeast {
@@ -45,7 +45,7 @@ func atLeast(h jobs.Health) (states []jobs.State) {
 	return states
 }
 
-func TestHealthCountsSoManyOfALargeTable(t *testing.T) {
+func TestHealth_TotalsAreBounded(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -71,10 +71,10 @@ func TestHealthCountsSoManyOfALargeTable(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, most, health.Totals[jobs.StateWaiting].N)
 	require.Equal(t, []jobs.State{jobs.StateCompleted, jobs.StateRetrying, jobs.StateScheduled, jobs.StateWaiting}, atLeast(health),
-		"a row that was not looked at may have any state that rows of River's state may have")
+		"an uncounted row that River calls available may be in any of these states")
 }
 
-func TestALateTickSaysWhatKeepsIt(t *testing.T) {
+func TestJobs_OverdueReasonNamesWhatDelaysATick(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{MaxWorkers: 1})
 	release := make(chan struct{})
@@ -88,7 +88,7 @@ func TestALateTickSaysWhatKeepsIt(t *testing.T) {
 	require.NoError(t, s.RegisterInterval("a.own", time.Second, blocked, jobs.Concurrency(2)))
 	require.NoError(t, s.RegisterInterval("a.all", time.Second, blocked, jobs.Concurrency(3), jobs.CatchUp(jobs.CatchUpAll)))
 	reasonsBecome := func(want map[string]string) {
-		eventually(t, "the reasons to be told", func() bool {
+		eventually(t, "the reasons appear", func() bool {
 			all, err := s.Jobs(t.Context())
 			require.NoError(t, err)
 			got := map[string]string{}
@@ -110,7 +110,7 @@ func TestALateTickSaysWhatKeepsIt(t *testing.T) {
 	reasonsBecome(map[string]string{"a.general": stopped, "a.own": stopped, "a.all": stopped})
 }
 
-func TestHealthTellsAShutdownThatGoesOn(t *testing.T) {
+func TestHealth_ReportsAShutdownInProgress(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	running, release := make(chan struct{}), make(chan struct{})
@@ -132,14 +132,14 @@ func TestHealthTellsAShutdownThatGoesOn(t *testing.T) {
 	require.Empty(t, reasons())
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.Shutdown(t.Context()) }()
-	eventually(t, "the shutdown to begin", func() bool { return len(reasons()) > 0 })
+	eventually(t, "the shutdown begins", func() bool { return len(reasons()) > 0 })
 	require.Equal(t, []jobs.Reason{{Text: "the scheduler is being shut down"}}, reasons())
 	close(release)
 	require.NoError(t, receive(t, stopped))
 	require.Equal(t, []jobs.Reason{{Text: "the scheduler is not started"}}, reasons())
 }
 
-func TestHealthTellsAPoolInUseFromADatabaseThatIsAway(t *testing.T) {
+func TestHealth_ReportsAnExhaustedPool(t *testing.T) {
 	t.Parallel()
 	pool := poolOf(t, 2, pgx.QueryExecModeCacheStatement)
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
@@ -154,7 +154,7 @@ func TestHealthTellsAPoolInUseFromADatabaseThatIsAway(t *testing.T) {
 	require.Contains(t, health.Reasons[0].Text, "the database does not answer: all 2 connections of the pool are in use: ")
 }
 
-func TestOldestWaitingIsTheOldestOfAllQueuesThatAreWorked(t *testing.T) {
+func TestHealth_OldestWaitingCoversAllQueuesButThePaused(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -190,13 +190,13 @@ func TestOldestWaitingIsTheOldestOfAllQueuesThatAreWorked(t *testing.T) {
 	}
 }
 
-// scans tells how often an index was used. Sessions tell of it a second later or so.
+// scans returns how often an index was used. Sessions report that about a second late.
 func scans(t testing.TB, pool *pgxpool.Pool, index string) int {
 	t.Helper()
 	return scalar[int](t, pool, `SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = $1`, index)
 }
 
-func TestCountsOfALargeTableAreExactAndFoundByIndex(t *testing.T) {
+func TestQueueSize_IsExactAndUsesTheIndex(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -206,7 +206,7 @@ func TestCountsOfALargeTableAreExactAndFoundByIndex(t *testing.T) {
 	fillTable(t, pool, 20_000)
 	insertRows(t, pool, 500, `kind, state, finalized_at, attempt`, `'a.job', 'completed', now(), 1`)
 	insertRows(t, pool, 400, `kind, state, scheduled_at`, `'filler.job', 'available', now() + interval '1 hour'`)
-	// Of each state one more than of the one before, so that none can be taken for another.
+	// The numbers of rows are powers of two, so that a sum shows which of them were counted.
 	const columns = `kind, state, scheduled_at, attempt, queue`
 	for i, values := range []string{
 		`'a.job', 'available', now(), 0, 'default'`,
@@ -248,7 +248,7 @@ func TestCountsOfALargeTableAreExactAndFoundByIndex(t *testing.T) {
 	const kindIndex = "river_job_kind"
 	kinds := scans(t, pool, kindIndex)
 	count()
-	eventually(t, "the indexes are used", func() bool {
+	eventually(t, "the index is used", func() bool {
 		_, err := s.QueueSize(t.Context(), "a.job")
 		require.NoError(t, err)
 		return scans(t, pool, kindIndex) > kinds
@@ -256,7 +256,7 @@ func TestCountsOfALargeTableAreExactAndFoundByIndex(t *testing.T) {
 	require.Contains(t, explain(t, pool), "Index Only Scan using "+kindIndex)
 }
 
-// explain returns the plan of a count of all that waits.
+// explain returns the plan of a query that counts waiting jobs.
 func explain(t testing.TB, pool *pgxpool.Pool) (plan string) {
 	t.Helper()
 	rows, err := pool.Query(t.Context(), `EXPLAIN SELECT count(*) FROM river.river_job WHERE kind = 'a.job'
@@ -272,7 +272,7 @@ func explain(t testing.TB, pool *pgxpool.Pool) (plan string) {
 	return plan
 }
 
-func TestHealthTellsThatTheDatabaseIsReadOnly(t *testing.T) {
+func TestHealth_ReportsAReadOnlyDatabase(t *testing.T) {
 	t.Parallel()
 	pool := poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on" })
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
@@ -281,7 +281,7 @@ func TestHealthTellsThatTheDatabaseIsReadOnly(t *testing.T) {
 	require.Equal(t, []jobs.Reason{{Text: "the database is read-only: no job can be stored, started or ended"}}, health.Reasons)
 }
 
-func TestHealthDoesNotCallADatabaseThatGivesAnErrorSilent(t *testing.T) {
+func TestHealth_ReportsErrorsFromTheDatabase(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
@@ -292,7 +292,7 @@ func TestHealthDoesNotCallADatabaseThatGivesAnErrorSilent(t *testing.T) {
 	require.Regexp(t, "^the database answers with an error: .*errors", health.Reasons[0].Text)
 }
 
-func TestATickThatNobodyTakesIsNotPutDownToBusyWorkers(t *testing.T) {
+func TestJobs_OverdueReasonBlamesWorkersOnlyIfBusy(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{MaxWorkers: 1})
@@ -304,7 +304,7 @@ func TestATickThatNobodyTakesIsNotPutDownToBusyWorkers(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, id, receive(t, ran).ID)
 	eventually(t, "the worker is free again", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateCompleted })
-	// A tick that waits, but that no worker finds.
+	// A waiting tick in a queue without workers.
 	insertRows(t, pool, 1, `id, kind, state, queue, metadata`, `4711, 'a.tick', 'available', 'nowhere', '{"everytick_tick": "2026-01-01T00:00:00Z"}'`)
 	reasonAfter := func(age string) string {
 		execSQL(t, pool, `UPDATE river.river_job SET scheduled_at = now() - $1::interval, queue = 'nowhere' WHERE id = 4711`, age)
@@ -319,7 +319,7 @@ func TestATickThatNobodyTakesIsNotPutDownToBusyWorkers(t *testing.T) {
 	eventually(t, "a tick that has just come due is about to start", func() bool { return reasonAfter("0.1 seconds") == "it is about to start" })
 }
 
-func TestHealthTellsThatNobodyLeads(t *testing.T) {
+func TestHealth_ReportsAMissingLeader(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -332,8 +332,8 @@ func TestHealthTellsThatNobodyLeads(t *testing.T) {
 		return health.Reasons
 	}
 	require.NoError(t, s.Start(t.Context()))
-	require.Empty(t, reasons(), "an election takes its time")
-	eventually(t, "but not that long", func() bool {
+	require.Empty(t, reasons(), "an election takes some time")
+	eventually(t, "the missing leader is reported", func() bool {
 		return slices.Equal(reasons(), []jobs.Reason{{Text: "no process leads: delayed jobs and retries wait for an election"}})
 	})
 	require.NoError(t, shutdown(s))

@@ -19,7 +19,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// buffer may be read while a logger writes to it.
+// buffer is a bytes.Buffer that may be read while a logger writes to it.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -37,7 +37,7 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-// loud returns a logger of everything, and what it has logged.
+// loud returns a logger of all levels, and its output.
 func loud() (*slog.Logger, *buffer) {
 	b := &buffer{}
 	return slog.New(slog.NewTextHandler(b, &slog.HandlerOptions{Level: slog.LevelDebug})), b
@@ -70,7 +70,7 @@ func stateOf(t testing.TB, s *river.Scheduler, name, id string) jobs.State {
 	return runOf(t, s, name, id).State
 }
 
-func TestAJobIsRetriedBesideAnotherThatHasItsKeyByNow(t *testing.T) {
+func TestRetry_WorksIfAnotherJobHasTheKey(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -83,19 +83,19 @@ func TestAJobIsRetriedBesideAnotherThatHasItsKeyByNow(t *testing.T) {
 	}
 	first := trigger()
 	require.NoError(t, s.Cancel(t.Context(), "a.job", first))
-	require.NoError(t, s.Retry(t.Context(), "a.job", first), "nobody else has its key")
+	require.NoError(t, s.Retry(t.Context(), "a.job", first), "the key is free")
 	require.NoError(t, s.Cancel(t.Context(), "a.job", first))
 	second := trigger()
 	require.NotEqual(t, first, second)
 	require.NoError(t, s.Retry(t.Context(), "a.job", first))
-	require.Equal(t, second, trigger(), "the key is the other's")
+	require.Equal(t, second, trigger(), "the key stays with the other job")
 	require.NoError(t, s.Start(t.Context()))
 	require.Equal(t, first, receive(t, ran).ID)
-	eventually(t, "it is completed", func() bool { return stateOf(t, s, "a.job", first) == jobs.StateCompleted })
+	eventually(t, "the job is completed", func() bool { return stateOf(t, s, "a.job", first) == jobs.StateCompleted })
 	require.Equal(t, second, trigger())
 }
 
-func TestWhatIsRedactedIsNeitherStoredNorLogged(t *testing.T) {
+func TestRedact_KeepsSecretsOutOfRowsAndLogs(t *testing.T) {
 	t.Parallel()
 	const secret = "hunter2secret"
 	pool := migrated.Pool(t)
@@ -109,7 +109,7 @@ func TestWhatIsRedactedIsNeitherStoredNorLogged(t *testing.T) {
 		"a.gives-up": func(context.Context, *jobs.Job) error {
 			return jobs.Permanent(errors.New("token " + secret))
 		},
-		"a.put-off": func(_ context.Context, job *jobs.Job) error {
+		"a.retries": func(_ context.Context, job *jobs.Job) error {
 			return jobs.RetryAfter(0, errors.New("token "+secret))
 		},
 		"a.slow": func(ctx context.Context, _ *jobs.Job) error {
@@ -122,7 +122,7 @@ func TestWhatIsRedactedIsNeitherStoredNorLogged(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, s.Start(t.Context()))
-	eventually(t, "all have failed", func() bool {
+	eventually(t, "all jobs have failed", func() bool {
 		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE finalized_at IS NOT NULL`) == 6
 	})
 	require.NoError(t, shutdown(s))
@@ -132,8 +132,8 @@ func TestWhatIsRedactedIsNeitherStoredNorLogged(t *testing.T) {
 	require.NotContains(t, logged.String(), secret)
 }
 
-// What PgBouncer asks for, on as few connections as there may be.
-func TestOperatorsHaveTheirRolesInEveryModeOfSendingQueries(t *testing.T) {
+// PgBouncer needs one of the modes without prepared statements. Two connections are the least that New accepts.
+func TestScheduler_OperationsWorkInEveryQueryExecMode(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []pgx.QueryExecMode{
 		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeSimpleProtocol,
@@ -162,14 +162,14 @@ func TestOperatorsHaveTheirRolesInEveryModeOfSendingQueries(t *testing.T) {
 			require.NoError(t, s.Pause(ctx, "a.job"))
 			ids, err := s.TriggerMany(ctx, "a.job", numbered(501))
 			require.NoError(t, err)
-			eventually(t, "they are put aside", func() bool {
+			eventually(t, "the jobs are set aside", func() bool {
 				return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state = 'available' AND queue = $1`, river.PausedQueue) == len(ids)
 			})
 			require.NoError(t, s.Resume(ctx, "a.job"))
 			for range ids {
 				receive(t, ran)
 			}
-			eventually(t, "they are counted", func() bool {
+			eventually(t, "Activity counts the runs", func() bool {
 				a, err := s.Activity(ctx, time.Minute, 60)
 				require.NoError(t, err)
 				sum := jobs.Outcomes{}
@@ -183,7 +183,7 @@ func TestOperatorsHaveTheirRolesInEveryModeOfSendingQueries(t *testing.T) {
 	}
 }
 
-func TestAJobIsRetriedThoughATransactionTakesItsKeyMeanwhile(t *testing.T) {
+func TestRetry_WaitsForATransactionThatTakesTheKey(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -197,16 +197,14 @@ func TestAJobIsRetriedThoughATransactionTakesItsKeyMeanwhile(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEqual(t, id, other)
 		go func() { retried <- s.Retry(context.Background(), "a.job", id) }()
-		eventually(t, "the retry waits for the transaction", func() bool {
-			return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
-		})
+		awaitLockWait(t, pool)
 		return nil
 	}))
 	require.NoError(t, receive(t, retried))
 	require.Equal(t, 2, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state = 'available'`))
 }
 
-func TestActivityTellsFromWhenOnItIsComplete(t *testing.T) {
+func TestActivity_CompleteSinceIsTheOldestCountedRun(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -223,10 +221,10 @@ func TestActivityTellsFromWhenOnItIsComplete(t *testing.T) {
 	activity, err = s.Activity(t.Context(), time.Minute, 60)
 	require.NoError(t, err)
 	require.Equal(t, scalar[time.Time](t, pool, `SELECT min(finalized_at) FROM river.river_job`).UTC(), activity.CompleteSince,
-		"of those that ended before, not all are counted")
+		"not all runs that ended earlier are counted")
 }
 
-func TestASkippedJobThatIsRetriedWaitsForItsFirstAttempt(t *testing.T) {
+func TestRetry_ASkippedJobWaitsForItsFirstAttempt(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -235,14 +233,14 @@ func TestASkippedJobThatIsRetriedWaitsForItsFirstAttempt(t *testing.T) {
 	require.NoError(t, err)
 	execSQL(t, pool, `UPDATE river.river_job SET scheduled_at = now() - interval '1 hour'`)
 	require.NoError(t, s.Start(t.Context()))
-	eventually(t, "it is skipped", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateSkipped })
+	eventually(t, "the job is skipped", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateSkipped })
 	require.NoError(t, shutdown(s))
 	require.NoError(t, s.Retry(t.Context(), "a.job", id))
 	run := runOf(t, s, "a.job", id)
 	require.Equal(t, [3]any{jobs.StateWaiting, 0, ""}, [3]any{run.State, run.Attempt, run.Error})
 }
 
-func TestAJobThatIsRetriedKeepsItsKeyIfTheOtherHasEnded(t *testing.T) {
+func TestRetry_KeepsTheKeyIfItIsFree(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -256,24 +254,22 @@ func TestAJobThatIsRetriedKeepsItsKeyIfTheOtherHasEnded(t *testing.T) {
 	require.NoError(t, s.Cancel(t.Context(), "a.job", first))
 	require.NoError(t, s.Cancel(t.Context(), "a.job", trigger()))
 	require.NoError(t, s.Retry(t.Context(), "a.job", first))
-	require.Equal(t, first, trigger(), "the key is its own")
+	require.Equal(t, first, trigger(), "it has the key again")
 }
 
-func TestAJobThatCompletesMeanwhileIsNotRetried(t *testing.T) {
+func TestRetry_RejectsAJobThatCompletesMeanwhile(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	insertRows(t, pool, 1, `kind, state, scheduled_at, attempt, errors`, `'a.job', 'retryable', now() + interval '1 hour', 1, '{"{}"}'`)
 	id := scalar[string](t, pool, `SELECT id::text FROM river.river_job`)
-	tx := begin(t, pool) // of a worker that has taken it
+	tx := begin(t, pool) // of a worker that has run the job
 	_, err := tx.Exec(t.Context(), `UPDATE river.river_job SET state = 'completed', finalized_at = now()`)
 	require.NoError(t, err)
 	retried := make(chan error, 1)
 	go func() { retried <- s.Retry(context.Background(), "a.job", id) }()
-	eventually(t, "the retry waits for the transaction", func() bool {
-		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
-	})
+	awaitLockWait(t, pool)
 	require.NoError(t, tx.Commit(t.Context()))
 	require.ErrorIs(t, receive(t, retried), jobs.ErrNotRetryable)
 	require.Equal(t, jobs.StateCompleted, stateOf(t, s, "a.job", id))

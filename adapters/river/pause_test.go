@@ -14,28 +14,25 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// twoProcesses are two schedulers, each with a pool of its own, on one database.
+// twoProcesses returns two schedulers on one database, each with its own pool.
 func twoProcesses(t testing.TB, register func(*river.Scheduler)) (one, two *river.Scheduler) {
 	t.Helper()
 	url := migrated.URL(t)
 	var both [2]*river.Scheduler
 	for i := range both {
-		pool, err := pgxpool.New(t.Context(), url)
-		require.NoError(t, err)
-		t.Cleanup(pool.Close)
-		both[i] = newScheduler(t, pool, river.Config{})
+		both[i] = newScheduler(t, openPool(t, url), river.Config{})
 		register(both[i])
 	}
 	return both[0], both[1]
 }
 
-// parked tells how many jobs of that name lie in the queue that nobody works.
+// parked returns how many jobs of that name are set aside.
 func parked(t testing.TB, pool *pgxpool.Pool, name string) int {
 	t.Helper()
 	return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE queue = $1 AND kind = $2 AND state = 'available'`, river.PausedQueue, name)
 }
 
-func TestAPauseHoldsInEveryProcessAndAnyOfThemEndsIt(t *testing.T) {
+func TestPause_HoldsInEveryProcessUntilAnyResumes(t *testing.T) {
 	t.Parallel()
 	ran := make(chan jobs.Job, 1000)
 	ticks := make(chan jobs.Job, 1000)
@@ -52,7 +49,7 @@ func TestAPauseHoldsInEveryProcessAndAnyOfThemEndsIt(t *testing.T) {
 		for _, name := range names {
 			require.NoError(t, by[0].Pause(t.Context(), name))
 		}
-		eventually(t, "both have noticed", func() bool {
+		eventually(t, "both processes have noticed the pauses", func() bool {
 			for _, name := range names {
 				if !one.KnowsPaused(name) || !two.KnowsPaused(name) {
 					return false
@@ -61,7 +58,7 @@ func TestAPauseHoldsInEveryProcessAndAnyOfThemEndsIt(t *testing.T) {
 			return true
 		})
 		var skipped time.Time
-		eventually(t, "ticks are skipped, three times", func() bool {
+		eventually(t, "three ticks are skipped", func() bool {
 			all, err := by[1].Jobs(t.Context())
 			require.NoError(t, err)
 			st := all[2]
@@ -71,7 +68,7 @@ func TestAPauseHoldsInEveryProcessAndAnyOfThemEndsIt(t *testing.T) {
 			return st.PrevState == jobs.StateSkipped && st.PrevTick.Sub(skipped) >= 2*time.Second
 		})
 		for len(ticks) > 0 {
-			last = receive(t, ticks) // of before the pause, or of a process that had not noticed
+			last = receive(t, ticks) // from before the pause, or from a process that had not noticed it
 		}
 		requireNoRunAt(t, one, "a.tick", skipped)
 		ids := map[string]bool{}
@@ -82,12 +79,12 @@ func TestAPauseHoldsInEveryProcessAndAnyOfThemEndsIt(t *testing.T) {
 				ids[id] = true
 			}
 		}
-		eventually(t, "what was triggered is put aside", func() bool { return parked(t, pool, "a.job") == 10 && parked(t, pool, "a.own") == 10 })
+		eventually(t, "the triggered jobs are set aside", func() bool { return parked(t, pool, "a.job") == 10 && parked(t, pool, "a.own") == 10 })
 		require.Empty(t, ran)
 		for _, name := range names {
 			require.NoError(t, by[1].Resume(t.Context(), name))
 		}
-		// Some of what comes now is put aside by the process that has not noticed.
+		// A process that has not noticed the resume yet sets some of these aside.
 		for range 20 {
 			id, err := by[0].Trigger(t.Context(), "a.job", nil)
 			require.NoError(t, err)
@@ -98,7 +95,7 @@ func TestAPauseHoldsInEveryProcessAndAnyOfThemEndsIt(t *testing.T) {
 			require.Contains(t, ids, job.ID)
 			require.Equal(t, 1, job.Attempt)
 		}
-		// The schedule goes on. A tick that was put aside may run after one that has come due since.
+		// The schedule continues. A tick that was set aside may run after a later one.
 		for since := map[time.Time]bool{}; len(since) < 3; {
 			tick := receive(t, ticks).Tick
 			require.True(t, tick.After(last.Tick), "round %d", round)
@@ -118,14 +115,14 @@ func requireNoRunAt(t testing.TB, s *river.Scheduler, name string, tick time.Tim
 	}
 }
 
-func TestAJobThatIsPutAsideAsThePauseEndsIsFreed(t *testing.T) {
+func TestResume_FreesJobsSetAsideAfterwards(t *testing.T) {
 	t.Parallel()
 	ran := make(chan jobs.Job, 10)
 	one, two := twoProcesses(t, func(s *river.Scheduler) {
 		require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	})
 	pool := one.Pool()
-	putAside := func() string {
+	setAside := func() string {
 		id, err := one.Trigger(t.Context(), "a.job", nil, jobs.Delay(time.Hour))
 		require.NoError(t, err)
 		execSQL(t, pool, `UPDATE river.river_job SET state = 'available', scheduled_at = now(), queue = $2 WHERE id = $1::text::bigint`, id, river.PausedQueue)
@@ -133,22 +130,22 @@ func TestAJobThatIsPutAsideAsThePauseEndsIsFreed(t *testing.T) {
 	}
 	require.NoError(t, one.Start(t.Context()))
 	require.NoError(t, one.Pause(t.Context(), "a.job"))
-	require.NoError(t, two.Resume(t.Context(), "a.job"), "by a process that does not run")
-	eventually(t, "the other one has noticed", func() bool {
+	require.NoError(t, two.Resume(t.Context(), "a.job"), "by a process that is not started")
+	eventually(t, "the other process has noticed", func() bool {
 		id, err := one.Trigger(t.Context(), "a.job", nil)
 		require.NoError(t, err)
 		return receive(t, ran).ID == id && parked(t, pool, "a.job") == 0
 	})
-	late := putAside()
+	late := setAside()
 	require.Equal(t, late, receive(t, ran).ID, "within seconds after the pause")
 
 	require.NoError(t, shutdown(one))
-	late = putAside()
+	late = setAside()
 	require.NoError(t, one.Start(t.Context()))
-	require.Equal(t, late, receive(t, ran).ID, "at a start, whenever the pause ended")
+	require.Equal(t, late, receive(t, ran).ID, "at Start, whenever the pause ended")
 }
 
-func TestAJobThatWasCancelledAsideCanBeRetriedAfterThePause(t *testing.T) {
+func TestResume_FreesCancelledJobs(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	ran := make(chan jobs.Job, 10)
@@ -158,16 +155,16 @@ func TestAJobThatWasCancelledAsideCanBeRetriedAfterThePause(t *testing.T) {
 	require.NoError(t, s.Pause(t.Context(), "a.job"))
 	id, err := s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
-	eventually(t, "it is put aside", func() bool { return parked(t, s.Pool(), "a.job") == 1 })
+	eventually(t, "the job is set aside", func() bool { return parked(t, s.Pool(), "a.job") == 1 })
 	require.NoError(t, s.Cancel(t.Context(), "a.job", id))
 	require.NoError(t, s.Resume(t.Context(), "a.job"))
 	require.Equal(t, "default", scalar[string](t, s.Pool(), `SELECT queue FROM river.river_job WHERE id = $1::text::bigint`, id),
-		"nobody looks into the queue of paused jobs when the pause is over")
+		"nothing reads the queue of paused jobs after the pause")
 	require.NoError(t, s.Retry(t.Context(), "a.job", id))
 	require.Equal(t, id, receive(t, ran).ID)
 }
 
-func TestATriggerOnlyProcessPausesAndResumes(t *testing.T) {
+func TestTriggerOnly_PausesAndResumes(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	remote := newScheduler(t, pool, river.Config{TriggerOnly: true})
@@ -175,18 +172,18 @@ func TestATriggerOnlyProcessPausesAndResumes(t *testing.T) {
 	require.NoError(t, s.RegisterDelayed("a.own", 0, noop, jobs.Concurrency(1)))
 	require.NoError(t, s.Start(t.Context()))
 	require.NoError(t, remote.Pause(t.Context(), "a.own"))
-	eventually(t, "the workers have noticed", func() bool {
+	eventually(t, "the workers have noticed the pause", func() bool {
 		_, err := remote.Trigger(t.Context(), "a.own", nil)
 		require.NoError(t, err)
 		return parked(t, pool, "a.own") > 0
 	})
 	require.NoError(t, remote.Resume(t.Context(), "a.own"))
-	eventually(t, "all have run", func() bool {
+	eventually(t, "all jobs have run", func() bool {
 		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE finalized_at IS NULL`) == 0
 	})
 }
 
-// begin returns a transaction that ends with the test at the latest.
+// begin returns a transaction that is rolled back at the end of the test, if it is still open.
 func begin(t testing.TB, pool *pgxpool.Pool) pgx.Tx {
 	t.Helper()
 	tx, err := pool.Begin(t.Context())
@@ -195,9 +192,9 @@ func begin(t testing.TB, pool *pgxpool.Pool) pgx.Tx {
 	return tx
 }
 
-// River stores what became of several jobs in one statement, in no order. Whoever waits for
-// one of them while it holds another can wait for ever.
-func TestPauseAndResumeHoldNoJobWhileTheyWaitForAnother(t *testing.T) {
+// River stores the results of several jobs in one statement, in no particular order. A transaction that waits for one
+// of their rows while it holds another can deadlock with it.
+func TestPause_HoldsNoRowWhileItWaitsForAnother(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -210,7 +207,7 @@ func TestPauseAndResumeHoldNoJobWhileTheyWaitForAnother(t *testing.T) {
 		return err
 	}
 	require.NoError(t, lock(ids[1]))
-	require.NoError(t, s.Pause(t.Context(), "a.job"), "the workers put aside what a pause passes over")
+	require.NoError(t, s.Pause(t.Context(), "a.job"), "workers set aside the jobs that Pause skips")
 	require.Equal(t, 2, parked(t, pool, "a.job"))
 	require.NoError(t, tx.Commit(t.Context()))
 	require.NoError(t, s.Pause(t.Context(), "a.job"))
@@ -220,16 +217,16 @@ func TestPauseAndResumeHoldNoJobWhileTheyWaitForAnother(t *testing.T) {
 	require.NoError(t, lock(ids[1]))
 	resumed := make(chan error, 1)
 	go func() { resumed <- s.Resume(t.Context(), "a.job") }()
-	eventually(t, "the others are freed meanwhile", func() bool { return parked(t, pool, "a.job") == 1 })
+	eventually(t, "the other jobs are freed meanwhile", func() bool { return parked(t, pool, "a.job") == 1 })
 	require.NoError(t, lock(ids[0]))
 	require.NoError(t, lock(ids[2]))
-	require.Empty(t, resumed, "it frees them all")
+	require.Empty(t, resumed, "Resume waits for the locked job")
 	require.NoError(t, tx.Commit(t.Context()))
 	require.NoError(t, receive(t, resumed))
 	require.Zero(t, parked(t, pool, "a.job"))
 }
 
-func TestNobodyDeadlocksWhileJobsArePutAsideAndFreed(t *testing.T) {
+func TestPause_CausesNoDeadlock(t *testing.T) {
 	t.Parallel()
 	ran := make(chan jobs.Job, 10_000)
 	one, two := twoProcesses(t, func(s *river.Scheduler) {
@@ -249,17 +246,17 @@ func TestNobodyDeadlocksWhileJobsArePutAsideAndFreed(t *testing.T) {
 	require.NoError(t, shutdown(one))
 	require.NoError(t, shutdown(two))
 	one.Pool().Reset()
-	two.Pool().Reset() // a connection that ends has told what it counted
+	two.Pool().Reset() // connections report their statistics when they end
 	require.Zero(t, scalar[int](t, one.Pool(), `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`))
 	require.Empty(t, ran, "each ran once")
 }
 
-func TestManyJobsArePutAsideAndFreed(t *testing.T) {
+func TestPause_MovesManyJobs(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
-	const many = 12_000 // more than are moved at a time
+	const many = 12_000 // more than one statement moves
 	insertRows(t, pool, many, `kind, state`, `'a.job', 'available'`)
 	require.NoError(t, s.Pause(t.Context(), "a.job"))
 	require.Equal(t, many, parked(t, pool, "a.job"))
@@ -267,7 +264,7 @@ func TestManyJobsArePutAsideAndFreed(t *testing.T) {
 	require.Zero(t, parked(t, pool, "a.job"))
 }
 
-func TestAJobThatSomebodyHasLockedAsThePauseEndsIsFreedInTheEnd(t *testing.T) {
+func TestResume_FreesLockedJobsOnceTheyAreUnlocked(t *testing.T) {
 	t.Parallel()
 	one, two := twoProcesses(t, func(s *river.Scheduler) {
 		require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
@@ -282,19 +279,18 @@ func TestAJobThatSomebodyHasLockedAsThePauseEndsIsFreedInTheEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	resumed := make(chan error, 1)
 	go func() { resumed <- two.Resume(ctx, "a.job") }()
-	eventually(t, "the pause to be over", func() bool {
+	eventually(t, "the pause has ended", func() bool {
 		return scalar[int](t, pool, `SELECT count(*) FROM river.everytick_pause`) == 0
 	})
 	cancel()
 	require.ErrorIs(t, receive(t, resumed), context.Canceled)
-	began := time.Now()
-	eventually(t, "longer than a pause that has ended is looked after", func() bool { return time.Since(began) > 9*time.Second })
+	pass(t, 9*time.Second) // longer than processes free jobs after a pause if none is left
 	require.Equal(t, 1, parked(t, pool, "a.job"))
 	require.NoError(t, tx.Rollback(t.Context()))
-	eventually(t, "it looks until there is nothing left", func() bool { return parked(t, pool, "a.job") == 0 })
+	eventually(t, "the job is freed once it is unlocked", func() bool { return parked(t, pool, "a.job") == 0 })
 }
 
-func TestResumeTellsWorkersAndThisProcessAtOnce(t *testing.T) {
+func TestResume_NotifiesWorkersAtOnce(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -309,7 +305,7 @@ func TestResumeTellsWorkersAndThisProcessAtOnce(t *testing.T) {
 	require.JSONEq(t, `{"queue": "default"}`, next())
 }
 
-func TestAJobThatIsPausedAgainIsNotTakenForOneWhosePauseEnded(t *testing.T) {
+func TestPause_HoldsAfterAnEarlierResume(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -319,19 +315,18 @@ func TestAJobThatIsPausedAgainIsNotTakenForOneWhosePauseEnded(t *testing.T) {
 	require.NoError(t, s.Resume(t.Context(), "a.job"))
 	require.NoError(t, s.Pause(t.Context(), "a.job"))
 	require.NoError(t, s.Start(t.Context()))
-	began := time.Now()
-	eventually(t, "pauses are looked after", func() bool { return time.Since(began) > 3*time.Second })
+	pass(t, 3*time.Second) // the pauses are read again
 	require.Equal(t, 1, parked(t, pool, "a.job"))
 }
 
-func TestASkipThatSomebodyAskedForIsNoWarning(t *testing.T) {
+func TestPause_LogsSkippedTicksAtInfo(t *testing.T) {
 	t.Parallel()
 	log, logged := loud()
 	s := newScheduler(t, migrated.Pool(t), river.Config{Logger: log})
 	require.NoError(t, s.RegisterInterval("a.tick", time.Second, noop))
 	require.NoError(t, s.Start(t.Context()))
 	require.NoError(t, s.Pause(t.Context(), "a.tick"))
-	eventually(t, "a tick is skipped", func() bool {
+	eventually(t, "the skipped tick is logged", func() bool {
 		return strings.Contains(logged.String(), `level=INFO msg="tick skipped: the job is paused" job=a.tick tick=`)
 	})
 }

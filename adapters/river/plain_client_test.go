@@ -24,7 +24,7 @@ type ReportArgs struct {
 
 func (ReportArgs) Kind() string { return "report" }
 
-// newPlainClient returns a River client that shares everytick's schema and works its own kinds only.
+// newPlainClient returns a River client that shares everytick's schema and works only its own kinds.
 func newPlainClient(pool *pgxpool.Pool, workers *riverqueue.Workers) (*riverqueue.Client[pgx.Tx], error) {
 	return riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{
 		Schema:                 river.DefaultSchema,
@@ -35,9 +35,9 @@ func newPlainClient(pool *pgxpool.Pool, workers *riverqueue.Workers) (*riverqueu
 	})
 }
 
-// Each takes its own jobs out of one queue, and the everytick process that leads makes those of the plain client
-// available when they are due and when they are to be retried.
-func TestPlainRiverClientSharesASchema(t *testing.T) {
+// Each client fetches its own jobs from one queue. The leader, an everytick process, makes the plain client's scheduled
+// jobs and retries available when they are due.
+func TestPlainClient_SharesASchema(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	ours := make(chan jobs.Job, 100)
@@ -90,8 +90,8 @@ func TestPlainRiverClientSharesASchema(t *testing.T) {
 	require.NotEqual(t, client.ID(), scalar[string](t, pool, `SELECT leader_id FROM river.river_leader`))
 }
 
-// Why it has to set FetchOnlyKnownKinds.
-func TestPlainRiverClientFailsTheJobsThatItDoesNotKnow(t *testing.T) {
+// This is why a plain client has to set FetchOnlyKnownKinds.
+func TestPlainClient_FailsJobsOfUnknownKinds(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -114,14 +114,14 @@ func TestPlainRiverClientFailsTheJobsThatItDoesNotKnow(t *testing.T) {
 	require.Contains(t, runOf(t, s, "a.job", id).Error, "kind")
 }
 
-// insertSQL is how other programs insert a job; docs/recipes.md shows it.
+// insertSQL inserts a job from another program, as docs/recipes.md shows.
 const insertSQL = `BEGIN;
 INSERT INTO river.river_job (kind, args, max_attempts) VALUES ('email.send', '{"to": "ann@example.com"}', 3);
 SELECT pg_notify('river.river_insert', '{"queue": "default"}');
 COMMIT;
 `
 
-func TestAnInsertInSQLIsATrigger(t *testing.T) {
+func TestScheduler_RunsJobsInsertedInSQL(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	ran := make(chan jobs.Job, 10)

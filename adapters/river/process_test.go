@@ -12,29 +12,29 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// abandoned makes the row of a job that of a process, of that ID, that died amid an attempt.
+// abandoned inserts a job that the given process was running when it died, and returns the job's ID.
 func abandoned(t testing.TB, s *river.Scheduler, name, process string, attempt int, set string) (id string) {
 	t.Helper()
-	id, err := s.Trigger(t.Context(), name, nil, jobs.Delay(time.Hour)) // so that nobody takes it before
+	id, err := s.Trigger(t.Context(), name, nil, jobs.Delay(time.Hour)) // so that no worker takes it first
 	require.NoError(t, err)
 	execSQL(t, s.Pool(), `UPDATE river.river_job SET state = 'running', attempt = $2, attempted_at = now() - interval '7 minutes', attempted_by = ARRAY[$3]`+set+`
 		WHERE id = $1::text::bigint`, id, attempt, process)
 	return id
 }
 
-// stopped stores that a process has stopped.
+// stopped inserts the row of a process that has stopped.
 func stopped(t testing.TB, s *river.Scheduler, process string) {
 	t.Helper()
 	execSQL(t, s.Pool(), `INSERT INTO river.everytick_process (id, beat, host, pid, version, registrations, jobs, workers, busy, started_at, seen_at)
 		VALUES ($1, 0, '', 0, '', '', '{}', 1, 0, now(), now())`, process)
 }
 
-func TestRescue_WhatBecomesOfAJobWhoseProcessIsDead(t *testing.T) {
+func TestRescue_RetriesFailsOrCancelsJobsOfADeadProcess(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	log, logged := loud()
 	s := newScheduler(t, pool, river.Config{Logger: log})
-	other := newScheduler(t, pool, river.Config{}) // of another service, which never starts
+	other := newScheduler(t, pool, river.Config{}) // another service, which never starts
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.Timeout(time.Hour), jobs.RetryDelay(0)))
 	require.NoError(t, s.RegisterDelayed("a.tough", 0, noop, jobs.MaxRetries(30_000)))
@@ -44,10 +44,10 @@ func TestRescue_WhatBecomesOfAJobWhoseProcessIsDead(t *testing.T) {
 	again := abandoned(t, s, "a.job", "dead", 1, "")
 	last := abandoned(t, s, "a.job", "dead", 3, "")
 	cancelled := abandoned(t, s, "a.job", "dead", 1, `, metadata = metadata || '{"cancel_attempted_at": "2026-01-01T00:00:00Z"}'`)
-	// Its next wait, doubled so often, is beyond every number.
+	// Its next wait, doubled this often, would overflow.
 	tough := abandoned(t, s, "a.tough", "dead", 20_000, "")
 	late := abandoned(t, s, "a.late", "dead", 2, "")
-	aside := abandoned(t, s, "a.job", "dead", 2, `, queue = '`+river.PausedQueue+`'`) // for a pause that has ended
+	aside := abandoned(t, s, "a.job", "dead", 2, `, queue = '`+river.PausedQueue+`'`) // set aside for a pause that has ended
 	unknown := abandoned(t, other, "b.job", "dead", 1, "")
 	require.NoError(t, s.Start(t.Context()))
 
@@ -57,7 +57,7 @@ func TestRescue_WhatBecomesOfAJobWhoseProcessIsDead(t *testing.T) {
 		got[job.ID] = job.Attempt
 	}
 	require.Equal(t, map[string]int{again: 2, aside: 3}, got)
-	eventually(t, "it is completed", func() bool { return stateOf(t, s, "a.job", again) == jobs.StateCompleted })
+	eventually(t, "the job is completed", func() bool { return stateOf(t, s, "a.job", again) == jobs.StateCompleted })
 	row, err := s.Client().JobGet(t.Context(), idOf(t, again))
 	require.NoError(t, err)
 	require.Len(t, row.Errors, 1)
@@ -67,11 +67,11 @@ func TestRescue_WhatBecomesOfAJobWhoseProcessIsDead(t *testing.T) {
 	require.Equal(t, jobs.StateFailed, stateOf(t, s, "a.job", last))
 	require.Equal(t, jobs.StateCancelled, stateOf(t, s, "a.job", cancelled))
 	require.WithinDuration(t, time.Now().Add(24*time.Hour), runOf(t, s, "a.tough", tough).DueAt, time.Minute)
-	require.WithinDuration(t, time.Now().Add(2*time.Hour), runOf(t, s, "a.late", late).DueAt, time.Minute, "as after a failure")
-	require.Equal(t, jobs.StateRunning, stateOf(t, other, "b.job", unknown), "its own service sees to it")
+	require.WithinDuration(t, time.Now().Add(2*time.Hour), runOf(t, s, "a.late", late).DueAt, time.Minute, "the wait after a failure")
+	require.Equal(t, jobs.StateRunning, stateOf(t, other, "b.job", unknown), "only its own service rescues it")
 	require.Empty(t, ran)
 
-	// An alert on the message finds what failed for good, whoever found out.
+	// Alerts match these messages, whether a worker or the rescue logs them.
 	require.Contains(t, logged.String(), `level=ERROR msg="job failed for good" job=a.job job_id=`+last+
 		` attempt=3 error="the process that ran the job is dead" max_attempts=3`)
 	require.Contains(t, logged.String(), `level=WARN msg="job was cancelled" job=a.job job_id=`+cancelled+` `)
@@ -79,7 +79,7 @@ func TestRescue_WhatBecomesOfAJobWhoseProcessIsDead(t *testing.T) {
 	require.NotContains(t, logged.String(), "job_id="+again+" ")
 }
 
-func TestRescue_AProcessWithoutAHeartbeatIsJudgedByTheTimeout(t *testing.T) {
+func TestRescue_GoesByTheTimeoutIfThereIsNoHeartbeat(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -96,8 +96,8 @@ func TestRescue_AProcessWithoutAHeartbeatIsJudgedByTheTimeout(t *testing.T) {
 	require.Equal(t, jobs.StateRunning, stateOf(t, s, "a.endless", endless))
 }
 
-// However long ago the attempt began, and whatever its timeout.
-func TestRescue_ALivingProcessKeepsItsJobs(t *testing.T) {
+// The attempt's age and timeout do not matter.
+func TestRescue_LeavesJobsOfALivingProcess(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -105,11 +105,11 @@ func TestRescue_ALivingProcessKeepsItsJobs(t *testing.T) {
 	require.NoError(t, s.Start(t.Context()))
 	id := abandoned(t, s, "a.job", s.Client().ID(), 1, "")
 	plain := abandoned(t, s, "a.job", "plain", 1, "")
-	eventually(t, "another is rescued", func() bool { return stateOf(t, s, "a.job", plain) != jobs.StateRunning })
+	eventually(t, "the job of a process without a heartbeat is rescued", func() bool { return stateOf(t, s, "a.job", plain) != jobs.StateRunning })
 	require.Equal(t, jobs.StateRunning, stateOf(t, s, "a.job", id))
 }
 
-func TestRescue_AProcessThatFallsSilentIsDead(t *testing.T) {
+func TestRescue_TakesASilentProcessForDead(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{DeadAfter: 10 * time.Second})
@@ -124,7 +124,7 @@ func TestRescue_AProcessThatFallsSilentIsDead(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(began), 9*time.Second)
 }
 
-// As a table has them that was analysed while a transaction stored its first jobs.
+// A table has such statistics if it was analyzed while a transaction inserted its first jobs.
 func TestRescue_IsQuickWithPoorStatistics(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
@@ -144,8 +144,8 @@ func TestRescue_IsQuickWithPoorStatistics(t *testing.T) {
 	require.Equal(t, id, receive(t, ran).ID)
 }
 
-// Others may have given the process up in a gap of its heartbeats, and its job to another.
-func TestARunThatIsNoLongerItsProcesssIsNotReported(t *testing.T) {
+// During a gap in the heartbeats of a process, another may have been given its job.
+func TestScheduler_DoesNotReportARunGivenToAnotherProcess(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	log, logged := loud()
@@ -163,28 +163,27 @@ func TestARunThatIsNoLongerItsProcesssIsNotReported(t *testing.T) {
 	id, err := s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
 	receive(t, running)
-	// Nobody can store a heartbeat for longer than it takes to be given up.
+	// No heartbeat can be stored for longer than it takes to be given up.
 	tx := begin(t, pool)
 	_, err = tx.Exec(t.Context(), `LOCK TABLE river.everytick_process IN ACCESS EXCLUSIVE MODE`)
 	require.NoError(t, err)
-	began := time.Now()
-	eventually(t, "the process is suspect", func() bool { return time.Since(began) > 9*time.Second })
+	pass(t, 9*time.Second) // until the process may have been given up
 	execSQL(t, pool, `UPDATE river.river_job SET attempt = 2, attempted_by = array_append(attempted_by, 'another') WHERE id = $1::text::bigint`, id)
 	close(release)
-	eventually(t, "it says so", func() bool {
+	eventually(t, "the unreported run is logged", func() bool {
 		return logsContain(logged, `msg="run ended after its job was given to another process: its result is not stored" job=a.job job_id=`+id)
 	})
 	require.NoError(t, tx.Rollback(t.Context()))
 	require.Equal(t, [2]any{jobs.StateRunning, 2}, [2]any{runOf(t, s, "a.job", id).State, runOf(t, s, "a.job", id).Attempt})
-	// One that is its own is reported.
+	// Its other runs are reported.
 	second, err := s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
-	eventually(t, "another completes", func() bool { return stateOf(t, s, "a.job", second) == jobs.StateCompleted })
+	eventually(t, "the second job completes", func() bool { return stateOf(t, s, "a.job", second) == jobs.StateCompleted })
 	require.Equal(t, jobs.StateRunning, stateOf(t, s, "a.job", id))
 }
 
-// Not even its handler can tell.
-func TestAJobThatNoAttemptCanRunIsReported(t *testing.T) {
+// Its handler never runs, so only the log can show it.
+func TestScheduler_LogsAJobWithUnreadableMetadata(t *testing.T) {
 	t.Parallel()
 	log, logged := loud()
 	s := newScheduler(t, migrated.Pool(t), river.Config{Logger: log})
@@ -193,11 +192,11 @@ func TestAJobThatNoAttemptCanRunIsReported(t *testing.T) {
 	require.NoError(t, err)
 	execSQL(t, s.Pool(), `UPDATE river.river_job SET metadata = '{"everytick_open": "no boolean"}'`)
 	require.NoError(t, s.Start(t.Context()))
-	eventually(t, "it fails at its first attempt", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateFailed })
+	eventually(t, "the job fails at its first attempt", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateFailed })
 	require.Contains(t, logged.String(), `level=ERROR msg="job failed for good" job=a.job job_id=`+id+` `)
 }
 
-func TestAProcessSaysWhatItIsAndThatItHasStopped(t *testing.T) {
+func TestScheduler_StoresItsProcessAndThatItStopped(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{MaxWorkers: 7})

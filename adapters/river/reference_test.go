@@ -27,7 +27,7 @@ func reference(t *testing.T) string {
 	return string(page)
 }
 
-func TestReferenceNamesEveryColumnAndMetadataKey(t *testing.T) {
+func TestReference_NamesEveryColumnAndMetadataKey(t *testing.T) {
 	t.Parallel()
 	page := reference(t)
 	rows, err := migrated.Pool(t).Query(t.Context(), `SELECT column_name FROM information_schema.columns WHERE table_name LIKE 'everytick%'`)
@@ -52,8 +52,8 @@ func TestReferenceNamesEveryColumnAndMetadataKey(t *testing.T) {
 	}
 }
 
-// What the page says to do leaves a schema that River's migrations know and its workers work.
-func TestUninstalling(t *testing.T) {
+// The page's statements leave a schema that River's migrations accept and its workers can use.
+func TestReference_UninstallingLeavesRiverWorking(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})

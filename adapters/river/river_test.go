@@ -17,9 +17,8 @@ import (
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 )
 
-// TestMain lets several tests wait at once: they spend much of their time waiting for delays
-// and ticks, not on a processor, of which -parallel counts by default. More of them take as long,
-// and are late where the machine is busy.
+// TestMain runs 12 tests at once. They mostly wait for delays and ticks, so the default of one per CPU takes longer.
+// More than 12 are no faster, and late on a busy machine.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if err := flag.Set("test.parallel", "12"); err != nil {
@@ -28,10 +27,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// migrated is a database with River's tables, copied for each test.
+// migrated is a template database with River's tables. Each test gets a copy.
 var migrated = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error { return river.Migrate(ctx, pool, nil) })
 
-// cuttable is the network between one pool and its database, which can be cut.
+// cuttable is the network between a pool and its database, until it is cut.
 type cuttable struct {
 	pool *pgxpool.Pool
 

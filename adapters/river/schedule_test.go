@@ -18,8 +18,8 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// lastTick returns the last instant of an interval, and waits where the next is so near that it
-// might come during the test.
+// lastTick returns the latest tick of an interval. If the next one is so near that it might come during the test, it
+// waits for that one.
 func lastTick(every time.Duration) time.Time {
 	if left := every - time.Since(time.Now().Truncate(every)); left < 30*time.Second {
 		<-time.After(left)
@@ -27,14 +27,14 @@ func lastTick(every time.Duration) time.Time {
 	return time.Now().UTC().Truncate(every)
 }
 
-// registered starts a scheduler and shuts it down: its schedules have rows.
+// registered starts a scheduler and shuts it down, so that its schedules have rows.
 func registered(t testing.TB, s *river.Scheduler) {
 	t.Helper()
 	require.NoError(t, s.Start(t.Context()))
 	require.NoError(t, shutdown(s))
 }
 
-// setNext makes a tick the next one of a schedule.
+// setNext sets the next tick of a schedule.
 func setNext(t testing.TB, pool *pgxpool.Pool, name string, tick time.Time) {
 	t.Helper()
 	require.EqualValues(t, 1, execSQL(t, pool, `UPDATE river.everytick_schedule SET next_tick = $2 WHERE name = $1`, name, tick))
@@ -58,7 +58,7 @@ func statusOf(t testing.TB, s *river.Scheduler, name string) jobs.Status {
 	panic("unreachable")
 }
 
-func TestATickIsAJobWithItsTickInTheMetadata(t *testing.T) {
+func TestSchedule_StoresTheTickInTheMetadata(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -71,7 +71,7 @@ func TestATickIsAJobWithItsTickInTheMetadata(t *testing.T) {
 	setNext(t, pool, "a.tick", grid.Add(-time.Hour))
 	require.NoError(t, s.Start(t.Context()))
 	job := receive(t, ran)
-	require.Equal(t, [3]any{grid, 1, "{}"}, [3]any{job.Tick, job.Missed, string(job.Data)}, "the latest of two")
+	require.Equal(t, [3]any{grid, 1, "{}"}, [3]any{job.Tick, job.Missed, string(job.Data)}, "the later of two ticks")
 	row, err := s.Client().JobGet(t.Context(), idOf(t, job.ID))
 	require.NoError(t, err)
 	require.Equal(t, [3]any{3, 7, grid}, [3]any{row.Priority, row.MaxAttempts, row.ScheduledAt.UTC()})
@@ -79,12 +79,12 @@ func TestATickIsAJobWithItsTickInTheMetadata(t *testing.T) {
 	require.NoError(t, json.Unmarshal(row.Metadata, &metadata))
 	require.Equal(t, grid.Format(time.RFC3339), metadata["everytick_tick"])
 	require.EqualValues(t, 1, metadata["everytick_missed"])
-	eventually(t, "it has completed", func() bool { return statusOf(t, s, "a.tick").PrevState == jobs.StateCompleted })
+	eventually(t, "the run has completed", func() bool { return statusOf(t, s, "a.tick").PrevState == jobs.StateCompleted })
 	st := statusOf(t, s, "a.tick")
 	require.Equal(t, [4]any{grid, 1, grid, grid.Add(time.Hour)}, [4]any{st.PrevTick, st.Missed, st.LastSuccess, st.NextTick})
 }
 
-func TestDataThatLooksLikeATickIsData(t *testing.T) {
+func TestTrigger_DataThatLooksLikeATickIsData(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	ran := make(chan jobs.Job, 1)
@@ -97,8 +97,8 @@ func TestDataThatLooksLikeATickIsData(t *testing.T) {
 	require.Contains(t, string(job.Data), "2026-01-01")
 }
 
-// A row outlives everything that happens to jobs.
-func TestAScheduleGoesOnThoughTheTableOfJobsIsTruncated(t *testing.T) {
+// The row of a schedule does not depend on rows of jobs.
+func TestSchedule_ContinuesAfterJobsAreTruncated(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -116,7 +116,7 @@ func TestAScheduleGoesOnThoughTheTableOfJobsIsTruncated(t *testing.T) {
 	require.False(t, statusOf(t, s, "a.tick").LastSuccess.IsZero())
 }
 
-func TestARowThatIsDeletedIsWrittenAgain(t *testing.T) {
+func TestSchedule_RestoresADeletedRow(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -132,7 +132,7 @@ func TestARowThatIsDeletedIsWrittenAgain(t *testing.T) {
 	}
 }
 
-func TestAChangedScheduleMovesItsNextTickAndCatchesUpOnNothing(t *testing.T) {
+func TestSchedule_ChangeMovesTheNextTickWithoutCatchUp(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	next := func(d time.Duration) time.Time { return time.Now().UTC().Truncate(d).Add(d) }
@@ -151,8 +151,8 @@ func TestAChangedScheduleMovesItsNextTickAndCatchesUpOnNothing(t *testing.T) {
 	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
 }
 
-// A tick passes while the start of a process with a changed option waits for another that registers.
-func TestStart_LosesNoTickThatPassesMeanwhile(t *testing.T) {
+// A tick passes while Start, with a changed option, waits for another process that is registering.
+func TestStart_LosesNoTickWhileItWaits(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	old := newScheduler(t, pool, river.Config{})
@@ -168,7 +168,7 @@ func TestStart_LosesNoTickThatPassesMeanwhile(t *testing.T) {
 	require.NoError(t, s.RegisterInterval("a.tick", 2*time.Second, forward(ticks), jobs.MaxRetries(7)))
 	started := make(chan error, 1)
 	go func() { started <- s.Start(context.Background()) }()
-	eventually(t, "the start waits", func() bool {
+	eventually(t, "Start waits", func() bool {
 		return scalar[int](t, pool, `SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database
 			WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted`) == 1
 	})
@@ -181,7 +181,7 @@ func TestStart_LosesNoTickThatPassesMeanwhile(t *testing.T) {
 	require.Equal(t, first.Tick.Add(time.Duration(second.Missed+1)*2*time.Second), second.Tick)
 }
 
-func TestStart_NeedsNoLimitsOfTheRole(t *testing.T) {
+func TestStart_IgnoresTheRolesTimeouts(t *testing.T) {
 	t.Parallel()
 	pool := poolWith(t, func(cfg *pgxpool.Config) {
 		cfg.ConnConfig.RuntimeParams["lock_timeout"] = "10ms"
@@ -198,7 +198,7 @@ func TestStart_NeedsNoLimitsOfTheRole(t *testing.T) {
 	require.NoError(t, err)
 	started := make(chan error, 1)
 	go func() { started <- s.Start(context.Background()) }()
-	eventually(t, "the start waits for longer than the role allows", func() bool {
+	eventually(t, "Start waits for longer than the role allows", func() bool {
 		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
 			AND wait_event = 'advisory' AND query_start < now() - interval '600ms'`) == 1
 	})
@@ -206,7 +206,7 @@ func TestStart_NeedsNoLimitsOfTheRole(t *testing.T) {
 	require.NoError(t, receive(t, started))
 }
 
-// frozen stops whoever sends a statement that has that in it, until it is thawed.
+// frozen is a tracer that blocks the first statement that contains at, until thawed is closed.
 type frozen struct {
 	at           string
 	hung, thawed chan struct{}
@@ -225,26 +225,23 @@ func (f *frozen) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Trac
 
 func (*frozen) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-func TestAProcessThatFreezesAsItRegistersHoldsUpNoOtherForLong(t *testing.T) {
+func TestStart_AFrozenProcessBlocksNoOtherForLong(t *testing.T) {
 	t.Parallel()
 	f := &frozen{at: `everytick_schedule AS s (name, spec`, hung: make(chan struct{}), thawed: make(chan struct{})}
 	pool := poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.Tracer = f })
 	first := newScheduler(t, pool, river.Config{})
 	require.NoError(t, first.RegisterInterval("a.tick", time.Hour, noop))
-	t.Cleanup(func() { close(f.thawed) }) // before the first one is shut down
+	t.Cleanup(func() { close(f.thawed) }) // before first is shut down
 	go func() { _ = first.Start(context.Background()) }()
 	receive(t, f.hung)
-	other, err := pgxpool.New(t.Context(), pool.Config().ConnString())
-	require.NoError(t, err)
-	t.Cleanup(other.Close)
-	second := newScheduler(t, other, river.Config{})
+	second := newScheduler(t, openPool(t, pool.Config().ConnString()), river.Config{})
 	require.NoError(t, second.RegisterInterval("a.tick", time.Hour, noop))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.NoError(t, second.Start(ctx))
 }
 
-func TestTicksFollowTheDatabasesClockWhateverOursSays(t *testing.T) {
+func TestSchedule_FollowsTheDatabasesClock(t *testing.T) {
 	t.Parallel()
 	for _, off := range []time.Duration{-90 * time.Second, 90 * time.Second} {
 		t.Run(off.String(), func(t *testing.T) {
@@ -261,7 +258,7 @@ func TestTicksFollowTheDatabasesClockWhateverOursSays(t *testing.T) {
 			prev := receive(t, ran)
 			for i := range 4 {
 				if i == 2 {
-					shift.Store(0) // somebody sets the clock right
+					shift.Store(0) // the clock is corrected
 				}
 				job := receive(t, ran)
 				require.Equal(t, prev.Tick.Add(time.Duration(job.Missed+1)*every), job.Tick, "off by %s", off)
@@ -269,19 +266,19 @@ func TestTicksFollowTheDatabasesClockWhateverOursSays(t *testing.T) {
 			}
 			require.NoError(t, shutdown(s))
 			require.Empty(t, ran)
-			require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE created_at < scheduled_at`), "no tick was inserted too early")
+			require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE created_at < scheduled_at`), "no tick is inserted early")
 		})
 	}
 }
 
-func TestADelayedTriggerIsDueByTheDatabasesClockWhateverOursSays(t *testing.T) {
+func TestTrigger_DelayFollowsTheDatabasesClock(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{TriggerOnly: true})
 	var shift atomic.Int64
 	s.ShiftWallClock(&shift)
 	for _, off := range []time.Duration{3 * time.Hour, -3 * time.Hour, 0, -time.Hour} {
-		shift.Store(int64(off)) // somebody sets the clock
+		shift.Store(int64(off)) // the clock is set
 		id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Delay(10*time.Hour))
 		require.NoError(t, err)
 		due := scalar[float64](t, pool, `SELECT extract(epoch FROM scheduled_at - now())::float8 FROM river.river_job WHERE id = $1::text::bigint`, id)
@@ -289,21 +286,18 @@ func TestADelayedTriggerIsDueByTheDatabasesClockWhateverOursSays(t *testing.T) {
 	}
 }
 
-func TestSchedulesOfAServiceGoOnThoughAnotherLeads(t *testing.T) {
+func TestSchedule_ContinuesWhileAnotherServiceLeads(t *testing.T) {
 	t.Parallel()
 	url := migrated.URL(t)
 	service := func(name string, every time.Duration) (s *river.Scheduler, ran chan jobs.Job) {
-		pool, err := pgxpool.New(t.Context(), url)
-		require.NoError(t, err)
-		t.Cleanup(pool.Close)
-		s, ran = newScheduler(t, pool, river.Config{}), make(chan jobs.Job, 100)
+		s, ran = newScheduler(t, openPool(t, url), river.Config{}), make(chan jobs.Job, 100)
 		require.NoError(t, s.RegisterInterval(name, every, forward(ran)))
 		return s, ran
 	}
 	leader, ran := service("one.tick", time.Second)
 	require.NoError(t, leader.Start(t.Context()))
 	receive(t, ran)
-	eventually(t, "one leads", func() bool { return scalar[int](t, leader.Pool(), `SELECT count(*) FROM river.river_leader`) == 1 })
+	eventually(t, "the first service leads", func() bool { return scalar[int](t, leader.Pool(), `SELECT count(*) FROM river.river_leader`) == 1 })
 	const every = 3 * time.Second
 	follower, other := service("two.tick", every)
 	require.NoError(t, follower.Start(t.Context()))
@@ -315,7 +309,7 @@ func TestSchedulesOfAServiceGoOnThoughAnotherLeads(t *testing.T) {
 	}
 }
 
-func TestATickThatFailsIsRetriedBesideTheNext(t *testing.T) {
+func TestSchedule_RetriesAFailedTickBesideTheNext(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	ran := make(chan jobs.Job, 100)
@@ -335,14 +329,14 @@ func TestATickThatFailsIsRetriedBesideTheNext(t *testing.T) {
 		}
 		if job.Attempt == 2 && job.ID == first.ID {
 			require.Equal(t, first.Tick, job.Tick)
-			require.NotZero(t, next, "ticks went on meanwhile")
+			require.NotZero(t, next, "ticks continued meanwhile")
 			return
 		}
 	}
-	require.FailNow(t, "it was not retried")
+	require.FailNow(t, "the tick was not retried")
 }
 
-func TestWithCatchUpAllATickWaitsForNoRetryOfAnEarlierOne(t *testing.T) {
+func TestCatchUpAll_DoesNotWaitForRetries(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -368,11 +362,11 @@ func TestWithCatchUpAllATickWaitsForNoRetryOfAnEarlierOne(t *testing.T) {
 	setNext(t, pool, "a.tick", grid.Add(-time.Hour))
 	require.NoError(t, s.Start(t.Context()))
 	require.Equal(t, 2, receive(t, retried).Attempt)
-	require.Equal(t, grid, receive(t, ran).Tick, "while the retry goes on")
+	require.Equal(t, grid, receive(t, ran).Tick, "while the retry is running")
 }
 
-// Fifty schedules whose ticks wait for a run.
-func TestWithCatchUpAllTicksThatWaitCostNoUpdates(t *testing.T) {
+// The ticks of ten schedules wait for a run.
+func TestCatchUpAll_HeldTicksCostNoUpdates(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -407,7 +401,7 @@ func TestWithCatchUpAllTicksThatWaitCostNoUpdates(t *testing.T) {
 	for _, name := range names {
 		n, err := s.QueueSize(t.Context(), name)
 		require.NoError(t, err)
-		require.Equal(t, 1, n, "a schedule that is due is one job that waits")
+		require.Equal(t, 1, n, "the held ticks of a schedule count as one waiting job")
 	}
 	open()
 	for range 3 * len(names) { // in order, for each job
@@ -417,8 +411,7 @@ func TestWithCatchUpAllTicksThatWaitCostNoUpdates(t *testing.T) {
 	}
 }
 
-// One schedule that cannot be inserted stops no other.
-func TestAScheduleThatIsRefusedStopsNoOther(t *testing.T) {
+func TestSchedule_AFailedInsertStopsNoOther(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	log, logged := loud()
@@ -436,13 +429,13 @@ func TestAScheduleThatIsRefusedStopsNoOther(t *testing.T) {
 		seen[receive(t, ran).Name]++
 	}
 	require.Zero(t, seen["a.bad"])
-	require.Equal(t, 1, strings.Count(logged.String(), `level=ERROR msg="could not insert a tick that is due`), "and not each second")
+	require.Equal(t, 1, strings.Count(logged.String(), `level=ERROR msg="could not insert a tick that is due`), "not every second")
 	execSQL(t, pool, `DROP TRIGGER refuse ON river.river_job`)
 	for receive(t, ran).Name != "a.bad" {
 	}
 }
 
-func TestATickOfAnOlderFormIsCancelled(t *testing.T) {
+func TestSchedule_SkipsTicksOfAnOlderVersion(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -451,9 +444,9 @@ func TestATickOfAnOlderFormIsCancelled(t *testing.T) {
 	insertRows(t, pool, 1, `kind, state, args, metadata`, `'a.tick', 'available', '{"schedule": "a.tick", "tick": "2026-01-01T00:00:00Z", "spec": ""}', '{"everytick_tick": true}'`)
 	insertRows(t, pool, 1, `kind, state, args, metadata, scheduled_at`, `'a.tick', 'scheduled', '{"schedule": "a.tick", "tick": "2126-01-01T00:00:00Z", "spec": ""}', '{"everytick_tick": true}', '2126-01-01T00:00:00Z'`)
 	require.NoError(t, river.Migrate(t.Context(), pool, nil))
-	require.Equal(t, 1, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`), "Migrate removes those to come")
+	require.Equal(t, 1, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`), "Migrate deletes ticks that are not due")
 	require.NoError(t, s.Start(t.Context()))
-	eventually(t, "it is skipped", func() bool {
+	eventually(t, "the tick is skipped", func() bool {
 		runs, err := s.Runs(t.Context(), "a.tick", 10)
 		require.NoError(t, err)
 		return len(runs) == 1 && runs[0].State == jobs.StateSkipped
@@ -461,7 +454,7 @@ func TestATickOfAnOlderFormIsCancelled(t *testing.T) {
 	require.Empty(t, ran)
 }
 
-func TestAScheduleThatNobodyRegistersIsKeptAndSaidOnce(t *testing.T) {
+func TestSchedule_KeepsAnUnregisteredRowAndLogsItOnce(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	before := newScheduler(t, pool, river.Config{})
@@ -480,8 +473,8 @@ func TestAScheduleThatNobodyRegistersIsKeptAndSaidOnce(t *testing.T) {
 	require.Zero(t, health.OldestWaiting)
 }
 
-// A fetch that begins first may commit last.
-func TestOverlapSkip_OfTwoRunsThatWereFetchedTogetherOneGoesOn(t *testing.T) {
+// The fetch that begins first may commit last.
+func TestOverlapSkip_KeepsOneOfTwoRunsFetchedTogether(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -501,7 +494,7 @@ func TestOverlapSkip_OfTwoRunsThatWereFetchedTogetherOneGoesOn(t *testing.T) {
 	}
 	require.NoError(t, s.Start(t.Context()))
 	one := receive(t, running)
-	eventually(t, "the other is skipped", func() bool {
+	eventually(t, "the other run is skipped", func() bool {
 		runs, err := s.Runs(t.Context(), "a.tick", 10)
 		require.NoError(t, err)
 		for _, run := range runs {
@@ -514,15 +507,12 @@ func TestOverlapSkip_OfTwoRunsThatWereFetchedTogetherOneGoesOn(t *testing.T) {
 	require.Empty(t, running)
 }
 
-func TestATickIsNotStoredTwiceByProcessesThatRace(t *testing.T) {
+func TestSchedule_RacingProcessesInsertEachTickOnce(t *testing.T) {
 	t.Parallel()
 	url := migrated.URL(t)
 	ran := make(chan jobs.Job, 1000)
 	for range 4 {
-		pool, err := pgxpool.New(t.Context(), url)
-		require.NoError(t, err)
-		t.Cleanup(pool.Close)
-		s := newScheduler(t, pool, river.Config{})
+		s := newScheduler(t, openPool(t, url), river.Config{})
 		for _, name := range []string{"a.one", "a.two", "a.three"} {
 			require.NoError(t, s.RegisterInterval(name, time.Second, forward(ran)))
 		}
@@ -531,17 +521,17 @@ func TestATickIsNotStoredTwiceByProcessesThatRace(t *testing.T) {
 	seen := map[string]map[time.Time]bool{"a.one": {}, "a.two": {}, "a.three": {}}
 	for range 18 {
 		job := receive(t, ran)
-		require.False(t, seen[job.Name][job.Tick], "%s of %s", job.Tick, job.Name)
+		require.False(t, seen[job.Name][job.Tick], "tick %s of %s ran twice", job.Tick, job.Name)
 		seen[job.Name][job.Tick] = true
 	}
 }
 
-func TestSchedulesWithMuchDataAreAdvancedInParts(t *testing.T) {
+func TestSchedule_AdvancesLargeDataInParts(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
 	ran := make(chan jobs.Job, 10)
-	names := []string{"a.b", "a.a", "a-c.a", "a_d.a"} // in whatever order PostgreSQL has them
+	names := []string{"a.b", "a.a", "a-c.a", "a_d.a"} // PostgreSQL may sort them differently
 	for _, name := range names {
 		require.NoError(t, s.RegisterInterval(name, time.Hour, forward(ran)))
 	}
@@ -559,15 +549,12 @@ func TestSchedulesWithMuchDataAreAdvancedInParts(t *testing.T) {
 	require.Empty(t, ran)
 }
 
-// A rollback: the new version drains, and the old one still runs.
-func TestAProcessThatDrainsLeavesItsSchedulesToOthers(t *testing.T) {
+// In a rollback, the new version drains while the old one still runs.
+func TestShutdown_LeavesSchedulesToOthersWhileDraining(t *testing.T) {
 	t.Parallel()
 	url := migrated.URL(t)
 	version := func(every time.Duration, h jobs.Handler) *river.Scheduler {
-		pool, err := pgxpool.New(t.Context(), url)
-		require.NoError(t, err)
-		t.Cleanup(pool.Close)
-		s := newScheduler(t, pool, river.Config{})
+		s := newScheduler(t, openPool(t, url), river.Config{})
 		require.NoError(t, s.RegisterInterval("a.tick", every, noop))
 		require.NoError(t, s.RegisterDelayed("a.job", 0, h))
 		require.NoError(t, s.Start(t.Context()))
@@ -587,16 +574,15 @@ func TestAProcessThatDrainsLeavesItsSchedulesToOthers(t *testing.T) {
 	}
 	require.Equal(t, "every 23h0m0s", spec())
 	eventually(t, "the new version runs a job", func() bool {
-		_, err := after.Trigger(t.Context(), "a.job", nil) // which either may take
+		_, err := after.Trigger(t.Context(), "a.job", nil) // either version may take it
 		require.NoError(t, err)
 		return scalar[bool](t, before.Pool(), `SELECT EXISTS (SELECT FROM river.river_job WHERE state = 'running' AND attempted_by[1] = $1)`, after.Client().ID())
 	})
-	began := time.Now()
-	eventually(t, "the old version leaves the row to the new one", func() bool { return time.Since(began) > 5*time.Second })
-	require.Equal(t, "every 23h0m0s", spec())
+	pass(t, 5*time.Second)
+	require.Equal(t, "every 23h0m0s", spec(), "the old version leaves the row to the new one")
 	stopped := make(chan error, 1)
 	go func() { stopped <- after.Shutdown(context.Background()) }()
-	eventually(t, "it takes the row back", func() bool { return spec() == "every 24h0m0s" })
+	eventually(t, "the old version takes the row back", func() bool { return spec() == "every 24h0m0s" })
 	require.Empty(t, stopped, "while the new version drains")
 	open()
 	require.NoError(t, receive(t, stopped))

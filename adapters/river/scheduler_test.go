@@ -24,7 +24,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// newScheduler returns a scheduler on pool that is shut down at the test's end.
+// newScheduler returns a scheduler on pool that is shut down at the end of the test.
 func newScheduler(t testing.TB, pool *pgxpool.Pool, cfg river.Config) *river.Scheduler {
 	t.Helper()
 	if cfg.Logger == nil {
@@ -42,14 +42,14 @@ func shutdown(s *river.Scheduler) error {
 	return s.Shutdown(ctx)
 }
 
-// interrupt shuts down without waiting: what runs is cancelled.
+// interrupt shuts down without waiting for running jobs, which are cancelled.
 func interrupt(s *river.Scheduler) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return s.Shutdown(ctx)
 }
 
-// forward returns a handler that hands its job to the channel.
+// forward returns a handler that sends its job to ch.
 func forward(ch chan<- jobs.Job) jobs.Handler {
 	return func(ctx context.Context, job *jobs.Job) error {
 		select {
@@ -61,7 +61,7 @@ func forward(ch chan<- jobs.Job) jobs.Handler {
 	}
 }
 
-// untilCancelled returns a handler that does so and goes on until it is cancelled.
+// untilCancelled returns a handler that sends its job to ch and runs until it is cancelled.
 func untilCancelled(ch chan<- jobs.Job) jobs.Handler {
 	return func(ctx context.Context, job *jobs.Job) error {
 		ch <- *job
@@ -70,7 +70,7 @@ func untilCancelled(ch chan<- jobs.Job) jobs.Handler {
 	}
 }
 
-// receive waits for the next job, generously: these machines are slow at times.
+// receive waits for the next value. Its limit is long because shared machines are slow at times.
 func receive[T any](t testing.TB, ch <-chan T) T {
 	t.Helper()
 	select {
@@ -82,10 +82,37 @@ func receive[T any](t testing.TB, ch <-chan T) T {
 	}
 }
 
-// eventually asks until the answer is yes.
-func eventually(t testing.TB, what string, ask func() bool) {
+// eventually waits until a condition holds.
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	require.Eventually(t, ask, time.Minute, 20*time.Millisecond, what)
+	require.Eventually(t, condition, time.Minute, 20*time.Millisecond, what)
+}
+
+// pass lets time go by where a test has no event to wait for.
+func pass(t testing.TB, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
+}
+
+// openPool returns a pool that is closed at the end of the test.
+func openPool(t testing.TB, url string) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// awaitLockWait waits until a session of the database waits for a lock.
+func awaitLockWait(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	eventually(t, "a session waits for a lock", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+	})
 }
 
 func scalar[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) T {
@@ -106,7 +133,7 @@ func execSQL(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) int64 {
 
 func noop(context.Context, *jobs.Job) error { return nil }
 
-func TestNewRefusesBadConfigBeforeAnySQL(t *testing.T) {
+func TestNew_RejectsBadConfigBeforeAnySQL(t *testing.T) {
 	t.Parallel()
 	pool, err := pgxpool.New(t.Context(), "host=/nowhere user=x dbname=x") // connects when first used
 	require.NoError(t, err)
@@ -119,20 +146,20 @@ func TestNewRefusesBadConfigBeforeAnySQL(t *testing.T) {
 		cfg  river.Config
 		want string
 	}{
-		"nil pool":              {nil, river.Config{}, "pool is nil"},
-		"one connection":        {single, river.Config{}, "at least 2"},
-		"schema with quote":     {pool, river.Config{Schema: `a"; DROP`}, "schema name"},
-		"schema with digit":     {pool, river.Config{Schema: "1a"}, "schema name"},
-		"schema with umlaut":    {pool, river.Config{Schema: "schön"}, "schema name"},
-		"schema too long":       {pool, river.Config{Schema: strings.Repeat("a", 47)}, "46 at most"},
-		"too many workers":      {pool, river.Config{MaxWorkers: 10_001}, "1 to 10000"},
-		"negative workers":      {pool, river.Config{MaxWorkers: -1}, "1 to 10000"},
-		"retention too short":   {pool, river.Config{Retention: time.Second}, "at least 1m"},
-		"dead too soon":         {pool, river.Config{DeadAfter: time.Second}, "10s to 12h"},
-		"queue with a dot":      {pool, river.Config{Queue: "a.b"}, "a-z, 0-9, _ and -"},
-		"the queue of pauses":   {pool, river.Config{Queue: river.PausedQueue}, "and not"},
-		"default out of range":  {pool, river.Config{Defaults: []jobs.Option{jobs.MaxRetries(-1)}}, "MaxRetries(-1)"},
-		"default that is a nil": {pool, river.Config{Defaults: []jobs.Option{nil}}, "nil"},
+		"nil pool":             {nil, river.Config{}, "pool is nil"},
+		"one connection":       {single, river.Config{}, "at least 2"},
+		"schema with quote":    {pool, river.Config{Schema: `a"; DROP`}, "schema name"},
+		"schema with digit":    {pool, river.Config{Schema: "1a"}, "schema name"},
+		"schema with umlaut":   {pool, river.Config{Schema: "schön"}, "schema name"},
+		"schema too long":      {pool, river.Config{Schema: strings.Repeat("a", 47)}, "46 at most"},
+		"too many workers":     {pool, river.Config{MaxWorkers: 10_001}, "1 to 10000"},
+		"negative workers":     {pool, river.Config{MaxWorkers: -1}, "1 to 10000"},
+		"retention too short":  {pool, river.Config{Retention: time.Second}, "at least 1m"},
+		"short DeadAfter":      {pool, river.Config{DeadAfter: time.Second}, "10s to 12h"},
+		"queue with a dot":     {pool, river.Config{Queue: "a.b"}, "a-z, 0-9, _ and -"},
+		"queue of paused jobs": {pool, river.Config{Queue: river.PausedQueue}, "and not"},
+		"default out of range": {pool, river.Config{Defaults: []jobs.Option{jobs.MaxRetries(-1)}}, "MaxRetries(-1)"},
+		"nil default":          {pool, river.Config{Defaults: []jobs.Option{nil}}, "nil"},
 	} {
 		_, err := river.New(row.pool, &row.cfg)
 		require.ErrorContains(t, err, row.want, name)
@@ -142,7 +169,7 @@ func TestNewRefusesBadConfigBeforeAnySQL(t *testing.T) {
 	require.ErrorContains(t, river.Migrate(t.Context(), pool, &river.MigrateOptions{Schema: "a b"}), "schema name")
 }
 
-func TestNoErrorOrLogTellsThePassword(t *testing.T) {
+func TestScheduler_NeverReportsThePassword(t *testing.T) {
 	t.Parallel()
 	const dsn = "postgres://ann:hunter2secret@127.0.0.1:1/db?sslmode=disable&connect_timeout=1"
 	pool, err := pgxpool.New(t.Context(), dsn)
@@ -158,14 +185,14 @@ func TestNoErrorOrLogTellsThePassword(t *testing.T) {
 	_, triggerErr := s.Trigger(t.Context(), "a.job", nil)
 	_, sizeErr := s.QueueSize(t.Context(), "a.job")
 	_, jobsErr := s.Jobs(t.Context())
-	told := errors.Join(triggerErr, sizeErr, jobsErr, s.Start(t.Context()), river.Migrate(t.Context(), pool, nil)).Error() +
+	reported := errors.Join(triggerErr, sizeErr, jobsErr, s.Start(t.Context()), river.Migrate(t.Context(), pool, nil)).Error() +
 		fmt.Sprint(health.Reasons) + log.String()
-	require.NotContains(t, told, "hunter2secret")
-	require.NotContains(t, told, "postgres://")
-	require.Contains(t, told, "refused", "the cause is told")
+	require.NotContains(t, reported, "hunter2secret")
+	require.NotContains(t, reported, "postgres://")
+	require.Contains(t, reported, "refused", "the cause is reported")
 }
 
-func TestStartSaysThatTheSchemaIsNotMigrated(t *testing.T) {
+func TestStart_ReportsASchemaThatIsNotMigrated(t *testing.T) {
 	t.Parallel()
 	pool := empty.Pool(t)
 	s := newScheduler(t, pool, river.Config{Schema: "elsewhere"})
@@ -180,13 +207,13 @@ func TestStartSaysThatTheSchemaIsNotMigrated(t *testing.T) {
 	require.Contains(t, fmt.Sprint(health.Reasons), "call river.Migrate")
 
 	require.NoError(t, river.Migrate(t.Context(), pool, &river.MigrateOptions{Schema: "elsewhere"}))
-	require.NoError(t, s.Start(t.Context()), "a failed start leaves the scheduler as it was")
+	require.NoError(t, s.Start(t.Context()), "a failed Start can be repeated")
 }
 
-// empty is a database without any table.
+// empty is a template database without tables.
 var empty = dbtest.New(nil)
 
-func TestMigrateTogetherOnAPoolOfTwo(t *testing.T) {
+func TestMigrate_ConcurrentCallsOnAPoolOfTwo(t *testing.T) {
 	t.Parallel()
 	cfg, err := pgxpool.ParseConfig(empty.URL(t))
 	require.NoError(t, err)
@@ -206,7 +233,7 @@ func TestMigrateTogetherOnAPoolOfTwo(t *testing.T) {
 	require.NoError(t, river.Migrate(t.Context(), pool, &river.MigrateOptions{Schema: "one"}), "migrating again does nothing")
 }
 
-func TestRiverSeesTheJobsNameAndExactlyItsData(t *testing.T) {
+func TestTrigger_StoresNameAndDataUnchanged(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -227,7 +254,7 @@ func TestRiverSeesTheJobsNameAndExactlyItsData(t *testing.T) {
 	}, values)
 }
 
-func TestATriggerInATransactionFollowsIt(t *testing.T) {
+func TestTriggerTx_FollowsTheTransaction(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -246,11 +273,11 @@ func TestATriggerInATransactionFollowsIt(t *testing.T) {
 		return err
 	})
 	require.NoError(t, err)
-	require.Equal(t, id, receive(t, ran).ID, "the one rolled back did not run")
+	require.Equal(t, id, receive(t, ran).ID, "the job that was rolled back did not run")
 	require.Equal(t, 1, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
 }
 
-func TestAJobDueSoonIsStoredAsAvailable(t *testing.T) {
+func TestTrigger_StoresJobsDueSoonAsAvailable(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -262,7 +289,7 @@ func TestAJobDueSoonIsStoredAsAvailable(t *testing.T) {
 	}
 }
 
-func TestATriggerOnlySchedulerLeavesTheOptionsToTheWorkers(t *testing.T) {
+func TestTriggerOnly_LeavesOptionsToTheWorkers(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	remote := newScheduler(t, pool, river.Config{TriggerOnly: true})
@@ -285,12 +312,12 @@ func TestATriggerOnlySchedulerLeavesTheOptionsToTheWorkers(t *testing.T) {
 	require.NoError(t, worker.Start(t.Context()))
 	job := receive(t, ran)
 	require.Equal(t, id, job.ID)
-	require.Equal(t, 1, job.Attempt, "moving the job to its own workers used no attempt")
+	require.Equal(t, 1, job.Attempt, "moving the job to its own queue uses no attempt")
 	require.Equal(t, 9, job.MaxAttempts)
 	require.JSONEq(t, `{"n":7}`, string(job.Data))
 }
 
-func TestWaitingJobsFollowAChangeOfConcurrency(t *testing.T) {
+func TestConcurrency_ChangeMovesWaitingJobs(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	before := newScheduler(t, pool, river.Config{})
@@ -305,7 +332,7 @@ func TestWaitingJobsFollowAChangeOfConcurrency(t *testing.T) {
 	require.Equal(t, id, receive(t, ran).ID)
 }
 
-func TestAPanicIsInTheJobsHistoryWithItsStack(t *testing.T) {
+func TestScheduler_StoresPanicsWithTheirStack(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -313,29 +340,24 @@ func TestAPanicIsInTheJobsHistoryWithItsStack(t *testing.T) {
 	require.NoError(t, s.Start(t.Context()))
 	id, err := s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
-	var told string
+	var stored string
 	eventually(t, "the job has failed", func() bool {
-		told = scalar[string](t, pool, `SELECT coalesce(errors[1]->>'error', '') FROM river.river_job WHERE id = $1::text::bigint`, id)
-		return told != ""
+		stored = scalar[string](t, pool, `SELECT coalesce(errors[1]->>'error', '') FROM river.river_job WHERE id = $1::text::bigint`, id)
+		return stored != ""
 	})
-	require.Contains(t, told, "panic: on purpose")
-	require.Contains(t, told, "panicOnPurpose", "the stack names the function that panicked")
+	require.Contains(t, stored, "panic: on purpose")
+	require.Contains(t, stored, "panicOnPurpose", "the stack names the function that panicked")
 }
 
 func panicOnPurpose(context.Context, *jobs.Job) error { panic("on purpose") }
 
-func TestTwoProcessesShareTheTicksAndOneCarriesOn(t *testing.T) {
+func TestScheduler_ProcessesShareTicksAndOneCarriesOn(t *testing.T) {
 	t.Parallel()
 	url := migrated.URL(t)
-	pools := make([]*pgxpool.Pool, 2)
 	schedulers := make([]*river.Scheduler, 2)
 	ran := make(chan jobs.Job, 100)
 	for i := range schedulers {
-		var err error
-		pools[i], err = pgxpool.New(t.Context(), url)
-		require.NoError(t, err)
-		t.Cleanup(pools[i].Close)
-		schedulers[i] = newScheduler(t, pools[i], river.Config{})
+		schedulers[i] = newScheduler(t, openPool(t, url), river.Config{})
 		require.NoError(t, schedulers[i].RegisterInterval("a.tick", time.Second, forward(ran)))
 	}
 	for _, s := range schedulers {
@@ -350,11 +372,11 @@ func TestTwoProcessesShareTheTicksAndOneCarriesOn(t *testing.T) {
 		seen[receive(t, ran).Tick]++
 	}
 	require.Len(t, seen, 6, "each tick ran once: %v", seen)
-	require.Zero(t, scalar[int](t, pools[1], `SELECT count(*) FROM (
+	require.Zero(t, scalar[int](t, schedulers[1].Pool(), `SELECT count(*) FROM (
 		SELECT FROM river.river_job GROUP BY kind, metadata->>'everytick_tick' HAVING count(*) > 1) AS doubled`))
 }
 
-func TestConfigRiver_ChangesBothClientsButNotWhatThePackageNeeds(t *testing.T) {
+func TestConfigRiver_AppliesToBothClientsWithinLimits(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	var calls atomic.Int64
@@ -369,7 +391,7 @@ func TestConfigRiver_ChangesBothClientsButNotWhatThePackageNeeds(t *testing.T) {
 		require.NotSame(t, inserting, s.Client())
 		require.NoError(t, s.Shutdown(t.Context()))
 	}
-	require.EqualValues(t, 3, calls.Load(), "by New and each Start")
+	require.EqualValues(t, 3, calls.Load(), "once by New and once by each Start")
 
 	for field, change := range map[string]func(cfg *riverqueue.Config){
 		"ID":                     func(cfg *riverqueue.Config) { cfg.ID = "chosen" },
@@ -393,7 +415,7 @@ func TestConfigRiver_ChangesBothClientsButNotWhatThePackageNeeds(t *testing.T) {
 	require.ErrorContains(t, late.Start(t.Context()), "Config.River has changed Queues:")
 }
 
-func TestPollOnlyDoesWithoutListen(t *testing.T) {
+func TestPollOnly_DoesNotListen(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{PollOnly: true})
@@ -406,7 +428,7 @@ func TestPollOnlyDoesWithoutListen(t *testing.T) {
 	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ILIKE 'LISTEN%'`))
 }
 
-func TestASchedulerWithoutJobsStartsAndStops(t *testing.T) {
+func TestScheduler_StartsAndStopsWithoutJobs(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	require.NoError(t, s.Start(t.Context()))
@@ -416,17 +438,17 @@ func TestASchedulerWithoutJobsStartsAndStops(t *testing.T) {
 	require.NoError(t, shutdown(s))
 }
 
-func TestAStartWhoseContextHasEndedStartsNothing(t *testing.T) {
+func TestStart_StartsNothingIfItsContextHasEnded(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, s.Start(ctx), context.Canceled)
-	require.NoError(t, s.Start(t.Context()), "it can be started afterwards")
+	require.NoError(t, s.Start(t.Context()), "it can still be started")
 }
 
-func TestJobsGoOnWhenTheStartsContextEnds(t *testing.T) {
+func TestStart_JobsOutliveItsContext(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	ran := make(chan jobs.Job, 1)
@@ -439,7 +461,7 @@ func TestJobsGoOnWhenTheStartsContextEnds(t *testing.T) {
 	require.Equal(t, id, receive(t, ran).ID)
 }
 
-func TestAShutdownLeavesBehindAHandlerThatIgnoresItsContext(t *testing.T) {
+func TestShutdown_LeavesBehindAHandlerThatIgnoresItsContext(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	running, release := make(chan struct{}), make(chan struct{})
@@ -458,8 +480,8 @@ func TestAShutdownLeavesBehindAHandlerThatIgnoresItsContext(t *testing.T) {
 	require.ErrorContains(t, err, "ignore their context")
 }
 
-// Not parallel: it looks at all goroutines of the process.
-func TestNoGoroutineIsLeftAfterShutdown(t *testing.T) { //nolint:paralleltest // counts goroutines
+// It is not parallel, because it checks all goroutines of the process.
+func TestShutdown_LeavesNoGoroutine(t *testing.T) { //nolint:paralleltest // counts goroutines
 	pool := migrated.Pool(t)
 	before := goleak.IgnoreCurrent()
 	s := newScheduler(t, pool, river.Config{})
@@ -474,7 +496,7 @@ func TestNoGoroutineIsLeftAfterShutdown(t *testing.T) { //nolint:paralleltest //
 	goleak.VerifyNone(t, before, goleak.IgnoreTopFunction("github.com/jackc/pgx/v5/pgxpool.(*Pool).backgroundHealthCheck"))
 }
 
-func TestRiversHooksAndMiddlewareSeeEachRun(t *testing.T) {
+func TestConfigRiver_HooksAndMiddlewareSeeEachAttempt(t *testing.T) {
 	t.Parallel()
 	for name, add := range map[string]func(cfg *riverqueue.Config, seen func()){
 		"middleware": func(cfg *riverqueue.Config, seen func()) {
@@ -511,8 +533,8 @@ func TestRiversHooksAndMiddlewareSeeEachRun(t *testing.T) {
 	}
 }
 
-// River gives up after some tries, and its Stop returns nil.
-func TestShutdownTellsOfJobsWhoseEndCouldNotBeStored(t *testing.T) {
+// River gives up after a few tries, and its Stop still returns nil.
+func TestShutdown_ReportsLostResults(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -529,7 +551,7 @@ func TestShutdownTellsOfJobsWhoseEndCouldNotBeStored(t *testing.T) {
 	require.ErrorContains(t, s.Shutdown(ctx), "the results of 1 jobs could not be stored; they run again")
 }
 
-func TestAShutdownThatInterruptsJobsTellsOfThoseWhoseEndCouldNotBeStored(t *testing.T) {
+func TestShutdown_ReportsLostResultsOfInterruptedJobs(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -546,7 +568,7 @@ func TestAShutdownThatInterruptsJobsTellsOfThoseWhoseEndCouldNotBeStored(t *test
 	require.ErrorContains(t, err, "the results of 1 jobs could not be stored; they run again")
 }
 
-// endsOn ends a context as a statement begins.
+// endsOn is a tracer that ends a context when a statement begins.
 type endsOn struct {
 	statement string
 	end       context.CancelFunc
@@ -561,7 +583,7 @@ func (e endsOn) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Trace
 
 func (endsOn) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-func TestShutdownSucceedsThoughItsContextEndsWhenAllIsDone(t *testing.T) {
+func TestShutdown_SucceedsIfItsContextEndsDuringTheLastCheck(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -575,7 +597,7 @@ func TestShutdownSucceedsThoughItsContextEndsWhenAllIsDone(t *testing.T) {
 	require.Error(t, ctx.Err())
 }
 
-func TestShutdownTellsThatTheDatabaseIsGone(t *testing.T) {
+func TestShutdown_ReportsAnUnreachableDatabase(t *testing.T) {
 	t.Parallel()
 	pool, network := breakablePool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -587,8 +609,8 @@ func TestShutdownTellsThatTheDatabaseIsGone(t *testing.T) {
 	require.ErrorContains(t, s.Shutdown(ctx), "could not confirm that the last results were stored")
 }
 
-// In another one, those that start together, and River's statements, fail with 40001.
-func TestWhatGoesOnBetweenJobsIsReadCommittedWhateverTheRolesDefault(t *testing.T) {
+// In a stricter isolation level, concurrent starts and River's own statements would fail with 40001.
+func TestScheduler_ItsOwnPoolIsReadCommitted(t *testing.T) {
 	t.Parallel()
 	pool := poolWith(t, func(cfg *pgxpool.Config) {
 		cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "serializable"
@@ -597,10 +619,10 @@ func TestWhatGoesOnBetweenJobsIsReadCommittedWhateverTheRolesDefault(t *testing.
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	require.NoError(t, s.Start(t.Context()))
 	require.Equal(t, "read committed", scalar[string](t, s.OwnPool(), `SHOW default_transaction_isolation`))
-	require.Equal(t, "serializable", scalar[string](t, pool, `SHOW default_transaction_isolation`), "handlers have what is configured")
+	require.Equal(t, "serializable", scalar[string](t, pool, `SHOW default_transaction_isolation`), "handlers keep the configured level")
 }
 
-func TestAJobOfATriggerOnlyProcessThatIsRetriedByHandHasAnotherAttempt(t *testing.T) {
+func TestTriggerOnly_RetryByHandGivesAnotherAttempt(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	remote := newScheduler(t, pool, river.Config{TriggerOnly: true})
@@ -615,12 +637,12 @@ func TestAJobOfATriggerOnlyProcessThatIsRetriedByHandHasAnotherAttempt(t *testin
 	for attempt := 1; attempt <= 3; attempt++ {
 		job := receive(t, ran)
 		require.Equal(t, [2]int{attempt, attempt}, [2]int{job.Attempt, job.MaxAttempts})
-		eventually(t, "it has failed", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateFailed })
+		eventually(t, "the job has failed", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateFailed })
 		require.NoError(t, s.Retry(t.Context(), "a.job", id))
 	}
 }
 
-func TestWithPollOnlyNobodyIsNotified(t *testing.T) {
+func TestPollOnly_SendsNoNotifications(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{PollOnly: true})

@@ -12,7 +12,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// stalled holds up insertions until release is called, so that callers gather.
+// stalled blocks inserts until release is called, so that callers gather.
 func stalled(t *testing.T, s *river.Scheduler) (release func()) {
 	t.Helper()
 	pool := s.Pool()
@@ -22,7 +22,7 @@ func stalled(t *testing.T, s *river.Scheduler) (release func()) {
 	return func() { require.NoError(t, tx.Rollback(context.Background())) }
 }
 
-func TestUniqueHoldsAmongTriggersAtOnce(t *testing.T) {
+func TestUnique_HoldsAmongConcurrentTriggers(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
@@ -57,7 +57,7 @@ func TestUniqueHoldsAmongTriggersAtOnce(t *testing.T) {
 	require.Equal(t, 6, scalar[int](t, pool, `SELECT count(*) FROM river.river_job`))
 }
 
-func TestTriggerTxWithoutATransactionIsRefused(t *testing.T) {
+func TestTriggerTx_RejectsANilTransaction(t *testing.T) {
 	t.Parallel()
 	s := newScheduler(t, migrated.Pool(t), river.Config{})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))

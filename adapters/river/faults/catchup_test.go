@@ -19,7 +19,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// A run is one that a handler recorded, of a first attempt.
+// A run is a first attempt, as its handler recorded it.
 type run struct {
 	tick, started time.Time
 	missed        int
@@ -42,7 +42,7 @@ func (c *cluster) firstRuns(name string) []run {
 	return all
 }
 
-// nextTick is that of a schedule's row.
+// nextTick returns the next tick in a schedule's row.
 func (c *cluster) nextTick(name string) time.Time {
 	c.t.Helper()
 	return scalar[time.Time](c.t, c.pool, `SELECT next_tick FROM river.everytick_schedule WHERE name = $1`, name).UTC()
@@ -56,16 +56,16 @@ func ticksOf(runs []run) []time.Time {
 	return all
 }
 
-// skipNative skips what River's own periodic jobs have nothing like.
+// skipNative skips tests of what River's own periodic jobs do not have.
 func skipNative(t *testing.T) {
 	t.Helper()
 	if provider == native {
-		t.Skip("of everytick alone")
+		t.Skip("does not apply to native jobs")
 	}
 }
 
-// catchUpAll takes everything down, and then asks that each missed tick has run
-// once, in order, and the next ones on time.
+// catchUpAll takes every process down, and then checks that each missed tick runs once, in order, and the next ones on
+// time.
 func catchUpAll(t *testing.T, s *server, every, down time.Duration) outcome {
 	c := newCluster(t, s, false)
 	j := job{Name: "all.ticks", Every: every, All: true}
@@ -76,7 +76,7 @@ func catchUpAll(t *testing.T, s *server, every, down time.Duration) outcome {
 	from := c.now()
 	takeEverythingDown(c, down)
 	var to time.Time
-	until(t, time.Minute, "on time again", func() bool {
+	until(t, time.Minute, "ticks run on time again", func() bool {
 		to = c.now().Add(-lateAfter)
 		last := c.measure(j, to.Add(-2*every), to)
 		return last.lost == 0 && last.late == 0
@@ -84,11 +84,11 @@ func catchUpAll(t *testing.T, s *server, every, down time.Duration) outcome {
 	c.settle(to)
 
 	o := c.measure(j, from, to)
-	o.fault = fmt.Sprintf("everything down %s, CatchUpAll", down)
+	o.fault = fmt.Sprintf("every process down for %s, CatchUpAll", down)
 	t.Log(o)
 	require.Zero(t, o.lost, o.String())
 	require.Zero(t, o.doubled, o.String())
-	require.GreaterOrEqual(t, o.late, int(down/every)-1, "the missed ticks run late")
+	require.GreaterOrEqual(t, o.late, int(down/every)-1, "missed ticks run late")
 	c.requireNoneDoubled()
 	ticks := ticksOf(c.firstRuns(j.Name))
 	for i := 1; i < len(ticks); i++ {
@@ -97,7 +97,7 @@ func catchUpAll(t *testing.T, s *server, every, down time.Duration) outcome {
 	return o
 }
 
-func TestCatchUpAllRunsEachMissedTickOnceInOrder(t *testing.T) {
+func TestCatchUpAll_RunsEachMissedTickOnceInOrder(t *testing.T) {
 	t.Parallel()
 	skipNative(t)
 	catchUpAll(t, sharedServer(t), time.Second, 5*time.Second)
@@ -105,8 +105,8 @@ func TestCatchUpAllRunsEachMissedTickOnceInOrder(t *testing.T) {
 
 var missedTicks = regexp.MustCompile(`msg="late run: .* job=all\.ticks .* ticks_missed=(\d+)`)
 
-// What passed longer ago than the window gets no run, and is counted and said.
-func TestWhatLiesBeyondTheCatchUpWindowIsCountedAndSaid(t *testing.T) {
+// Ticks older than the window get no run of their own.
+func TestCatchUpAll_CountsAndLogsTicksBeyondTheWindow(t *testing.T) {
 	t.Parallel()
 	skipNative(t)
 	c := newCluster(t, sharedServer(t), true)
@@ -115,12 +115,12 @@ func TestWhatLiesBeyondTheCatchUpWindowIsCountedAndSaid(t *testing.T) {
 	n := c.launch([]job{j})
 	first := c.nextTick(j.Name)
 	n.kill()
-	// All is down for 15 hours.
+	// The process is down for 15 hours.
 	const down = 15 * time.Hour
-	c.putClockAhead(time.Until(first.Add(down + time.Minute)))
+	c.setClockAhead(time.Until(first.Add(down + time.Minute)))
 	n = c.launch([]job{j})
 	last := first.Add(down)
-	until(t, 30*time.Second, "caught up", func() bool {
+	until(t, 30*time.Second, "the schedule has caught up", func() bool {
 		ticks := ticksOf(c.firstRuns(j.Name))
 		return len(ticks) > 0 && ticks[len(ticks)-1].Equal(last)
 	})
@@ -132,39 +132,41 @@ func TestWhatLiesBeyondTheCatchUpWindowIsCountedAndSaid(t *testing.T) {
 	}
 	oldest := last.Sub(ticks[0])
 	require.LessOrEqual(t, oldest, jobs.CatchUpWindow)
-	require.Greater(t, oldest, jobs.CatchUpWindow-every-time.Minute, "up to the window they are made up")
+	require.Greater(t, oldest, jobs.CatchUpWindow-every-time.Minute, "every tick within the window runs")
 	missed := int(ticks[0].Sub(first) / every)
-	require.Equal(t, []int{missed, 0}, []int{runs[0].missed, runs[1].missed}, "the first run stands for them")
-	said := 0
+	require.Equal(t, []int{missed, 0}, []int{runs[0].missed, runs[1].missed}, "the first run counts the missed ticks")
+	logged := 0
 	for _, match := range missedTicks.FindAllStringSubmatch(n.readLog(t), -1) {
 		n, err := strconv.Atoi(match[1])
 		require.NoError(t, err)
-		said += n
+		logged += n
 	}
-	require.Equal(t, missed, said, "the log counts them")
+	require.Equal(t, missed, logged, "the log counts them")
 	c.requireNoneDoubled()
 }
 
-// An interval counted from each start would never be over: https://github.com/riverqueue/river/issues/791.
-func TestAWeeklyIntervalRunsWeeklyThoughProcessesRestartDaily(t *testing.T) {
+// An interval counted from each start would never end: https://github.com/riverqueue/river/issues/791.
+func TestInterval_RunsWeeklyDespiteDailyRestarts(t *testing.T) {
 	t.Parallel()
 	skipNative(t)
 	const week, day = 7 * 24 * time.Hour, 24 * time.Hour
 	c := newCluster(t, sharedServer(t), true)
 	j := job{Name: "weekly.report", Every: week}
-	// From a day and a bit before a tick on, for three weeks and a day.
+	// Three weeks and a day, from just over a day before a tick.
 	begin := time.Now().UTC().Truncate(week).Add(week - day - 2*time.Second)
 	var want []time.Time
 	for n := range 3*7 + 1 {
 		today := begin.Add(time.Duration(n) * day)
-		c.putClockAhead(time.Until(today))
+		c.setClockAhead(time.Until(today))
 		s, err := newScheduler(c.pool, []job{j}, quiet, 0)
 		require.NoError(t, err)
 		require.NoError(t, s.Start(t.Context()))
 		require.Equal(t, today.Truncate(week).Add(week), c.nextTick(j.Name), "on day %d", n)
 		if tick := today.Add(2 * time.Second); tick.Truncate(week).Equal(tick) {
 			want = append(want, tick)
-			until(t, 10*time.Second, "run "+tick.String(), func() bool { return len(c.firstRuns(j.Name)) == len(want) })
+			until(t, 10*time.Second, "tick "+tick.String()+" has run", func() bool {
+				return len(c.firstRuns(j.Name)) == len(want)
+			})
 		}
 		shutdown(t, s)
 	}
@@ -178,7 +180,7 @@ func TestAWeeklyIntervalRunsWeeklyThoughProcessesRestartDaily(t *testing.T) {
 }
 
 // Starts and shutdowns race with ticks, elections and each other.
-func TestSchedulersThatStartAndStopAllTheTimeDoubleNothing(t *testing.T) {
+func TestScheduler_ConcurrentStartsAndShutdownsDoubleNothing(t *testing.T) {
 	t.Parallel()
 	skipNative(t)
 	length := 6 * time.Second
@@ -203,7 +205,7 @@ func TestSchedulersThatStartAndStopAllTheTimeDoubleNothing(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				select { // how long it lives
+				select { // the lifetime of this start
 				case <-time.After(rand.N(1500 * time.Millisecond)):
 				case <-ctx.Done():
 				}
@@ -218,7 +220,7 @@ func TestSchedulersThatStartAndStopAllTheTimeDoubleNothing(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	// One that stays sees to what is due.
+	// A scheduler that stays up runs what is due.
 	s, err := newScheduler(newPool(t, c.pool.Config().ConnString()), all, quiet, 0)
 	require.NoError(t, err)
 	require.NoError(t, s.Start(t.Context()))
@@ -233,7 +235,7 @@ func TestSchedulersThatStartAndStopAllTheTimeDoubleNothing(t *testing.T) {
 		require.GreaterOrEqual(t, len(ticks), int(length/j.Every)/2)
 		o := c.measure(j, ticks[0], to)
 		t.Log(o)
-		require.Equal(t, o.stoodFor, o.lost, "what is missed has a late run that stands for it: %s", o)
+		require.Equal(t, o.stoodFor, o.lost, "a late run stands for each missed tick: %s", o)
 		require.Zero(t, o.doubled, o.String())
 	}
 }

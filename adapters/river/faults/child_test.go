@@ -22,17 +22,17 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// A childConfig tells a child process what to be.
+// A childConfig configures a child process.
 type childConfig struct {
 	Provider string
-	ID       string // of its River client, by which a test knows who leads
+	ID       string // begins the ID of a native process's River client
 	URL      string
 	Jobs     []job
-	// Retention is that of the scheduler; 0 means its default.
+	// Retention is [river.Config].Retention.
 	Retention time.Duration
 }
 
-// A job is an interval job whose handler records its run in the table runs.
+// A job is an interval job whose handler records each attempt in the table runs.
 type job struct {
 	Name  string
 	Every time.Duration
@@ -40,7 +40,7 @@ type job struct {
 	Hold  time.Duration // how long the handler takes
 	// Timeout defaults to defaultTimeout.
 	Timeout time.Duration
-	// Count makes so many jobs of it, whose names begin with Name. 0 means one, of that name.
+	// Count is the number of jobs, whose names begin with Name. 0 means one job of that name.
 	Count int
 }
 
@@ -66,19 +66,17 @@ const (
 	defaultTimeout = 5 * time.Second
 	deadAfter      = 10 * time.Second
 	retryDelay     = time.Second
-	// rescueWithin is how long after the death of a process another has run its job at the latest.
+	// rescueWithin is the longest time from the death of a process to the next attempt of its job.
 	rescueWithin = deadAfter + 10*time.Second
 )
 
-// startRetry is the pace of starts that fail because there is no database, as a
-// supervisor would have it.
+// startRetry is the wait before a failed start is repeated, as by a supervisor, while there is no database.
 const startRetry = 300 * time.Millisecond
 
-// runChild is a process that runs schedules until it gets SIGTERM, or is killed. It
-// says so on its standard output once it has started.
+// runChild is the main function of a child process. It runs schedules until SIGTERM, and writes to standard output once
+// it has started.
 func runChild(encoded string) (exitCode int) {
-	// Its standard input is a leash: the other end closes when the test's process
-	// dies, in whatever way.
+	// Standard input is a leash: its other end closes when the test's process dies, in whatever way.
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(3)
@@ -161,7 +159,7 @@ func newScheduler(pool *pgxpool.Pool, all []job, log *slog.Logger, retention tim
 	return s, nil
 }
 
-// nativeArgs are those of a periodic job as River's users write them.
+// nativeArgs are the args of one of River's own periodic jobs.
 type nativeArgs struct{ kind string }
 
 // Kind implements [riverqueue.JobArgs].
@@ -193,7 +191,7 @@ func startNative(ctx context.Context, pool *pgxpool.Pool, cfg childConfig, log *
 		Schema:  river.DefaultSchema,
 		Queues:  map[string]riverqueue.QueueConfig{riverqueue.QueueDefault: {MaxWorkers: 100}},
 		Workers: riverqueue.NewWorkers(),
-		// Two services in one schema need it.
+		// Two services in one schema need this.
 		FetchOnlyKnownKinds: true,
 	}
 	for _, j := range cfg.Jobs {
@@ -210,7 +208,7 @@ func startNative(ctx context.Context, pool *pgxpool.Pool, cfg childConfig, log *
 	return client.Stop, client.Start(context.WithoutCancel(ctx))
 }
 
-// A record is an attempt as its handler records it.
+// A record is what a handler records of an attempt.
 type record struct {
 	job     int64
 	name    string
@@ -219,8 +217,8 @@ type record struct {
 	attempt int
 }
 
-// run is the handler. The time is the database's, asked by name and not by a
-// column's default so that a test can put its clock wrong.
+// run is the handler. The statement calls clock_timestamp by name, because a column's default would bypass the function
+// that shifts the clock.
 func (j job) run(ctx context.Context, db jobs.DB, r record) error {
 	_, err := db.Exec(ctx, `INSERT INTO runs (job, name, tick, missed, started, pid, attempt) VALUES ($1, $2, $3, $4, clock_timestamp(), $5, $6)`,
 		r.job, r.name, r.tick, r.missed, os.Getpid(), r.attempt)

@@ -24,17 +24,17 @@ import (
 	"github.com/everytick/everytick/adapters/river"
 )
 
-// A cluster is some processes that run schedules on one database.
+// A cluster is a set of processes that run schedules on one database.
 type cluster struct {
 	t        testing.TB
 	server   *server
 	database string
-	params   map[string]string // of the connection strings of all, also the test's own
+	params   map[string]string // of every connection string, including the test's own
 	pool     *pgxpool.Pool     // the test's own
-	proxied  bool              // each node has a network of its own to lose
+	proxied  bool              // each node has its own proxy
 	provider string
-	ahead    time.Duration // what the database's clock is ahead of the processes'
-	// retention is that of the processes' schedulers; 0 means the default.
+	ahead    time.Duration // of the database's clock, against the processes'
+	// retention is [river.Config].Retention of the processes.
 	retention time.Duration
 
 	mu    sync.Mutex
@@ -42,8 +42,8 @@ type cluster struct {
 	count int
 }
 
-// newCluster makes a database for processes to come. With a clock it may be put
-// wrong, see [cluster.putClockAhead].
+// newCluster returns a cluster on a new database, without processes. With clock, [cluster.setClockAhead] can shift the
+// database's clock.
 func newCluster(t testing.TB, s *server, clock bool) *cluster {
 	t.Helper()
 	c := &cluster{t: t, server: s, database: s.database(t), provider: provider}
@@ -60,15 +60,15 @@ func newCluster(t testing.TB, s *server, clock bool) *cluster {
 type node struct {
 	id    string
 	jobs  []job
-	proxy *proxy // nil when there is none between it and the server
-	log   string // the file of its log
+	proxy *proxy // nil if it connects directly
+	log   string // path of its log file
 
 	cmd     *exec.Cmd
-	started chan struct{} // closed when the process said so
+	started chan struct{} // closed when the process has started
 	exited  chan struct{}
 }
 
-// launch starts a process, and returns once it runs the schedules.
+// launch starts a process and waits until it runs the schedules.
 func (c *cluster) launch(all []job) *node {
 	c.t.Helper()
 	n := c.spawn(all, nil)
@@ -81,14 +81,13 @@ func (c *cluster) awaitStart(n *node) {
 	select {
 	case <-n.started:
 	case <-n.exited:
-		c.t.Fatalf("%s ended as it started; its log:\n%s", n.id, tail(n.readLog(c.t), 10))
+		c.t.Fatalf("%s exited during its start; its log:\n%s", n.id, tail(n.readLog(c.t), 10))
 	case <-time.After(time.Minute):
-		c.t.Fatalf("%s does not start; its log:\n%s", n.id, tail(n.readLog(c.t), 10))
+		c.t.Fatalf("%s did not start; its log:\n%s", n.id, tail(n.readLog(c.t), 10))
 	}
 }
 
-// spawn starts a process and does not wait for it. It uses the proxy given, one of
-// its own if the cluster is proxied, or none.
+// spawn starts a process without waiting for it. If p is nil and the cluster is proxied, the process gets a new proxy.
 func (c *cluster) spawn(all []job, p *proxy) *node {
 	c.t.Helper()
 	c.mu.Lock()
@@ -98,7 +97,7 @@ func (c *cluster) spawn(all []job, p *proxy) *node {
 		started: make(chan struct{}), exited: make(chan struct{}),
 	}
 	c.mu.Unlock()
-	// A process may have five connections with that, and many run at once.
+	// With that a process has up to five connections; many processes run at once.
 	params := map[string]string{"pool_max_conns": "2"}
 	for key, value := range c.params {
 		params[key] = value
@@ -125,14 +124,14 @@ func (c *cluster) spawn(all []job, p *proxy) *node {
 	n.cmd = exec.Command(exe)
 	n.cmd.Env = []string{childEnv + "=" + string(cfg)}
 	n.cmd.Stdout, n.cmd.Stderr = &closeOnWrite{ch: n.started}, log
-	// A group of its own: when the test's process dies while this one is stopped, and
-	// cannot read its leash, the kernel ends it as a stopped member of an orphaned group.
+	// A process group of its own: if the test's process dies while this one is stopped and cannot read its leash,
+	// the kernel ends it as a stopped member of an orphaned group.
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	leash, err := n.cmd.StdinPipe()
 	require.NoError(c.t, err)
 	require.NoError(c.t, n.cmd.Start())
 	go func() {
-		_ = n.cmd.Wait() // a kill is what it mostly ends by
+		_ = n.cmd.Wait() // most processes are killed
 		leash.Close()
 		close(n.exited)
 	}()
@@ -142,13 +141,13 @@ func (c *cluster) spawn(all []job, p *proxy) *node {
 	c.t.Cleanup(func() {
 		n.kill()
 		if c.t.Failed() {
-			c.t.Logf("the end of the log of %s:\n%s", n.id, tail(n.readLog(c.t), 10))
+			c.t.Logf("end of the log of %s:\n%s", n.id, tail(n.readLog(c.t), 10))
 		}
 	})
 	return n
 }
 
-// closeOnWrite tells that something was written.
+// closeOnWrite is a writer that closes ch on the first write.
 type closeOnWrite struct {
 	once sync.Once
 	ch   chan struct{}
@@ -163,18 +162,18 @@ var _ io.Writer = (*closeOnWrite)(nil)
 
 func (n *node) signal(sig syscall.Signal) { _ = n.cmd.Process.Signal(sig) }
 
-// kill ends the process as a crash would; also one that is frozen.
+// kill ends the process as a crash would, even if it is frozen.
 func (n *node) kill() {
 	n.signal(syscall.SIGKILL)
 	<-n.exited
 }
 
-// terminate asks the process to end in good order.
+// terminate asks the process to shut down.
 func (n *node) terminate() {
 	n.signal(syscall.SIGTERM)
 	select {
 	case <-n.exited:
-	case <-time.After(15 * time.Second): // more than the process takes for a hard stop
+	case <-time.After(15 * time.Second): // longer than the process takes for a hard stop
 		n.kill()
 	}
 }
@@ -201,7 +200,7 @@ func (n *node) readLog(t testing.TB) string {
 	return string(bytes.TrimSpace(b))
 }
 
-// tail returns the last lines, shortened.
+// tail returns the last n lines, shortened.
 func tail(s string, n int) string {
 	lines := strings.Split(s, "\n")
 	lines = lines[max(0, len(lines)-n):]
@@ -211,24 +210,24 @@ func tail(s string, n int) string {
 	return strings.Join(lines, "\n")
 }
 
-// living returns the processes that run or are frozen.
+// living returns the processes that are running or frozen.
 func (c *cluster) living() []*node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(c.nodes), func(n *node) bool { return !n.alive() })
 }
 
-// leader waits until a living process leads, and returns it.
+// leader waits until a living process leads, and returns that process.
 func (c *cluster) leader() (leader *node) {
 	c.t.Helper()
-	until(c.t, time.Minute, "led by a living process", func() bool {
+	until(c.t, time.Minute, "a living process leads", func() bool {
 		leader = c.tryLeader()
 		return leader != nil
 	})
 	return leader
 }
 
-// tryLeader returns nil when nobody leads, or the database cannot be asked.
+// tryLeader returns nil if no living process leads or the database does not answer.
 func (c *cluster) tryLeader() *node {
 	var id string
 	err := c.pool.QueryRow(c.t.Context(), `SELECT leader_id FROM river.river_leader WHERE expires_at > now()`).Scan(&id)
@@ -243,13 +242,13 @@ func (c *cluster) tryLeader() *node {
 	return nil
 }
 
-// now is the database's time.
+// now returns the database's time.
 func (c *cluster) now() time.Time {
 	c.t.Helper()
 	return scalar[time.Time](c.t, c.pool, `SELECT clock_timestamp()`).UTC()
 }
 
-// awaitPhase lets time pass until so long after a tick.
+// awaitPhase waits until the given phase after a tick.
 func (c *cluster) awaitPhase(every, phase time.Duration) {
 	c.t.Helper()
 	now := c.now()
@@ -260,14 +259,14 @@ func (c *cluster) awaitPhase(every, phase time.Duration) {
 	pass(c.t, at.Sub(now))
 }
 
-// putClockAhead makes the database's clock differ from the processes'.
-func (c *cluster) putClockAhead(by time.Duration) {
+// setClockAhead shifts the database's clock.
+func (c *cluster) setClockAhead(by time.Duration) {
 	c.t.Helper()
 	execSQL(c.t, c.pool, `UPDATE clock.ahead SET by = $1`, by)
 	c.ahead = by
 }
 
-// requestResign makes the leader resign, whoever it is.
+// requestResign asks the leader to resign.
 func (c *cluster) requestResign() {
 	c.t.Helper()
 	s, err := river.New(c.pool, &river.Config{TriggerOnly: true})
@@ -275,12 +274,12 @@ func (c *cluster) requestResign() {
 	require.NoError(c.t, s.Client().Notify().RequestResign(c.t.Context()))
 }
 
-// awaitRun waits for a run of the job that begins after now, and returns its row, its
-// tick and who runs it.
+// awaitRun waits until a process accepted by of starts a new attempt of the job, and returns the job's ID, its tick and
+// the process.
 func (c *cluster) awaitRun(name string, of func(*node) bool) (id int64, tick time.Time, runner *node) {
 	c.t.Helper()
 	since := c.now()
-	until(c.t, time.Minute, "run of "+name, func() bool {
+	until(c.t, time.Minute, "a process runs "+name, func() bool {
 		for _, n := range c.living() {
 			if !of(n) {
 				continue

@@ -1,14 +1,12 @@
-// Package faults holds tests alone. They take processes, connections, rows and
-// Postgres itself away from schedulers that run as processes of their own, and
-// ask the database afterwards what became of each tick.
+// Package faults contains only tests. They run schedulers as separate processes, take away processes, connections, rows
+// and Postgres itself, and then check in the database that no tick was lost or doubled.
 //
 //	go test ./adapters/river/faults                                    short faults, as part of go test ./...
-//	go test ./adapters/river/faults -run TestFaults -faults -v         all, at full length; prints the report
-//	go test ./adapters/river/faults -run TestSoak -soak 10m -seed 7 -v random faults, then the invariants
+//	go test ./adapters/river/faults -run TestFaults -faults -v         all faults at full length, with a report
+//	go test ./adapters/river/faults -run TestSoak -soak 10m -seed 7 -v random faults, then a check of the invariants
 //
-// The database's clock is set by libfaketime, where that is installed (Debian: apt-get install libfaketime), or
-// else by functions that take the place of now() and clock_timestamp().
+// Tests set the database's clock with libfaketime if it is installed (Debian: apt-get install libfaketime), and
+// otherwise with functions that replace now() and clock_timestamp().
 //
-// PROVIDER=native runs River's own periodic jobs instead, to compare: it prints
-// the same report and asserts nothing.
+// With PROVIDER=native they run River's own periodic jobs for comparison, print the same report and assert nothing.
 package faults

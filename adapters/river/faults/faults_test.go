@@ -17,41 +17,41 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// A scenario is a fault that befalls processes as they run schedules.
+// A scenario is a fault that hits processes while they run schedules.
 type scenario struct {
 	fault string
 	// services are the jobs of each service; two processes run each.
 	services [][]job
-	// ownServer gives the scenario a Postgres that it may take away.
+	// ownServer gives the scenario its own Postgres, which it may stop.
 	ownServer bool
-	// proxied gives each process a network that can be taken away.
+	// proxied gives each process its own network, which the scenario may break.
 	proxied bool
 	// clockAhead is how far the database's clock is ahead of the processes'.
 	clockAhead time.Duration
-	// notNative says that River's own periodic jobs have nothing this could befall.
+	// notNative is set if the fault does not apply to River's own periodic jobs.
 	notNative bool
 	inject    func(c *cluster)
 	promise   promise
-	// within is how late a tick starts at the latest; 0 asks nothing.
+	// within limits how late a tick starts; 0 means no limit.
 	within time.Duration
-	// params are of the processes' connection strings.
+	// params are added to the processes' connection strings.
 	params map[string]string
-	// alone keeps others from running beside it.
+	// alone keeps other scenarios from running at the same time.
 	alone bool
-	// whole takes the place of all that, for everytick alone.
+	// whole replaces all of the above. It does not apply to native jobs.
 	whole func(t *testing.T, fault string) []outcome
 }
 
-// promise is what holds of everytick's ticks, besides that none is doubled.
+// promise is what holds for everytick's ticks, besides that none is doubled.
 type promise int
 
 const (
 	nothingLost promise = iota
-	oneLateRun          // stands for all that were missed; then on time
-	allTold             // late runs stand for all that were missed; then on time
+	oneLateRun          // one late run stands for all missed ticks, and the next ones are on time
+	lateRuns            // late runs stand for all missed ticks, and the next ones are on time
 )
 
-// every returns a service of one job for each interval.
+// every returns one service with a job for each interval.
 func every(intervals ...time.Duration) [][]job { return [][]job{jobsOf("tick", intervals...)} }
 
 func jobsOf(service string, intervals ...time.Duration) []job {
@@ -62,34 +62,34 @@ func jobsOf(service string, intervals ...time.Duration) []job {
 	return all
 }
 
-// held returns a service whose handler takes most of the interval.
+// held returns a service with a job whose handler takes most of its interval.
 func held(service string) []job {
 	return []job{{Name: service + ".held", Every: 2 * time.Second, Hold: 1500 * time.Millisecond, Timeout: 2 * time.Second}}
 }
 
-// many returns a service of 10,000 jobs that are all due at once.
+// many returns one service with 10,000 jobs that are due at the same instants.
 func many(every time.Duration) [][]job {
 	return [][]job{{{Name: "many.tick", Every: every, Count: 10_000}}}
 }
 
-// cheap spares 10,000 handlers the wait for the disk, in a database that is not taken away.
+// cheap spares 10,000 handlers the wait for the disk. It is for scenarios that do not stop the database.
 var cheap = map[string]string{"synchronous_commit": "off", "pool_max_conns": "4"}
 
 const (
-	// advanceBy is when the rows of a process that was lost in the middle of an advance have been advanced by
-	// another: the server holds them for 4 s, and others look every 2 s. manyBy is that, and time for 10,000 runs.
+	// advanceBy is how soon another process has advanced the rows of a process that was lost in the middle of an
+	// advance: the server keeps them locked for 4 s, and others check every 2 s. manyBy adds time for 10,000 runs.
 	advanceBy = 8 * time.Second
 	manyBy    = rowsHeld - 2*time.Second
 )
 
 const (
 	processesPerService = 2
-	// failOver is what another process takes to lead when the leader is gone without
-	// a word: its lease of 15 s, then up to 6 s to the next election.
+	// failOver is how long after a crash of the leader another process leads: the lease of 15 s, then up to 6 s to the
+	// next election.
 	failOver = 22 * time.Second
 )
 
-// run brings the fault about and returns what became of the ticks of each job.
+// run injects the fault, checks the promise and returns the outcome of each job.
 func (sc scenario) run(t *testing.T) []outcome {
 	if provider == native && (sc.notNative || sc.whole != nil) {
 		t.Skip("does not apply to native jobs")
@@ -109,7 +109,7 @@ func (sc scenario) run(t *testing.T) []outcome {
 		c.params = sc.params
 	}
 	if sc.clockAhead != 0 {
-		c.putClockAhead(sc.clockAhead)
+		c.setClockAhead(sc.clockAhead)
 	}
 	for _, service := range sc.services {
 		var started []*node
@@ -122,18 +122,18 @@ func (sc scenario) run(t *testing.T) []outcome {
 		c.leader() // is of the first service
 	}
 
-	// A schedule whose first tick was never seen has no past to mend, and the leader
-	// starts its maintenance seconds after its election.
+	// Without a first tick there is nothing to catch up on, and the leader starts its maintenance seconds after its
+	// election.
 	ready := []job{sc.services[0][0]}
-	if provider == native { // which counts its intervals from when it was elected
+	if provider == native { // whose intervals begin at the leader's election
 		ready = sc.services[0]
 	}
 	for _, j := range ready {
-		until(t, 3*time.Minute, "run", func() bool { return len(c.firstRuns(j.names()[0])) > 0 })
+		until(t, 3*time.Minute, j.Name+" has run", func() bool { return len(c.firstRuns(j.names()[0])) > 0 })
 	}
 	from := c.now()
 	sc.inject(c)
-	// Two more ticks of each tell whether all is well again.
+	// Two more ticks of each job show whether it has recovered.
 	longest := time.Duration(0)
 	for _, service := range sc.services {
 		for _, j := range service {
@@ -165,7 +165,7 @@ func (sc scenario) run(t *testing.T) []outcome {
 			switch sc.promise {
 			case nothingLost:
 				stoodFor := 0
-				if o.latest >= j.Every { // the machine was so slow that the next tick passed too
+				if o.latest >= j.Every { // on a slow machine the next tick passed too
 					stoodFor = o.stoodFor
 				}
 				require.Equal(t, stoodFor, o.lost, "lost: %s", o)
@@ -173,7 +173,7 @@ func (sc scenario) run(t *testing.T) []outcome {
 				require.Equal(t, o.stoodFor, o.lost, "lost: %s", o)
 				require.Equal(t, 1, o.late, "late runs: %s", o)
 				require.Zero(t, c.measure(j, to.Add(-2*j.Every), to).late, "on time again")
-			case allTold:
+			case lateRuns:
 				require.Equal(t, o.stoodFor, o.lost, "lost: %s", o)
 				require.Zero(t, c.measure(j, to.Add(-2*j.Every), to).late, "on time again")
 			}
@@ -183,8 +183,7 @@ func (sc scenario) run(t *testing.T) []outcome {
 	return all
 }
 
-// Short faults, so that go test ./... notices when the guarantee or this harness
-// breaks.
+// Short faults let go test ./... notice when the guarantee or this harness breaks.
 func TestShortFaults(t *testing.T) {
 	t.Parallel()
 	for _, sc := range []scenario{
@@ -196,13 +195,13 @@ func TestShortFaults(t *testing.T) {
 			},
 		},
 		{
-			fault: "leader frozen 5 s, then woken", services: every(2 * time.Second),
+			fault: "leader frozen for 5 s", services: every(2 * time.Second),
 			inject: func(c *cluster) { freezeLeader(c, 5*time.Second) },
 		},
 		{
-			// The interval leaves a busy machine time to recover the database within it.
-			fault: "Postgres away 2.4 s across a tick", services: every(8 * time.Second), ownServer: true,
-			inject: func(c *cluster) { takePostgresAway(c, 8*time.Second, 6800*time.Millisecond, 2400*time.Millisecond) },
+			// The interval is long enough for a busy machine to recover the database.
+			fault: "Postgres down for 2.4 s across a tick", services: every(8 * time.Second), ownServer: true,
+			inject: func(c *cluster) { takePostgresDown(c, 8*time.Second, 6800*time.Millisecond, 2400*time.Millisecond) },
 		},
 		{
 			fault: "schedule's row deleted", services: every(3 * time.Second), notNative: true,
@@ -213,11 +212,13 @@ func TestShortFaults(t *testing.T) {
 			inject: func(c *cluster) { halfOpenLeader(c, 2*time.Second, time.Second, 4*time.Second) },
 		},
 		{
-			fault: "killed before the COMMIT of a tick", services: every(3 * time.Second), proxied: true, notNative: true, within: 2 * time.Second,
+			fault:    "process killed before the COMMIT of a tick",
+			services: every(3 * time.Second), proxied: true, notNative: true, within: 2 * time.Second,
 			inject: func(c *cluster) { loseAdvance(c, inserting, killed, 3*time.Second) },
 		},
 		{
-			fault: "half-open before the COMMIT of a tick", services: every(10 * time.Second), proxied: true, notNative: true, within: advanceBy,
+			fault:    "connections half-open before the COMMIT of a tick",
+			services: every(10 * time.Second), proxied: true, notNative: true, within: advanceBy,
 			inject: func(c *cluster) { loseAdvance(c, committing, cutOff, 10*time.Second) },
 		},
 		{
@@ -225,10 +226,10 @@ func TestShortFaults(t *testing.T) {
 			inject: func(c *cluster) { truncateJobs(c, "") },
 		},
 		{
-			fault: "process killed amid a run", services: [][]job{held("tick")},
+			fault: "process killed during a run", services: [][]job{held("tick")},
 			inject: func(c *cluster) {
 				leader := c.leader()
-				killAmidRun(c, "tick.held", func(n *node) bool { return n != leader })
+				killDuringRun(c, "tick.held", func(n *node) bool { return n != leader })
 			},
 		},
 	} {
@@ -239,8 +240,7 @@ func TestShortFaults(t *testing.T) {
 	}
 }
 
-// TestFaults brings about every fault at full length and prints what became of the
-// ticks.
+// TestFaults injects every fault at full length and prints a table of the outcomes.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	if !*faultsFlag {
@@ -253,7 +253,7 @@ func TestFaults(t *testing.T) {
 		{
 			fault: "leader SIGKILL, 6 times", services: every(s5, s20),
 			inject: func(c *cluster) {
-				// Amid an interval, just before a tick, and just after one.
+				// In the middle of an interval, just before a tick, and just after one.
 				ms := time.Millisecond
 				for _, phase := range []time.Duration{2500 * ms, 4800 * ms, 350 * ms, 1500 * ms, 4900 * ms, 600 * ms} {
 					service := killLeader(c, s5, phase)
@@ -275,46 +275,50 @@ func TestFaults(t *testing.T) {
 			},
 		},
 		{
-			fault: "leader frozen 32 s, then woken", services: every(s2),
+			fault: "leader frozen for 32 s", services: every(s2),
 			inject: func(c *cluster) { freezeLeader(c, 32*time.Second) },
 		},
 		{
-			fault: "everything down 23 s", services: every(s5), promise: oneLateRun,
+			fault: "every process down for 23 s", services: every(s5), promise: oneLateRun,
 			inject: func(c *cluster) { takeEverythingDown(c, 23*time.Second) },
 		},
 		{
-			fault: "Postgres away 2.4 s across a tick", services: every(s5), ownServer: true,
-			inject: func(c *cluster) { takePostgresAway(c, s5, 3800*time.Millisecond, 2400*time.Millisecond) },
+			fault: "Postgres down for 2.4 s across a tick", services: every(s5), ownServer: true,
+			inject: func(c *cluster) { takePostgresDown(c, s5, 3800*time.Millisecond, 2400*time.Millisecond) },
 		},
 		{
-			fault: "Postgres away 26 s", services: every(s5), ownServer: true, promise: oneLateRun,
-			inject: func(c *cluster) { takePostgresAway(c, s5, 2500*time.Millisecond, 26*time.Second) },
+			fault: "Postgres down for 26 s", services: every(s5), ownServer: true, promise: oneLateRun,
+			inject: func(c *cluster) { takePostgresDown(c, s5, 2500*time.Millisecond, 26*time.Second) },
 		},
 		{
 			fault: "leader's connections half-open", services: every(s5), proxied: true,
 			inject: func(c *cluster) { halfOpenLeader(c, s5, 2500*time.Millisecond, 2*failOver) },
 		},
 		{
-			fault: "all connections forgotten before the COMMIT of a tick", services: every(s5), proxied: true, promise: allTold, notNative: true,
+			fault:    "network drops all connections before the COMMIT of a tick",
+			services: every(s5), proxied: true, promise: lateRuns, notNative: true,
 			inject: func(c *cluster) {
 				loseAdvance(c, committing, forgotten, s5)
 				pass(c.t, time.Minute)
 			},
 		},
 		{
-			// As when a firewall forgets them: nothing comes back, and new ones work.
-			fault: "all connections forgotten", services: every(s5), proxied: true, promise: allTold, notNative: true,
+			// As when a firewall loses its state: nothing comes back, and new connections work.
+			fault:    "network drops all connections",
+			services: every(s5), proxied: true, promise: lateRuns, notNative: true,
 			inject: func(c *cluster) {
 				forgetAll(c)
 				pass(c.t, time.Minute)
 			},
 		},
 		{
-			fault: "connections half-open before the COMMIT of a start", services: every(s5), proxied: true, notNative: true,
+			fault:    "connections half-open before the COMMIT of a Start",
+			services: every(s5), proxied: true, notNative: true,
 			inject: func(c *cluster) { loseCommitOfStart(c, every(s5)[0]) },
 		},
 		{
-			fault: "leader SIGKILL before the COMMIT of a tick, twice", services: every(s5, s20), proxied: true, notNative: true,
+			fault:    "process killed before the COMMIT of a tick, twice",
+			services: every(s5, s20), proxied: true, notNative: true,
 			inject: func(c *cluster) {
 				loseAdvance(c, inserting, killed, s5)
 				loseAdvance(c, committing, killed, s5)
@@ -323,15 +327,15 @@ func TestFaults(t *testing.T) {
 		{
 			fault: "schedule's row deleted, 5 times", services: every(s5), notNative: true,
 			inject: func(c *cluster) {
-				// Just after a tick, in the middle, and just before it is due.
+				// Just after a tick, in the middle, and just before the next.
 				for _, phase := range []time.Duration{50 * time.Millisecond, 350 * time.Millisecond, 1500 * time.Millisecond, 3 * time.Second, 4900 * time.Millisecond} {
 					deleteSchedules(c, s5, phase)
 				}
 			},
 		},
 		{
-			// Faster than processes look that their rows are there.
-			fault: "schedule's row deleted, 40 times", services: every(time.Second), notNative: true, promise: allTold,
+			// More often than processes check that their rows exist.
+			fault: "schedule's row deleted, 40 times", services: every(time.Second), notNative: true, promise: lateRuns,
 			inject: func(c *cluster) {
 				for range 40 {
 					pass(c.t, 400*time.Millisecond+rand.N(900*time.Millisecond))
@@ -340,42 +344,46 @@ func TestFaults(t *testing.T) {
 			},
 		},
 		{
-			fault: "clocks 90 s ahead of the database's", services: every(s2, s20), clockAhead: -90 * time.Second,
+			fault:    "processes' clocks 90 s ahead of the database's",
+			services: every(s2, s20), clockAhead: -90 * time.Second,
 			inject: func(c *cluster) { pass(c.t, 2*s20) },
 		},
 		{
-			fault: "clocks 90 s behind the database's", services: every(s2, s20), clockAhead: 90 * time.Second,
+			fault:    "processes' clocks 90 s behind the database's",
+			services: every(s2, s20), clockAhead: 90 * time.Second,
 			inject: func(c *cluster) { pass(c.t, 2*s20) },
 		},
 		{
-			fault: "each third commit ambiguous", services: every(s2, s5), proxied: true,
+			fault: "every third commit ambiguous", services: every(s2, s5), proxied: true,
 			inject: func(c *cluster) { cutCommits(c, 40*time.Second) },
 		},
 		{
-			fault: "two of three commits fail after insert", services: every(s2, s5),
+			fault: "two of three commits fail after the INSERT", services: every(s2, s5),
 			inject: func(c *cluster) { failCommits(c, 40*time.Second) },
 		},
 		{
-			fault: "process killed amid a run", services: [][]job{held("tick")},
+			fault: "process killed during a run", services: [][]job{held("tick")},
 			inject: func(c *cluster) {
 				for range 2 {
-					killAmidRun(c, "tick.held", anyNode)
+					killDuringRun(c, "tick.held", anyNode)
 				}
 			},
 		},
 		{
-			fault: "frozen before the COMMIT of a tick, then woken", services: every(s10), proxied: true, notNative: true, within: advanceBy,
+			fault:    "process frozen before the COMMIT of a tick",
+			services: every(s10), proxied: true, notNative: true, within: advanceBy,
 			inject: func(c *cluster) { loseAdvance(c, inserting, frozen, s10) },
 		},
 		{
-			fault: "half-open before the COMMIT of a tick, twice", services: every(s10), proxied: true, notNative: true, within: advanceBy,
+			fault:    "connections half-open before the COMMIT of a tick, twice",
+			services: every(s10), proxied: true, notNative: true, within: advanceBy,
 			inject: func(c *cluster) {
 				loseAdvance(c, inserting, cutOff, s10)
 				loseAdvance(c, committing, cutOff, s10)
 			},
 		},
 		{
-			fault: "10,000 schedules; killed, frozen and half-open before the COMMIT", services: many(s20), params: cheap,
+			fault: "10,000 schedules: killed, frozen, half-open before the COMMIT", services: many(s20), params: cheap,
 			proxied: true, alone: true, notNative: true, within: manyBy,
 			inject: func(c *cluster) {
 				loseAdvance(c, inserting, killed, s20)
@@ -393,20 +401,21 @@ func TestFaults(t *testing.T) {
 			},
 		},
 		{
-			fault: "all jobs truncated, their IDs given to others", services: every(s2, s5), notNative: true, within: 4 * time.Second,
+			fault:    "all jobs truncated and their IDs reused",
+			services: every(s2, s5), notNative: true, within: 4 * time.Second,
 			inject: func(c *cluster) {
 				truncateAndReuse(c)
 				pass(c.t, s10)
 			},
 		},
-		{fault: "jobs kept for a minute, a schedule of 100 s", whole: shortRetention},
+		{fault: "jobs kept for 1 minute, interval of 100 s", whole: shortRetention},
 		{fault: "version rolled out and back, 4 times", whole: rollOut},
-		{fault: "database's clock an hour off", whole: setClock},
-		{fault: "process killed amid a run that may take an hour", whole: longTimeout},
-		{fault: "Postgres away 90 s amid a run", whole: longOutage},
-		{fault: "process frozen amid a run, woken too late", whole: wokenLate},
+		{fault: "database's clock set an hour forward", whole: setClock},
+		{fault: "process killed during a run with a timeout of an hour", whole: longTimeout},
+		{fault: "Postgres down for 90 s during a run", whole: longOutage},
+		{fault: "process frozen during a run until after its rescue", whole: wokenLate},
 		{
-			fault: "leader resigns each second for a minute", services: every(s2, s5),
+			fault: "leader resigns every second for a minute", services: every(s2, s5),
 			inject: func(c *cluster) {
 				for range 60 {
 					c.requestResign()
@@ -415,8 +424,9 @@ func TestFaults(t *testing.T) {
 			},
 		},
 		{
-			// The leader does not know the job: the other service's processes see to it.
-			fault: "schedule's row deleted as another service leads", services: [][]job{jobsOf("leads", s5), jobsOf("follows", s5)}, notNative: true,
+			// The leader does not know the job, so processes of the other service restore its row.
+			fault:    "schedule's row deleted while another service leads",
+			services: [][]job{jobsOf("leads", s5), jobsOf("follows", s5)}, notNative: true,
 			inject: func(c *cluster) {
 				c.awaitPhase(s5, 1500*time.Millisecond)
 				execSQL(c.t, c.pool, `DELETE FROM river.everytick_schedule WHERE name LIKE 'follows.%'`)
@@ -424,12 +434,14 @@ func TestFaults(t *testing.T) {
 			},
 		},
 		{
-			// The leader does not know the job: processes of the other service rescue it.
-			fault: "process killed amid a run as another service leads", services: [][]job{jobsOf("leads", s2), held("follows")}, notNative: true,
-			inject: func(c *cluster) { killAmidRun(c, "follows.held", anyNode) },
+			// The leader does not know the job, so processes of the other service rescue it.
+			fault:    "process killed during a run while another service leads",
+			services: [][]job{jobsOf("leads", s2), held("follows")}, notNative: true,
+			inject: func(c *cluster) { killDuringRun(c, "follows.held", anyNode) },
 		},
 		{
-			fault: "two services, leader SIGKILL, twice", services: [][]job{jobsOf("one", s5), jobsOf("two", s5)},
+			fault:    "two services in one schema, leader SIGKILL, twice",
+			services: [][]job{jobsOf("one", s5), jobsOf("two", s5)},
 			inject: func(c *cluster) {
 				for range 2 {
 					service := killLeader(c, s5, 2500*time.Millisecond)
@@ -441,7 +453,7 @@ func TestFaults(t *testing.T) {
 	}
 
 	var mu sync.Mutex
-	outcomes := make([][]outcome, len(all)+1) // and that of the first below
+	outcomes := make([][]outcome, len(all)+1) // and one for the first subtest below
 	t.Cleanup(func() {
 		mu.Lock()
 		defer mu.Unlock()
@@ -449,9 +461,9 @@ func TestFaults(t *testing.T) {
 		for _, o := range outcomes {
 			rows = append(rows, o...)
 		}
-		fmt.Printf("\nprovider: %s; late means more than %s\n\n%s\n", provider, lateAfter, table(rows))
+		fmt.Printf("\nprovider: %s; late means more than %s after the tick\n\n%s\n", provider, lateAfter, table(rows))
 	})
-	t.Run("everything down 60 s, CatchUpAll", func(t *testing.T) {
+	t.Run("every process down for 60 s, CatchUpAll", func(t *testing.T) {
 		t.Parallel()
 		skipNative(t)
 		o := catchUpAll(t, sharedServer(t), s5, time.Minute)
@@ -472,8 +484,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// killLeader ends the leader with SIGKILL that long after a tick, and returns the
-// jobs it ran.
+// killLeader kills the leader at the given phase after a tick, and returns the jobs it ran.
 func killLeader(c *cluster, every, phase time.Duration) []job {
 	leader := c.leader()
 	c.awaitPhase(every, phase)
@@ -481,7 +492,7 @@ func killLeader(c *cluster, every, phase time.Duration) []job {
 	return leader.jobs
 }
 
-// freezeLeader stops the leader's process as a suspended machine would.
+// freezeLeader stops the leader's process for a while, as a suspended machine would.
 func freezeLeader(c *cluster, length time.Duration) {
 	leader := c.leader()
 	c.awaitPhase(leader.jobs[0].Every, leader.jobs[0].Every/2)
@@ -507,8 +518,8 @@ func takeEverythingDown(c *cluster, length time.Duration) {
 	}
 }
 
-// takePostgresAway kills the server that long after a tick, and starts it again.
-func takePostgresAway(c *cluster, every, phase, length time.Duration) {
+// takePostgresDown kills the server at the given phase after a tick, and starts it again after length.
+func takePostgresDown(c *cluster, every, phase, length time.Duration) {
 	c.awaitPhase(every, phase)
 	require.NoError(c.t, c.server.Kill())
 	pass(c.t, length)
@@ -516,15 +527,14 @@ func takePostgresAway(c *cluster, every, phase, length time.Duration) {
 	c.leader()
 }
 
-// deleteSchedules deletes the rows of all schedules that long after a tick, and lets
-// two ticks pass.
+// deleteSchedules deletes the rows of all schedules at the given phase after a tick, and lets two ticks pass.
 func deleteSchedules(c *cluster, every, phase time.Duration) {
 	c.awaitPhase(every, phase)
 	require.Positive(c.t, execSQL(c.t, c.pool, `DELETE FROM river.everytick_schedule`))
 	pass(c.t, 2*every)
 }
 
-// halfOpenLeader loses all that the leader sends and is sent, and says so to nobody.
+// halfOpenLeader silently drops all that the leader sends and receives.
 func halfOpenLeader(c *cluster, every, phase, length time.Duration) {
 	leader := c.leader()
 	c.awaitPhase(every, phase)
@@ -532,8 +542,8 @@ func halfOpenLeader(c *cluster, every, phase, length time.Duration) {
 	pass(c.t, length)
 }
 
-// cutCommits breaks the connection at each third commit of any process, by turns
-// before it arrives and after it was carried out, which look the same to a client.
+// cutCommits breaks the connection at every third commit, in turns before it arrives and after the server has carried
+// it out, which the client cannot tell apart.
 func cutCommits(c *cluster, length time.Duration) {
 	var count, cuts, ofTicks atomic.Int64
 	for _, n := range c.living() {
@@ -556,12 +566,11 @@ func cutCommits(c *cluster, length time.Duration) {
 		n.proxy.setHook(nil)
 	}
 	c.t.Logf("%d commits cut, %d of them of ticks", cuts.Load(), ofTicks.Load())
-	require.Positive(c.t, ofTicks.Load(), "commits were cut")
+	require.Positive(c.t, ofTicks.Load(), "commits of ticks were cut")
 }
 
-// loseCommitOfStart makes a process half-open just before the COMMIT of its start:
-// the server goes on holding the lock that starts take, and the next process must be
-// able to start all the same.
+// loseCommitOfStart makes the connections of a process half-open just before the COMMIT of its Start. The server keeps
+// the lock that Start takes, but the next process must be able to start.
 func loseCommitOfStart(c *cluster, service []job) {
 	p := newProxy(c.t, c.server.socket(c.t), service)
 	gone := make(chan struct{})
@@ -582,13 +591,13 @@ func loseCommitOfStart(c *cluster, service []job) {
 	select {
 	case <-gone:
 	case <-time.After(time.Minute):
-		c.t.Fatal("no process starts with a lock")
+		c.t.Fatal("no process committed its Start")
 	}
 	c.launch(service)
 }
 
-// failCommits makes commits of new rows fail, as a deferred constraint or a full
-// disk does. A sequence does not go back with its transaction.
+// failCommits makes two of three commits of new rows fail, as a deferred constraint or a full disk would. It counts
+// with a sequence, which is not rolled back.
 func failCommits(c *cluster, length time.Duration) {
 	execSQL(c.t, c.pool, `CREATE SEQUENCE commits`)
 	execSQL(c.t, c.pool, `CREATE FUNCTION fail_commit() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -604,9 +613,8 @@ func failCommits(c *cluster, length time.Duration) {
 
 func anyNode(*node) bool { return true }
 
-// killAmidRun ends a process while its handler runs, and waits until another one has
-// run the tick again.
-func killAmidRun(c *cluster, name string, of func(*node) bool) {
+// killDuringRun kills a process while its handler runs, and waits until another process makes the next attempt.
+func killDuringRun(c *cluster, name string, of func(*node) bool) {
 	id, _, victim := c.awaitRun(name, of)
 	victim.kill()
 	died := c.now()
@@ -615,7 +623,7 @@ func killAmidRun(c *cluster, name string, of func(*node) bool) {
 		c.requireRunAgain(id, died)
 		return
 	}
-	until(c.t, 2*failOver+time.Minute, "run again", func() bool {
+	until(c.t, 2*failOver+time.Minute, "the job runs again", func() bool {
 		return scalar[int](c.t, c.pool, `SELECT max(attempt) FROM runs WHERE job = $1`, id) == 2
 	})
 }

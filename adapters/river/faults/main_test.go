@@ -13,19 +13,18 @@ import (
 var (
 	faultsFlag = flag.Bool("faults", false, "inject all faults at full length, and print the report")
 	soakFlag   = flag.Duration("soak", 0, "inject random faults for this long")
-	seedFlag   = flag.Uint64("seed", 0, "of the random faults; 0 chooses one")
+	seedFlag   = flag.Uint64("seed", 0, "seed of the random faults; 0 picks one")
 )
 
-// The providers of schedules that can be put to the test.
+// The providers that can be tested.
 const (
 	everytick = "everytick"
-	native    = "native" // River's own periodic jobs, which promise nothing of the kind
+	native    = "native" // River's own periodic jobs
 )
 
 var provider = cmp.Or(os.Getenv("PROVIDER"), everytick)
 
-// childEnv makes the test binary the scheduler's process of a test: it holds a
-// [childConfig].
+// childEnv holds a [childConfig]. If it is set, the test binary is a child process that runs a scheduler.
 const childEnv = "EVERYTICK_FAULTS_CHILD"
 
 func TestMain(m *testing.M) {
@@ -33,16 +32,14 @@ func TestMain(m *testing.M) {
 		os.Exit(runChild(encoded))
 	}
 	flag.Parse()
-	// The tests spend their time waiting, not on a processor, of which -parallel
-	// counts by default. The server's connections, 200, are enough for so many.
+	// Tests mostly wait, so the default of one per CPU takes longer. The server's 200 connections suffice for 12.
 	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
 }
 
-// pass lets time go by where that is the fault or its aftermath: nothing happens
-// that could be waited for.
+// pass lets time go by during a fault or its aftermath, where a test has no event to wait for.
 func pass(t testing.TB, d time.Duration) {
 	t.Helper()
 	timer := time.NewTimer(d)
@@ -53,13 +50,13 @@ func pass(t testing.TB, d time.Duration) {
 	}
 }
 
-// until polls for a condition.
-func until(t testing.TB, limit time.Duration, what string, met func() bool) {
+// until polls until a condition holds.
+func until(t testing.TB, limit time.Duration, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(limit)
-	for !met() {
+	for !condition() {
 		if time.Now().After(deadline) {
-			t.Fatalf("after %s: not %s", limit, what)
+			t.Fatalf("not within %s: %s", limit, what)
 		}
 		pass(t, 50*time.Millisecond)
 	}

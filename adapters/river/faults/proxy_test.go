@@ -15,31 +15,30 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A proxy is the network between one process and the server. It can do what
-// networks do: lose all bytes without a word, or break a connection at the worst
-// moment.
+// A proxy is the network between one process and the server. It can silently drop all bytes, or break a connection at
+// the worst moment.
 type proxy struct {
 	upstream string
-	jobs     [][]byte // names, by which to know ticks in what is sent
+	jobs     [][]byte // their names, which identify statements about ticks
 	listener net.Listener
 
 	mu     sync.Mutex
 	links  map[*link]struct{}
 	closed bool
-	dark   bool // all bytes of all connections, also new ones, are lost
-	// hook is asked what becomes of what a client sends at some moments.
+	dark   bool // all bytes are dropped, of new connections too
+	// hook decides the fate of what a client sends at a moment.
 	hook func(moment) fate
 }
 
-// A moment is one at which it is worst to lose a client or its connection.
+// A moment is a point at which losing a client or its connection is worst.
 type moment int
 
 const (
-	otherMoments moment = iota // no hook is asked
+	otherMoments moment = iota // the hook is not called
 	advancing                  // the UPDATE that advances schedules
 	inserting                  // the INSERT of their ticks
-	committing                 // COMMIT of ticks
-	otherCommit                // COMMIT of any other transaction
+	committing                 // the COMMIT of ticks
+	otherCommit                // the COMMIT of any other transaction
 )
 
 // A fate is what the network does to what a client sends.
@@ -48,17 +47,17 @@ type fate int
 const (
 	passes     fate = iota
 	cut             // the connection breaks before it arrives
-	answerLost      // the connection breaks once it was carried out, before the answer arrives
-	allLost         // the network goes dark with it: the server sees an open transaction and no client
-	nowhere         // it does not arrive, and nobody is told
+	answerLost      // the server carries it out, and the connection breaks before the answer arrives
+	allLost         // it and everything after it is dropped, so the server keeps an open transaction
+	nowhere         // it is silently dropped
 )
 
-// What pgx sends, in the simple protocol.
+// What pgx sends in the simple protocol.
 var (
 	beginMessage    = []byte("Q\x00\x00\x00\x0abegin\x00")
 	commitMessage   = []byte("Q\x00\x00\x00\x0bcommit\x00")
 	rollbackMessage = []byte("Q\x00\x00\x00\x0drollback\x00")
-	// A statement is prepared under a name, by which it is meant from then on.
+	// pgx prepares a statement under a name, and sends only the name from then on.
 	prepareAdvance = regexp.MustCompile(`(stmtcache_[0-9a-f]+)\x00[^\x00]*UPDATE [^\x00]*everytick_schedule AS s SET\s+next_tick`)
 	prepareInsert  = regexp.MustCompile(`(stmtcache_[0-9a-f]+)\x00[^\x00]*INSERT INTO [^\x00]*river_job\(`)
 )
@@ -66,12 +65,12 @@ var (
 // link is one connection through the proxy.
 type link struct {
 	client, server net.Conn
-	// These are of the goroutine that reads from the client; see momentOf.
-	ofTicks          bool     // the transaction that is open, if there is one
+	// The following belong to the goroutine that reads from the client; see momentOf.
+	ofTicks          bool     // whether the open transaction is about ticks
 	updates, inserts [][]byte // names of statements
 
-	lost        bool // guarded by proxy.mu: its bytes are swallowed
-	cutAtAnswer bool // likewise: it breaks instead of passing on the next answer
+	lost        bool // guarded by proxy.mu: its bytes are dropped
+	cutAtAnswer bool // guarded by proxy.mu: it breaks instead of passing on the next answer
 }
 
 func newProxy(t testing.TB, upstream string, all []job) *proxy {
@@ -103,7 +102,7 @@ func newProxy(t testing.TB, upstream string, all []job) *proxy {
 	return p
 }
 
-// params are the changes to a connection string that lead through the proxy.
+// params returns the parameters of a connection string that lead through the proxy.
 func (p *proxy) params() map[string]string {
 	port := p.listener.Addr().(*net.TCPAddr).Port
 	return map[string]string{"host": "127.0.0.1", "port": strconv.Itoa(port)}
@@ -126,7 +125,7 @@ func (p *proxy) serve(client net.Conn) {
 		delete(p.links, l)
 		p.mu.Unlock()
 	}()
-	if dark { // like a server that cannot be reached: nothing comes back, ever
+	if dark { // like an unreachable server: nothing ever comes back
 		p.copy(l, client, nil, nil)
 		return
 	}
@@ -149,8 +148,7 @@ func (p *proxy) serve(client net.Conn) {
 	both.Wait()
 }
 
-// copy passes on what src says as long as inspect allows it, and swallows it once
-// the link is lost.
+// copy passes on what inspect lets pass, and drops everything once the link is lost.
 func (p *proxy) copy(l *link, src, dst net.Conn, inspect func(l *link, chunk []byte) (pass bool)) {
 	buf := make([]byte, 64<<10)
 	for {
@@ -236,8 +234,7 @@ func (p *proxy) fromServer(l *link, _ []byte) (pass bool) {
 	return !l.cutAtAnswer && !l.lost
 }
 
-// goDark loses everything from now on, without a word to either side: the
-// connections are half-open.
+// goDark silently drops everything from now on, which leaves connections half-open.
 func (p *proxy) goDark() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -247,7 +244,7 @@ func (p *proxy) goDark() {
 	}
 }
 
-// forget loses all connections without a word, and lets new ones pass.
+// forget silently drops the bytes of all present connections, and lets new ones pass.
 func (p *proxy) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -256,8 +253,7 @@ func (p *proxy) forget() {
 	}
 }
 
-// reset breaks all connections as the two sides' own timeouts would in the end,
-// and lets new ones pass.
+// reset breaks all connections, as the timeouts of both sides would in the end, and lets new ones pass.
 func (p *proxy) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -280,7 +276,7 @@ func (l *link) close() {
 	}
 }
 
-// closeUnlessLost keeps a half-open connection open on the side that knows nothing.
+// closeUnlessLost keeps a half-open connection open on the side that has not noticed.
 func (l *link) closeUnlessLost(p *proxy) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -12,25 +12,24 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lateAfter is what counts as a late run.
+// lateAfter is how long after its tick a run counts as late.
 const lateAfter = time.Second
 
-// An outcome is what became of the ticks of one job during a fault, as the
-// database tells it. A run stands for its own tick and for the earlier ones that it
-// counts as missed: it is as late as for the first of them.
+// An outcome counts what happened to the ticks of one job during a fault, according to the database. A run stands for
+// its own tick and for the earlier ones that it counts as missed. Its lateness is counted from the first of them.
 type outcome struct {
 	fault    string
 	every    time.Duration
 	expected int // ticks of the grid
-	enqueued int // ticks that have a row, or a run whose row is gone
-	lost     int // ticks that have no run of their own
-	doubled  int // rows, first attempts, and runs that stand for a tick, more than ticks
-	late     int // runs that started later than lateAfter
-	stoodFor int // ticks without a run of their own that another says it stands for
+	inserted int // ticks with a row, or with a run whose row is gone
+	lost     int // ticks without a run of their own
+	doubled  int // surplus rows, attempts and runs that stand for a tick
+	late     int // runs later than lateAfter
+	stoodFor int // ticks without a run of their own that a later run stands for
 	latest   time.Duration
 }
 
-// measure asks what became of the ticks of a job from one instant up to another.
+// measure returns the outcome of the ticks of a job from one instant up to another.
 func (c *cluster) measure(j job, from, to time.Time) outcome {
 	c.t.Helper()
 	if c.provider == native {
@@ -60,16 +59,15 @@ func (c *cluster) measure(j job, from, to time.Time) outcome {
 			coalesce(extract(epoch FROM max(late)), 0)::float8
 		FROM due LEFT JOIN stored USING (name, tick) LEFT JOIN ran USING (name, tick) LEFT JOIN told USING (name, tick)`,
 		j.names(), from, to, j.Every.Seconds(), lateAfter.Seconds()).
-		Scan(&o.expected, &o.enqueued, &o.lost, &o.doubled, &o.late, &o.stoodFor, &latest)
+		Scan(&o.expected, &o.inserted, &o.lost, &o.doubled, &o.late, &o.stoodFor, &latest)
 	require.NoError(c.t, err)
 	o.latest = time.Duration(latest * float64(time.Second))
 	return o
 }
 
-// measureNative does the same for rows that carry no tick: their times, which are
-// the processes' own, say how many there should be. One that comes three quarters of an interval or more after
-// the one before is its successor, any other is one too many; a longer gap has lost
-// some.
+// measureNative does the same for rows without a tick. It uses their times, which are by the processes' clocks: a row
+// that comes three quarters of an interval or more after the one before is its successor, any other is doubled, and a
+// longer gap has lost ticks.
 func (c *cluster) measureNative(j job, from, to time.Time) outcome {
 	c.t.Helper()
 	rows, err := c.pool.Query(c.t.Context(), `
@@ -95,7 +93,7 @@ func (c *cluster) measureNative(j job, from, to time.Time) outcome {
 			last = due
 			return nil
 		}
-		o.enqueued++
+		o.inserted++
 		lateness := time.Duration(late * float64(time.Second))
 		o.latest = max(o.latest, lateness)
 		if lateness > lateAfter {
@@ -111,12 +109,12 @@ func (c *cluster) measureNative(j job, from, to time.Time) outcome {
 	})
 	require.NoError(c.t, err)
 	gap(to)
-	o.expected = o.enqueued - o.doubled + o.lost
+	o.expected = o.inserted - o.doubled + o.lost
 	return o
 }
 
-// settle waits until every tick due before an instant is done with, and with it
-// the runs that a dead process left to be rescued.
+// settle waits until every tick due before an instant has been inserted and its job has ended, which includes rescued
+// jobs.
 func (c *cluster) settle(to time.Time) {
 	c.t.Helper()
 	unfinished := `SELECT (SELECT count(*) FROM river.everytick_schedule WHERE next_tick < $1)
@@ -125,37 +123,37 @@ func (c *cluster) settle(to time.Time) {
 		unfinished = `SELECT count(*) FROM river.river_job WHERE finalized_at IS NULL AND scheduled_at < $1`
 		to = to.Add(-c.ahead) // by the processes' clocks
 	}
-	until(c.t, 2*time.Minute, "done with all ticks that are due", func() bool {
+	until(c.t, 2*time.Minute, "all due ticks have run", func() bool {
 		return scalar[int](c.t, c.pool, unfinished, to) == 0
 	})
 }
 
-// requireNoneDoubled asks about all ticks there are, not only those of a fault.
+// requireNoneDoubled checks all ticks in the database, not only those of a fault.
 func (c *cluster) requireNoneDoubled() {
 	c.t.Helper()
 	if c.provider == native {
 		return
 	}
 	require.Zero(c.t, scalar[int](c.t, c.pool, `SELECT count(*) FROM (SELECT FROM ticks GROUP BY name, tick HAVING count(*) > 1) AS doubled`),
-		"a (name, tick) has one row")
+		"a tick has at most one row")
 	require.Zero(c.t, scalar[int](c.t, c.pool, `SELECT count(*) FROM (SELECT FROM runs
 		GROUP BY name, tick, attempt HAVING count(*) > 1) AS doubled`),
-		"an attempt at a tick is made once")
+		"each attempt runs once")
 	require.Zero(c.t, scalar[int](c.t, c.pool, `SELECT count(*) FROM ticks WHERE tick <> date_trunc('second', tick)`),
 		"ticks are on the grid")
 }
 
 func (o outcome) String() string {
-	return fmt.Sprintf("%s, every %s: %d expected, %d enqueued, %d lost, %d doubled, %d late runs, latest %s",
-		o.fault, o.every, o.expected, o.enqueued, o.lost, o.doubled, o.late, o.latest.Round(10*time.Millisecond))
+	return fmt.Sprintf("%s, every %s: %d expected, %d inserted, %d lost, %d doubled, %d late runs, latest %s",
+		o.fault, o.every, o.expected, o.inserted, o.lost, o.doubled, o.late, o.latest.Round(10*time.Millisecond))
 }
 
-// table is the report of several faults, in Markdown.
+// table formats outcomes as a Markdown table.
 func table(all []outcome) string {
-	lines := [][]string{{"fault", "every", "expected", "enqueued", "lost", "doubled", "late runs", "latest"}}
+	lines := [][]string{{"fault", "every", "expected", "inserted", "lost", "doubled", "late runs", "latest start"}}
 	for _, o := range all {
 		lines = append(lines, []string{
-			o.fault, o.every.String(), strconv.Itoa(o.expected), strconv.Itoa(o.enqueued), strconv.Itoa(o.lost),
+			o.fault, o.every.String(), strconv.Itoa(o.expected), strconv.Itoa(o.inserted), strconv.Itoa(o.lost),
 			strconv.Itoa(o.doubled), strconv.Itoa(o.late), fmt.Sprintf("%.2f s", o.latest.Seconds()),
 		})
 	}

@@ -22,23 +22,20 @@ import (
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 )
 
-// A server is a Postgres of a test's own, with durable settings: what it called
-// committed must still be there after it was killed.
+// A server is a Postgres with durable settings: what it has committed must survive its being killed.
 type server struct {
 	*devdb.DB
 	count    atomic.Int32
-	fakeTime string // the file that sets its clock, see newFakeTimeServer
+	fakeTime string // path of the file that sets its clock; see newFakeTimeServer
 }
 
-// template is the database that the others are copied from.
+// template is the database that each test's database is copied from.
 const template = "faults_template"
 
-// The view ticks alone knows where in River's table a tick is.
+// templateSQL creates what tests need in a database. Only the view ticks knows where River's table has the tick.
 //
-// The clock of a database: with the schema first in the search path, now() is its
-// function instead of Postgres's own. So the database's clock is put wrong rather
-// than the processes', for all that River asks of either, and it can be put
-// forward where days would have to pass.
+// With the schema clock first in the search path, its functions replace now() and clock_timestamp(). That shifts the
+// database's clock rather than the processes', also in River's statements, and can skip days.
 const templateSQL = `
 CREATE TABLE public.runs (
 	job bigint NOT NULL, name text NOT NULL, tick timestamptz NOT NULL, missed int NOT NULL,
@@ -58,10 +55,10 @@ CREATE FUNCTION clock.now() RETURNS timestamptz STABLE LANGUAGE sql
 CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz VOLATILE LANGUAGE sql
 	AS 'SELECT pg_catalog.clock_timestamp() + (SELECT by FROM clock.ahead)';`
 
-// clockPath is the search path of a database whose clock may be wrong.
+// clockPath is the search path of a database whose clock can be shifted.
 const clockPath = "clock,pg_catalog,public"
 
-// newServer starts a server that the test may take away.
+// newServer starts a server that the test may stop.
 func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{DB: dbtest.Server(t, devdb.Options{})}
@@ -69,7 +66,7 @@ func newServer(t testing.TB) *server {
 	return s
 }
 
-// shared is the server of the tests that leave it alone. It ends with the process.
+// shared is the server of the tests that do not stop it. It ends with the process.
 var shared = sync.OnceValues(func() (*server, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -93,7 +90,7 @@ func sharedServer(t testing.TB) *server {
 	return s
 }
 
-// prepare makes the template.
+// prepare creates the template.
 func (s *server) prepare() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -113,7 +110,7 @@ func (s *server) prepare() error {
 	if err != nil {
 		return err
 	}
-	defer pool.Close() // a database in use cannot be copied
+	defer pool.Close() // a database with connections cannot be copied
 	if err := river.Migrate(ctx, pool, nil); err != nil {
 		return err
 	}
@@ -129,7 +126,7 @@ func (s *server) database(t testing.TB) string {
 	return name
 }
 
-// urlOf is the connection string of a database, with some parameters changed.
+// urlOf returns the connection string of a database, with these parameters.
 func (s *server) urlOf(database string, params map[string]string) (string, error) {
 	u, err := url.Parse(s.URL)
 	if err != nil {
@@ -144,7 +141,7 @@ func (s *server) urlOf(database string, params map[string]string) (string, error
 	return u.String(), nil
 }
 
-// socket is the path of the server's Unix socket.
+// socket returns the path of the server's Unix socket.
 func (s *server) socket(t testing.TB) string {
 	t.Helper()
 	u, err := url.Parse(s.URL)

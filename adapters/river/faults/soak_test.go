@@ -14,26 +14,24 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A soak injects faults by chance, several at a time, and knows afterwards when
-// there was one.
+// A soak injects random faults, several at a time, and records when each began and ended.
 type soak struct {
 	*cluster
 	random    *rand.Rand
 	jobs      []job
 	slots     []*slot
 	serverUp  bool
-	recovery  []recovery // the ends of faults that last
+	recovery  []recovery // how present faults end
 	outages   []outage
-	deleted   map[string]bool // "name tick" of jobs that were deleted before they had run
+	deleted   map[string]bool // "name tick" of jobs deleted before they had ended
 	faultSeen map[string]int
 }
 
-// A slot is the place of a process, with its network; the process in it may be
-// replaced.
+// A slot is a network and the process that uses it, which may be replaced.
 type slot struct {
 	*node
 	network *proxy
-	busy    bool // a fault befalls it
+	busy    bool // during a fault
 }
 
 type recovery struct {
@@ -43,20 +41,20 @@ type recovery struct {
 
 type outage struct {
 	what     string
-	from, to time.Time // to is zero as long as it lasts
+	from, to time.Time // to is zero during the fault
 }
 
 const (
 	soakProcesses = 3
-	// aftermath is how long after a fault its effects may still show: the fail-over,
-	// and the backing off of a process that asked for the database in vain.
+	// aftermath is how long after a fault its effects may still show: the fail-over, and the back-off of a process that
+	// could not reach the database.
 	aftermath = failOver + 20*time.Second
 )
 
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	if *soakFlag == 0 {
-		t.Skip("takes as long as it is told: run with -soak 10m")
+		t.Skip("takes as long as -soak says: run with -soak 10m")
 	}
 	skipNative(t)
 	seed := *seedFlag
@@ -99,11 +97,11 @@ func TestSoak(t *testing.T) {
 	for _, j := range s.jobs {
 		s.requireExplained(j, from, to)
 		require.Positive(t, scalar[int](t, s.pool, `SELECT count(*) FROM river.everytick_schedule
-			WHERE name = $1 AND next_tick > now() - interval '1 second'`, j.Name), "%s goes on", j.Name)
+			WHERE name = $1 AND next_tick > now() - interval '1 second'`, j.Name), "the schedule of %s continues", j.Name)
 	}
 }
 
-// inject brings faults about, one after about 14 seconds, and sees each to its end.
+// inject injects a fault about every 14 seconds until end, and ends each.
 func (s *soak) inject(end time.Time) {
 	next := time.Now()
 	for next.Before(end) || len(s.recovery) > 0 {
@@ -125,7 +123,7 @@ func (s *soak) between(low, high time.Duration) time.Duration {
 	return low + time.Duration(s.random.Int64N(int64(high-low)))
 }
 
-// oneFault chooses among what is possible now.
+// oneFault injects a random fault out of those that are possible now.
 func (s *soak) oneFault() {
 	var up []*slot
 	for _, slot := range s.slots {
@@ -134,7 +132,7 @@ func (s *soak) oneFault() {
 		}
 	}
 	s.random.Shuffle(len(up), func(i, j int) { up[i], up[j] = up[j], up[i] })
-	if s.serverUp && s.random.IntN(2) == 0 { // the leader is worth more than its share
+	if s.serverUp && s.random.IntN(2) == 0 { // the leader gets more than its share
 		leader := s.tryLeader()
 		slices.SortStableFunc(up, func(a, b *slot) int {
 			return map[bool]int{true: 0, false: 1}[a.node == leader] - map[bool]int{true: 0, false: 1}[b.node == leader]
@@ -147,8 +145,8 @@ func (s *soak) oneFault() {
 			func() { s.terminate(up[0]) }, func() { s.freeze(up[0]) }, func() { s.darken(up[0]) }, func() { s.cut(up[0]) })
 	}
 	if s.serverUp {
-		possible = append(possible, s.restartPostgres, s.takePostgresAway, s.truncate, s.resign)
-		if len(up) > 0 { // somebody knows what the row said
+		possible = append(possible, s.restartPostgres, s.takePostgresDown, s.truncate, s.resign)
+		if len(up) > 0 { // a process knows what the row contained
 			possible = append(possible, s.deleteSchedule)
 		}
 	}
@@ -157,7 +155,7 @@ func (s *soak) oneFault() {
 	}
 }
 
-// begin notes the begin of a fault, and returns what notes its end.
+// begin records the beginning of a fault, and returns a function that records its end.
 func (s *soak) begin(what, detail string) (ended func()) {
 	s.t.Logf("%s  %s %s", time.Now().UTC().Format("15:04:05.000"), what, detail)
 	s.faultSeen[what]++
@@ -226,14 +224,14 @@ func (s *soak) cut(slot *slot) {
 	length := s.between(5*time.Second, 15*time.Second)
 	ended := s.begin("ambiguous commits", fmt.Sprintf("%s for %s", slot.id, length))
 	slot.busy = true
-	// The network's own chance: it is asked from other goroutines.
-	chance := rand.New(rand.NewPCG(s.random.Uint64(), 0))
+	// The hook has its own source, because other goroutines call it.
+	random := rand.New(rand.NewPCG(s.random.Uint64(), 0))
 	fates := []fate{cut, passes, passes, answerLost, passes}
 	slot.network.setHook(func(at moment) fate {
 		if at != committing && at != otherCommit {
 			return passes
 		}
-		return fates[chance.IntN(len(fates))]
+		return fates[random.IntN(len(fates))]
 	})
 	s.after(length, func() {
 		slot.network.setHook(nil)
@@ -249,9 +247,9 @@ func (s *soak) restartPostgres() {
 	ended()
 }
 
-func (s *soak) takePostgresAway() {
+func (s *soak) takePostgresDown() {
 	length := s.between(2*time.Second, 25*time.Second)
-	ended := s.begin("Postgres away", "for "+length.String())
+	ended := s.begin("Postgres down", "for "+length.String())
 	s.serverUp = false
 	require.NoError(s.t, s.server.Kill())
 	s.after(length, func() {
@@ -267,7 +265,7 @@ func (s *soak) deleteSchedule() {
 	execSQL(s.t, s.pool, `DELETE FROM river.everytick_schedule WHERE name = $1`, name)
 }
 
-// truncate deletes all jobs, of which some may not have run yet.
+// truncate deletes all jobs, including some that may not have run yet.
 func (s *soak) truncate() {
 	defer s.begin("jobs truncated", "")()
 	err := pgx.BeginFunc(s.t.Context(), s.pool, func(tx pgx.Tx) error {
@@ -301,8 +299,8 @@ func (s *soak) resign() {
 	ended()
 }
 
-// awaitCalm waits until every schedule is on time again and nothing is left to
-// rescue, and returns up to when that holds.
+// awaitCalm waits until every schedule is on time and no job is left to rescue, and returns the instant up to which
+// that holds.
 func (s *soak) awaitCalm() time.Time {
 	for _, slot := range s.slots {
 		s.awaitStart(slot.node)
@@ -310,7 +308,7 @@ func (s *soak) awaitCalm() time.Time {
 	s.leader()
 	const watched = 15 * time.Second
 	var to time.Time
-	until(s.t, 3*time.Minute, "on time again", func() bool {
+	until(s.t, 3*time.Minute, "ticks run on time again", func() bool {
 		pass(s.t, time.Second)
 		to = s.now().Add(-lateAfter)
 		for _, j := range s.jobs {
@@ -324,8 +322,7 @@ func (s *soak) awaitCalm() time.Time {
 	return to
 }
 
-// requireExplained asks of each tick without a run of its own which run stands for
-// it, and of it and of each late run which fault it is due to.
+// requireExplained checks that a run stands for each tick, and that a fault explains each late run.
 func (s *soak) requireExplained(j job, from, to time.Time) {
 	s.t.Helper()
 	rows, err := s.pool.Query(s.t.Context(), `
@@ -345,7 +342,7 @@ func (s *soak) requireExplained(j job, from, to time.Time) {
 		own      *bool
 		started  *time.Time
 		problems []string
-		told     int
+		without  int // ticks without a run of their own
 		worst    time.Duration
 		complain = func(format string, args ...any) {
 			problems = append(problems, "tick "+tick.UTC().Format("15:04:05")+" "+fmt.Sprintf(format, args...))
@@ -359,27 +356,26 @@ func (s *soak) requireExplained(j job, from, to time.Time) {
 			return nil
 		}
 		if !*own {
-			told++
+			without++
 			if j.All {
-				complain("has no run of its own in spite of CatchUpAll")
+				complain("has no run of its own despite CatchUpAll")
 			}
 		}
 		late := started.Sub(tick)
 		worst = max(worst, late)
 		if late > lateAfter && !s.faultBetween(tick, *started) {
-			complain("ran %s late, without a fault", late)
+			complain("ran %s late without a fault", late)
 		}
 		return nil
 	})
 	require.NoError(s.t, err)
-	s.t.Logf("%s: %d ticks without a run of their own, latest %s", j.Name, told, worst)
+	s.t.Logf("%s: %d ticks without a run of their own, latest %s", j.Name, without, worst)
 	if len(problems) > 0 {
 		s.t.Errorf("%s:\n%s", j.Name, strings.Join(problems, "\n"))
 	}
 }
 
-// faultBetween reports whether a fault lasted, or had ended shortly, at some time
-// between two.
+// faultBetween reports whether there was a fault or its aftermath at some time between from and to.
 func (s *soak) faultBetween(from, to time.Time) bool {
 	return slices.ContainsFunc(s.outages, func(o outage) bool {
 		return o.from.Before(to) && o.to.Add(aftermath).After(from)

@@ -21,22 +21,20 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// A loss is how a process is lost in the middle of an advance.
+// A loss is a way to lose a process in the middle of an advance.
 type loss int
 
 const (
 	killed    loss = iota
-	frozen         // and woken once another process may have its rows
-	cutOff         // half-open, and connected again by then
-	forgotten      // all connections of all processes half-open for good, while new ones pass
+	frozen         // until another process may have its rows
+	cutOff         // half-open for that long
+	forgotten      // the connections of all processes stay half-open, and new ones pass
 )
 
-// rowsHeld is longer than the server holds the rows of a process that is frozen or cut
-// off in the middle of an advance.
+// rowsHeld is longer than the server keeps rows locked for a process that is frozen or cut off during an advance.
 const rowsHeld = 14 * time.Second
 
-// loseAdvance loses a process just as it sends what comes after the UPDATE of an
-// advance: the INSERT, or the COMMIT.
+// loseAdvance loses a process just as it sends the INSERT or the COMMIT of an advance.
 func loseAdvance(c *cluster, at moment, how loss, every time.Duration) {
 	c.awaitPhase(every, every/2)
 	lost := make(chan *node, 1)
@@ -68,7 +66,7 @@ func loseAdvance(c *cluster, at moment, how loss, every time.Duration) {
 	select {
 	case victim = <-lost:
 	case <-time.After(3 * every):
-		c.t.Fatal("no process advances")
+		c.t.Fatal("no process advanced a schedule")
 	}
 	for _, n := range c.living() {
 		n.proxy.setHook(nil)
@@ -92,11 +90,11 @@ func forgetAll(c *cluster) {
 	}
 }
 
-// truncateJobs deletes all jobs at an instant at which none is to run, as what is
-// deleted before it has run is lost.
+// truncateJobs deletes all jobs at an instant when none is waiting or running, because a job deleted before it has run
+// is lost.
 func truncateJobs(c *cluster, options string) {
-	errBusy := errors.New("a job waits or runs")
-	until(c.t, time.Minute, "an instant without a job", func() bool {
+	errBusy := errors.New("a job is waiting or running")
+	until(c.t, time.Minute, "no job is waiting or running", func() bool {
 		err := pgx.BeginFunc(c.t.Context(), c.pool, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(c.t.Context(), `LOCK TABLE river.river_job`); err != nil {
 				return err
@@ -120,8 +118,8 @@ func truncateJobs(c *cluster, options string) {
 	})
 }
 
-// truncateAndReuse deletes all jobs and has their IDs given out again: the schedules
-// know IDs that are those of other jobs from then on.
+// truncateAndReuse deletes all jobs and gives their IDs to others, so that the IDs stored in the rows of schedules
+// belong to other jobs.
 func truncateAndReuse(c *cluster) {
 	truncateJobs(c, "RESTART IDENTITY")
 	execSQL(c.t, c.pool, `INSERT INTO river.river_job (id, args, kind, max_attempts, state)
@@ -136,7 +134,7 @@ func (c *cluster) dueNow(j job) {
 		j.Name, j.Every))
 }
 
-// status is what a process that does not run says of a job.
+// status returns the status of a job as a process that is not started reports it.
 func (c *cluster) status(j job) jobs.Status {
 	c.t.Helper()
 	s, err := newScheduler(c.pool, []job{j}, quiet, 0)
@@ -147,8 +145,8 @@ func (c *cluster) status(j job) jobs.Status {
 	return all[0]
 }
 
-// outcomeOf measures a job and asks that nothing was doubled, and that whatever has no
-// run of its own has one that stands for it.
+// outcomeOf measures a job and checks that no tick was doubled, and that a later run stands for each tick without a run
+// of its own.
 func (c *cluster) outcomeOf(fault string, j job, from, to time.Time) outcome {
 	c.t.Helper()
 	o := c.measure(j, from, to)
@@ -159,7 +157,7 @@ func (c *cluster) outcomeOf(fault string, j job, from, to time.Time) outcome {
 	return o
 }
 
-// shortRetention keeps jobs for a minute of a schedule that is rarer than that.
+// shortRetention keeps jobs for a minute, which is shorter than the schedule's interval.
 func shortRetention(t *testing.T, fault string) []outcome {
 	c := newCluster(t, sharedServer(t), false)
 	c.retention = time.Minute
@@ -169,11 +167,11 @@ func shortRetention(t *testing.T, fault string) []outcome {
 	}
 	from := c.nextTick(j.Name).Add(-j.Every)
 	c.dueNow(j)
-	until(t, 10*time.Second, "run", func() bool { return len(c.firstRuns(j.Name)) == 1 })
+	until(t, 10*time.Second, "the job has run", func() bool { return len(c.firstRuns(j.Name)) == 1 })
 	next := from.Add(j.Every)
 	kept := func() int { return scalar[int](t, c.pool, `SELECT count(*) FROM ticks`) }
 	require.Equal(t, 1, kept())
-	until(t, 95*time.Second, "deleted", func() bool { return kept() == 0 || c.now().After(next) })
+	until(t, 95*time.Second, "River has deleted the job", func() bool { return kept() == 0 || c.now().After(next) })
 	check := func(tick time.Time) {
 		st := c.status(j)
 		require.Equal(t, tick, st.PrevTick)
@@ -183,8 +181,8 @@ func shortRetention(t *testing.T, fault string) []outcome {
 	if c.now().Before(next) {
 		check(from)
 	}
-	until(t, j.Every+10*time.Second, "run again", func() bool { return len(c.firstRuns(j.Name)) == 2 })
-	pass(t, 2*time.Second) // until the end is stored
+	until(t, j.Every+10*time.Second, "the job has run again", func() bool { return len(c.firstRuns(j.Name)) == 2 })
+	pass(t, 2*time.Second) // until the result is stored
 	check(next)
 	c.requireNoneDoubled()
 	o := c.outcomeOf(fault, j, from, next.Add(time.Second))
@@ -192,8 +190,7 @@ func shortRetention(t *testing.T, fault string) []outcome {
 	return []outcome{o}
 }
 
-// rollOut rolls a version out and back, several times and in several ways, while
-// processes of both run.
+// rollOut rolls a version out and back, several times and in several ways, while processes of both versions run.
 func rollOut(t *testing.T, fault string) []outcome {
 	c := newCluster(t, sharedServer(t), false)
 	execSQL(t, c.pool, `CREATE TABLE claims (n serial, spec text, at timestamptz)`)
@@ -211,11 +208,11 @@ func rollOut(t *testing.T, fault string) []outcome {
 
 	var all []outcome
 	var want []string
-	// goesOn asks that the version has the row, and its ticks run up to an instant.
-	goesOn := func(version []job, within time.Duration) {
+	// continues checks that the version takes the row over, and that its ticks run.
+	continues := func(version []job, within time.Duration) {
 		spec := "every " + version[0].Every.String()
 		want = append(want, spec)
-		until(t, within, "taken over by "+spec, func() bool {
+		until(t, within, "the row has the schedule "+spec, func() bool {
 			return scalar[string](t, c.pool, `SELECT spec FROM river.everytick_schedule`) == spec
 		})
 		from := scalar[time.Time](t, c.pool, `SELECT max(at) FROM claims`)
@@ -229,43 +226,46 @@ func rollOut(t *testing.T, fault string) []outcome {
 	for range processesPerService {
 		c.launch(older)
 	}
-	goesOn(older, time.Second)
+	continues(older, time.Second)
 	for range 2 {
 		first := c.launch(newer)
-		goesOn(newer, time.Second)
+		continues(newer, time.Second)
 		first.terminate()
-		goesOn(older, 5*time.Second)
+		continues(older, 5*time.Second)
 	}
 	crashes := c.launch(newer)
-	goesOn(newer, time.Second)
+	continues(newer, time.Second)
 	crashes.kill()
-	goesOn(older, deadAfter+5*time.Second)
+	continues(older, deadAfter+5*time.Second)
 	c.launch(newer)
-	goesOn(newer, time.Second)
-	c.launch(older) // rolled back before the other is gone
-	goesOn(older, time.Second)
+	continues(newer, time.Second)
+	c.launch(older) // rolled back before the newer processes have stopped
+	continues(older, time.Second)
 	c.launch(newer)
-	goesOn(newer, time.Second)
+	continues(newer, time.Second)
 
 	rows, err := c.pool.Query(t.Context(), `SELECT spec FROM claims ORDER BY n`)
 	require.NoError(t, err)
 	claims, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
-	require.Equal(t, want, claims, "the row changes hands with each roll-out and each roll-back, and only then")
+	require.Equal(t, want, claims, "the row changes with each rollout and each rollback, and at no other time")
 	c.requireNoneDoubled()
 
 	sum := outcome{fault: fault, every: older[0].Every}
 	for _, o := range all {
-		sum.expected, sum.enqueued, sum.late, sum.latest = sum.expected+o.expected, sum.enqueued+o.enqueued, sum.late+o.late, max(sum.latest, o.latest)
+		sum.expected += o.expected
+		sum.inserted += o.inserted
+		sum.late += o.late
+		sum.latest = max(sum.latest, o.latest)
 	}
 	return []outcome{sum}
 }
 
-// libfaketime is where Debian's package of that name has it.
+// libfaketime is where Debian's package of that name installs it.
 const libfaketime = "/usr/lib/*/faketime/libfaketime.so.1"
 
-// newFakeTimeServer starts a server whose clock a test may set, for all that Postgres
-// asks of it, or returns nil without libfaketime or binaries of Postgres to run under it.
+// newFakeTimeServer starts a server whose system clock a test can set. It returns nil without libfaketime or Postgres
+// binaries to run under it.
 func newFakeTimeServer(t testing.TB) *server {
 	t.Helper()
 	found, _ := filepath.Glob(libfaketime)
@@ -276,8 +276,8 @@ func newFakeTimeServer(t testing.TB) *server {
 	if _, err := exec.LookPath(filepath.Join(real, "postgres")); err != nil {
 		return nil
 	}
-	// Another user may run the server, who must be able to enter.
-	dir, err := os.MkdirTemp("/tmp", "faults-") //nolint:usetesting // what t.TempDir makes, others cannot enter
+	// Another user may run the server, and must be able to enter the directory.
+	dir, err := os.MkdirTemp("/tmp", "faults-") //nolint:usetesting // others cannot enter t.TempDir
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	require.NoError(t, os.Chmod(dir, 0o755))
@@ -306,7 +306,7 @@ func newFakeTimeServer(t testing.TB) *server {
 	return s
 }
 
-// setFakeTime puts the server's clock that far ahead, or back to right.
+// setFakeTime shifts the server's clock; 0 corrects it.
 func (s *server) setFakeTime(t testing.TB, ahead time.Duration) {
 	t.Helper()
 	next := s.fakeTime + ".next"
@@ -315,8 +315,8 @@ func (s *server) setFakeTime(t testing.TB, ahead time.Duration) {
 	require.NoError(t, os.Rename(next, s.fakeTime))
 }
 
-// setClock sets the database's clock forward by an hour, back, and right again. It is
-// the server's own if libfaketime is there, otherwise that of the schema clock.
+// setClock sets the database's clock forward by an hour, back, and forward again. It is the server's own clock if
+// libfaketime is installed, and otherwise that of the schema clock.
 func setClock(t *testing.T, fault string) []outcome {
 	s := newFakeTimeServer(t)
 	if s == nil {
@@ -325,7 +325,7 @@ func setClock(t *testing.T, fault string) []outcome {
 	c := newCluster(t, s, s.fakeTime == "")
 	set := func(ahead time.Duration) {
 		if s.fakeTime == "" {
-			c.putClockAhead(ahead)
+			c.setClockAhead(ahead)
 		} else {
 			s.setFakeTime(t, ahead)
 		}
@@ -335,7 +335,7 @@ func setClock(t *testing.T, fault string) []outcome {
 		c.launch(all)
 	}
 	for _, j := range all {
-		until(t, time.Minute, "run", func() bool { return len(c.firstRuns(j.Name)) > 0 })
+		until(t, time.Minute, j.Name+" has run", func() bool { return len(c.firstRuns(j.Name)) > 0 })
 	}
 	c.leader()
 	onTime := func(from time.Time) {
@@ -354,7 +354,7 @@ func setClock(t *testing.T, fault string) []outcome {
 	pass(t, 18*time.Second)
 	to := c.now().Add(-lateAfter)
 	for _, j := range all {
-		o := c.outcomeOf(fault+": forward", j, from, to)
+		o := c.outcomeOf(fault, j, from, to)
 		require.Equal(t, 1, o.late, "one run stands for the hour: %s", o)
 		require.GreaterOrEqual(t, o.lost, int(time.Hour/j.Every)-2, o.String())
 		outcomes = append(outcomes, o)
@@ -363,10 +363,10 @@ func setClock(t *testing.T, fault string) []outcome {
 
 	runs := func() int { return scalar[int](t, c.pool, `SELECT count(*) FROM runs`) }
 	set(0)
-	pass(t, 3*time.Second) // what had begun has ended
+	pass(t, 3*time.Second) // until running handlers have returned
 	before := runs()
 	pass(t, 10*time.Second)
-	require.Equal(t, before, runs(), "the hour that comes a second time has had its ticks")
+	require.Equal(t, before, runs(), "the ticks of the repeated hour have run already")
 	for _, j := range all {
 		st := c.status(j)
 		require.Contains(t, st.OverdueReason, "the database's clock was set back")
@@ -380,11 +380,11 @@ func setClock(t *testing.T, fault string) []outcome {
 	onTime(from)
 	c.settle(c.now().Add(-lateAfter))
 	c.requireNoneDoubled()
-	require.Equal(t, 1, scalar[int](t, c.pool, `SELECT max(attempt) FROM runs`), "no job was taken from a process")
+	require.Equal(t, 1, scalar[int](t, c.pool, `SELECT max(attempt) FROM runs`), "no job was rescued")
 	return outcomes
 }
 
-// longTimeout kills a process in the middle of a run that may take an hour.
+// longTimeout kills a process during a run whose timeout is an hour.
 func longTimeout(t *testing.T, fault string) []outcome {
 	c := newCluster(t, sharedServer(t), false)
 	j := job{Name: "tick.long", Every: 5 * time.Second, Hold: 3 * time.Second, Timeout: time.Hour}
@@ -407,15 +407,15 @@ func longTimeout(t *testing.T, fault string) []outcome {
 // requireRunAgain waits for the second attempt of a job whose process died.
 func (c *cluster) requireRunAgain(id int64, died time.Time) {
 	c.t.Helper()
-	until(c.t, rescueWithin+5*time.Second, "run again", func() bool {
+	until(c.t, rescueWithin+5*time.Second, "the job runs again", func() bool {
 		return scalar[int](c.t, c.pool, `SELECT max(attempt) FROM runs WHERE job = $1`, id) == 2
 	})
 	again := scalar[time.Time](c.t, c.pool, `SELECT started FROM runs WHERE job = $1 AND attempt = 2`, id)
-	c.t.Logf("run again %s after its process died", again.Sub(died).Round(time.Millisecond))
+	c.t.Logf("second attempt %s after the process died", again.Sub(died).Round(time.Millisecond))
 	require.Less(c.t, again.Sub(died), rescueWithin)
 }
 
-// longOutage takes the database away for many times DeadAfter while a job runs.
+// longOutage takes the database down for many times DeadAfter while a job runs.
 func longOutage(t *testing.T, fault string) []outcome {
 	c := newCluster(t, newServer(t), false)
 	const away = 90 * time.Second
@@ -425,8 +425,8 @@ func longOutage(t *testing.T, fault string) []outcome {
 	for n := range processes {
 		all = append(all, job{Name: fmt.Sprintf("tick.long-%d", n), Every: time.Hour, Hold: away + 4*deadAfter, Timeout: time.Hour})
 	}
-	// Each process runs one: whichever first sees the database again could take those for dead that had stored their
-	// last heartbeat before its own.
+	// Each process runs a job, because the first to see the database again could take those for dead whose last
+	// heartbeat was before its own.
 	ids := map[*node]int64{}
 	for _, long := range all[1:] {
 		n := c.launch(all)
@@ -443,14 +443,14 @@ func longOutage(t *testing.T, fault string) []outcome {
 	}
 	c.leader()
 	from := c.now()
-	takePostgresAway(c, j.Every, 2500*time.Millisecond, away)
+	takePostgresDown(c, j.Every, 2500*time.Millisecond, away)
 	for n, id := range ids {
-		until(t, time.Minute, "completed", func() bool {
+		until(t, time.Minute, "the job has completed", func() bool {
 			return scalar[string](t, c.pool, `SELECT state::text FROM river.river_job WHERE id = $1`, id) == "completed"
 		})
 		require.True(t, n.alive())
 		require.Equal(t, 1, scalar[int](t, c.pool, `SELECT attempt::int FROM river.river_job WHERE id = $1`, id))
-		require.Equal(t, 1, scalar[int](t, c.pool, `SELECT count(*) FROM runs WHERE job = $1`, id), "the job is its process's")
+		require.Equal(t, 1, scalar[int](t, c.pool, `SELECT count(*) FROM runs WHERE job = $1`, id), "the process keeps its job")
 	}
 	to := c.now().Truncate(j.Every)
 	c.settle(to)
@@ -460,11 +460,11 @@ func longOutage(t *testing.T, fault string) []outcome {
 	return []outcome{o}
 }
 
-// wokenLate freezes a process until its job was given to another, and wakes it while
-// that one runs the job, and when it has run it.
+// wokenLate freezes a process until its job has been given to another, and wakes it while the other runs the job or
+// after that has run it.
 func wokenLate(t *testing.T, fault string) []outcome {
 	c := newCluster(t, sharedServer(t), false)
-	// The first attempt ends as it is woken, by success or by its timeout.
+	// The first attempt ends when its process is woken, by success or by its timeout.
 	j := job{Name: "tick.held", Every: 20 * time.Second, Hold: 5 * time.Second, Timeout: 6 * time.Second}
 	for range processesPerService {
 		c.launch([]job{j})
@@ -496,7 +496,7 @@ func wokenLate(t *testing.T, fault string) []outcome {
 			pass(t, 2*time.Second)
 			require.Equal(t, row{State: "running", Attempt: 2, Errors: 1}, read(id), "the late result changes nothing")
 		}
-		until(t, 15*time.Second, "completed", func() bool { return read(id).State == "completed" })
+		until(t, 15*time.Second, "the job has completed", func() bool { return read(id).State == "completed" })
 		stored := read(id)
 		if !during {
 			victim.thaw()

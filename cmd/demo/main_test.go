@@ -235,7 +235,7 @@ func TestThePrintedCommandsWork(t *testing.T) {
 			require.Equal(t, http.StatusAccepted, status, answer)
 		}
 	}
-	d.out.await(t, `asked for by hand action=trigger job=demo\.flaky job_id=\d+ who=Go-http-client`)
+	d.out.await(t, `manual action action=trigger job=demo\.flaky job_id=\d+ who=Go-http-client`)
 	d.out.await(t, `succeeded after failing job=demo\.flaky .*failures=2`)
 	_, answer := d.do(t, "GET", "/jobs/notifs.cleanup", "")
 	require.Contains(t, answer, "paused_since")
@@ -270,7 +270,7 @@ func TestTheDatabaseGoesAwayAndComesBack(t *testing.T) {
 		before := time.Now()
 		_, answer := d.do(t, "GET", path, "")
 		require.Less(t, time.Since(before), 10*time.Second, path)
-		require.Contains(t, answer, "The database does not answer. What you see is from", path)
+		require.Contains(t, answer, "The database does not answer. Showing the state as of", path)
 		require.Contains(t, answer, "every 5 seconds", "%s still shows what is known", path)
 	}
 	status, answer := d.do(t, "POST", "/jobs/demo.flaky/trigger", "", "Content-Type", "application/json")

@@ -55,8 +55,8 @@ peers: ## Run other job queues on the same work, in a quarter of an hour (bench/
 	cd bench/peers && go run .
 
 .PHONY: screenshot
-screenshot: ## Draw docs/status.png, the README's picture of the status page, in a real browser
-	EVERYTICK_BROWSER=required go test ./cmd/demo -run='^TestInABrowser$$' -count=1 -update
+screenshot: ## Draw docs/status.png, the README's screenshot of the status page, in a real browser
+	EVERYTICK_BROWSER=required go test ./cmd/demo -run='^TestStatusPage_InABrowser$$' -count=1 -update
 
 .PHONY: api
 api: ## Compare the public API with the last release in CHANGELOG; what breaks callers needs a heading Changed or Removed in CHANGELOG's [Unreleased]

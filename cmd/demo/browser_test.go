@@ -263,7 +263,7 @@ func TestStatusPage_InABrowser(t *testing.T) {
 	p.reads("#notice", "✓ Triggered.", "demo.flaky, run ")
 	_, id, _ := strings.Cut(p.text("#notice a"), "run ")
 	p.click("#notice a")
-	p.reads("#run-"+id, "✓ done", "2 of 3", "attempt 1 of a job that fails 1 times")
+	p.reads("#run-"+id, "✓ done", "2 of 3", "on purpose: attempt 1 with fail_times 1")
 	p.click("#shown-" + id + " summary")
 	p.reads("#shown-"+id, `{"fail_times": 1}`)
 

@@ -60,10 +60,10 @@ func registerDemoJobs(r jobs.Registrar) error {
 	return errors.Join(
 		flaky.Register(r, func(ctx context.Context, job *jobs.Job, args flakyArgs) error {
 			if job.Attempt <= args.FailTimes {
-				job.Logger.WarnContext(ctx, "failing on purpose", "of", job.MaxAttempts)
-				return fmt.Errorf("on purpose: attempt %d of a job that fails %d times", job.Attempt, args.FailTimes)
+				job.Logger.WarnContext(ctx, "failing on purpose", "max_attempts", job.MaxAttempts)
+				return fmt.Errorf("on purpose: attempt %d with fail_times %d", job.Attempt, args.FailTimes)
 			}
-			job.Logger.InfoContext(ctx, "succeeded after failing", "failures", args.FailTimes)
+			job.Logger.InfoContext(ctx, "succeeded", "failures", args.FailTimes)
 			return nil
 		}, jobs.RetryDelay(time.Second)),
 		r.RegisterInterval("demo.heartbeat", 5*time.Second, func(ctx context.Context, job *jobs.Job) error {

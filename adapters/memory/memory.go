@@ -465,7 +465,7 @@ func (s *Scheduler) nextDue(now time.Time) (next time.Time) {
 	return next
 }
 
-// promote makes runs that are due ready to start, and deletes runs that ended before Retention.
+// promote makes runs that are due ready to start, and deletes ended runs after their retention.
 func (s *Scheduler) promote(now time.Time) {
 	for r := s.delayed.top(); r != nil && !r.due.After(now); r = s.delayed.top() {
 		heap.Pop(&s.delayed)

@@ -320,7 +320,7 @@ func TestShutdown_LeavesNoGoroutine(t *testing.T) { //nolint:paralleltest // it 
 	}
 }
 
-// Outside a bubble: every accepted job runs exactly once.
+// In real time, every accepted job runs exactly once.
 func TestScheduler_StartAndShutdownUnderLoadLoseNoJob(t *testing.T) {
 	t.Parallel()
 	const goroutines, each = 8, 50

@@ -97,7 +97,7 @@ func newMoment(t, now time.Time) *moment {
 	return &moment{ISO: t.Format(time.RFC3339Nano), Relative: relative(t, now), Short: t.Format(layout)}
 }
 
-// row is a job.
+// row is a job as the pages show it.
 type row struct {
 	Name, Module, Link            string
 	Words, Pattern, Zone          string
@@ -121,7 +121,7 @@ type row struct {
 	next time.Time
 }
 
-// run is a run of a job.
+// run is a run as the pages show it.
 type run struct {
 	jobs.Run
 	Outcome              outcome

@@ -56,7 +56,7 @@ peers: ## Compare with other job queues, about 15 minutes (bench/peers)
 
 .PHONY: screenshot
 screenshot: ## Take docs/status.png, the README's screenshot of the status page, in a real browser
-	EVERYTICK_BROWSER=required go test ./cmd/demo -run='^TestInABrowser$$' -count=1 -update
+	EVERYTICK_BROWSER=required go test ./cmd/demo -run='^TestStatusPage_InABrowser$$' -count=1 -update
 
 .PHONY: api
 api: ## Compare the public API with the last release in CHANGELOG; breaking changes need Changed or Removed in its [Unreleased]

@@ -1,4 +1,4 @@
--- The audit trail: what happened in the last year, and the archive of what is older.
+-- The audit trail: the entries of the last year, and an archive of older ones.
 
 -- +goose Up
 CREATE TABLE audit_entries (
@@ -10,12 +10,12 @@ CREATE TABLE audit_entries (
     detail      jsonb       NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(detail) = 'object')
 );
 
--- The first is for the retention job as well as for listing.
+-- The first index serves the retention job as well as listings.
 CREATE INDEX audit_entries_occurred_at_idx ON audit_entries (occurred_at, id);
 CREATE INDEX audit_entries_actor_idx ON audit_entries (actor, occurred_at, id);
 CREATE INDEX audit_entries_target_idx ON audit_entries (target, occurred_at, id) WHERE target <> '';
 
--- An archived entry keeps its id, so that the primary key would show one archived twice.
+-- An archived entry keeps its id, so the primary key prevents archiving it twice.
 CREATE TABLE audit_archive (
     id          bigint      PRIMARY KEY,
     occurred_at timestamptz NOT NULL,

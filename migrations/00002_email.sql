@@ -1,9 +1,9 @@
--- The outbox: mails are stored in the transaction that gives rise to them, and sent from here.
+-- The outbox: messages are inserted in the application's transaction and sent from here.
 
 -- +goose Up
 CREATE TABLE email_outbox (
     id            bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    job_key       text        UNIQUE, -- names the job that sends this mail; null for mails enqueued directly
+    job_key       text        UNIQUE, -- the job that sends this message; null for messages enqueued directly
     recipients    text[]      NOT NULL CHECK (cardinality(recipients) > 0),
     subject       text        NOT NULL,
     body_text     text        NOT NULL,
@@ -13,7 +13,7 @@ CREATE TABLE email_outbox (
     last_error    text        NOT NULL DEFAULT '',
     created_at    timestamptz NOT NULL DEFAULT now(),
     due_at        timestamptz NOT NULL DEFAULT now(),
-    -- Who is sending it. A claim counts until claimed_until; it is null when nobody is.
+    -- The claim of the process that is sending the message, valid until claimed_until; null if there is none.
     claim         uuid,
     claimed_until timestamptz,
     finished_at   timestamptz CHECK ((finished_at IS NULL) = (status = 'pending'))

@@ -14,7 +14,7 @@ CREATE TABLE notifications (
 
 CREATE INDEX notifications_user_idx ON notifications (user_id, id);
 CREATE INDEX notifications_unread_idx ON notifications (user_id, id) WHERE read_at IS NULL;
--- For the clean-up job.
+-- For the cleanup job.
 CREATE INDEX notifications_created_at_idx ON notifications (created_at);
 CREATE INDEX notifications_expires_at_idx ON notifications (expires_at) WHERE expires_at IS NOT NULL;
 

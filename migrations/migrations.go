@@ -1,15 +1,13 @@
-// Package migrations holds the tables of the modules as numbered SQL files and
-// applies them to a database:
+// Package migrations creates the tables of the modules in a PostgreSQL database:
 //
 //	if err := migrations.Up(ctx, pool); err != nil { … }
 //
-// Any number of processes may call [Up] at once, as they do when a deployment
-// starts ten of them: each migration is applied once, by one of them, while the
-// others wait.
+// Any number of processes may call [Up] at once, for example during a deployment. One of
+// them applies each migration while the others wait.
 //
-// The tables, and the table everytick_migrations that lists the files that have been
-// applied, are created in the first schema of the pool's search_path, usually public.
-// The tables of a provider of jobs are the provider's.
+// The tables are created in the first schema of the pool's search_path, usually public, as is
+// the table everytick_migrations, which lists the applied migrations. A provider's own tables
+// are not included; see for example river.Migrate.
 package migrations
 
 import (
@@ -26,20 +24,21 @@ import (
 const (
 	versionTable = "everytick_migrations"
 
-	// sessionLockID is not goose's default: an application that calls Up from
-	// within a migration of its own, under goose's lock, would wait for itself.
+	// sessionLockID differs from goose's default: an application that calls Up within a goose
+	// migration of its own would wait for its own lock.
 	sessionLockID = 0x65766572797469 // "everyti"
 )
 
 //go:embed *.sql
 var files embed.FS
 
-// Up applies what is missing. On a database that is up to date it changes nothing.
+// Up applies all migrations that have not been applied yet. If there are none, it changes
+// nothing.
 //
-// The pool must lead to PostgreSQL itself: through a pooler that shares sessions, such
-// as PgBouncer in transaction mode, locks do not hold. Up blocks while another process
-// migrates; ctx ends the wait. Every migration is a transaction of its own, so after an
-// error, which names the migration, Up can be called again.
+// The pool must connect directly to PostgreSQL. Up takes a session lock, which does not work
+// through a pooler that shares sessions, such as PgBouncer in transaction mode. Up waits while
+// another process migrates, until ctx ends but at most ten minutes. Each migration runs in its
+// own transaction. If one fails, the error names it and Up can be called again.
 func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	return withGoose(pool, func(p *goose.Provider) error {
 		_, err := p.Up(ctx)
@@ -47,8 +46,8 @@ func Up(ctx context.Context, pool *pgxpool.Pool) error {
 	})
 }
 
-// Down takes everything back that [Up] applied, and with it all the modules' rows. What
-// is left is the empty list of applied files.
+// Down reverts all migrations, which deletes the tables of the modules with all their rows.
+// Only the table everytick_migrations remains. It waits as [Up] does.
 func Down(ctx context.Context, pool *pgxpool.Pool) error {
 	return withGoose(pool, func(p *goose.Provider) error {
 		_, err := p.DownTo(ctx, 0)
@@ -56,22 +55,22 @@ func Down(ctx context.Context, pool *pgxpool.Pool) error {
 	})
 }
 
-// withGoose calls f with goose set up for the files. Its lock and its
-// work share one connection, so that callers waiting for the lock on the same pool
-// keep nothing from the one that has it.
+// withGoose calls f with a goose provider for the files. The provider uses one connection for
+// the lock and the migrations, so callers that share a pool and wait for the lock cannot keep
+// a connection from the one that holds it.
 func withGoose(pool *pgxpool.Pool, f func(*goose.Provider) error) error {
-	// Once a second for ten minutes; a second is the shortest that goose takes.
+	// Try every second, goose's shortest interval, for ten minutes.
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(sessionLockID), lock.WithLockTimeout(1, 600))
 	if err != nil {
 		return fmt.Errorf("migrations: %w", err)
 	}
 	db := stdlib.OpenDBFromPool(pool)
-	defer func() { _ = db.Close() }() // gives its connections back; the pool stays open
+	defer func() { _ = db.Close() }() // returns its connections; the pool stays open
 	provider, err := goose.NewProvider(goose.DialectPostgres, db, files,
 		goose.WithTableName(versionTable),
 		goose.WithSessionLocker(locker),
 		goose.WithLogger(goose.NopLogger()),
-		goose.WithDisableGlobalRegistry(true), // the application's own goose migrations are none of ours
+		goose.WithDisableGlobalRegistry(true), // ignore the application's own goose migrations
 	)
 	if err == nil {
 		err = f(provider)

@@ -17,12 +17,12 @@ import (
 	"github.com/everytick/everytick/migrations"
 )
 
-// empty gives databases in which nothing has been migrated.
+// empty provides databases without migrations.
 var empty = dbtest.New(nil)
 
 var moduleTables = []string{"audit_archive", "audit_entries", "email_outbox", "notifications"}
 
-func TestTenProcessesStartingTogetherApplyEachMigrationOnce(t *testing.T) {
+func TestUp_ConcurrentCallersApplyEachMigrationOnce(t *testing.T) {
 	t.Parallel()
 	url := empty.URL(t)
 	group, ctx := errgroup.WithContext(t.Context())
@@ -36,14 +36,14 @@ func TestTenProcessesStartingTogetherApplyEachMigrationOnce(t *testing.T) {
 	files, err := fs.Glob(os.DirFS("."), "*.sql")
 	require.NoError(t, err)
 	applied := column[int64](t, pool, `SELECT version_id FROM everytick_migrations WHERE version_id > 0 ORDER BY id`)
-	require.Len(t, applied, len(files), "each file is applied once")
+	require.Len(t, applied, len(files), "each migration is applied once")
 	for i, version := range applied {
-		require.EqualValues(t, i+1, version, "files are numbered without gaps and applied in order")
+		require.EqualValues(t, i+1, version, "migrations are numbered without gaps and applied in order")
 	}
-	require.Empty(t, column[string](t, pool, `SELECT nspname::text FROM pg_namespace WHERE nspname = 'river'`), "River's tables are not ours")
+	require.Empty(t, column[string](t, pool, `SELECT nspname::text FROM pg_namespace WHERE nspname = 'river'`), "River's tables are not included")
 }
 
-func TestCallersShareAPoolOfOneConnectionWithoutADeadlock(t *testing.T) {
+func TestUp_CallersOnAPoolOfOneConnectionDoNotDeadlock(t *testing.T) {
 	t.Parallel()
 	pool := open(t, empty.URL(t), 1)
 	group, ctx := errgroup.WithContext(t.Context())
@@ -53,27 +53,27 @@ func TestCallersShareAPoolOfOneConnectionWithoutADeadlock(t *testing.T) {
 	require.NoError(t, group.Wait())
 }
 
-func TestDownTakesBackAllOfUpAndUpAppliesItAgain(t *testing.T) {
+func TestDown_RevertsUp(t *testing.T) {
 	t.Parallel()
 	ctx, pool := t.Context(), open(t, empty.URL(t), 2)
 	tables := func() []string {
 		return column[string](t, pool, `SELECT tablename::text FROM pg_tables
 			WHERE schemaname = 'public' AND tablename <> 'everytick_migrations' ORDER BY 1`)
 	}
-	require.NoError(t, migrations.Down(ctx, pool), "nothing to take back is no error")
+	require.NoError(t, migrations.Down(ctx, pool), "nothing to revert")
 	for range 2 {
 		require.NoError(t, migrations.Up(ctx, pool))
 		up := tables()
 		require.Equal(t, moduleTables, up)
-		require.NoError(t, migrations.Up(ctx, pool), "nothing to apply is no error")
+		require.NoError(t, migrations.Up(ctx, pool), "nothing to apply")
 		require.Equal(t, up, tables())
 
 		require.NoError(t, migrations.Down(ctx, pool))
-		require.Empty(t, tables(), "Down leaves a table of Up's")
+		require.Empty(t, tables(), "tables left by Down")
 	}
 }
 
-func TestTablesGoIntoTheFirstSchemaOfTheSearchPath(t *testing.T) {
+func TestUp_CreatesTablesInTheFirstSchemaOfTheSearchPath(t *testing.T) {
 	t.Parallel()
 	url := empty.URL(t)
 	exec(t, open(t, url, 1), `CREATE SCHEMA ours`)
@@ -88,19 +88,19 @@ func TestTablesGoIntoTheFirstSchemaOfTheSearchPath(t *testing.T) {
 		column[string](t, pool, `SELECT tablename::text FROM pg_tables WHERE schemaname = 'ours' ORDER BY 1`))
 }
 
-func TestErrorsNameNoPassword(t *testing.T) {
+func TestMigrate_ErrorsContainNoPassword(t *testing.T) {
 	t.Parallel()
-	// Nobody listens there.
+	// Nothing listens on port 1.
 	const nowhere = "postgres://u:hunter2@127.0.0.1:1/db?sslmode=disable"
 	for _, migrate := range []func(context.Context, *pgxpool.Pool) error{migrations.Up, migrations.Down} {
 		err := migrate(t.Context(), open(t, nowhere, 2))
 		require.ErrorContains(t, err, "migrations: ")
-		require.NotContains(t, err.Error(), "hunter2", "a password in an error")
-		require.NotContains(t, err.Error(), "postgres://", "a connection string in an error")
+		require.NotContains(t, err.Error(), "hunter2", "password in an error")
+		require.NotContains(t, err.Error(), "postgres://", "connection string in an error")
 	}
 }
 
-func TestAnotherMigratorIsWaitedForUntilTheContextEnds(t *testing.T) {
+func TestUp_WaitsForAnotherProcessUntilTheContextEnds(t *testing.T) {
 	t.Parallel()
 	url := empty.URL(t)
 	pool, other := open(t, url, 2), open(t, url, 1)
@@ -112,11 +112,11 @@ func TestAnotherMigratorIsWaitedForUntilTheContextEnds(t *testing.T) {
 	require.Empty(t, column[string](t, pool, `SELECT tablename::text FROM pg_tables WHERE tablename = ANY($1)`, moduleTables),
 		"migrated without the lock")
 
-	other.Reset() // the connection and with it the lock
+	other.Reset() // closes the connection, which releases the lock
 	require.NoError(t, migrations.Up(t.Context(), pool))
 }
 
-func TestLocksAreReleased(t *testing.T) {
+func TestUp_ReleasesItsLock(t *testing.T) {
 	t.Parallel()
 	pool := open(t, empty.URL(t), 2)
 	require.NoError(t, migrations.Up(t.Context(), pool))

@@ -10,7 +10,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// While a job is paused, what is triggered waits.
+// Jobs triggered during a pause wait for its end.
 func ExampleScheduler_Pause() {
 	ctx := context.Background()
 	scheduler, err := memory.New(nil)
@@ -37,7 +37,7 @@ func ExampleScheduler_Pause() {
 	// email.send runs
 }
 
-// The history of a job tells what became of each run, and of what it died.
+// Runs lists the runs of a job with their results and errors.
 func ExampleScheduler_Runs() {
 	ctx := context.Background()
 	scheduler, err := memory.New(nil)
@@ -50,7 +50,7 @@ func ExampleScheduler_Runs() {
 			return err
 		}
 		if args.To == "" {
-			return jobs.Permanent(errors.New("nobody to send it to")) // no retry can help
+			return jobs.Permanent(errors.New("no recipient")) // a retry would not help
 		}
 		return nil
 	}, jobs.Concurrency(1)))
@@ -67,12 +67,11 @@ func ExampleScheduler_Runs() {
 		fmt.Printf("%s, attempt %d of %d, %s %s\n", run.State, run.Attempt, run.MaxAttempts, run.Data, run.Error)
 	}
 	// Output:
-	// failed, attempt 1 of 3, {} nobody to send it to
+	// failed, attempt 1 of 3, {} no recipient
 	// completed, attempt 1 of 3, {"to":"ann@example.com"}
 }
 
-// A job that failed for good, or waits for its next attempt, is run again by hand once
-// the reason is gone.
+// Retry runs a job again at once that failed for good or waits for its next attempt.
 func ExampleScheduler_Retry() {
 	ctx := context.Background()
 	scheduler, err := memory.New(nil)
@@ -91,10 +90,10 @@ func ExampleScheduler_Retry() {
 	up <- false
 	check(scheduler.Start(ctx))
 	<-ended
-	check(scheduler.Shutdown(ctx)) // so that the end of the attempt is known
+	check(scheduler.Shutdown(ctx)) // waits until the result is stored
 
 	up <- true
-	check(scheduler.Retry(ctx, "email.send", id)) // instead of in an hour
+	check(scheduler.Retry(ctx, "email.send", id)) // now, not in an hour
 	check(scheduler.Start(ctx))
 	<-ended
 	check(scheduler.Shutdown(ctx))
@@ -107,7 +106,7 @@ func ExampleScheduler_Retry() {
 	// true
 }
 
-// Cancel ends the context of a job that runs, and it is not retried.
+// Cancel ends the context of a running job, which is then not retried.
 func ExampleScheduler_Cancel() {
 	ctx := context.Background()
 	scheduler, err := memory.New(nil)
@@ -115,7 +114,7 @@ func ExampleScheduler_Cancel() {
 	started := make(chan struct{})
 	check(scheduler.RegisterDelayed("users.export", 0, func(ctx context.Context, _ *jobs.Job) error {
 		close(started)
-		<-ctx.Done() // what a query or an HTTP request does
+		<-ctx.Done() // as a query or an HTTP request would
 		return ctx.Err()
 	}))
 	check(scheduler.Start(ctx))
@@ -132,7 +131,7 @@ func ExampleScheduler_Cancel() {
 	// cancelled
 }
 
-// Health says in words what is wrong.
+// Health describes what is wrong.
 func ExampleScheduler_Health() {
 	ctx := context.Background()
 	scheduler, err := memory.New(nil)
@@ -151,6 +150,6 @@ func ExampleScheduler_Health() {
 	fmt.Println(health.Healthy, health.Reasons, health.Totals)
 	check(scheduler.Shutdown(ctx))
 	// Output:
-	// false [the scheduler is not started, so jobs wait] map[scheduled:1]
+	// false [the scheduler is not started] map[scheduled:1]
 	// true [] map[scheduled:1]
 }

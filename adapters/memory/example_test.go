@@ -12,11 +12,10 @@ type WelcomeArgs struct {
 	User int `json:"user"`
 }
 
-// The name of a job and the type of its data stand in one place.
+// Welcome ties the name of a job to the type of its data.
 const Welcome jobs.Kind[WelcomeArgs] = "email.welcome"
 
-// All of a scheduler's life: jobs are registered, it is started, one is triggered, it
-// is shut down.
+// The life of a scheduler: register jobs, start, trigger a job, shut down.
 func Example() {
 	ctx := context.Background()
 	scheduler, err := memory.New(nil)
@@ -32,7 +31,7 @@ func Example() {
 	_, err = Welcome.Trigger(ctx, scheduler, WelcomeArgs{User: 7})
 	check(err)
 	fmt.Println("welcomed user", <-welcomed)
-	check(scheduler.Shutdown(ctx)) // waits for what runs
+	check(scheduler.Shutdown(ctx)) // waits for running jobs
 	// Output:
 	// email.welcome attempt 1 of 3
 	// welcomed user 7

@@ -10,7 +10,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// A pattern is read on the clock of its zone, in summer and in winter.
+// A cron pattern follows the clock of its time zone, in summer and in winter.
 func ExampleScheduler_RegisterCron() {
 	ctx := context.Background()
 	berlin, err := time.LoadLocation("Europe/Berlin")
@@ -35,7 +35,7 @@ func ExampleScheduler_RegisterCron() {
 	// 07:30
 }
 
-// A registered delay holds for each trigger that says nothing else.
+// The registered delay applies to triggers without a delay or time of their own.
 func ExampleScheduler_Trigger() {
 	ctx := context.Background()
 	scheduler, err := memory.New(nil)
@@ -46,11 +46,11 @@ func ExampleScheduler_Trigger() {
 		nil,
 		{jobs.Delay(time.Hour)},
 		{jobs.At(time.Date(2100, 1, 1, 9, 0, 0, 0, time.UTC))},
-		{jobs.At(time.Now().Add(-time.Hour))}, // has passed: at once
+		{jobs.At(time.Now().Add(-time.Hour))}, // in the past, so at once
 	} {
 		_, err := scheduler.Trigger(ctx, "users.remind", map[string]int{"user": 7}, when...)
 		check(err)
-		runs, err := scheduler.Runs(ctx, "users.remind", 1) // the newest
+		runs, err := scheduler.Runs(ctx, "users.remind", 1) // the latest one
 		check(err)
 		run := runs[0]
 		if wait := run.DueAt.Sub(run.CreatedAt); wait <= 24*time.Hour {
@@ -66,7 +66,7 @@ func ExampleScheduler_Trigger() {
 	// waiting in 0s
 }
 
-// A user who clicks twice gets one export.
+// With a unique key, a user who clicks twice gets one export.
 func ExampleScheduler_Trigger_unique() {
 	ctx := context.Background()
 	scheduler, err := memory.New(nil)
@@ -80,17 +80,17 @@ func ExampleScheduler_Trigger_unique() {
 	}
 	first, second, other := trigger("user 7"), trigger("user 7"), trigger("user 8")
 	fmt.Println("the same job:", first == second)
-	fmt.Println("another one:", first != other)
+	fmt.Println("a different job:", first != other)
 	waiting, err := scheduler.QueueSize(ctx, "users.export")
 	check(err)
 	fmt.Println("waiting:", waiting)
 	// Output:
 	// the same job: true
-	// another one: true
+	// a different job: true
 	// waiting: 2
 }
 
-// All are stored or none.
+// TriggerMany inserts all jobs or none.
 func ExampleScheduler_TriggerMany() {
 	ctx := context.Background()
 	scheduler, err := memory.New(nil)
@@ -101,7 +101,7 @@ func ExampleScheduler_TriggerMany() {
 	ids, err := scheduler.TriggerMany(ctx, "users.welcome", users, jobs.Priority(4))
 	fmt.Println(len(ids), err)
 
-	_, err = scheduler.TriggerMany(ctx, "users.welcome", append(users, "no object"))
+	_, err = scheduler.TriggerMany(ctx, "users.welcome", append(users, "not an object"))
 	fmt.Println(errors.Is(err, jobs.ErrInvalidData))
 	waiting, err := scheduler.QueueSize(ctx, "users.welcome")
 	check(err)
@@ -114,8 +114,8 @@ func ExampleScheduler_TriggerMany() {
 
 type requestID struct{}
 
-// Trigger middleware gives a run what the caller knew, here the ID of a request,
-// without touching the job's data.
+// Trigger middleware passes values from the caller to the run, here a request ID, without
+// adding them to the job's data.
 func Example_metadata() {
 	send := func(next jobs.Enqueue) jobs.Enqueue {
 		return func(ctx context.Context, reqs []*jobs.Request) error {
@@ -140,7 +140,7 @@ func Example_metadata() {
 	}))
 	check(scheduler.Start(context.Background()))
 
-	ctx := context.WithValue(context.Background(), requestID{}, "req-42") // of an HTTP request
+	ctx := context.WithValue(context.Background(), requestID{}, "req-42") // the context of an HTTP request
 	_, err = scheduler.Trigger(ctx, "users.export", nil)
 	check(err)
 	fmt.Println("triggered by", <-seen)

@@ -1,8 +1,8 @@
-// Package memory is a provider of background jobs that keeps them in this process:
-// real enough to keep every rule of package jobs, and meant for unit tests. What is
-// queued is gone with the process, and no other process takes part.
+// Package memory is an in-process provider of background jobs for unit tests. It follows
+// every rule of package jobs, but its jobs are lost when the process ends and cannot be
+// shared with other processes.
 //
-// It reads the clock and waits by package time alone, so a test may run it in a
+// It uses only package time to read the clock and to wait, so tests can run it in a
 // [testing/synctest] bubble, where an hour of back-off takes no time:
 //
 //	synctest.Test(t, func(t *testing.T) {
@@ -10,7 +10,8 @@
 //		…
 //	})
 //
-// A [Tx] is a transaction for tests of code that triggers jobs in one.
+// [Tx] is a transaction without a database, for tests of code that triggers jobs in a
+// transaction.
 package memory
 
 import (
@@ -28,26 +29,25 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// Config sets up a [Scheduler]. The zero value is ready to use.
+// Config configures a [Scheduler]. The zero value is ready to use.
 type Config struct {
-	// Logger is told of starts, stops, failures and skips, and is the base of the
-	// loggers that handlers get. Defaults to one that discards everything.
+	// Logger logs starts, stops, failures and skips, and is the base of the loggers that
+	// handlers get. Defaults to discarding everything.
 	Logger *slog.Logger
-	// DB is handed to handlers as [jobs.Job.DB]. Defaults to one whose methods return the
+	// DB is passed to handlers as [jobs.Job.DB]. Defaults to a DB whose methods return the
 	// error "memory: no DB was configured".
 	DB jobs.DB
-	// MaxWorkers is how many jobs without [jobs.Concurrency] run at once. Defaults to
-	// 1,000.
+	// MaxWorkers is the most handlers running at once, apart from those of jobs with
+	// [jobs.Concurrency]. Defaults to 1,000.
 	MaxWorkers int
-	// Retention is how long jobs are kept after their end, for [Scheduler.Runs],
-	// [Scheduler.Retry] and what counts them. Defaults to 24 hours.
+	// Retention is how long runs are kept after they end, for [Scheduler.Runs],
+	// [Scheduler.Retry], [Scheduler.Activity] and [Scheduler.Health]. Defaults to 24 hours.
 	Retention time.Duration
 	// Defaults are applied to every job before its own options. Defaults to none.
 	Defaults []jobs.Option
 }
 
-// hardStopGrace is how long a hard stop waits for handlers to notice that their
-// context has ended.
+// hardStopGrace is how long Shutdown waits for handlers after cancelling them.
 const hardStopGrace = 5 * time.Second
 
 // A Scheduler runs jobs in this process. Make one with [New].
@@ -56,19 +56,19 @@ type Scheduler struct {
 	logger    *slog.Logger
 	db        jobs.DB
 	retention time.Duration
-	wake      chan struct{} // tells the dispatcher to look again; holds one signal
-	turn      chan struct{} // holds a token through Start and Shutdown
+	wake      chan struct{} // wakes the dispatcher; holds one signal
+	turn      chan struct{} // holds a token during Start and Shutdown
 
-	mu       sync.Mutex // never held while a handler, a logger or a channel is waited for
+	mu       sync.Mutex // never held while waiting for a handler, a logger or a channel
 	session  *session   // nil while stopped
-	running  int        // handlers that run, including those that outlived their session
+	running  int        // running handlers, including those that outlived their session
 	idle     chan struct{}
 	lastSeq  uint64
 	rows     map[string]*row
-	queues   map[string]*queue // by name of the job
-	general  *slots
+	queues   map[string]*queue // by job name
+	general  *slots            // of jobs without Concurrency
 	slots    []*slots
-	delayed  rowHeap // not yet due, the first due on top
+	delayed  rowHeap // not yet due
 	finished []*row  // in the order in which they ended
 	totals   map[jobs.State]int
 }
@@ -92,7 +92,8 @@ type session struct {
 	stopping bool
 }
 
-// New returns a scheduler that is not started. A nil cfg means the defaults.
+// New returns a scheduler that is not started. A nil cfg means the defaults. It returns an
+// error if a value of cfg is out of range.
 func New(cfg *Config) (*Scheduler, error) {
 	c := *cmp.Or(cfg, &Config{})
 	switch {
@@ -142,7 +143,7 @@ func (s *Scheduler) Trigger(ctx context.Context, name string, data any, opts ...
 	return s.trigger(ctx, nil, name, data, opts)
 }
 
-// trigger enqueues one job, in tx unless that is nil.
+// trigger inserts one run, in tx unless it is nil.
 func (s *Scheduler) trigger(ctx context.Context, tx *Tx, name string, data any, opts []jobs.TriggerOption) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -190,10 +191,10 @@ func (s *Scheduler) TriggerBulk(ctx context.Context, name string, data []any, op
 	return len(ids), err
 }
 
-// storeIn returns a [jobs.Enqueue] that stores requests of d in tx, or at once if that is nil.
+// storeIn returns a [jobs.Enqueue] that inserts requests of d in tx, or at once if tx is nil.
 func (s *Scheduler) storeIn(tx *Tx, d *provider.Definition) jobs.Enqueue {
 	return func(ctx context.Context, reqs []*jobs.Request) error {
-		defer s.look()
+		defer s.notify()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		now := clock()
@@ -204,7 +205,7 @@ func (s *Scheduler) storeIn(tx *Tx, d *provider.Definition) jobs.Enqueue {
 				return err
 			}
 			if r == nil {
-				r = s.draw(q, row{
+				r = s.newRow(q, row{
 					data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: provider.Due(req, now), unique: req.Unique,
 				}, now)
 				if tx == nil {
@@ -237,24 +238,24 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	return nil
 }
 
-// begin begins a session.
+// begin starts a session.
 func (s *Scheduler) begin(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := clock()
 	for _, d := range s.registry.Jobs() {
-		// A next tick that is left from before may have passed: that is caught up on.
+		// A next tick of an earlier session stays, so that missed ticks are caught up on.
 		if q := s.queue(d); d.Schedule != nil && q.next.IsZero() {
 			q.next = provider.Next(d.Schedule, now)
 		}
 	}
-	// Jobs outlive the start, and so may not end with its context.
+	// ctx bounds only the start.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.session = &session{cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{})}
 	go s.dispatch(ctx, s.session)
 }
 
-// logSession says that a session has begun or ended.
+// logSession logs that a session has started or stopped.
 func (s *Scheduler) logSession(ctx context.Context, msg string) {
 	workers := 0
 	s.mu.Lock()
@@ -265,8 +266,8 @@ func (s *Scheduler) logSession(ctx context.Context, msg string) {
 	s.logger.InfoContext(ctx, msg, "jobs", len(s.registry.Jobs()), "workers", workers)
 }
 
-// takeTurn waits for a Shutdown that goes on, no longer than ctx. A free turn is taken even if
-// ctx has ended: Shutdown with such a ctx is the hard stop.
+// takeTurn waits until no other Start or Shutdown is running, or ctx ends. It takes a free turn
+// even if ctx has ended: Shutdown with such a ctx is the hard stop.
 func (s *Scheduler) takeTurn(ctx context.Context) error {
 	select {
 	case s.turn <- struct{}{}:
@@ -283,9 +284,9 @@ func (s *Scheduler) takeTurn(ctx context.Context) error {
 
 func (s *Scheduler) giveTurn() { <-s.turn }
 
-// Shutdown implements [jobs.Scheduler]. When ctx has ended it waits 5 seconds more,
-// at most, for handlers to return. Those that ignore their context even then go on,
-// and the error tells how many; their slots stay taken until they return.
+// Shutdown implements [jobs.Scheduler]. If a handler ignores its context for 5 seconds after
+// it was cancelled, Shutdown returns without it, and the error says how many handlers are
+// still running. They occupy their workers until they return.
 func (s *Scheduler) Shutdown(ctx context.Context) error {
 	if err := s.takeTurn(ctx); err != nil {
 		return fmt.Errorf("memory: shutdown: %w", err)
@@ -301,7 +302,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	s.mu.Unlock()
 
 	close(ss.stop)
-	<-ss.stopped // from here on nothing starts
+	<-ss.stopped // no run starts after this
 	err := s.drain(ctx, ss)
 
 	s.mu.Lock()
@@ -335,17 +336,18 @@ func (s *Scheduler) drain(ctx context.Context, ss *session) error {
 	defer grace.Stop()
 	select {
 	case <-idle:
-		return fmt.Errorf("memory: shutdown cut short, running jobs were cancelled: %w", ctx.Err())
+		return fmt.Errorf("memory: shutdown: jobs that were still running were cancelled and return to the queue: %w", ctx.Err())
 	case <-grace.C:
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.idle = nil
-		return fmt.Errorf("memory: shutdown cut short, %d handlers ignore the end of their context and still run: %w", s.running, ctx.Err())
+		return fmt.Errorf("memory: shutdown: %s after they were cancelled, %d handlers are still running: %w",
+			hardStopGrace, s.running, ctx.Err())
 	}
 }
 
-// dispatch starts what is due until ss is stopped. It is the only goroutine besides
-// those of the handlers, which get ctx.
+// dispatch starts runs that are due until ss is stopped. It is the only goroutine apart from
+// those of the handlers, whose contexts derive from ctx.
 func (s *Scheduler) dispatch(ctx context.Context, ss *session) {
 	defer close(ss.stopped)
 	timer := time.NewTimer(0)
@@ -359,10 +361,10 @@ func (s *Scheduler) dispatch(ctx context.Context, ss *session) {
 		}
 		s.mu.Lock()
 		now := clock()
-		begin := s.take(ctx, now)
+		start := s.take(ctx, now)
 		next := s.nextDue(now)
 		s.mu.Unlock()
-		for _, f := range begin {
+		for _, f := range start {
 			f()
 		}
 		timer.Stop()
@@ -372,20 +374,20 @@ func (s *Scheduler) dispatch(ctx context.Context, ss *session) {
 	}
 }
 
-// look wakes the dispatcher, if there is one.
-func (s *Scheduler) look() {
+// notify wakes the dispatcher, if there is one.
+func (s *Scheduler) notify() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-// take inserts the ticks that are due, claims what is due and has a free slot, and
-// returns what to do about it once the mutex is released: start handlers, write to the
-// log.
-func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
+// take inserts the ticks that are due and claims the runs that are due and have a free worker.
+// It returns functions that start handlers and write to the log, to be called without the
+// mutex.
+func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 	for _, q := range s.queues {
-		begin = append(begin, s.advance(q, now)...)
+		start = append(start, s.advance(q, now)...)
 	}
 	s.promote(now)
 	for i := 0; i < len(s.slots); i++ {
@@ -397,52 +399,60 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (begin []func()) {
 			job := r.job(now, s.db)
 			due := cmp.Or(r.tick, r.due)
 			if r.begun {
-				due = now // it did start in time, and was interrupted
+				due = now // the run started in time and was interrupted
 			}
 			if reason := r.queue.def.Skip(job, due, overlapping); reason != "" {
 				s.finish(r, jobs.StateSkipped, reason, now)
-				r.attempt-- // it never began
-				s.look()    // the tick after it may have waited for its run
-				begin = append(begin, func() { s.logger.Warn("memory: job skipped", slog.Any("", job), slog.String("reason", reason)) })
+				r.attempt-- // the attempt was not made
+				s.notify()  // the next tick may have waited for this run
+				start = append(start, func() {
+					s.logger.Warn("memory: job skipped", slog.Any("", job), slog.String("reason", reason))
+				})
 				continue
 			}
 			if r.queue.passed(r); r.missed > 0 && r.attempt == 1 {
-				begin = append(begin, func() { s.logger.Warn("memory: job stands for missed ticks", slog.Any("", job)) })
+				start = append(start, func() {
+					s.logger.Warn("memory: late run: earlier ticks were missed and get no run of their own", slog.Any("", job))
+				})
 			}
 			r.begun, r.started = true, now
 			rowCtx, cancel := context.WithCancel(ctx)
 			r.cancel = cancel
 			group.free--
 			s.running++
-			begin = append(begin, func() { go s.work(ctx, rowCtx, r, job) })
+			start = append(start, func() { go s.work(ctx, rowCtx, r, job) })
 		}
 	}
-	return begin
+	return start
 }
 
-// advance does what the plan says about the ticks of q that are due.
-func (s *Scheduler) advance(q *queue, now time.Time) (begin []func()) {
+// advance inserts, folds or skips the ticks of q that are due. It returns functions that write
+// to the log.
+func (s *Scheduler) advance(q *queue, now time.Time) (logs []func()) {
 	for {
 		a := q.plan(now)
 		switch a.Action {
 		case provider.Insert:
-			q.last = s.add(s.draw(q, row{data: []byte("{}"), priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed}, now))
-		case provider.Fold: // it stays due since its first tick, so that it keeps its place
+			q.last = s.add(s.newRow(q, row{
+				data: []byte("{}"), priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed,
+			}, now))
+		case provider.Fold: // the run keeps the due time of its first tick, and so its place in the queue
 			q.last.tick, q.last.missed = a.Tick, a.Missed
 		case provider.Skip:
 			q.passed(&row{tick: a.Tick, missed: a.Missed, state: jobs.StateSkipped})
-			begin = append(begin, func() {
-				s.logger.Info("memory: job skipped", "job", q.def.Name, "tick", a.Tick, "missed", a.Missed, "reason", provider.SkippedPaused)
+			logs = append(logs, func() {
+				s.logger.Info("memory: job skipped",
+					"job", q.def.Name, "tick", a.Tick, "missed", a.Missed, "reason", provider.SkippedPaused)
 			})
 		default:
-			return begin
+			return logs
 		}
 		q.next = a.Next
 	}
 }
 
-// nextDue returns when something comes due that is not, or zero. A tick that is held
-// waits for the end of a run instead.
+// nextDue returns when the next run or tick becomes due, or zero. A tick that waits for the
+// run of the previous one does not count, since the end of that run wakes the dispatcher.
 func (s *Scheduler) nextDue(now time.Time) (next time.Time) {
 	if r := s.delayed.top(); r != nil {
 		next = r.due
@@ -455,7 +465,7 @@ func (s *Scheduler) nextDue(now time.Time) (next time.Time) {
 	return next
 }
 
-// promote makes what has come due ready to run, and forgets what ended long ago.
+// promote makes runs that are due ready to start, and deletes ended runs after their retention.
 func (s *Scheduler) promote(now time.Time) {
 	for r := s.delayed.top(); r != nil && !r.due.After(now); r = s.delayed.top() {
 		heap.Pop(&s.delayed)
@@ -470,14 +480,14 @@ func (s *Scheduler) promote(now time.Time) {
 	}
 }
 
-// work runs one attempt, which ends with ctx or with rowCtx, its own, and does what
-// follows from it.
+// work runs one attempt and stores its result. rowCtx is the attempt's context; ctx is the
+// session's, from which it derives.
 func (s *Scheduler) work(ctx, rowCtx context.Context, r *row, job *jobs.Job) {
 	s.settle(ctx, r, job, r.queue.def.Run(rowCtx, job, s.logger))
 	s.release(r.queue.slots)
 }
 
-// settle stores and logs how an attempt ended. ctx ends with the session.
+// settle stores and logs the result of an attempt. ctx is the session's.
 func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error) {
 	level, msg, attrs := slog.LevelDebug, "memory: job completed", []any{slog.Any("", job)}
 	text := ""
@@ -504,12 +514,12 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	case r.cancelled:
 		level, msg = slog.LevelInfo, "memory: job cancelled"
 		s.finish(r, jobs.StateCancelled, text, now)
-	case ctx.Err() != nil: // interrupted by a hard stop, so the attempt does not count
-		level, msg = slog.LevelWarn, "memory: job interrupted by shutdown, goes back to the queue"
+	case ctx.Err() != nil: // a hard stop interrupted the attempt, so it does not count
+		level, msg = slog.LevelWarn, "memory: job interrupted by the shutdown; it goes back to the queue"
 		r.attempt--
 		s.park(r, jobs.StateWaiting)
 	case again:
-		level, msg = slog.LevelWarn, "memory: job failed, will be retried"
+		level, msg = slog.LevelWarn, "memory: job failed and will be retried"
 		attrs = append(attrs, "retry_in", delay)
 		r.due, r.err, r.aside = now.Add(delay), text, true
 		s.park(r, jobs.StateRetrying)
@@ -521,8 +531,8 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	s.logger.Log(ctx, level, msg, attrs...)
 }
 
-// release gives a worker back. It comes last, when all is logged: Shutdown waits
-// for it, and nothing may write to a test's log after that.
+// release frees a worker. It is called after everything is logged: Shutdown waits for it, and
+// nothing may write to a test's log after Shutdown.
 func (s *Scheduler) release(group *slots) {
 	s.mu.Lock()
 	group.free++
@@ -531,8 +541,8 @@ func (s *Scheduler) release(group *slots) {
 		s.idle = nil
 	}
 	s.mu.Unlock()
-	s.look()
+	s.notify()
 }
 
-// clock returns the time without a monotonic reading, since ticks have none either.
+// clock returns the time without a monotonic reading, so that it compares equal to ticks.
 func clock() time.Time { return time.Now().UTC().Round(0) }

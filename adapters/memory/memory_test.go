@@ -27,7 +27,7 @@ type fakeDB struct{ jobs.DB }
 
 func (*fakeDB) Begin(context.Context) (pgx.Tx, error) { return new(memory.Tx), nil }
 
-func TestConformance(t *testing.T) {
+func TestScheduler_Conformance(t *testing.T) {
 	t.Parallel()
 	db := new(fakeDB)
 	providertest.Run(t, providertest.Harness{
@@ -41,7 +41,7 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-func TestNewRefusesAConfigOutOfRange(t *testing.T) {
+func TestNew_RefusesAConfigOutOfRange(t *testing.T) {
 	t.Parallel()
 	for want, cfg := range map[string]*memory.Config{
 		"MaxWorkers": {MaxWorkers: -1},
@@ -56,7 +56,7 @@ func TestNewRefusesAConfigOutOfRange(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// bubble runs a test in a bubble with a started scheduler and its log.
+// bubble runs a test in a synctest bubble with a started scheduler and its log.
 func bubble(t *testing.T, cfg memory.Config, register func(*memory.Scheduler) error, test func(t *testing.T, s *memory.Scheduler, log func() string)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -90,7 +90,7 @@ func (b *lockedBuffer) String() string {
 
 func done(context.Context, *jobs.Job) error { return nil }
 
-func TestMaxWorkersLimitsJobsWithoutSlotsOfTheirOwn(t *testing.T) {
+func TestScheduler_MaxWorkersLimitsJobsWithoutConcurrency(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{MaxWorkers: 3}, func(s *memory.Scheduler) error {
 		wait := func(context.Context, *jobs.Job) error {
@@ -116,7 +116,7 @@ func TestMaxWorkersLimitsJobsWithoutSlotsOfTheirOwn(t *testing.T) {
 	})
 }
 
-// run returns what is known of one job, nil if nothing.
+// run returns the run with the given ID, nil if there is none.
 func run(t *testing.T, s *memory.Scheduler, name, id string) *jobs.Run {
 	t.Helper()
 	all, err := s.Runs(t.Context(), name, 1000)
@@ -129,7 +129,7 @@ func run(t *testing.T, s *memory.Scheduler, name, id string) *jobs.Run {
 	return nil
 }
 
-func TestRunsTellWhatBecameOfAJobUntilRetentionEnds(t *testing.T) {
+func TestRuns_KeepsRunsUntilRetentionEnds(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{Retention: time.Hour}, func(s *memory.Scheduler) error {
 		return s.RegisterDelayed("test.job", 0, func(_ context.Context, job *jobs.Job) error {
@@ -150,7 +150,7 @@ func TestRunsTellWhatBecameOfAJobUntilRetentionEnds(t *testing.T) {
 		}, run(t, s, "test.job", id))
 		a, err := s.Activity(t.Context(), time.Minute, 70)
 		require.NoError(t, err)
-		require.Equal(t, time.Now().UTC().Add(-time.Hour), a.CompleteSince, "what ended before is forgotten")
+		require.Equal(t, time.Now().UTC().Add(-time.Hour), a.CompleteSince, "older runs are deleted")
 		time.Sleep(time.Hour - time.Minute + 5*time.Second - 1)
 		require.NotNil(t, run(t, s, "test.job", id))
 		time.Sleep(time.Nanosecond)
@@ -162,7 +162,7 @@ func TestRunsTellWhatBecameOfAJobUntilRetentionEnds(t *testing.T) {
 	})
 }
 
-func TestASkipIsInTheRunsAndInTheLog(t *testing.T) {
+func TestScheduler_SkipIsRecordedAndLogged(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error {
@@ -189,7 +189,7 @@ func TestASkipIsInTheRunsAndInTheLog(t *testing.T) {
 	})
 }
 
-func TestASkipThatSomebodyAskedForIsNoWarning(t *testing.T) {
+func TestPause_SkipIsLoggedAtInfo(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterInterval("test.tick", time.Minute, func(context.Context, *jobs.Job) error { return nil })
@@ -200,16 +200,15 @@ func TestASkipThatSomebodyAskedForIsNoWarning(t *testing.T) {
 	})
 }
 
-func TestMissedTicksAreCountedInTheRunAndInTheLog(t *testing.T) {
+func TestScheduler_MissedTicksAreCountedAndLogged(t *testing.T) {
 	t.Parallel()
 	for policy, want := range map[jobs.CatchUpPolicy]struct {
 		log   string
 		ticks []int
 	}{
-		// Stopped from 00:30 for 20 h, then started at 20:30: the ticks of 01:00 to 20:00
-		// are missed.
+		// The scheduler is stopped from 00:30 to 20:30 and misses the ticks from 01:00 to 20:00.
 		jobs.CatchUpOnce: {"tick=2000-01-01T20:00:00.000Z missed=19", []int{20, 21}},
-		jobs.CatchUpAll:  {"tick=2000-01-01T09:00:00.000Z missed=8", []int{9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21}}, // 01:00 to 08:00 lie more than 12 h back
+		jobs.CatchUpAll:  {"tick=2000-01-01T09:00:00.000Z missed=8", []int{9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21}}, // those from 01:00 to 08:00 are over 12 h old
 	} {
 		var ticks, missed []int
 		bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
@@ -232,7 +231,7 @@ func TestMissedTicksAreCountedInTheRunAndInTheLog(t *testing.T) {
 	}
 }
 
-func TestAPanicIsLoggedWithItsStackAndWithoutTheData(t *testing.T) {
+func TestScheduler_PanicIsLoggedWithStackWithoutData(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { panic("oh") }, jobs.MaxRetries(0))
@@ -246,7 +245,7 @@ func TestAPanicIsLoggedWithItsStackAndWithoutTheData(t *testing.T) {
 	})
 }
 
-func TestAHandlerThatEndsItsGoroutineHasFailed(t *testing.T) {
+func TestScheduler_GoexitFailsTheAttempt(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error {
@@ -264,7 +263,7 @@ func TestAHandlerThatEndsItsGoroutineHasFailed(t *testing.T) {
 	})
 }
 
-func TestAHandlerThatIgnoresItsContextHoldsUpAHardStopForFiveSeconds(t *testing.T) {
+func TestShutdown_WaitsFiveSecondsForHandlersThatIgnoreTheirContext(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int64
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
@@ -287,12 +286,12 @@ func TestAHandlerThatIgnoresItsContextHoldsUpAHardStopForFiveSeconds(t *testing.
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorContains(t, err, "2 handlers")
 
-		// They are interrupted all the same: their jobs wait for the next start.
+		// The runs still count as interrupted: they wait for the next start.
 		require.NoError(t, s.Start(t.Context()))
 		st, err := s.Jobs(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, 2, st[0].Running)
-		require.NoError(t, s.Shutdown(t.Context()), "a soft stop waits for what is left of the last session")
+		require.NoError(t, s.Shutdown(t.Context()), "a soft stop waits for handlers of the last session")
 		require.Equal(t, time.Minute, time.Since(start).Round(time.Second))
 		n, err := s.QueueSize(t.Context(), "test.job")
 		require.NoError(t, err)
@@ -303,7 +302,7 @@ func TestAHandlerThatIgnoresItsContextHoldsUpAHardStopForFiveSeconds(t *testing.
 	})
 }
 
-func TestNoGoroutineIsLeftAfterShutdown(t *testing.T) { //nolint:paralleltest // it counts goroutines
+func TestShutdown_LeavesNoGoroutine(t *testing.T) { //nolint:paralleltest // it counts goroutines
 	s, err := memory.New(nil)
 	require.NoError(t, err)
 	before := goleak.IgnoreCurrent()
@@ -321,8 +320,8 @@ func TestNoGoroutineIsLeftAfterShutdown(t *testing.T) { //nolint:paralleltest //
 	}
 }
 
-// Everything at once, in real time: what was accepted has run in the end, once.
-func TestStartAndStopUnderLoadLoseNothing(t *testing.T) {
+// In real time, every accepted job runs exactly once.
+func TestScheduler_StartAndShutdownUnderLoadLoseNoJob(t *testing.T) {
 	t.Parallel()
 	const goroutines, each = 8, 50
 	s, err := memory.New(&memory.Config{MaxWorkers: 4})
@@ -391,12 +390,12 @@ func TestStartAndStopUnderLoadLoseNothing(t *testing.T) {
 	require.Len(t, ids, goroutines*each)
 	for range goroutines * each {
 		_, ok := ran.Load(<-ids)
-		require.True(t, ok, "a job was lost")
+		require.True(t, ok, "lost a job")
 	}
 	require.Zero(t, twice.Load(), "jobs that ran twice")
 }
 
-func TestManyJobsAreQueuedAndRunInReasonableTime(t *testing.T) {
+func TestScheduler_RunsManyJobs(t *testing.T) {
 	t.Parallel()
 	const n = 10_000
 	var ran atomic.Int64
@@ -415,7 +414,7 @@ func TestManyJobsAreQueuedAndRunInReasonableTime(t *testing.T) {
 	})
 }
 
-func TestAScheduleIsAdvancedBeforeItsTickRuns(t *testing.T) {
+func TestScheduler_AdvancesTheScheduleBeforeTheTickRuns(t *testing.T) {
 	t.Parallel()
 	var s *memory.Scheduler
 	bubble(t, memory.Config{}, func(sched *memory.Scheduler) error {
@@ -431,11 +430,11 @@ func TestAScheduleIsAdvancedBeforeItsTickRuns(t *testing.T) {
 		time.Sleep(24*time.Hour + 1)
 		h, err := s.Health(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, map[jobs.State]jobs.Count{jobs.StateCompleted: {N: 24}}, h.Totals, "no tick is stored before it is due")
+		require.Equal(t, map[jobs.State]jobs.Count{jobs.StateCompleted: {N: 24}}, h.Totals, "no tick is inserted before it is due")
 	})
 }
 
-func TestPrevTickAndLastSuccessOutliveTheirRuns(t *testing.T) {
+func TestJobs_PrevTickAndLastSuccessOutliveTheirRuns(t *testing.T) {
 	t.Parallel()
 	var fails atomic.Bool
 	bubble(t, memory.Config{Retention: time.Minute}, func(s *memory.Scheduler) error {
@@ -477,9 +476,8 @@ func TestPrevTickAndLastSuccessOutliveTheirRuns(t *testing.T) {
 	})
 }
 
-// A tick that is folded into the one that waits would otherwise never start among
-// others that keep coming.
-func TestARunThatTakesLaterTicksKeepsItsPlace(t *testing.T) {
+// Otherwise a run that covers more and more ticks would never start while other jobs keep coming.
+func TestScheduler_RunThatCoversLaterTicksKeepsItsPlace(t *testing.T) {
 	t.Parallel()
 	var order []string
 	bubble(t, memory.Config{MaxWorkers: 1}, func(s *memory.Scheduler) error {
@@ -521,7 +519,7 @@ func runs(t *testing.T, s *memory.Scheduler, name string) []jobs.Run {
 	return all
 }
 
-func TestTicksThatAreTooLateHoldUpNoOther(t *testing.T) {
+func TestScheduler_TicksSkippedAsTooLateHoldUpNoOther(t *testing.T) {
 	t.Parallel()
 	var ran atomic.Int64
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
@@ -541,7 +539,7 @@ func TestTicksThatAreTooLateHoldUpNoOther(t *testing.T) {
 	})
 }
 
-func TestWithoutADBEachOfItsMethodsSaysSo(t *testing.T) {
+func TestConfig_WithoutDBEachMethodReturnsAnError(t *testing.T) {
 	t.Parallel()
 	const want = "memory: no DB was configured"
 	var db jobs.DB

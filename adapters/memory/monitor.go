@@ -29,7 +29,7 @@ func (s *Scheduler) QueueSize(ctx context.Context, name string) (int, error) {
 	return s.queue(d).waiting(now), nil
 }
 
-// waiting counts what waits, a tick that is to be inserted among it.
+// waiting counts the runs that wait, including a tick that is due but not inserted yet.
 func (q *queue) waiting(now time.Time) int {
 	if q.due(now) {
 		return q.pending + 1
@@ -37,7 +37,7 @@ func (q *queue) waiting(now time.Time) int {
 	return q.pending
 }
 
-// due reports whether a tick is due that is yet to be inserted.
+// due reports whether a tick is due but not inserted yet.
 func (q *queue) due(now time.Time) bool {
 	action := q.plan(now).Action
 	return action == provider.Insert || action == provider.Hold
@@ -84,7 +84,7 @@ func (s *Scheduler) statuses(now time.Time) []jobs.Status {
 	return all
 }
 
-// overdueReason tells what keeps the tick of q that is due.
+// overdueReason returns why the due tick of q has not started.
 func (s *Scheduler) overdueReason(q *queue) string {
 	switch reason := s.stopped(); {
 	case reason != "":
@@ -94,19 +94,19 @@ func (s *Scheduler) overdueReason(q *queue) string {
 	case q.slots.free == 0 && q.def.Concurrency > 0:
 		return fmt.Sprintf("all %d worker slots of the job are taken", q.def.Concurrency)
 	case q.slots.free == 0:
-		return "all workers of the scheduler are taken"
+		return "all workers are taken"
 	default:
 		return "it is about to start"
 	}
 }
 
-// stopped tells why no job is started, or "".
+// stopped returns why no run can start, or "".
 func (s *Scheduler) stopped() string {
 	switch {
 	case s.session == nil:
-		return "the scheduler is not started, so jobs wait"
+		return "the scheduler is not started"
 	case s.session.stopping:
-		return "the scheduler is being shut down, so no job is started"
+		return "the scheduler is being shut down"
 	default:
 		return ""
 	}
@@ -150,7 +150,7 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	return h, nil
 }
 
-// Runs implements [jobs.RunLister], in the order in which the jobs were stored.
+// Runs implements [jobs.RunLister]. The runs are in reverse order of insertion.
 func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 	if err := cmp.Or(ctx.Err(), provider.CheckRunLimit(limit)); err != nil {
 		return nil, err
@@ -182,14 +182,14 @@ func (r *row) run() jobs.Run {
 		ID: r.id, Name: r.queue.def.Name, State: r.state, Tick: r.tick, Attempt: r.attempt, MaxAttempts: r.attempts,
 		CreatedAt: r.created, DueAt: r.due, EndedAt: r.ended, Error: r.err, Data: bytes.Clone(r.data),
 	}
-	if r.attempt > 0 { // else there was none, or it was given back
+	if r.attempt > 0 { // otherwise no attempt has started, or the only one was interrupted
 		run.StartedAt = r.started
 	}
 	return run
 }
 
-// Activity implements [jobs.ActivityReporter]. What ended before [Config].Retention is
-// not known any more, and CompleteSince not before that.
+// Activity implements [jobs.ActivityReporter]. Runs that ended longer than [Config].Retention
+// ago are not counted; CompleteSince says so.
 func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
 	if err := ctx.Err(); err != nil {
 		return jobs.Activity{}, err

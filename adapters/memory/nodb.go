@@ -8,8 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// noDB is the error that all methods of a missing database return: it stands in for the
-// database and for the rows.
+// noDB is a database, and the rows of its queries, whose methods return it as the error.
 type noDB string
 
 const errNoDB noDB = "memory: no DB was configured"
@@ -22,7 +21,7 @@ func (e noDB) Exec(context.Context, string, ...any) (pgconn.CommandTag, error) {
 	return pgconn.CommandTag{}, e
 }
 
-// Query returns rows beside the error, as pgx does: callers may leave that to the rows.
+// Query returns rows with the error, as pgx does: callers may check only the rows.
 func (e noDB) Query(context.Context, string, ...any) (pgx.Rows, error) { return e, e }
 
 func (e noDB) QueryRow(context.Context, string, ...any) pgx.Row { return e }

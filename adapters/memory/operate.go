@@ -26,9 +26,8 @@ func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 	})
 }
 
-// Retry implements [jobs.Retrier]. The job runs however late it is, see
-// [jobs.StartWithin], and beside one that was triggered with its key since, see
-// [jobs.Unique].
+// Retry implements [jobs.Retrier]. The run is not skipped for being late, see
+// [jobs.StartWithin], nor because a later run has its key, see [jobs.Unique].
 func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 	return s.operate(ctx, name, func(q *queue, now time.Time) error {
 		r, err := s.row(q, id)
@@ -48,7 +47,7 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 			s.unpark(r)
 		case jobs.StateWaiting:
 			if r.attempt > 0 {
-				return nil // it runs as soon as it can already
+				return nil // it will start as soon as it can
 			}
 			fallthrough
 		default:
@@ -60,8 +59,8 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 	})
 }
 
-// Pause implements [jobs.Pauser]. The pause lasts as long as the scheduler, and takes
-// effect at once.
+// Pause implements [jobs.Pauser]. It takes effect at once, and lasts across Shutdown and Start
+// of this scheduler.
 func (s *Scheduler) Pause(ctx context.Context, name string) error {
 	return s.operate(ctx, name, func(q *queue, now time.Time) error {
 		if !q.paused.IsZero() {
@@ -83,7 +82,7 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 	var skipped []func()
 	err := s.operate(ctx, name, func(q *queue, now time.Time) error {
 		if !q.paused.IsZero() {
-			skipped = s.advance(q, now) // what came due meanwhile, also while stopped
+			skipped = s.advance(q, now) // ticks that became due during the pause, even while stopped
 		}
 		waited := q.back
 		q.paused, q.back = time.Time{}, nil
@@ -98,7 +97,7 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 	return err
 }
 
-// operate does what somebody asks for the jobs of one name.
+// operate calls do with the queue of the named job, with s.mu locked.
 func (s *Scheduler) operate(ctx context.Context, name string, do func(q *queue, now time.Time) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -107,7 +106,7 @@ func (s *Scheduler) operate(ctx context.Context, name string, do func(q *queue, 
 	if err != nil {
 		return err
 	}
-	defer s.look()
+	defer s.notify()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := clock()

@@ -28,7 +28,7 @@ func statusOf(t *testing.T, s *memory.Scheduler, name string) jobs.Status {
 	return jobs.Status{}
 }
 
-func TestALateTickSaysWhatKeepsIt(t *testing.T) {
+func TestJobs_OverdueReason(t *testing.T) {
 	t.Parallel()
 	slow := func(context.Context, *jobs.Job) error {
 		time.Sleep(10 * time.Second)
@@ -44,7 +44,7 @@ func TestALateTickSaysWhatKeepsIt(t *testing.T) {
 	}, func(t *testing.T, s *memory.Scheduler, _ func() string) {
 		time.Sleep(5500 * time.Millisecond)
 		require.Empty(t, statusOf(t, s, "test.fine").OverdueReason)
-		require.Equal(t, "all workers of the scheduler are taken", statusOf(t, s, "test.general").OverdueReason)
+		require.Equal(t, "all workers are taken", statusOf(t, s, "test.general").OverdueReason)
 		require.Equal(t, "all 2 worker slots of the job are taken", statusOf(t, s, "test.own").OverdueReason)
 		require.Equal(t, "the run of the previous tick has not ended", statusOf(t, s, "test.all").OverdueReason)
 		go func() { _ = s.Shutdown(context.Background()) }()
@@ -55,7 +55,7 @@ func TestALateTickSaysWhatKeepsIt(t *testing.T) {
 	})
 }
 
-func TestPauseSkipsATickThatWaitsForTheOneBefore(t *testing.T) {
+func TestPause_SkipsATickThatWaitsForThePreviousOne(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterInterval("test.tick", time.Second, func(context.Context, *jobs.Job) error {
@@ -67,11 +67,11 @@ func TestPauseSkipsATickThatWaitsForTheOneBefore(t *testing.T) {
 		time.Sleep(5500 * time.Millisecond)
 		require.NoError(t, s.Pause(t.Context(), "test.tick"))
 		synctest.Wait()
-		require.Len(t, runs(t, s, "test.tick"), 1, "what is skipped is no run")
+		require.Len(t, runs(t, s, "test.tick"), 1, "a tick skipped by a pause has no run")
 		st := statusOf(t, s, "test.tick")
 		require.Equal(t, start.Add(5*time.Second), st.PrevTick)
 		require.Equal(t, jobs.StateSkipped, st.PrevState)
-		require.Equal(t, 3, st.Missed, "that came due since the first, and are skipped as well")
+		require.Equal(t, 3, st.Missed, "ticks skipped since the first")
 		require.Equal(t, start.Add(6*time.Second), st.NextTick)
 		require.Equal(t, [2]int{0, 1}, [2]int{st.Waiting, st.Running})
 		require.Zero(t, st.OverdueBy)
@@ -81,7 +81,7 @@ func TestPauseSkipsATickThatWaitsForTheOneBefore(t *testing.T) {
 	})
 }
 
-func TestWhatWaitsOutAPauseIsOldestWaiting(t *testing.T) {
+func TestHealth_OldestWaitingIncludesRunsOfPausedJobs(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return errors.Join(
@@ -103,14 +103,14 @@ func TestWhatWaitsOutAPauseIsOldestWaiting(t *testing.T) {
 		require.NoError(t, s.Resume(t.Context(), "test.job"))
 		require.NoError(t, s.Resume(t.Context(), "test.late"))
 		synctest.Wait()
-		require.Equal(t, jobs.StateSkipped, run(t, s, "test.late", late).State, "a pause does not stop the clock of StartWithin")
+		require.Equal(t, jobs.StateSkipped, run(t, s, "test.late", late).State, "StartWithin includes the time of the pause")
 		require.NoError(t, s.Retry(t.Context(), "test.late", late))
 		synctest.Wait()
 		require.Equal(t, jobs.StateCompleted, run(t, s, "test.late", late).State)
 	})
 }
 
-func TestARetriedJobRunsBesideALaterOneOfItsKey(t *testing.T) {
+func TestRetry_RunsBesideALaterRunWithTheSameKey(t *testing.T) {
 	t.Parallel()
 	var fails bool
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
@@ -131,7 +131,7 @@ func TestARetriedJobRunsBesideALaterOneOfItsKey(t *testing.T) {
 		synctest.Wait()
 		fails = false
 
-		// While the key is free, it is the retried job's again.
+		// The retried run takes its key again if the key is free.
 		require.NoError(t, s.Pause(t.Context(), "test.job"))
 		require.NoError(t, s.Retry(t.Context(), "test.job", first))
 		require.Equal(t, first, trigger())
@@ -143,11 +143,11 @@ func TestARetriedJobRunsBesideALaterOneOfItsKey(t *testing.T) {
 		require.NoError(t, s.Resume(t.Context(), "test.job"))
 		synctest.Wait()
 		require.Equal(t, jobs.StateCompleted, run(t, s, "test.job", first).State)
-		require.Equal(t, second, trigger(), "the end of the first leaves the key to the second")
+		require.Equal(t, second, trigger(), "the second run keeps the key when the first ends")
 	})
 }
 
-func TestCancelOfATickThatWaitsCancelsWhatItStandsFor(t *testing.T) {
+func TestCancel_OfAWaitingTickCancelsTheTicksItCovers(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterInterval("test.tick", time.Hour, func(context.Context, *jobs.Job) error {
@@ -176,7 +176,7 @@ func TestCancelOfATickThatWaitsCancelsWhatItStandsFor(t *testing.T) {
 	})
 }
 
-func TestTicksOfAPauseHaveNoRunThoughNothingWasStarted(t *testing.T) {
+func TestPause_SkipsTicksWhileTheSchedulerIsStopped(t *testing.T) {
 	t.Parallel()
 	var ticks []time.Time
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
@@ -189,7 +189,7 @@ func TestTicksOfAPauseHaveNoRunThoughNothingWasStarted(t *testing.T) {
 		require.NoError(t, s.Shutdown(t.Context()))
 		require.NoError(t, s.Pause(t.Context(), "test.tick"))
 		time.Sleep(time.Until(first.Add(150 * time.Minute)))
-		require.Zero(t, statusOf(t, s, "test.tick").Waiting, "they are to be skipped")
+		require.Zero(t, statusOf(t, s, "test.tick").Waiting, "ticks of a paused job do not wait")
 		require.NoError(t, s.Resume(t.Context(), "test.tick"))
 		require.Contains(t, log(), `missed=2 reason="skipped: the job is paused"`)
 		time.Sleep(time.Hour)
@@ -199,7 +199,7 @@ func TestTicksOfAPauseHaveNoRunThoughNothingWasStarted(t *testing.T) {
 	})
 }
 
-func TestATickThatWaitsWhenItsJobIsPausedTakesTheFirstOneAfter(t *testing.T) {
+func TestPause_WaitingTickCoversTheFirstTickAfterTheResume(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterInterval("test.tick", time.Hour, func(context.Context, *jobs.Job) error {
@@ -216,7 +216,7 @@ func TestATickThatWaitsWhenItsJobIsPausedTakesTheFirstOneAfter(t *testing.T) {
 		require.Equal(t, 1, st.Waiting)
 		require.Zero(t, st.OverdueBy)
 		require.NoError(t, s.Resume(t.Context(), "test.tick"))
-		require.Equal(t, first.Add(time.Hour), statusOf(t, s, "test.tick").NextTick, "it can start again")
+		require.Equal(t, first.Add(time.Hour), statusOf(t, s, "test.tick").NextTick, "the waiting tick is next again")
 		time.Sleep(time.Hour)
 		require.Len(t, runs(t, s, "test.tick"), 2)
 		require.Equal(t, first.Add(4*time.Hour), runs(t, s, "test.tick")[0].Tick)
@@ -224,7 +224,7 @@ func TestATickThatWaitsWhenItsJobIsPausedTakesTheFirstOneAfter(t *testing.T) {
 	})
 }
 
-func TestCancelDuringAHardStopIsNoInterruption(t *testing.T) {
+func TestCancel_BeforeAHardStopCancelsTheRun(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterDelayed("test.job", 0, func(ctx context.Context, _ *jobs.Job) error {
@@ -245,12 +245,12 @@ func TestCancelDuringAHardStopIsNoInterruption(t *testing.T) {
 		require.Equal(t, jobs.StateWaiting, interrupted.State)
 		require.Zero(t, interrupted.Attempt)
 		require.Zero(t, interrupted.StartedAt)
-		require.ErrorIs(t, s.Retry(t.Context(), "test.job", ids[1]), jobs.ErrNotRetryable, "it waits for its first attempt")
+		require.ErrorIs(t, s.Retry(t.Context(), "test.job", ids[1]), jobs.ErrNotRetryable, "waits for its first attempt")
 	})
 }
 
-// Operators at work while jobs run: no count goes wrong, and nothing is stuck.
-func TestOperatorsUnderLoad(t *testing.T) {
+// Every run ends and the counts stay right while jobs are cancelled, paused and retried.
+func TestScheduler_OperationsUnderLoad(t *testing.T) {
 	t.Parallel()
 	s, err := memory.New(&memory.Config{MaxWorkers: 4})
 	require.NoError(t, err)
@@ -318,7 +318,7 @@ func TestOperatorsUnderLoad(t *testing.T) {
 
 var errAgain = errors.New("again")
 
-func TestAJobThatIsRetriedBeforeItsFirstAttemptHasAllOfThem(t *testing.T) {
+func TestRetry_BeforeTheFirstAttemptKeepsAllAttempts(t *testing.T) {
 	t.Parallel()
 	var runs atomic.Int64
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
@@ -337,7 +337,7 @@ func TestAJobThatIsRetriedBeforeItsFirstAttemptHasAllOfThem(t *testing.T) {
 	})
 }
 
-func TestRetryOfAJobWhoseNextAttemptIsDueDoesNoHarm(t *testing.T) {
+func TestRetry_OfARunWhoseNextAttemptIsDueDoesNothing(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { return errAgain })
@@ -348,14 +348,14 @@ func TestRetryOfAJobWhoseNextAttemptIsDueDoesNoHarm(t *testing.T) {
 		require.Equal(t, jobs.StateRetrying, run(t, s, "test.job", id).State)
 		require.NoError(t, s.Shutdown(t.Context()))
 		time.Sleep(time.Hour)
-		require.NoError(t, s.Retry(t.Context(), "test.job", id), "it runs as soon as it can already")
+		require.NoError(t, s.Retry(t.Context(), "test.job", id), "already runs as soon as it can")
 		require.NoError(t, s.Start(t.Context()))
 		synctest.Wait()
 		require.Equal(t, 2, run(t, s, "test.job", id).Attempt)
 	})
 }
 
-func TestAJobThatWasCancelledAndIsRetriedByHandIsRetriedWhenItFails(t *testing.T) {
+func TestRetry_OfACancelledRunIsRetriedWhenItFails(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterDelayed("test.job", 0, func(ctx context.Context, job *jobs.Job) error {
@@ -381,7 +381,7 @@ func TestAJobThatWasCancelledAndIsRetriedByHandIsRetriedWhenItFails(t *testing.T
 	})
 }
 
-func TestActivityCountsNothingThatEndedBeforeItsStart(t *testing.T) {
+func TestActivity_IgnoresRunsThatEndedBeforeItsStart(t *testing.T) {
 	t.Parallel()
 	bubble(t, memory.Config{}, func(s *memory.Scheduler) error {
 		return s.RegisterDelayed("test.job", 0, done)
@@ -393,11 +393,11 @@ func TestActivityCountsNothingThatEndedBeforeItsStart(t *testing.T) {
 		a, err := s.Activity(t.Context(), time.Hour, 1)
 		require.NoError(t, err)
 		require.Less(t, time.Since(a.Start), 45*time.Minute)
-		require.Empty(t, a.Jobs, "it ended less than a step before")
+		require.Empty(t, a.Jobs, "ended less than a step before the start")
 	})
 }
 
-func TestAnInterruptedJobIsNotSkippedAsTooLate(t *testing.T) {
+func TestShutdown_InterruptedRunIsNotSkippedAsTooLate(t *testing.T) {
 	t.Parallel()
 	var stop atomic.Bool
 	stop.Store(true)
@@ -424,8 +424,8 @@ func TestAnInterruptedJobIsNotSkippedAsTooLate(t *testing.T) {
 	})
 }
 
-// held has the tick of an hour run for 90 minutes, with CatchUpAll, and the next one wait for it; test begins
-// meanwhile. ran returns the hours of the ticks that have begun.
+// held calls test while, with CatchUpAll, the run of an hourly tick takes 90 minutes and the next tick waits for it.
+// ran returns the ticks that have started, in hours after the first.
 func held(t *testing.T, test func(t *testing.T, s *memory.Scheduler, ran func() []float64)) {
 	t.Helper()
 	ticks := make(chan time.Time, 100)
@@ -460,7 +460,7 @@ func held(t *testing.T, test func(t *testing.T, s *memory.Scheduler, ran func() 
 	})
 }
 
-func TestATickThatWaitsForTheOneBeforeHasNoRun(t *testing.T) {
+func TestScheduler_TickThatWaitsForThePreviousOneHasNoRun(t *testing.T) {
 	t.Parallel()
 	held(t, func(t *testing.T, s *memory.Scheduler, ran func() []float64) {
 		require.Len(t, runs(t, s, "test.tick"), 1)
@@ -473,13 +473,13 @@ func TestATickThatWaitsForTheOneBeforeHasNoRun(t *testing.T) {
 	})
 }
 
-func TestATickWaitsForNoTriggeredRun(t *testing.T) {
+func TestScheduler_TickDoesNotWaitForTriggeredRuns(t *testing.T) {
 	t.Parallel()
 	held(t, func(t *testing.T, s *memory.Scheduler, ran func() []float64) {
 		_, err := s.Trigger(t.Context(), "test.tick", nil)
 		require.NoError(t, err)
 		time.Sleep(30 * time.Minute)
 		require.Equal(t, []float64{0, 1}, ran())
-		require.Equal(t, 1, statusOf(t, s, "test.tick").Running, "the triggered run goes on")
+		require.Equal(t, 1, statusOf(t, s, "test.tick").Running, "the triggered run is still running")
 	})
 }

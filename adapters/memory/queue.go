@@ -14,10 +14,10 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// row is a job as it is stored.
+// row is a stored run.
 type row struct {
 	id       string
-	seq      uint64 // order of enqueueing
+	seq      uint64 // order of insertion
 	queue    *queue
 	state    jobs.State
 	data     []byte
@@ -25,40 +25,40 @@ type row struct {
 	priority int
 	unique   string
 	tick     time.Time
-	missed   int       // earlier ticks this one stands for
-	begun    bool      // an attempt was started, or is to be however late
-	aside    bool      // has failed before or is retried by hand, and holds no tick up
-	due      time.Time // of the next attempt
-	attempt  int       // attempts begun and counted
-	attempts int       // how many there are at most
-	err      string    // of the latest attempt, or why it was skipped
+	missed   int       // earlier ticks that the run covers
+	begun    bool      // an attempt has started, or Retry was called, so it is never too late
+	aside    bool      // failed before or retried by hand, so it does not hold up the next tick
+	due      time.Time // when the next attempt is due
+	attempt  int       // attempts started; an interrupted one does not count
+	attempts int       // the most attempts
+	err      string    // of the latest attempt, or why the run was skipped
 
-	tx      *Tx           // the open transaction that it is inserted in; nil for none
-	settled chan struct{} // closed when that has ended
+	tx      *Tx           // open transaction that inserts the row; nil if none
+	settled chan struct{} // closed when tx has ended
 
-	cancel    context.CancelFunc // ends the attempt that runs
-	cancelled bool               // by somebody, while it ran
+	cancel    context.CancelFunc // cancels the running attempt
+	cancelled bool               // Cancel was called during the attempt
 
 	created, started, ended time.Time
 }
 
-// queue is all that is known of one registered job.
+// queue is the state of one registered job.
 type queue struct {
 	def                        *provider.Definition
 	slots                      *slots
-	unique                     map[string]*row // live rows by their key
-	paused                     time.Time       // zero when it is not
-	back                       []*row          // what is due and waits for the end of the pause
+	unique                     map[string]*row // rows that have not ended, by key
+	paused                     time.Time       // when the job was paused; zero if it is not
+	back                       []*row          // due rows that wait for the end of the pause
 	pending, retrying, running int
 
-	// The schedule. What last and prev point to outlives its retention here.
-	next        time.Time // its next tick; zero if there is none
-	last        *row      // the latest tick that was inserted
-	prev        *row      // the latest tick that started, or was skipped or cancelled
-	lastSuccess time.Time // the latest tick whose run succeeded
+	// The schedule. last and prev are kept here after their retention.
+	next        time.Time // next tick; zero if none
+	last        *row      // latest tick that was inserted
+	prev        *row      // latest tick that started, or was skipped or cancelled
+	lastSuccess time.Time // latest tick whose run succeeded
 }
 
-// plan says what is to become of the schedule now.
+// plan returns what to do with the next tick of the schedule at now.
 func (q *queue) plan(now time.Time) provider.Advance {
 	row := provider.Row{Next: q.next, LastJob: q.last.progress()}
 	if q.last != nil {
@@ -67,7 +67,7 @@ func (q *queue) plan(now time.Time) provider.Advance {
 	return provider.Plan(q.def.Schedule, provider.Policy{CatchUp: q.def.CatchUp, Paused: !q.paused.IsZero()}, row, now)
 }
 
-// progress says how far r, the latest tick, has come; nil means that there is none.
+// progress returns the progress of r, the latest tick, which is nil if there is none.
 func (r *row) progress() provider.Progress {
 	switch {
 	case r == nil || r.aside || !r.ended.IsZero():
@@ -79,17 +79,17 @@ func (r *row) progress() provider.Progress {
 	}
 }
 
-// passed notes that r waits no longer, if it is the latest tick of which that is so.
+// passed makes r, which no longer waits, the previous tick unless a later one already is.
 func (q *queue) passed(r *row) {
 	if !r.tick.IsZero() && (q.prev == nil || !r.tick.Before(q.prev.tick)) {
 		q.prev = r
 	}
 }
 
-// slots are a number of workers and the rows that wait for one of them.
+// slots are the workers of one or several jobs, and the rows that wait for one of them.
 type slots struct {
-	n     int // of workers
-	free  int
+	n     int // workers
+	free  int // workers that are not running a handler
 	ready rowHeap
 }
 
@@ -108,28 +108,28 @@ func (s *Scheduler) queue(d *provider.Definition) *queue {
 	return q
 }
 
-// draw makes a new job of r, with an ID.
-func (s *Scheduler) draw(q *queue, r row, now time.Time) *row {
+// newRow returns r as a new row of q with an ID. It is not stored yet.
+func (s *Scheduler) newRow(q *queue, r row, now time.Time) *row {
 	s.lastSeq++
 	r.seq, r.id, r.queue = s.lastSeq, "memory-"+strconv.FormatUint(s.lastSeq, 10), q
 	r.created, r.attempts = now, q.def.MaxAttempts
 	return &r
 }
 
-// add stores r, a new job.
+// add stores r, a new row.
 func (s *Scheduler) add(r *row) *row {
 	s.rows[r.id] = r
 	s.park(r, jobs.StateScheduled)
 	return r
 }
 
-// park puts r where it waits for its time, which may have come.
+// park lets r wait until it is due, which may be now.
 func (s *Scheduler) park(r *row, state jobs.State) {
 	s.move(r, state)
 	heap.Push(&s.delayed, r)
 }
 
-// ready lets r, which is due, run as soon as it can.
+// ready lets r, which is due, start when a worker is free and its job is not paused.
 func (s *Scheduler) ready(r *row) {
 	if q := r.queue; q.paused.IsZero() {
 		heap.Push(&q.slots.ready, r)
@@ -138,7 +138,7 @@ func (s *Scheduler) ready(r *row) {
 	}
 }
 
-// unpark takes r out of wherever it waits.
+// unpark removes r from wherever it waits.
 func (s *Scheduler) unpark(r *row) {
 	q := r.queue
 	s.delayed.remove(r)
@@ -146,8 +146,8 @@ func (s *Scheduler) unpark(r *row) {
 	q.back = slices.DeleteFunc(q.back, func(other *row) bool { return other == r })
 }
 
-// finish ends r, with the error of its latest attempt or why it was skipped; "" keeps
-// the error of an attempt before.
+// finish ends r. reason is the error of the latest attempt or why the run was skipped; ""
+// keeps the error of an earlier attempt.
 func (s *Scheduler) finish(r *row, state jobs.State, reason string, now time.Time) {
 	s.move(r, state)
 	r.ended, r.err = now, cmp.Or(reason, r.err)
@@ -158,15 +158,16 @@ func (s *Scheduler) finish(r *row, state jobs.State, reason string, now time.Tim
 	}
 }
 
-// claim makes r the live row of its key, if that is free.
+// claim makes r the holder of its key, if the key is free.
 func (q *queue) claim(r *row) {
 	if r.unique != "" && q.unique[r.unique] == nil {
 		q.unique[r.unique] = r
 	}
 }
 
-// move changes the state of r and keeps the counts. It is called before an attempt
-// is counted and after one is given back, so that r.attempt tells what failed.
+// move changes the state of r and updates the counts. It must be called before r.attempt is
+// incremented, and after an interrupted attempt is subtracted: r.attempt > 0 means that an
+// attempt has failed.
 func (s *Scheduler) move(r *row, to jobs.State) {
 	for _, change := range []struct {
 		state jobs.State
@@ -186,7 +187,7 @@ func (s *Scheduler) move(r *row, to jobs.State) {
 	r.state = to
 }
 
-// job returns the attempt that starts now, as a handler sees it.
+// job returns the handler's view of the attempt that starts now.
 func (r *row) job(now time.Time, db jobs.DB) *jobs.Job {
 	return &jobs.Job{
 		ID: r.id, Name: r.queue.def.Name, Data: bytes.Clone(r.data),
@@ -195,16 +196,16 @@ func (r *row) job(now time.Time, db jobs.DB) *jobs.Job {
 	}
 }
 
-// rowHeap is a [heap.Interface] with the row that comes first on top.
+// rowHeap is a [heap.Interface] ordered by less.
 type rowHeap struct {
 	rows []*row
 	less func(a, b *row) int
 }
 
-// dueFirst orders what waits for its time.
+// dueFirst orders rows by when they are due.
 func dueFirst(a, b *row) int { return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.seq, b.seq)) }
 
-// mostUrgent orders what is due.
+// mostUrgent orders due rows by priority, then by when they became due.
 func mostUrgent(a, b *row) int { return cmp.Or(cmp.Compare(a.priority, b.priority), dueFirst(a, b)) }
 
 func (h *rowHeap) Len() int           { return len(h.rows) }
@@ -219,13 +220,14 @@ func (h *rowHeap) Pop() any {
 	return r
 }
 
-// remove takes r out if it is in there.
+// remove removes r if the heap contains it.
 func (h *rowHeap) remove(r *row) {
 	if i := slices.Index(h.rows, r); i >= 0 {
 		heap.Remove(h, i)
 	}
 }
 
+// top returns the first row, nil if there is none.
 func (h *rowHeap) top() *row {
 	if len(h.rows) == 0 {
 		return nil

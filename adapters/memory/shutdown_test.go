@@ -13,7 +13,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-func TestOfShutdownsThatBeginTogetherNoneReturnsWhileAJobRuns(t *testing.T) {
+func TestShutdown_ConcurrentCallsAllWaitForRunningJobs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, err := memory.New(nil)
@@ -55,7 +55,7 @@ func TestOfShutdownsThatBeginTogetherNoneReturnsWhileAJobRuns(t *testing.T) {
 	})
 }
 
-func TestStartAndShutdownAreLogged(t *testing.T) {
+func TestScheduler_LogsStartAndShutdown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var buf lockedBuffer

@@ -16,27 +16,27 @@ import (
 
 const errNoTxDB noDB = "memory: the Tx has no DB"
 
-// A Tx is a transaction without a database, for tests of code that triggers jobs in one. The
-// jobs triggered in it exist once it is committed, and never if it is rolled back; so do those
-// of a nested one, see [Tx.Begin]. The zero value is an open transaction. A type that embeds a
-// *Tx works as well.
+// A Tx is a transaction without a database, for tests of code that triggers jobs in a
+// transaction. Jobs triggered in it, or in a transaction nested in it by [Tx.Begin], are
+// inserted when it commits and dropped when it rolls back. The zero value is an open
+// transaction. A type that embeds *Tx works as well.
 type Tx struct {
-	// DB answers Exec, Query and QueryRow. Defaults to one whose methods return an error.
-	// A rollback does not reach it.
+	// DB executes Exec, Query and QueryRow. A rollback does not undo its statements. Defaults
+	// to a DB whose methods return an error.
 	DB jobs.DB
 
-	outer  *Tx // the outermost one, nil if that is this
-	begun  int // how many of its jobs are of before
+	outer  *Tx // the outermost transaction; nil if it is this one
+	begun  int // number of the outermost transaction's jobs when this one began
 	mu     sync.Mutex
 	closed bool
-	jobs   []func(committed bool) // of the outermost
+	jobs   []func(committed bool) // in the outermost transaction only
 }
 
 var _ pgx.Tx = (*Tx)(nil)
 
 func (tx *Tx) outermost() *Tx { return cmp.Or(tx.outer, tx) }
 
-// Begin begins a transaction within tx, as a savepoint does.
+// Begin begins a nested transaction, like a savepoint.
 func (tx *Tx) Begin(context.Context) (pgx.Tx, error) {
 	outer := tx.outermost()
 	outer.mu.Lock()
@@ -47,7 +47,7 @@ func (tx *Tx) Begin(context.Context) (pgx.Tx, error) {
 	return &Tx{DB: tx.DB, outer: outer, begun: len(outer.jobs)}, nil
 }
 
-// check returns [pgx.ErrTxClosed] if tx has ended, or the one around it has.
+// check returns [pgx.ErrTxClosed] if tx or the outermost transaction has ended.
 func (tx *Tx) check() error {
 	if tx.closed || tx.outermost().closed {
 		return pgx.ErrTxClosed
@@ -85,7 +85,7 @@ func (tx *Tx) end(commit bool) error {
 	return err
 }
 
-// add has f called when it is known whether tx is committed.
+// add calls f when tx commits or rolls back.
 func (tx *Tx) add(f func(committed bool)) error {
 	outer := tx.outermost()
 	outer.mu.Lock()
@@ -97,7 +97,7 @@ func (tx *Tx) add(f func(committed bool)) error {
 	return nil
 }
 
-// db answers for tx.
+// db returns tx.DB or its default.
 func (tx *Tx) db() jobs.DB { return cmp.Or[jobs.DB](tx.DB, errNoTxDB) }
 
 // Exec implements [pgx.Tx].
@@ -128,7 +128,7 @@ func (tx *Tx) Prepare(context.Context, string, string) (*pgconn.StatementDescrip
 	return nil, errNoTxDB
 }
 
-// LargeObjects returns none that could be used.
+// LargeObjects returns a zero value, which cannot be used.
 func (tx *Tx) LargeObjects() pgx.LargeObjects { return pgx.LargeObjects{} }
 
 // Conn returns nil.
@@ -142,12 +142,12 @@ func (b noBatch) QueryRow() pgx.Row                { return errNoTxDB }
 func (b noBatch) Close() error                     { return errNoTxDB }
 func (b noBatch) Tx() pgx.Tx                       { return b.tx }
 
-// TriggerTx implements [jobs.TxTriggerer]. In a [*Tx] the job exists once that commits. Any other
-// transaction is of a database, which this provider has nothing to do with: the job is inserted at
-// once, and stays if tx is rolled back.
+// TriggerTx implements [jobs.TxTriggerer]. If tx is a [*Tx], the job is inserted when it commits.
+// This provider cannot follow any other transaction: the job is inserted at once, even if tx is
+// rolled back later.
 func (s *Scheduler) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 	if tx == nil {
-		return "", fmt.Errorf("memory: trigger %q: the transaction is nil; Trigger does without one", name)
+		return "", fmt.Errorf("memory: trigger %q: the transaction is nil; use Trigger without one", name)
 	}
 	var own *Tx
 	if t, ok := tx.(interface{ itself() *Tx }); ok {
@@ -167,9 +167,9 @@ func (s *Scheduler) addIn(tx *Tx, r *row) error {
 	return nil
 }
 
-// txEnded ends the wait of r for its transaction.
+// txEnded stores or drops r after its transaction has ended.
 func (s *Scheduler) txEnded(r *row, committed bool) {
-	defer s.look()
+	defer s.notify()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r.tx = nil
@@ -181,8 +181,8 @@ func (s *Scheduler) txEnded(r *row, committed bool) {
 	}
 }
 
-// holder returns the live row of that key, nil if there is none. One that an open transaction
-// other than tx inserts is waited for, and the mutex released meanwhile.
+// holder returns the row that holds the key, nil if there is none. If an open transaction other
+// than tx inserts that row, holder waits for its end with the mutex released.
 func (s *Scheduler) holder(ctx context.Context, q *queue, key string, tx *Tx) (*row, error) {
 	for {
 		r := q.unique[key]

@@ -28,7 +28,7 @@ func waiting(t *testing.T, s *memory.Scheduler) int {
 	return n
 }
 
-func TestTriggerTx_InATransactionOfADatabaseInsertsAtOnce(t *testing.T) {
+func TestTriggerTx_InAnotherTransactionInsertsAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newWithJob(t)
 	_, err := s.TriggerTx(t.Context(), struct{ pgx.Tx }{}, "test.job", nil)
@@ -36,7 +36,7 @@ func TestTriggerTx_InATransactionOfADatabaseInsertsAtOnce(t *testing.T) {
 	require.Equal(t, 1, waiting(t, s))
 }
 
-func TestTriggerTx_InATypeThatEmbedsATxFollowsThat(t *testing.T) {
+func TestTriggerTx_FollowsATypeThatEmbedsTx(t *testing.T) {
 	t.Parallel()
 	s := newWithJob(t)
 	tx := struct{ *memory.Tx }{new(memory.Tx)}
@@ -47,7 +47,7 @@ func TestTriggerTx_InATypeThatEmbedsATxFollowsThat(t *testing.T) {
 	require.Equal(t, 1, waiting(t, s))
 }
 
-func TestTx_ThatEndsIsClosed(t *testing.T) {
+func TestTx_IsClosedAfterItEnds(t *testing.T) {
 	t.Parallel()
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -56,10 +56,10 @@ func TestTx_ThatEndsIsClosed(t *testing.T) {
 		err  error
 		jobs int
 	}{
-		"committed":         {func(tx *memory.Tx) error { return tx.Commit(t.Context()) }, nil, 1},
-		"rolled back":       {func(tx *memory.Tx) error { return tx.Rollback(t.Context()) }, nil, 0},
-		"rolled back late":  {func(tx *memory.Tx) error { return tx.Rollback(ended) }, nil, 0},
-		"committed in vain": {func(tx *memory.Tx) error { return tx.Commit(ended) }, context.Canceled, 0},
+		"commit":                      {func(tx *memory.Tx) error { return tx.Commit(t.Context()) }, nil, 1},
+		"rollback":                    {func(tx *memory.Tx) error { return tx.Rollback(t.Context()) }, nil, 0},
+		"rollback with ended context": {func(tx *memory.Tx) error { return tx.Rollback(ended) }, nil, 0},
+		"commit with ended context":   {func(tx *memory.Tx) error { return tx.Commit(ended) }, context.Canceled, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -80,7 +80,7 @@ func TestTx_ThatEndsIsClosed(t *testing.T) {
 			}
 			require.Equal(t, test.jobs, waiting(t, s))
 			_, err = s.Trigger(t.Context(), "test.job", nil, jobs.Unique("key"))
-			require.NoError(t, err, "the key is free")
+			require.NoError(t, err, "the key is released")
 		})
 	}
 }
@@ -100,7 +100,7 @@ func TestTx_SendsStatementsToItsDB(t *testing.T) {
 	t.Parallel()
 	n := 0
 	tx := &memory.Tx{DB: counting{statements: &n}}
-	failure := errors.New("in vain")
+	failure := errors.New("roll back")
 	err := pgx.BeginFunc(t.Context(), tx, func(inner pgx.Tx) error {
 		_, err := inner.Exec(t.Context(), "INSERT INTO users DEFAULT VALUES")
 		require.NoError(t, err)

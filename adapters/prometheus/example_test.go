@@ -18,7 +18,7 @@ func Example() {
 	check(scheduler.RegisterCron("audit.retention", "0 3 * * *", func(context.Context, *jobs.Job) error { return nil }))
 
 	registry := client.NewRegistry()
-	registry.MustRegister(metrics.Collector(scheduler)) // and serve it by promhttp.HandlerFor
+	registry.MustRegister(metrics.Collector(scheduler)) // serve it with promhttp.HandlerFor
 	families, err := registry.Gather()
 	check(err)
 	for _, family := range families {

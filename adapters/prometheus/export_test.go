@@ -2,13 +2,13 @@ package prometheus
 
 import "github.com/everytick/everytick/jobs"
 
-// What the tests look at from inside.
+// Exported for the tests.
 const (
 	AnswerAge      = answerAge
 	MonitorTimeout = monitorTimeout
 )
 
-// Outcomes are those of an attempt.
+// Outcomes are the outcomes of an attempt.
 var Outcomes = outcomes
 
 // Count returns the middleware of m.

@@ -1,4 +1,4 @@
-// Package prometheus measures jobs for Prometheus, under any provider:
+// Package prometheus exposes metrics of jobs to Prometheus. It works with any provider:
 //
 //	metrics := prometheus.New(nil)
 //	s, err := river.New(pool, &river.Config{Defaults: metrics.Options()})
@@ -7,24 +7,25 @@
 //
 // # Metrics
 //
-// Of what runs in this process:
+// Metrics of the attempts in this process:
 //
 //	everytick_job_attempts_total      counter    attempts, by outcome: completed, retried, failed or interrupted
-//	everytick_job_duration_seconds    histogram  how long an attempt took
-//	everytick_tick_lateness_seconds   histogram  from a tick to the start of its first attempt
+//	everytick_job_duration_seconds    histogram  duration of attempts
+//	everytick_tick_lateness_seconds   histogram  time from a tick to the start of its first attempt
 //
-// Of all processes together, asked of the scheduler at a scrape:
+// Metrics of all processes together, read from the scheduler at each scrape:
 //
-//	everytick_up                                  whether it answered
-//	everytick_healthy                             whether jobs can run and no schedule is overdue
-//	everytick_oldest_waiting_seconds              how long the job that waits longest has been due
-//	everytick_jobs                                jobs that wait, run or are to be retried, by state
-//	everytick_schedule_overdue_seconds            how late a schedule's next tick is
-//	everytick_job_paused                          1 while a job is paused
-//	everytick_job_last_success_timestamp_seconds  when a job last succeeded, as far as this process knows
+//	everytick_up                                  gauge  1 if the scheduler answered
+//	everytick_healthy                             gauge  1 if jobs can run and no schedule is overdue
+//	everytick_oldest_waiting_seconds              gauge  how long the oldest waiting job has been due
+//	everytick_jobs                                gauge  jobs by state: waiting, running or retrying
+//	everytick_schedule_overdue_seconds            gauge  how late a schedule's next tick is
+//	everytick_job_paused                          gauge  1 while a job is paused
+//	everytick_job_last_success_timestamp_seconds  gauge  when a job last succeeded, as far as this process knows
 //
-// All but three have the label job_name, since Prometheus names the scraped target by
-// "job". docs/alerts.yml has alerts on them.
+// All except everytick_up, everytick_healthy and everytick_oldest_waiting_seconds have the
+// label job_name. It is not called job because Prometheus uses that label for the scraped
+// target. The docs of everytick have alerting rules for these metrics.
 package prometheus
 
 import (
@@ -40,15 +41,15 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// Config changes what [New] makes. The zero value, and a nil *Config, mean the defaults.
+// Config configures [Metrics]. The zero value and a nil *Config mean the defaults.
 type Config struct {
-	// Logger is told when the scheduler does not answer a scrape. Defaults to one that
-	// discards everything.
+	// Logger logs when the scheduler does not answer a scrape. Defaults to discarding
+	// everything.
 	Logger *slog.Logger
 }
 
-// Metrics count what runs in this process and ask a scheduler for the rest. Make them with
-// [New]. They may be used by several goroutines at once.
+// Metrics are the metrics of one process. Make them with [New]. They are safe for concurrent
+// use.
 type Metrics struct {
 	log      *slog.Logger
 	attempts *client.CounterVec
@@ -56,38 +57,38 @@ type Metrics struct {
 	lateness *client.HistogramVec
 
 	mu        sync.Mutex
-	succeeded map[string]time.Time // when a job last succeeded, as far as is known
+	succeeded map[string]time.Time // latest known success, by job
 }
 
-// outcomes of an attempt: done, failed with another attempt to follow, failed for
-// good, or ended from outside by a shutdown or a cancellation.
+// outcomes are the results of [jobs.Job.Outcome].
 var outcomes = []string{"completed", "retried", "failed", "interrupted"}
 
-// New returns metrics that have counted nothing.
+// New returns metrics that have not counted anything yet. A nil cfg means the defaults.
 func New(cfg *Config) *Metrics {
 	c := *cmp.Or(cfg, &Config{})
 	return &Metrics{
 		log: cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
 		attempts: client.NewCounterVec(client.CounterOpts{
 			Name: "everytick_job_attempts_total",
-			Help: "Attempts at jobs in this process, by outcome: completed, retried (failed, another attempt follows), failed (for good), interrupted (by a shutdown or a cancellation).",
+			Help: "Attempts in this process, by outcome: completed, retried (failed, another attempt follows), " +
+				"failed (for good), interrupted (by a shutdown or a cancellation).",
 		}, []string{"job_name", "outcome"}),
 		duration: client.NewHistogramVec(client.HistogramOpts{
 			Name:    "everytick_job_duration_seconds",
-			Help:    "How long an attempt at a job took in this process.",
+			Help:    "Duration of attempts in this process.",
 			Buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600},
 		}, []string{"job_name"}),
 		lateness: client.NewHistogramVec(client.HistogramOpts{
 			Name:    "everytick_tick_lateness_seconds",
-			Help:    "Time from a schedule's tick to the start of its first attempt, in this process.",
+			Help:    "Time from a tick to the start of its first attempt, in this process.",
 			Buckets: []float64{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600},
 		}, []string{"job_name"}),
 		succeeded: make(map[string]time.Time),
 	}
 }
 
-// Options returns what counts attempts, for the Defaults of a provider's Config or for a
-// single registration. Placed first it stands outside of other middleware.
+// Options returns middleware that counts attempts, for the Defaults of a provider's Config or
+// for a single registration. Put it first, so that it is outside other middleware.
 func (m *Metrics) Options() []jobs.Option { return []jobs.Option{jobs.Use(m.count)} }
 
 // count is a [jobs.Middleware].
@@ -121,52 +122,57 @@ func (m *Metrics) successes() map[string]time.Time {
 	return maps.Clone(m.succeeded)
 }
 
-// collector has the metrics and what the scheduler tells when it is scraped, the same in
-// every process of a cluster.
+// collector adds what a scheduler reports about all processes.
 type collector struct {
 	*Metrics
 	monitor jobs.Monitor
 
-	asking chan struct{} // holds a token while the scheduler is asked
+	asking chan struct{} // holds a token while last is used
 	last   answer
 }
 
-// answer is what the scheduler told.
+// answer is a report of the scheduler.
 type answer struct {
-	at     time.Time // zero before the first
+	at     time.Time // zero if there is none yet
 	health jobs.Health
 	jobs   []jobs.Status
 	err    error
 }
 
-// A scrape waits so long for the scheduler, which is less than Prometheus waits for
-// the scrape (10 s), and an answer serves all scrapes of the next few seconds: several
-// Prometheus servers ask the database no more often than one.
 const (
+	// monitorTimeout bounds how long a scrape waits for the scheduler. It is shorter than
+	// Prometheus's own timeout of 10 s.
 	monitorTimeout = 5 * time.Second
-	answerAge      = 3 * time.Second
+	// answerAge is how long an answer is reused, so that several Prometheus servers query
+	// the database no more often than one.
+	answerAge = 3 * time.Second
 )
 
 var (
 	descUp = client.NewDesc("everytick_up",
-		"1 if the scheduler answered about its jobs in time, 0 if not, as when the database is down; what is asked of it is then absent.", nil, nil)
+		"1 if the scheduler answered in time, 0 if not, for example because the database is down. "+
+			"The other metrics of the scheduler are then absent.", nil, nil)
 	descHealthy = client.NewDesc("everytick_healthy",
-		"1 if jobs can run and no schedule is overdue, 0 if not; /healthz says why.", nil, nil)
+		"1 if jobs can run and no schedule is overdue, otherwise 0. /healthz has the reasons.", nil, nil)
 	descOldest = client.NewDesc("everytick_oldest_waiting_seconds",
-		"How long the job that waits longest has been due, in all processes together.", nil, nil)
+		"How long the oldest waiting job has been due, over all processes.", nil, nil)
 	descJobs = client.NewDesc("everytick_jobs",
-		"Jobs in all processes together, by state: waiting (not tried yet, due or delayed), retrying (failed, waits for its next attempt), running.",
+		"Jobs over all processes, by state: waiting (not attempted yet, due or delayed), "+
+			"retrying (failed, waits for its next attempt), running.",
 		[]string{"job_name", "state"}, nil)
 	descOverdue = client.NewDesc("everytick_schedule_overdue_seconds",
-		"How late a schedule's next tick is, 0 when all is well.", []string{"job_name"}, nil)
+		"How late a schedule's next tick is, 0 if it is on time.", []string{"job_name"}, nil)
 	descPaused = client.NewDesc("everytick_job_paused",
-		"1 while a job is paused, else 0.", []string{"job_name"}, nil)
+		"1 while a job is paused, otherwise 0.", []string{"job_name"}, nil)
 	descLastSuccess = client.NewDesc("everytick_job_last_success_timestamp_seconds",
-		"When a job last succeeded, as far as this process knows: the end of a run of its own, or the latest tick whose run succeeded.", []string{"job_name"}, nil)
+		"When a job last succeeded, as far as this process knows: the end of a run in this process, "+
+			"or the latest tick whose run succeeded anywhere.",
+		[]string{"job_name"}, nil)
 )
 
-// Collector returns what exposes the metrics, and asks s for the rest. A scrape takes at
-// most 5 seconds, and asks no more often than every 3 seconds. Register it once.
+// Collector returns a collector of these metrics and of those that s reports about all
+// processes. Register it once. A scrape waits at most 5 seconds for s, and scrapes within 3
+// seconds share one answer.
 func (m *Metrics) Collector(s jobs.Monitor) client.Collector {
 	return &collector{Metrics: m, monitor: s, asking: make(chan struct{}, 1)}
 }
@@ -203,7 +209,7 @@ func (c *collector) Collect(ch chan<- client.Metric) {
 		if !st.LastSuccess.IsZero() {
 			c.noteSuccess(st.Name, st.LastSuccess)
 		}
-		for _, outcome := range outcomes { // from 0 on, or the first failure is no increase
+		for _, outcome := range outcomes { // start at 0, otherwise the first failure is not an increase
 			c.attempts.WithLabelValues(st.Name, outcome)
 		}
 	}
@@ -215,14 +221,14 @@ func (c *collector) Collect(ch chan<- client.Metric) {
 	c.lateness.Collect(ch)
 }
 
-// ask returns what the scheduler says, or said a moment ago.
+// ask returns the scheduler's answer, or the last one if it is recent.
 func (c *collector) ask() answer {
-	c.asking <- struct{}{} // scrapes that come together wait for one answer
+	c.asking <- struct{}{} // concurrent scrapes wait for one answer
 	defer func() { <-c.asking }()
 	if !c.last.at.IsZero() && time.Since(c.last.at) < answerAge {
 		return c.last
 	}
-	// Not of the request: its end would spoil the answer for the others.
+	// Not a request's context: if it ended, the other scrapes would get an error.
 	ctx, cancel := context.WithTimeout(context.Background(), monitorTimeout)
 	defer cancel()
 	a := answer{}
@@ -231,7 +237,7 @@ func (c *collector) ask() answer {
 	}
 	if a.err != nil {
 		a.jobs = nil
-		c.log.WarnContext(ctx, "the scheduler does not answer a scrape", "error", a.err)
+		c.log.WarnContext(ctx, "the scheduler did not answer a scrape; everytick_up is 0", "error", a.err)
 	}
 	a.at = time.Now()
 	c.last = a

@@ -24,8 +24,8 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// measured runs a job of each outcome, and a schedule, in a bubble. The time is then
-// 2000-01-01 00:10:30.
+// measured runs a schedule and a job of each outcome in a synctest bubble, until 2000-01-01
+// 00:10:30.
 func measured(t *testing.T) (client.Collector, *memory.Scheduler) {
 	t.Helper()
 	m := prometheus.New(nil)
@@ -61,7 +61,7 @@ func measured(t *testing.T) (client.Collector, *memory.Scheduler) {
 	return m.Collector(s), s
 }
 
-func TestMetricsTellOfEveryJob(t *testing.T) {
+func TestCollector_CoversEveryJob(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q, _ := measured(t)
@@ -69,7 +69,7 @@ func TestMetricsTellOfEveryJob(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, problems)
 		require.NoError(t, testutil.CollectAndCompare(q, strings.NewReader(`
-# HELP everytick_job_attempts_total Attempts at jobs in this process, by outcome: completed, retried (failed, another attempt follows), failed (for good), interrupted (by a shutdown or a cancellation).
+# HELP everytick_job_attempts_total Attempts in this process, by outcome: completed, retried (failed, another attempt follows), failed (for good), interrupted (by a shutdown or a cancellation).
 # TYPE everytick_job_attempts_total counter
 everytick_job_attempts_total{job_name="audit.sync",outcome="completed"} 2
 everytick_job_attempts_total{job_name="audit.sync",outcome="failed"} 0
@@ -95,7 +95,7 @@ everytick_job_attempts_total{job_name="email.stuck",outcome="completed"} 0
 everytick_job_attempts_total{job_name="email.stuck",outcome="failed"} 1
 everytick_job_attempts_total{job_name="email.stuck",outcome="interrupted"} 0
 everytick_job_attempts_total{job_name="email.stuck",outcome="retried"} 0
-# HELP everytick_jobs Jobs in all processes together, by state: waiting (not tried yet, due or delayed), retrying (failed, waits for its next attempt), running.
+# HELP everytick_jobs Jobs over all processes, by state: waiting (not attempted yet, due or delayed), retrying (failed, waits for its next attempt), running.
 # TYPE everytick_jobs gauge
 everytick_jobs{job_name="audit.sync",state="retrying"} 0
 everytick_jobs{job_name="audit.sync",state="running"} 0
@@ -115,19 +115,19 @@ everytick_jobs{job_name="email.slow",state="waiting"} 0
 everytick_jobs{job_name="email.stuck",state="retrying"} 0
 everytick_jobs{job_name="email.stuck",state="running"} 0
 everytick_jobs{job_name="email.stuck",state="waiting"} 0
-# HELP everytick_up 1 if the scheduler answered about its jobs in time, 0 if not, as when the database is down; what is asked of it is then absent.
+# HELP everytick_up 1 if the scheduler answered in time, 0 if not, for example because the database is down. The other metrics of the scheduler are then absent.
 # TYPE everytick_up gauge
 everytick_up 1
-# HELP everytick_healthy 1 if jobs can run and no schedule is overdue, 0 if not; /healthz says why.
+# HELP everytick_healthy 1 if jobs can run and no schedule is overdue, otherwise 0. /healthz has the reasons.
 # TYPE everytick_healthy gauge
 everytick_healthy 1
-# HELP everytick_oldest_waiting_seconds How long the job that waits longest has been due, in all processes together.
+# HELP everytick_oldest_waiting_seconds How long the oldest waiting job has been due, over all processes.
 # TYPE everytick_oldest_waiting_seconds gauge
 everytick_oldest_waiting_seconds 0
-# HELP everytick_schedule_overdue_seconds How late a schedule's next tick is, 0 when all is well.
+# HELP everytick_schedule_overdue_seconds How late a schedule's next tick is, 0 if it is on time.
 # TYPE everytick_schedule_overdue_seconds gauge
 everytick_schedule_overdue_seconds{job_name="audit.sync"} 0
-# HELP everytick_job_last_success_timestamp_seconds When a job last succeeded, as far as this process knows: the end of a run of its own, or the latest tick whose run succeeded.
+# HELP everytick_job_last_success_timestamp_seconds When a job last succeeded, as far as this process knows: the end of a run in this process, or the latest tick whose run succeeded anywhere.
 # TYPE everytick_job_last_success_timestamp_seconds gauge
 everytick_job_last_success_timestamp_seconds{job_name="audit.sync"} 9.46685402e+08
 `), "everytick_job_attempts_total", "everytick_jobs", "everytick_up", "everytick_healthy", "everytick_oldest_waiting_seconds",
@@ -137,11 +137,11 @@ everytick_job_last_success_timestamp_seconds{job_name="audit.sync"} 9.46685402e+
 		require.Contains(t, text, `everytick_job_duration_seconds_sum{job_name="audit.sync"} 4`)
 		require.Contains(t, text, `everytick_job_duration_seconds_bucket{job_name="email.stuck",le="1"} 1`)
 		require.Contains(t, text, `everytick_tick_lateness_seconds_count{job_name="audit.sync"} 2`)
-		require.NotContains(t, text, `everytick_tick_lateness_seconds_count{job_name="email`, "what was triggered has no tick")
+		require.NotContains(t, text, `everytick_tick_lateness_seconds_count{job_name="email`, "triggered runs have no tick")
 	})
 }
 
-// exposition is what Prometheus reads.
+// exposition returns the metrics in the text format.
 func exposition(t *testing.T, page client.Collector) string {
 	t.Helper()
 	registry := client.NewPedanticRegistry()
@@ -151,7 +151,7 @@ func exposition(t *testing.T, page client.Collector) string {
 	return w.Body.String()
 }
 
-// monitor answers as a test wants.
+// monitor is a fake scheduler.
 type monitor struct {
 	jobs.Monitor
 	asked    int
@@ -172,7 +172,7 @@ func (m *monitor) Jobs(ctx context.Context) ([]jobs.Status, error) {
 
 func (m *monitor) Health(context.Context) (jobs.Health, error) { return m.health, nil }
 
-// value is that of a series, and whether there is one.
+// value returns the value of a series and whether it exists.
 func value(t *testing.T, page client.Collector, line string) (string, bool) {
 	t.Helper()
 	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(line) + ` (\S+)$`).FindStringSubmatch(exposition(t, page))
@@ -182,7 +182,7 @@ func value(t *testing.T, page client.Collector, line string) (string, bool) {
 	return found[1], true
 }
 
-func TestMetricsTellOfTrouble(t *testing.T) {
+func TestCollector_ReportsTrouble(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		tick := time.Date(2000, 1, 1, 3, 0, 0, 0, time.UTC)
@@ -218,7 +218,7 @@ func TestMetricsTellOfTrouble(t *testing.T) {
 			require.False(t, found, absent)
 		}
 
-		// A tick that is running hides the success before it; it is still known.
+		// While a tick is running, the last success is still known.
 		mon.statuses[0].PrevTick, mon.statuses[0].PrevState = tick, jobs.StateRunning
 		time.Sleep(prometheus.AnswerAge)
 		got, _ := value(t, page, `everytick_job_last_success_timestamp_seconds{job_name="audit.retention"}`)
@@ -226,7 +226,7 @@ func TestMetricsTellOfTrouble(t *testing.T) {
 	})
 }
 
-func TestAScrapeIsBoundedAndShared(t *testing.T) {
+func TestCollector_ScrapesAreBoundedAndShareAnAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		mon := &monitor{health: jobs.Health{Healthy: true}, statuses: []jobs.Status{{Name: "email.send"}}}
@@ -237,7 +237,7 @@ func TestAScrapeIsBoundedAndShared(t *testing.T) {
 		}
 		require.Equal(t, 1, mon.asked)
 
-		// The database goes away, and hangs: the page is there in time and says so.
+		// While the database hangs, scrapes still answer in time and report it.
 		mon.hangs = true
 		time.Sleep(prometheus.AnswerAge)
 		before := time.Now()
@@ -249,7 +249,7 @@ func TestAScrapeIsBoundedAndShared(t *testing.T) {
 				done <- struct{}{}
 			}()
 		}
-		// Handlers do not wait for it.
+		// Handlers do not wait for a scrape.
 		ran := prometheus.Count(m)(func(context.Context, *jobs.Job) error { return nil })
 		require.NoError(t, ran(t.Context(), &jobs.Job{Name: "email.send"}))
 		require.Zero(t, time.Since(before))
@@ -273,7 +273,7 @@ func TestAScrapeIsBoundedAndShared(t *testing.T) {
 	})
 }
 
-func TestAShutdownIsNoFailure(t *testing.T) {
+func TestMetrics_ShutdownIsAnInterruptionNotAFailure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q, s := measured(t)
@@ -287,7 +287,7 @@ func TestAShutdownIsNoFailure(t *testing.T) {
 	})
 }
 
-func TestADeadDatabaseIsSeen(t *testing.T) {
+func TestCollector_ReportsADeadDatabase(t *testing.T) {
 	t.Parallel()
 	pool, err := pgxpool.New(t.Context(), "postgres://ann:hunter2secret@127.0.0.1:1/db")
 	require.NoError(t, err)
@@ -299,16 +299,16 @@ func TestADeadDatabaseIsSeen(t *testing.T) {
 	require.NoError(t, s.RegisterDelayed("email.send", 0, func(context.Context, *jobs.Job) error { return nil }))
 	text := exposition(t, m.Collector(s))
 	require.Contains(t, text, "\neverytick_up 0\n")
-	require.Contains(t, log.String(), "the scheduler does not answer a scrape")
+	require.Contains(t, log.String(), "the scheduler did not answer a scrape")
 	require.NotContains(t, text+log.String(), "hunter2secret")
 }
 
-// alertLines are all that the file of alerts may consist of: enough of YAML for it.
+// alertLines matches every line that docs/alerts.yml may have. It replaces a YAML parser.
 var alertLines = regexp.MustCompile(`^(#.*|groups:|  - name: \w+|    rules:|      #.*` +
 	`|      - alert: Everytick[A-Za-z]+|        expr: .*[^:#\s].*|        for: \d+[mh]|        labels: \{ severity: (critical|warning) \}` +
 	`|        annotations:|          (summary|description): '[^']*')?$`)
 
-func TestAlertsReferToMetricsThatExist(t *testing.T) {
+func TestAlerts_UseExistingMetrics(t *testing.T) {
 	t.Parallel()
 	file, err := os.ReadFile("../../docs/alerts.yml")
 	require.NoError(t, err)
@@ -331,10 +331,10 @@ func TestAlertsReferToMetricsThatExist(t *testing.T) {
 			expr, rest, found := strings.Cut(rule, "\n        labels:")
 			_, expr, ok := strings.Cut(expr, "expr: ")
 			if !found {
-				continue // what stands before the first
+				continue // the text before the first alert
 			}
 			alerts++
-			require.True(t, ok, "an alert has an expression: %s", rule)
+			require.True(t, ok, "alert without an expression: %s", rule)
 			require.Contains(t, rest, "summary: ", rule)
 			names := regexp.MustCompile(`everytick_\w+`).FindAllString(expr, -1)
 			require.NotEmpty(t, names, expr)

@@ -25,13 +25,13 @@ import (
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 )
 
-var update = flag.Bool("update", false, "draw docs/status.png, the README's picture, anew")
+var update = flag.Bool("update", false, "redraw docs/status.png, the README's screenshot")
 
-// screenshots is where the test leaves what the page looked like, for people.
+// screenshots is the directory for screenshots of the page.
 const screenshots = "screenshots"
 
-// findBrowser returns a Chrome or Chromium. Who tries everytick need not have one, but
-// where it would go unnoticed the test fails without: in CI, or with EVERYTICK_BROWSER=required.
+// findBrowser returns the path of Chrome or Chromium. Without one it skips the test, or fails
+// it in CI and with EVERYTICK_BROWSER=required.
 func findBrowser(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{
@@ -42,7 +42,7 @@ func findBrowser(t *testing.T) string {
 			return path
 		}
 	}
-	const missing = "no Chrome or Chromium was found: apt-get install chromium-headless-shell"
+	const missing = "no Chrome or Chromium found: apt-get install chromium-headless-shell"
 	if os.Getenv("CI") != "" || os.Getenv("EVERYTICK_BROWSER") == "required" {
 		require.FailNow(t, missing)
 	}
@@ -50,23 +50,23 @@ func findBrowser(t *testing.T) string {
 	return ""
 }
 
-// tab is a page in a browser. It notes what the page asks for and complains of.
+// tab is a browser tab. It records the page's requests and console messages.
 type tab struct {
 	t    *testing.T
 	ctx  context.Context
 	base string
 
-	mu         sync.Mutex
-	requests   []string
-	complaints []string
+	mu       sync.Mutex
+	requests []string
+	messages []string
 }
 
-// newBrowser starts a browser that has a tab on nothing yet.
+// newBrowser starts a browser with an empty tab.
 func newBrowser(t *testing.T, base string) *tab {
 	t.Helper()
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(findBrowser(t)),
-		chromedp.NoSandbox, // containers seldom allow one, and only the demo's page is opened
+		chromedp.NoSandbox, // containers rarely allow one, and only the demo's pages are opened
 		chromedp.DisableGPU, chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
 	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(cancel)
@@ -81,29 +81,29 @@ func newTab(ctx context.Context, t *testing.T, base string) *tab {
 	ctx, cancel := chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
 	p := &tab{t: t, ctx: ctx, base: base}
-	require.NoError(t, chromedp.Do(ctx)) // its context is that of the browser, so it has no deadline
-	require.NoError(t, chromedp.Listen(ctx, p.note))
+	require.NoError(t, chromedp.Do(ctx)) // no deadline, because its context is the browser's
+	require.NoError(t, chromedp.Listen(ctx, p.record))
 	p.size(1280, 900)
 	return p
 }
 
-func (p *tab) note(event any) {
+func (p *tab) record(event any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch e := event.(type) {
 	case *network.EventRequestWillBeSent:
 		p.requests = append(p.requests, e.Request.URL)
 	case *runtime.EventExceptionThrown:
-		p.complaints = append(p.complaints, "exception: "+e.ExceptionDetails.Text)
+		p.messages = append(p.messages, "exception: "+e.ExceptionDetails.Text)
 	case *runtime.EventConsoleAPICalled:
-		p.complaints = append(p.complaints, fmt.Sprintf("console.%s", e.Type))
+		p.messages = append(p.messages, fmt.Sprintf("console.%s", e.Type))
 	case *log.EventEntryAdded:
-		p.complaints = append(p.complaints, fmt.Sprintf("%s: %s %s", e.Entry.Level, e.Entry.Text, e.Entry.URL))
+		p.messages = append(p.messages, fmt.Sprintf("%s: %s %s", e.Entry.Level, e.Entry.Text, e.Entry.URL))
 	}
 }
 
-// quiet requires that the page asked nobody else for anything and had no complaints but
-// those that contain one of the given texts.
+// quiet requires that the page only sent requests to the demo, and that every console message
+// contains one of the given texts.
 func (p *tab) quiet(but ...string) {
 	p.t.Helper()
 	p.mu.Lock()
@@ -114,12 +114,12 @@ func (p *tab) quiet(but ...string) {
 		require.NoError(p.t, err)
 		require.Equal(p.t, p.base, u.Scheme+"://"+u.Host, "requested %s", request)
 	}
-	for _, complaint := range p.complaints {
+	for _, message := range p.messages {
 		expected := false
 		for _, text := range but {
-			expected = expected || strings.Contains(complaint, text)
+			expected = expected || strings.Contains(message, text)
 		}
-		require.True(p.t, expected, "the browser's console: %s", complaint)
+		require.True(p.t, expected, "browser console: %s", message)
 	}
 }
 
@@ -135,9 +135,9 @@ func (p *tab) open(path string) {
 	p.do(chromedp.Navigate(p.base + path))
 }
 
-// click clicks what the selector finds first, once its middle can be seen and nothing
-// covers it. Looking and clicking are one step, between which a refresh of the page
-// cannot move it.
+// click clicks the first element that matches the selector, once its centre is visible and
+// not covered. It checks and clicks in one step, so that a refresh cannot move the element in
+// between.
 func (p *tab) click(selector string) {
 	p.t.Helper()
 	p.eventually(func() bool {
@@ -162,8 +162,8 @@ func (p *tab) write(selector, text string) {
 	require.Equal(p.t, text, evaluate[string](p, selector, `el => el.value`))
 }
 
-// evaluate returns what a function in JavaScript makes of the first element that the
-// selector finds, nothing while the page is being left.
+// evaluate calls a JavaScript function with the first element that matches the selector and
+// returns the result. It returns the zero value during navigation.
 func evaluate[T any](p *tab, selector, function string) (value T) {
 	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
 	defer cancel()
@@ -175,12 +175,12 @@ func evaluate[T any](p *tab, selector, function string) (value T) {
 	return value
 }
 
-// text returns what can be read of an element, "" if it is not there.
+// text returns the visible text of an element, "" if it does not exist.
 func (p *tab) text(selector string) string {
 	return strings.Join(strings.Fields(evaluate[string](p, selector, `el => el?.innerText ?? ""`)), " ")
 }
 
-// reads waits until an element can be read to say all of the texts.
+// reads waits until the visible text of an element contains all of the texts.
 func (p *tab) reads(selector string, texts ...string) {
 	p.t.Helper()
 	p.eventually(func() bool {
@@ -191,10 +191,10 @@ func (p *tab) reads(selector string, texts ...string) {
 			}
 		}
 		return text != ""
-	}, "%s does not say %q", selector, texts)
+	}, "%s does not contain %q", selector, texts)
 }
 
-// gone waits until there is no such element.
+// gone waits until the element does not exist.
 func (p *tab) gone(selector string) {
 	p.t.Helper()
 	p.eventually(func() bool { return p.text("body") != "" && p.text(selector) == "" }, "%s is still there", selector)
@@ -205,7 +205,7 @@ func (p *tab) eventually(holds func() bool, format string, args ...any) {
 	for deadline := time.Now().Add(time.Minute); !holds(); {
 		if time.Now().After(deadline) {
 			p.shoot("failed")
-			require.FailNow(p.t, "not in a minute", "%s\n\n%s", fmt.Sprintf(format, args...), p.text("body"))
+			require.FailNow(p.t, "timed out after a minute", "%s\n\n%s", fmt.Sprintf(format, args...), p.text("body"))
 		}
 		p.do(chromedp.Sleep(50 * time.Millisecond))
 	}
@@ -224,7 +224,7 @@ func (p *tab) theme(name string) {
 	require.NoError(p.t, err)
 }
 
-// shoot keeps a picture of the whole page.
+// shoot saves a screenshot of the whole page and returns it.
 func (p *tab) shoot(name string) []byte {
 	p.t.Helper()
 	png, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(100))
@@ -234,7 +234,7 @@ func (p *tab) shoot(name string) []byte {
 	return png
 }
 
-// fits requires that nothing sticks out to the side.
+// fits requires that the page does not scroll sideways.
 func (p *tab) fits() {
 	p.t.Helper()
 	widths, err := chromedp.Run(p.ctx, chromedp.Evaluate[[]int](`[document.documentElement.scrollWidth, innerWidth]`))
@@ -242,33 +242,32 @@ func (p *tab) fits() {
 	require.LessOrEqual(p.t, widths[0], widths[1], "the page is wider than the screen")
 }
 
-// An operator's hour at the status page, in a real browser on a real database.
-func TestInABrowser(t *testing.T) {
+func TestStatusPage_InABrowser(t *testing.T) {
 	t.Parallel()
-	findBrowser(t) // before a server is started for nothing
+	findBrowser(t) // may skip the test
 	db := dbtest.Server(t, devdb.Options{})
 	d := startDemo(t, map[string]string{"DATABASE_URL": db.URL})
 	d.awaitURL(t)
 	p := newBrowser(t, d.base)
 
-	// Schedules are there to read, and the page follows what happens without being reloaded.
+	// The page shows the schedules and refreshes itself.
 	p.open("/")
 	p.reads(`#job-audit\.retention`, "every day at 03:00", "0 3 * * *", "in ", "Run now")
 	p.reads(`#job-demo\.heartbeat`, "every 5 seconds", "✓ done")
 	p.reads(`.health`, "Healthy")
 
-	// A job is run with data typed in, and succeeds.
+	// Run a job with data. It succeeds.
 	p.click(`#now-demo\.flaky summary`)
 	p.write(`#now-demo\.flaky textarea`, `{"fail_times": 1}`)
 	p.click(`#now-demo\.flaky button`)
 	p.reads("#notice", "✓ Triggered.", "demo.flaky, run ")
 	_, id, _ := strings.Cut(p.text("#notice a"), "run ")
 	p.click("#notice a")
-	p.reads("#run-"+id, "✓ done", "2 of 3", "attempt 1 of a job that fails 1 times")
+	p.reads("#run-"+id, "✓ done", "2 of 3", "on purpose: attempt 1 with fail_times 1")
 	p.click("#shown-" + id + " summary")
 	p.reads("#shown-"+id, `{"fail_times": 1}`)
 
-	// A job is paused, and resumed.
+	// Pause and resume a job.
 	p.open("/job/notifs.cleanup")
 	p.click(".pause button")
 	p.reads("#paused", "Paused since")
@@ -279,7 +278,7 @@ func TestInABrowser(t *testing.T) {
 	p.reads("#notice", "Resumed.")
 	p.gone("#paused")
 
-	// A run takes the only worker of its job, so the job's ticks are late: red, with the reason.
+	// A run occupies the job's only worker, so its ticks are overdue: red, with the reason.
 	p.open("/job/demo.import")
 	p.write("#data", `{"seconds": 200}`)
 	p.click("#actions .main")
@@ -291,7 +290,7 @@ func TestInABrowser(t *testing.T) {
 	p.reads(".reasons", "demo.import is overdue by")
 	p.pictures()
 
-	// Cancelled, it makes way.
+	// Cancel it. The ticks run.
 	p.open("/job/demo.import")
 	p.reads("#overdue", "The next run is overdue by")
 	p.click("#run-" + slow + " .do button")
@@ -300,25 +299,25 @@ func TestInABrowser(t *testing.T) {
 
 	withoutScript(p.another())
 
-	// The database goes away under the page, which says so, and comes back.
+	// The page reports that the database is down, and recovers with it.
 	p.open("/")
 	p.quiet()
 	require.NoError(t, db.Kill())
-	p.reads("#stale", "The database does not answer. What you see is from")
+	p.reads("#stale", "The database does not answer. Showing the state as of")
 	p.reads(`#job-audit\.retention`, "every day at 03:00")
-	p.reads("#glance", "Not healthy", "the database does not answer")
+	p.reads("#glance", "Unhealthy", "the database does not answer")
 	p.shoot("no-database")
 	require.NoError(t, db.Restart(t.Context()))
 	p.gone("#stale")
 	p.reads(".health", "Healthy")
 	p.reads(`#job-demo\.heartbeat`, "✓ done")
-	p.quiet("status of 503") // the answers meanwhile
+	p.quiet("status of 503") // while the database was down
 	if *update {
 		drawStatus(p, db.URL)
 	}
 }
 
-// pictures takes the page in both themes, and makes sure that a narrow screen is enough.
+// pictures takes screenshots in both themes and checks that the pages fit a narrow screen.
 func (p *tab) pictures() {
 	p.t.Helper()
 	for _, theme := range []string{"light", "dark"} {
@@ -342,7 +341,7 @@ func (p *tab) pictures() {
 	p.size(1280, 900)
 }
 
-// withoutScript uses the forms with JavaScript turned off.
+// withoutScript uses the forms with JavaScript disabled.
 func withoutScript(p *tab) {
 	p.t.Helper()
 	_, err := chromedp.Call(p.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
@@ -360,8 +359,8 @@ func withoutScript(p *tab) {
 	p.quiet()
 }
 
-// drawStatus draws the README's picture. The demo has only just been started, so rows
-// stand for what it would have done in a day.
+// drawStatus draws the README's screenshot. Since the demo has just been started, it inserts the
+// runs of a day.
 func drawStatus(p *tab, databaseURL string) {
 	p.t.Helper()
 	conn, err := pgx.Connect(p.ctx, databaseURL)
@@ -372,7 +371,7 @@ func drawStatus(p *tab, databaseURL string) {
 	for _, job := range []struct {
 		name  string
 		every time.Duration
-		fails int // one of so many
+		fails int // one run in this many; 0 means none
 		tick  bool
 	}{
 		{"demo.heartbeat", 5 * time.Second, 0, true},

@@ -1,19 +1,23 @@
-// Command demo runs everytick with three modules on a real Postgres:
+// Command demo runs everytick with three modules on PostgreSQL:
 //
 //	go run ./cmd/demo
 //
-// It needs no set-up: unless DATABASE_URL names a database it starts a Postgres of
-// its own, which ends with it. All times in its log are in UTC. Flags:
+// It needs no setup: unless DATABASE_URL is set, it starts its own Postgres and stops it at
+// the end. All times in its log are in UTC.
 //
-//	-addr ADDR   where HTTP listens (default 127.0.0.1:8080, or a free port if that is taken)
-//	-data DIR    keep the database in DIR, to see what a restart makes of missed ticks
-//	-port N      let the demo's own Postgres listen on 127.0.0.1:N too, for psql
-//	-worker      run jobs only, without HTTP and without sample data
-//	-for 30s     end after that time
-//	-v           log what River does too
+// Flags:
 //
-// Environment: DATABASE_URL (several demos may share one and are then a cluster),
-// SMTP_ADDR (a mail server; without it mails go to a sink in the process).
+//	-addr ADDR   HTTP listen address (default 127.0.0.1:8080, or a free port if it is in use)
+//	-data DIR    keep the database in DIR, to see how a restart handles missed ticks
+//	-port N      make the demo's own Postgres listen on 127.0.0.1:N as well, for psql
+//	-worker      only run jobs, without HTTP and sample data
+//	-for 30s     stop after this time
+//	-v           also log what River does
+//
+// Environment:
+//
+//	DATABASE_URL  use this database; several demos that share one form a cluster
+//	SMTP_ADDR     send email through this server; by default a sink in the process receives it
 package main
 
 import (
@@ -30,7 +34,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	_ "time/tzdata" // zones by name where the system has no zone files, as in an image from scratch
+	_ "time/tzdata" // time zones for systems without zone files, such as containers
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/lmittmann/tint"
@@ -69,12 +73,12 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	o := options{getenv: getenv}
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.StringVar(&o.addr, "addr", "127.0.0.1:8080", "where HTTP listens; a free port if that is taken")
-	flags.StringVar(&o.data, "data", "", "keep the database in this directory")
-	flags.IntVar(&o.port, "port", 0, "let the demo's own Postgres listen on this port of 127.0.0.1 too")
-	flags.BoolVar(&o.worker, "worker", false, "run jobs only, without HTTP and without sample data")
-	flags.DurationVar(&o.runFor, "for", 0, "end after that time, once the jobs that run then have ended; 0 means at Ctrl-C")
-	flags.BoolVar(&o.verbose, "v", false, "log what River does too")
+	flags.StringVar(&o.addr, "addr", "127.0.0.1:8080", "HTTP listen `address`; a free port if it is in use")
+	flags.StringVar(&o.data, "data", "", "keep the database in this `directory`")
+	flags.IntVar(&o.port, "port", 0, "make the demo's own Postgres listen on this `port` of 127.0.0.1 as well")
+	flags.BoolVar(&o.worker, "worker", false, "only run jobs, without HTTP and sample data")
+	flags.DurationVar(&o.runFor, "for", 0, "stop after this `time`, once running jobs have ended; 0 means at Ctrl-C")
+	flags.BoolVar(&o.verbose, "v", false, "also log what River does")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -87,12 +91,11 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	return o, nil
 }
 
-// drainTime is how long running jobs may take to end after Ctrl-C, unless a second
-// one gives up on them.
+// drainTime is how long running jobs may take after Ctrl-C. A second Ctrl-C interrupts them.
 const drainTime = 30 * time.Second
 
-// run is the whole demo. It ends when ctx does, at Ctrl-C, or after -for, and stops
-// everything it started.
+// run runs the demo until ctx ends, Ctrl-C is pressed or -for has passed. It stops everything
+// it started.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) (err error) {
 	o, err := parse(args, getenv, stderr)
 	if err != nil {
@@ -103,11 +106,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	defer stop()
 
 	var listener net.Listener
-	if !o.worker { // first of all: a bad address is found before a server is started
+	if !o.worker { // before the database, so that a bad address fails at once
 		if listener, err = listen(ctx, o.addr, log); err != nil {
 			return err
 		}
-		defer func() { _ = listener.Close() }() // mostly the HTTP server has
+		defer func() { _ = listener.Close() }() // usually closed by the HTTP server
 	}
 
 	db, err := devdb.Open(ctx, devdb.Options{DataDir: o.data, Port: o.port, Log: log, Getenv: getenv})
@@ -165,7 +168,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return errors.Join(serveErr, drain(s, runs, log))
 }
 
-// newLogger returns a logger for people, with all times in UTC; verbose, it lets River tell all it does.
+// newLogger returns a logger for people, with all times in UTC. If verbose, it includes River's
+// debug messages.
 func newLogger(w io.Writer, verbose bool) *slog.Logger {
 	level := slog.LevelInfo
 	if verbose {
@@ -194,13 +198,13 @@ func isTerminal(w io.Writer) bool {
 func newPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, errors.New("DATABASE_URL is no connection string") // pgx's error may quote it
+		return nil, errors.New("DATABASE_URL is not a valid connection string") // pgx's error may contain it
 	}
 	cfg.MaxConns = max(cfg.MaxConns, 10)
 	return pgxpool.NewWithConfig(ctx, cfg)
 }
 
-// register is what an application does at start-up: each module registers its jobs.
+// register registers the jobs of each module, as an application does at startup.
 func register(r jobs.Registrar, mails *email.Service) error {
 	return errors.Join(
 		audit.RegisterAuditJobs(r),
@@ -210,7 +214,7 @@ func register(r jobs.Registrar, mails *email.Service) error {
 	)
 }
 
-// announce logs what is registered.
+// announce logs the registered jobs.
 func announce(ctx context.Context, s jobs.Monitor, log *slog.Logger) error {
 	all, err := s.Jobs(ctx)
 	if err != nil {
@@ -221,12 +225,12 @@ func announce(ctx context.Context, s jobs.Monitor, log *slog.Logger) error {
 		if !st.NextTick.IsZero() {
 			attrs = append(attrs, "next", st.NextTick)
 		}
-		log.InfoContext(ctx, "registered", attrs...)
+		log.InfoContext(ctx, "job registered", attrs...)
 	}
 	return nil
 }
 
-// serve works until ctx ends or -for has passed.
+// serve serves HTTP, unless -worker is set, until ctx ends or -for has passed.
 func serve(
 	ctx context.Context, o options, listener net.Listener, s *river.Scheduler, metrics *prometheus.Metrics,
 	sample func() error, log *slog.Logger, stdout io.Writer,
@@ -237,7 +241,7 @@ func serve(
 		defer cancel()
 	}
 	if o.worker {
-		log.Info("working; Ctrl-C stops")
+		log.Info("running jobs; press Ctrl-C to stop")
 		<-ctx.Done()
 		log.Info("stopping")
 		return nil
@@ -276,32 +280,32 @@ func serve(
 	shutdownCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := server.Shutdown(shutdownCtx); err != nil {
-		return server.Close() // a request that takes longer is cut off
+		return server.Close() // cuts off requests that take longer
 	}
 	return nil
 }
 
-// listen listens on addr, or on a free port of the same host if that is taken.
+// listen listens on addr, or on a free port of the same host if addr is in use.
 func listen(ctx context.Context, addr string, log *slog.Logger) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		host, _, _ := net.SplitHostPort(addr)
 		if l, err = lc.Listen(ctx, "tcp", net.JoinHostPort(host, "0")); err == nil {
-			log.Warn("the address is taken, another port is used", "wanted", addr, "got", l.Addr().String())
+			log.Warn("address already in use; listening on another port", "wanted", addr, "got", l.Addr().String())
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("-addr %q: want a host and a port, such as 127.0.0.1:8080: %w", addr, err)
+		return nil, fmt.Errorf("-addr %q: want a host and port such as 127.0.0.1:8080: %w", addr, err)
 	}
 	return l, nil
 }
 
-// waitingSaid is how often the demo says what it waits for.
-const waitingSaid = 5 * time.Second
+// reportEvery is how often the demo logs what it is waiting for.
+const reportEvery = 5 * time.Second
 
-// drain lets running jobs end. Ctrl-C once more gives up waiting: they are
-// cancelled and go back to the queue.
+// drain waits for running jobs to end. At another Ctrl-C they are cancelled and return to the
+// queue.
 func drain(s *river.Scheduler, runs *running, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -310,31 +314,32 @@ func drain(s *river.Scheduler, runs *running, log *slog.Logger) error {
 	return shutDown(ctx, s, runs, log)
 }
 
-// shutDown says at once, and every few seconds, which jobs s waits for.
+// shutDown shuts s down. It logs which jobs it is waiting for, at once and then every few
+// seconds.
 func shutDown(ctx context.Context, s interface{ Shutdown(context.Context) error }, runs *running, log *slog.Logger) error {
 	began := time.Now()
-	say := func() {
+	report := func() {
 		switch waited := runs.String(); {
 		case waited == "":
 		case ctx.Err() != nil:
 			log.Info("waiting for interrupted jobs", "running", waited)
 		default:
-			log.Info("waiting for running jobs; Ctrl-C again interrupts them, and they go back to the queue",
+			log.Info("waiting for running jobs; press Ctrl-C again to interrupt them and return them to the queue",
 				"running", waited, "gives_up_in", (drainTime - time.Since(began)).Round(time.Second))
 		}
 	}
-	say()
+	report()
 	ended := make(chan error, 1)
 	go func() { ended <- s.Shutdown(ctx) }()
-	tick := time.NewTicker(waitingSaid)
+	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			say()
+			report()
 		case err := <-ended:
 			if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-				log.Warn("gave up waiting", "error", err)
+				log.Warn("stopped without waiting for all jobs", "error", err)
 				return nil
 			}
 			log.Info("stopped")
@@ -346,22 +351,25 @@ func shutDown(ctx context.Context, s interface{ Shutdown(context.Context) error 
 func listOfURLs(base string) string {
 	var b strings.Builder
 	for _, line := range [][2]string{
-		{base + "/", "status page: what ran, what comes next, and buttons to act"},
+		{base + "/", "status page: when each job last ran, when it runs next, and buttons to act on it"},
 		{base + "/riverui/", "River UI"},
-		{base + "/metrics", "metrics for Prometheus; docs/alerts.yml has alerts on them"},
-		{base + "/healthz", "health, 200 or 503; probes are at /livez and /readyz"},
+		{base + "/metrics", "Prometheus metrics; docs/alerts.yml has alerting rules for them"},
+		{base + "/healthz", "health as 200 or 503; /livez and /readyz are probes"},
 	} {
 		fmt.Fprintf(&b, "  %-34s %s\n", line[0], line[1])
 	}
-	fmt.Fprintln(&b, "  From a shell: list the jobs; run one that fails twice; one that takes a minute, so that its ticks are overdue; pause one:")
+	fmt.Fprintln(&b, "\n  Try these in a shell:")
 	const post = "curl -X POST -H 'Content-Type: application/json' "
-	for _, line := range []string{
-		"curl " + base + "/jobs",
-		post + `-d '{"fail_times": 2}' ` + base + "/jobs/demo.flaky/trigger",
-		post + `-d '{"seconds": 60}' ` + base + "/jobs/demo.import/trigger",
-		post + base + "/jobs/notifs.cleanup/pause",
+	for _, line := range [][2]string{
+		{"List the jobs", "curl " + base + "/jobs"},
+		{"Run a job that fails twice", post + `-d '{"fail_times": 2}' ` + base + "/jobs/demo.flaky/trigger"},
+		{
+			"Run a job for a minute, so that its next ticks are overdue",
+			post + `-d '{"seconds": 60}' ` + base + "/jobs/demo.import/trigger",
+		},
+		{"Pause a job", post + base + "/jobs/notifs.cleanup/pause"},
 	} {
-		fmt.Fprintf(&b, "    %s\n", line)
+		fmt.Fprintf(&b, "    # %s\n    %s\n", line[0], line[1])
 	}
 	return b.String()
 }

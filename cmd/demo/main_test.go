@@ -25,10 +25,10 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// databases are empty: the demo migrates its own.
+// databases are empty, because the demo runs the migrations.
 var databases = dbtest.New(nil)
 
-// screen collects what the demo writes and lets a test wait for a line.
+// screen collects the demo's output and lets a test wait for a line.
 type screen struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -53,7 +53,7 @@ func (s *screen) String() string {
 	return s.text.String()
 }
 
-// await waits until the pattern has been written and returns its submatches.
+// await waits until the output matches pattern and returns the submatches.
 func (s *screen) await(t *testing.T, pattern string) []string {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
@@ -65,15 +65,15 @@ func (s *screen) await(t *testing.T, pattern string) []string {
 		select {
 		case <-s.more:
 		case <-deadline:
-			require.FailNow(t, "not written in a minute", "%s\n\n%s", pattern, s.String())
+			require.FailNow(t, "no match within a minute", "%s\n\n%s", pattern, s.String())
 		}
 	}
 }
 
-// demo runs the demo in this process until the test ends.
+// demo is a demo that runs in this process until the test ends.
 type demo struct {
 	out  *screen
-	base string // of its URLs
+	base string // base URL, after awaitURL
 	stop func() error
 }
 
@@ -93,7 +93,7 @@ func startDemo(t *testing.T, env map[string]string, args ...string) *demo {
 	select {
 	case err := <-ended:
 		ended <- err
-		require.FailNow(t, "the demo ended at once", "%v\n%s", err, d.out)
+		require.FailNow(t, "the demo ended early", "%v\n%s", err, d.out)
 	case <-time.After(50 * time.Millisecond):
 	}
 	return d
@@ -122,7 +122,7 @@ func (d *demo) do(t *testing.T, method, path, body string, header ...string) (st
 	return res.StatusCode, string(b)
 }
 
-func TestTheLogShowsEachModuleAtWork(t *testing.T) {
+func TestRun_LogsTheWorkOfEachModule(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
 	for _, pattern := range []string{
@@ -131,10 +131,10 @@ func TestTheLogShowsEachModuleAtWork(t *testing.T) {
 		`registered job=notifs\.cleanup schedule="every 1h0m0s"`,
 		`audit retention .*archived=[1-9]\d* purged=[1-9]\d*`,
 		`email queue processed .*sent=3 failed=0`,
-		`mail received by the sink to=\[ops@example\.com\]`,
+		`mail sink received a message to=\[ops@example\.com\]`,
 		`notifications cleaned up .*deleted=[1-9]`,
 		`failing on purpose job=demo\.flaky .*attempt=2`,
-		`succeeded after failing job=demo\.flaky .*attempt=3`,
+		`succeeded job=demo\.flaky .*attempt=3`,
 		`tick job=demo\.heartbeat`,
 	} {
 		d.out.await(t, pattern)
@@ -143,7 +143,7 @@ func TestTheLogShowsEachModuleAtWork(t *testing.T) {
 	require.Contains(t, d.out.String(), "stopped")
 }
 
-func TestTheHTTPInterface(t *testing.T) {
+func TestHandler_Answers(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
 	d.awaitURL(t)
@@ -153,43 +153,43 @@ func TestTheHTTPInterface(t *testing.T) {
 		method, path, body string
 		header             []string
 		want               int
-		says               string
+		contains           string
 	}{
-		"the status page":        {"GET", "/", "", nil, 200, "audit.retention"},
-		"the page of a job":      {"GET", "/job/demo.flaky", "", nil, 200, "Run now"},
-		"its style sheet":        {"GET", "/assets/style.css", "", nil, 200, "body"},
-		"the jobs":               {"GET", "/jobs", "", nil, 200, `"schedule": "0 3 * * *"`},
-		"size":                   {"GET", "/jobs/email.send/size", "", nil, 200, `"queue_size"`},
-		"size of an unknown job": {"GET", "/jobs/no.such/size", "", nil, 404, "no such job"},
-		"alive":                  {"GET", "/livez", "", nil, 200, "true"},
-		"ready":                  {"GET", "/readyz", "", nil, 200, "true"},
-		"healthy":                {"GET", "/healthz", "", nil, 200, `"healthy": true`},
-		"trigger without a body": {"POST", "/jobs/notifs.cleanup/trigger", "", jsonType, 202, `"id"`},
-		"trigger an unknown job": {"POST", "/jobs/no.such/trigger", "{}", jsonType, 404, "no such job"},
-		"data that is no object": {"POST", "/jobs/demo.flaky/trigger", "[1]", jsonType, 400, "want a JSON object"},
-		"another content type":   {"POST", "/jobs/demo.flaky/trigger", "a=b", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
-		"from another origin":    {"POST", "/jobs/demo.flaky/trigger", "{}", append(jsonType, "Origin", "https://evil.example"), 403, "other origins"},
-		"another site's form":    {"POST", "/job/demo.flaky/trigger", "", []string{"Content-Type", "application/x-www-form-urlencoded", "Sec-Fetch-Site", "cross-site"}, 403, "other origins"},
-		"no such page":           {"GET", "/nowhere", "", nil, 404, "no such page"},
-		"River UI":               {"GET", "/riverui/", "", nil, 200, "<html"},
-		"River UI's API":         {"GET", "/riverui/api/states", "", nil, 200, "available"},
-		"River UI, other origin": {"POST", "/riverui/api/jobs/cancel", `{"ids":["1"]}`, append(jsonType, "Sec-Fetch-Site", "cross-site"), 403, "cross-origin"},
-		"rebound name":           {"GET", "/", "", []string{"Host", "evil.example"}, 403, "not allowed"},
-		"rebound name, River UI": {"GET", "/riverui/api/states", "", []string{"Host", "evil.example"}, 403, "only localhost"},
+		"status page":             {"GET", "/", "", nil, 200, "audit.retention"},
+		"page of a job":           {"GET", "/job/demo.flaky", "", nil, 200, "Run now"},
+		"style sheet":             {"GET", "/assets/style.css", "", nil, 200, "body"},
+		"list of jobs":            {"GET", "/jobs", "", nil, 200, `"schedule": "0 3 * * *"`},
+		"size":                    {"GET", "/jobs/email.send/size", "", nil, 200, `"queue_size"`},
+		"size of an unknown job":  {"GET", "/jobs/no.such/size", "", nil, 404, "no such job"},
+		"liveness":                {"GET", "/livez", "", nil, 200, "true"},
+		"readiness":               {"GET", "/readyz", "", nil, 200, "true"},
+		"health":                  {"GET", "/healthz", "", nil, 200, `"healthy": true`},
+		"trigger without a body":  {"POST", "/jobs/notifs.cleanup/trigger", "", jsonType, 202, `"id"`},
+		"trigger an unknown job":  {"POST", "/jobs/no.such/trigger", "{}", jsonType, 404, "no such job"},
+		"data not an object":      {"POST", "/jobs/demo.flaky/trigger", "[1]", jsonType, 400, "want a JSON object"},
+		"wrong content type":      {"POST", "/jobs/demo.flaky/trigger", "a=b", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
+		"from another origin":     {"POST", "/jobs/demo.flaky/trigger", "{}", append(jsonType, "Origin", "https://evil.example"), 403, "other origins"},
+		"form from another site":  {"POST", "/job/demo.flaky/trigger", "", []string{"Content-Type", "application/x-www-form-urlencoded", "Sec-Fetch-Site", "cross-site"}, 403, "other origins"},
+		"unknown path":            {"GET", "/nowhere", "", nil, 404, "no such page"},
+		"River UI":                {"GET", "/riverui/", "", nil, 200, "<html"},
+		"River UI, API":           {"GET", "/riverui/api/states", "", nil, 200, "available"},
+		"River UI, other origin":  {"POST", "/riverui/api/jobs/cancel", `{"ids":["1"]}`, append(jsonType, "Sec-Fetch-Site", "cross-site"), 403, "cross-origin"},
+		"DNS rebinding":           {"GET", "/", "", []string{"Host", "evil.example"}, 403, "not allowed"},
+		"DNS rebinding, River UI": {"GET", "/riverui/api/states", "", []string{"Host", "evil.example"}, 403, "must be localhost"},
 	} {
 		status, answer := d.do(t, row.method, row.path, row.body, row.header...)
 		require.Equal(t, row.want, status, "%s: %s", name, answer)
-		require.Contains(t, answer, row.says, name)
+		require.Contains(t, answer, row.contains, name)
 	}
 
-	// A job that failed for good, with its error redacted.
+	// A run that failed for good, with its error redacted.
 	require.Eventually(t, func() bool {
 		_, answer := d.do(t, "GET", "/jobs/demo.import", "")
 		return strings.Contains(answer, `"state": "failed"`) && strings.Contains(answer, "no account for …@example.com")
 	}, time.Minute, 100*time.Millisecond)
 }
 
-func TestOnlyThisMachineIsServed(t *testing.T) {
+func TestAtThisMachine(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		from, host string
@@ -212,8 +212,7 @@ func TestOnlyThisMachineIsServed(t *testing.T) {
 	}
 }
 
-// What the demo prints can be pasted into a shell.
-func TestThePrintedCommandsWork(t *testing.T) {
+func TestListOfURLs_CommandsWork(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
 	d.awaitURL(t)
@@ -228,28 +227,27 @@ func TestThePrintedCommandsWork(t *testing.T) {
 		}
 		status, answer := d.do(t, method, line[6], line[5], header...)
 		require.Less(t, status, 300, "%s: %s", line[0], answer)
-		if strings.Contains(line[5], "seconds") { // else the demo's end would wait for it
+		if strings.Contains(line[5], "seconds") { // otherwise the demo would wait for it at the end
 			var accepted struct{ ID string }
 			require.NoError(t, json.Unmarshal([]byte(answer), &accepted))
 			status, answer = d.do(t, "POST", "/jobs/demo.import/runs/"+accepted.ID+"/cancel", "", header...)
 			require.Equal(t, http.StatusAccepted, status, answer)
 		}
 	}
-	d.out.await(t, `asked for by hand action=trigger job=demo\.flaky job_id=\d+ who=Go-http-client`)
-	d.out.await(t, `succeeded after failing job=demo\.flaky .*failures=2`)
+	d.out.await(t, `manual action action=trigger job=demo\.flaky job_id=\d+ who=Go-http-client`)
+	d.out.await(t, `succeeded job=demo\.flaky .*failures=2`)
 	_, answer := d.do(t, "GET", "/jobs/notifs.cleanup", "")
 	require.Contains(t, answer, "paused_since")
 }
 
-// The page outlives its database: it says what it knows and from when.
-func TestTheDatabaseGoesAwayAndComesBack(t *testing.T) {
+func TestHandler_SurvivesARestartOfTheDatabase(t *testing.T) {
 	t.Parallel()
 	db := dbtest.Server(t, devdb.Options{})
 	d := startDemo(t, map[string]string{"DATABASE_URL": db.URL})
 	d.awaitURL(t)
 	d.out.await(t, `tick job=demo\.heartbeat`)
-	// becomes waits until all of them answer so, as they do one after the other: what one
-	// of them knows is up to a second old.
+	// becomes waits until all paths have the wanted status. They change one after the other,
+	// because each caches its data for up to a second.
 	becomes := func(wanted map[string]int) {
 		t.Helper()
 		require.Eventually(t, func() bool {
@@ -270,8 +268,8 @@ func TestTheDatabaseGoesAwayAndComesBack(t *testing.T) {
 		before := time.Now()
 		_, answer := d.do(t, "GET", path, "")
 		require.Less(t, time.Since(before), 10*time.Second, path)
-		require.Contains(t, answer, "The database does not answer. What you see is from", path)
-		require.Contains(t, answer, "every 5 seconds", "%s still shows what is known", path)
+		require.Contains(t, answer, "The database does not answer. Showing the state as of", path)
+		require.Contains(t, answer, "every 5 seconds", "%s still shows the last known state", path)
 	}
 	status, answer := d.do(t, "POST", "/jobs/demo.flaky/trigger", "", "Content-Type", "application/json")
 	require.Equal(t, http.StatusServiceUnavailable, status, answer)
@@ -286,20 +284,20 @@ func TestTheDatabaseGoesAwayAndComesBack(t *testing.T) {
 	_, answer = d.do(t, "POST", "/jobs/demo.flaky/trigger", `{"fail_times": 0}`, "Content-Type", "application/json")
 	var accepted struct{ ID string }
 	require.NoError(t, json.Unmarshal([]byte(answer), &accepted))
-	d.out.await(t, `succeeded after failing job=demo\.flaky job_id=`+accepted.ID+` attempt=1`)
+	d.out.await(t, `succeeded job=demo\.flaky job_id=`+accepted.ID+` attempt=1`)
 }
 
-func TestTwoDemosOnOneDatabaseShareTheWork(t *testing.T) {
+func TestRun_DemosOnOneDatabaseShareTheWork(t *testing.T) {
 	t.Parallel()
 	url := databases.URL(t)
 	env := map[string]string{"DATABASE_URL": url}
 	one := startDemo(t, env)
 	two := startDemo(t, env, "-worker")
-	two.out.await(t, "working")
+	two.out.await(t, "running jobs; press Ctrl-C to stop")
 	one.out.await(t, `tick job=demo\.heartbeat|audit retention`)
 	require.NoError(t, one.stop())
 
-	// The other carries on: two more ticks, whoever led before.
+	// The other demo continues with two more ticks, whichever of them was the leader.
 	pool, err := pgxpool.New(t.Context(), url)
 	require.NoError(t, err)
 	defer pool.Close()
@@ -318,28 +316,28 @@ func TestTwoDemosOnOneDatabaseShareTheWork(t *testing.T) {
 	require.Zero(t, doubled)
 }
 
-func TestATakenPortIsReplacedAndSaid(t *testing.T) {
+func TestListen_UsesAnotherPortIfTheAddressIsInUse(t *testing.T) {
 	t.Parallel()
 	url := databases.URL(t)
 	one := startDemo(t, map[string]string{"DATABASE_URL": url})
 	one.awaitURL(t)
 	two := startDemo(t, map[string]string{"DATABASE_URL": url}, "-addr", strings.TrimPrefix(one.base, "http://"))
-	two.out.await(t, "the address is taken, another port is used")
+	two.out.await(t, "address already in use; listening on another port")
 	two.awaitURL(t)
 	require.NotEqual(t, one.base, two.base)
 }
 
-func TestBadArgumentsAreRefused(t *testing.T) {
+func TestRun_RefusesBadArguments(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
 		{"-no-such-flag"}, {"extra"}, {"-for", "soon"}, {"-for", "-5s"}, {"-addr", "foo"}, {"-addr", "127.0.0.1:99999"},
 	} {
 		started := newScreen()
 		require.Error(t, run(t.Context(), args, func(string) string { return "" }, io.Discard, started), "%v", args)
-		require.NotContains(t, started.String(), " INF ", "%v: nothing is started", args)
+		require.NotContains(t, started.String(), " INF ", "%v: started something", args)
 	}
 	require.ErrorContains(t, run(t.Context(), []string{"-addr", "foo"}, func(string) string { return "" }, io.Discard, io.Discard),
-		`-addr "foo": want a host and a port, such as 127.0.0.1:8080`)
+		`-addr "foo": want a host and port such as 127.0.0.1:8080`)
 	env := map[string]string{"DATABASE_URL": "postgres://ann:hunter2secret@127.0.0.1:1/db?connect_timeout=1"}
 	out := newScreen()
 	err := run(t.Context(), nil, func(key string) string { return env[key] }, out, out)
@@ -347,15 +345,15 @@ func TestBadArgumentsAreRefused(t *testing.T) {
 	require.NotContains(t, err.Error()+out.String(), "hunter2secret")
 }
 
-// The built binary on a fresh machine: no variable set, no server running. It
-// leaves no process and no file behind, and -data brings back what was there.
-func TestTheBinaryNeedsNoSetUpAndLeavesNothing(t *testing.T) {
+// Runs the binary without environment variables. It leaves no process and no file behind, and
+// -data keeps the database.
+func TestBinary_NeedsNoSetupAndLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	if os.Getenv("DATABASE_URL") != "" {
-		t.Log("DATABASE_URL is for the other tests; this one is about a machine without")
+		t.Log("DATABASE_URL is ignored by this test")
 	}
-	// Everybody may enter it: as root the server runs as another user.
-	dir, err := os.MkdirTemp("", "everytick-demo-") //nolint:usetesting // nobody else may enter t.TempDir
+	// Readable for everyone: under root the server runs as another user.
+	dir, err := os.MkdirTemp("", "everytick-demo-") //nolint:usetesting // other users cannot read t.TempDir
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // see above
@@ -387,17 +385,17 @@ func TestTheBinaryNeedsNoSetUpAndLeavesNothing(t *testing.T) {
 	require.NoError(t, temporary.Wait(), "%s", out)
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	require.Len(t, entries, 2, "only the binary and the data that was asked for are left")
+	require.Len(t, entries, 2, "files left besides the binary and -data")
 	processes, err := exec.CommandContext(t.Context(), "ps", "-eo", "args").Output()
 	require.NoError(t, err)
-	require.NotContains(t, string(processes), data, "no process of the demo's is left")
+	require.NotContains(t, string(processes), data, "a process is left")
 }
 
-func TestTheDemoServesMetrics(t *testing.T) {
+func TestHandler_ServesMetrics(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
 	d.awaitURL(t)
-	d.out.await(t, `succeeded after failing job=demo\.flaky`)
+	d.out.await(t, `succeeded job=demo\.flaky`)
 	var text string
 	require.Eventually(t, func() bool {
 		status, answer := d.do(t, "GET", "/metrics", "")
@@ -416,7 +414,7 @@ func TestTheDemoServesMetrics(t *testing.T) {
 	}
 }
 
-func TestAllTimesAreInUTCAndEachRedLineSaysWhy(t *testing.T) {
+func TestRun_LogsTimesInUTCAndExplainsErrors(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
 	d.out.await(t, `tick job=demo\.heartbeat .* tick=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000Z`)
@@ -425,7 +423,7 @@ func TestAllTimesAreInUTCAndEachRedLineSaysWhy(t *testing.T) {
 	require.NoError(t, d.stop())
 	for line := range strings.Lines(d.out.String()) {
 		if strings.Contains(line, " ERR ") {
-			require.Contains(t, line, "on purpose", "a red line says why")
+			require.Contains(t, line, "on purpose", "an error in the log explains itself")
 		}
 		if regexp.MustCompile(`^\d\d:`).MatchString(line) {
 			require.Regexp(t, `^\d\d:\d\d:\d\d\.\d{3} UTC `, line)
@@ -433,7 +431,7 @@ func TestAllTimesAreInUTCAndEachRedLineSaysWhy(t *testing.T) {
 	}
 }
 
-func TestADemoThatStopsSaysWhatItWaitsFor(t *testing.T) {
+func TestRun_LogsWhatItIsWaitingForWhenStopped(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
 	d.awaitURL(t)
@@ -441,11 +439,11 @@ func TestADemoThatStopsSaysWhatItWaitsFor(t *testing.T) {
 	require.Equal(t, http.StatusAccepted, status, answer)
 	d.out.await(t, `importing job=demo\.import .*seconds=3`)
 	require.NoError(t, d.stop())
-	require.Regexp(t, `waiting for running jobs; Ctrl-C again .*running="?.*demo\.import \(job \d+, for \ds\).* gives_up_in=30s`, d.out.String())
+	require.Regexp(t, `waiting for running jobs; press Ctrl-C again .*running="?.*demo\.import \(job \d+, for \ds\).* gives_up_in=30s`, d.out.String())
 	require.Contains(t, d.out.String(), "stopped")
 }
 
-// slow is a scheduler that takes long to stop.
+// slow is a scheduler whose Shutdown takes this long.
 type slow time.Duration
 
 func (s slow) Shutdown(context.Context) error {
@@ -453,12 +451,12 @@ func (s slow) Shutdown(context.Context) error {
 	return nil
 }
 
-func TestShutDownSaysEveryFiveSecondsWhatItWaitsFor(t *testing.T) {
+func TestShutDown_LogsEveryFiveSecondsWhatItIsWaitingFor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		out, runs := newScreen(), new(running)
 		require.NoError(t, shutDown(t.Context(), slow(12*time.Second), runs, newLogger(out, false)))
-		require.NotContains(t, out.String(), "waiting", "nothing runs")
+		require.NotContains(t, out.String(), "waiting", "nothing is running")
 
 		release := make(chan struct{})
 		done := make(chan error)
@@ -476,7 +474,7 @@ func TestShutDownSaysEveryFiveSecondsWhatItWaitsFor(t *testing.T) {
 		require.Equal(t, 3, strings.Count(out.String(), "waiting for running jobs"))
 
 		ended, cancel := context.WithCancel(t.Context())
-		cancel() // as by another Ctrl-C
+		cancel() // as another Ctrl-C does
 		require.NoError(t, shutDown(ended, slow(4*time.Second), runs, newLogger(out, false)))
 		require.Contains(t, out.String(), `waiting for interrupted jobs running="demo.import (job 7, for 12s)"`)
 		close(release)
@@ -485,14 +483,14 @@ func TestShutDownSaysEveryFiveSecondsWhatItWaitsFor(t *testing.T) {
 	})
 }
 
-func TestTheSampleRowsAreStoredOnce(t *testing.T) {
+func TestSeed_InsertsSampleRowsOnce(t *testing.T) {
 	t.Parallel()
 	url := databases.URL(t)
 	one := startDemo(t, map[string]string{"DATABASE_URL": url})
-	one.out.await(t, "sample rows are stored")
-	one.out.await(t, `mail received by the sink to=\[ops@example\.com\]`)
+	one.out.await(t, "sample rows inserted")
+	one.out.await(t, `mail sink received a message to=\[ops@example\.com\]`)
 	two := startDemo(t, map[string]string{"DATABASE_URL": url})
-	two.out.await(t, "sample rows are there already")
+	two.out.await(t, "sample rows already exist")
 	require.NoError(t, two.stop())
 	pool, err := pgxpool.New(t.Context(), url)
 	require.NoError(t, err)

@@ -11,8 +11,8 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// running keeps the attempts that run in this process, so that the demo can say what it waits
-// for. The zero value is ready to use.
+// running tracks the attempts that are running in this process, so that the demo can report
+// what it is waiting for. The zero value is ready to use.
 type running struct {
 	mu    sync.Mutex
 	since map[*jobs.Job]time.Time
@@ -21,7 +21,7 @@ type running struct {
 // watch is a [jobs.Middleware].
 func (r *running) watch(next jobs.Handler) jobs.Handler {
 	return func(ctx context.Context, job *jobs.Job) error {
-		key := &jobs.Job{ID: job.ID, Name: job.Name} // the handler may change job
+		key := &jobs.Job{ID: job.ID, Name: job.Name} // a copy, since the handler may change job
 		r.mu.Lock()
 		if r.since == nil {
 			r.since = make(map[*jobs.Job]time.Time)
@@ -37,7 +37,7 @@ func (r *running) watch(next jobs.Handler) jobs.Handler {
 	}
 }
 
-// String lists them, "" if there are none.
+// String lists the running attempts. It is "" if there are none.
 func (r *running) String() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

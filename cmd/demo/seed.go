@@ -18,18 +18,17 @@ import (
 	"github.com/everytick/everytick/modules/email"
 )
 
-// flaky is a job of the demo's own, to show retries.
+// flaky is a job that shows retries.
 const flaky jobs.Kind[flakyArgs] = "demo.flaky"
 
 type flakyArgs struct {
 	FailTimes int `json:"fail_times"`
 }
 
-// importArgs are the data of demo.import, which shows what can go wrong: it has a single
-// worker, so that a run that takes long makes its ticks overdue, and fails for good when
-// asked to, and by itself every other minute.
+// importArgs is the data of demo.import, which shows failures. The job has one worker, so a
+// long run makes its ticks overdue. It fails for good on request and at every even minute.
 type importArgs struct {
-	Seconds float64 `json:"seconds"` // how long it takes
+	Seconds float64 `json:"seconds"` // duration of the run
 	Fail    bool    `json:"fail"`
 }
 
@@ -47,24 +46,24 @@ func runImport(ctx context.Context, job *jobs.Job) error {
 		return ctx.Err()
 	}
 	if args.Fail || !job.Tick.IsZero() && job.Tick.Truncate(2*time.Minute).Equal(job.Tick) {
-		return jobs.Permanent(errors.New("on purpose, to show a job that fails for good without a retry: line 17: no account for eve@example.com"))
+		return jobs.Permanent(errors.New("on purpose, to show a job that fails without a retry: line 17: no account for eve@example.com"))
 	}
 	return nil
 }
 
 var mailbox = regexp.MustCompile(`[\w.+-]+@`)
 
-// hideMailboxes keeps who somebody is out of stored and logged errors, see [jobs.Redact].
+// hideMailboxes removes the local part of email addresses from errors. See [jobs.Redact].
 func hideMailboxes(text string) string { return mailbox.ReplaceAllString(text, "…@") }
 
 func registerDemoJobs(r jobs.Registrar) error {
 	return errors.Join(
 		flaky.Register(r, func(ctx context.Context, job *jobs.Job, args flakyArgs) error {
 			if job.Attempt <= args.FailTimes {
-				job.Logger.WarnContext(ctx, "failing on purpose", "of", job.MaxAttempts)
-				return fmt.Errorf("on purpose: attempt %d of a job that fails %d times", job.Attempt, args.FailTimes)
+				job.Logger.WarnContext(ctx, "failing on purpose", "max_attempts", job.MaxAttempts)
+				return fmt.Errorf("on purpose: attempt %d with fail_times %d", job.Attempt, args.FailTimes)
 			}
-			job.Logger.InfoContext(ctx, "succeeded after failing", "failures", args.FailTimes)
+			job.Logger.InfoContext(ctx, "succeeded", "failures", args.FailTimes)
 			return nil
 		}, jobs.RetryDelay(time.Second)),
 		r.RegisterInterval("demo.heartbeat", 5*time.Second, func(ctx context.Context, job *jobs.Job) error {
@@ -75,9 +74,8 @@ func registerDemoJobs(r jobs.Registrar) error {
 	)
 }
 
-// seed stores sample rows that give every job something to do, and triggers a few
-// jobs, so that the log shows within seconds what they do. It does nothing on a database
-// where a demo has done so before.
+// seed inserts sample rows for every job to work on and triggers a few jobs, so that the log
+// soon shows what they do. It does nothing if an earlier demo has seeded the database.
 func seed(ctx context.Context, pool *pgxpool.Pool, s jobs.Scheduler, mails *email.Service, log *slog.Logger) error {
 	seeded := false
 	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
@@ -103,7 +101,7 @@ func seed(ctx context.Context, pool *pgxpool.Pool, s jobs.Scheduler, mails *emai
 				return err
 			}
 		}
-		// The outbox and the job that empties it commit together.
+		// The messages and the job that sends them are committed together.
 		for _, to := range []string{"ann@example.com", "bob@example.com", "eve@example.com"} {
 			if _, err := mails.Enqueue(ctx, tx, email.Message{To: []string{to}, Subject: "Welcome", Text: "Welcome to the demo."}); err != nil {
 				return err
@@ -116,12 +114,12 @@ func seed(ctx context.Context, pool *pgxpool.Pool, s jobs.Scheduler, mails *emai
 		return err
 	}
 	if seeded {
-		log.InfoContext(ctx, "sample rows are there already, of an earlier demo on this database")
+		log.InfoContext(ctx, "sample rows already exist from an earlier demo on this database")
 		return nil
 	}
-	log.InfoContext(ctx, "sample rows are stored: 500 audit entries, 100 archived ones, 120 notifications, 3 mails")
+	log.InfoContext(ctx, "sample rows inserted: 500 audit entries, 100 archived entries, 120 notifications, 3 email messages")
 
-	if _, err := email.Send.Trigger(ctx, s, email.Message{To: []string{"ops@example.com"}, Subject: "The demo is up", Text: "It runs."},
+	if _, err := email.Send.Trigger(ctx, s, email.Message{To: []string{"ops@example.com"}, Subject: "The demo is up", Text: "The demo is running."},
 		jobs.Delay(2*time.Second)); err != nil {
 		return err
 	}
@@ -139,7 +137,7 @@ func seed(ctx context.Context, pool *pgxpool.Pool, s jobs.Scheduler, mails *emai
 	return nil
 }
 
-// mailSink is an SMTP server in the process that takes every mail and logs it.
+// mailSink is an SMTP server in the process that logs and discards every message.
 type mailSink struct {
 	addr   string
 	server *smtp.Server
@@ -153,8 +151,8 @@ func newMailSink(ctx context.Context, log *slog.Logger) (*mailSink, error) {
 	}
 	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &mailSession{log: log}, nil }))
 	server.Domain = "localhost"
-	go func() { _ = server.Serve(l) }() // ends with close
-	log.InfoContext(ctx, "mails go to a sink in this process; set SMTP_ADDR to send them", "addr", l.Addr().String())
+	go func() { _ = server.Serve(l) }() // returns after close
+	log.InfoContext(ctx, "email goes to a sink in this process; set SMTP_ADDR to send it", "addr", l.Addr().String())
 	return &mailSink{l.Addr().String(), server}, nil
 }
 
@@ -175,7 +173,7 @@ func (s *mailSession) Rcpt(to string, _ *smtp.RcptOptions) error {
 func (s *mailSession) Data(r io.Reader) error {
 	n, err := io.Copy(io.Discard, r)
 	if err == nil {
-		s.log.Info("mail received by the sink", "to", s.to, "bytes", n)
+		s.log.Info("mail sink received a message", "to", s.to, "bytes", n)
 	}
 	return err
 }

@@ -19,9 +19,8 @@ import (
 	"github.com/everytick/everytick/jobs/jobshttp"
 )
 
-// newHandler returns the demo's HTTP interface: the status page and admin API at /,
-// River UI at /riverui and the metrics. The caller starts the River UI handler that is
-// returned with it.
+// newHandler returns the demo's HTTP handler: the status page and admin API at /, River UI at
+// /riverui and the metrics at /metrics. The caller must start the returned River UI handler.
 func newHandler(s *river.Scheduler, metrics *prometheus.Metrics, log *slog.Logger) (http.Handler, *riverui.Handler, error) {
 	ui, err := riverui.NewHandler(&riverui.HandlerOpts{
 		Endpoints: riverui.NewEndpoints(s.Client(), nil),
@@ -33,10 +32,10 @@ func newHandler(s *river.Scheduler, metrics *prometheus.Metrics, log *slog.Logge
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", jobshttp.New(s, &jobshttp.Options{
-		// The demo listens on loopback, and its users and mails are made up: whoever is at
-		// this machine may see and do everything. An application asks who is logged in.
+		// The demo's data is made up, so every user of this machine may see and do everything.
+		// An application checks who is logged in.
 		Authorize: func(r *http.Request, _ jobshttp.Action, _ string) error { return atThisMachine(r) },
-		// Nobody logs in here, but the log can tell a browser from curl.
+		// Users do not log in, but the user agent tells a browser from curl in the log.
 		Who:      func(r *http.Request) string { return r.UserAgent() },
 		Logger:   log,
 		ShowData: true,
@@ -45,7 +44,7 @@ func newHandler(s *river.Scheduler, metrics *prometheus.Metrics, log *slog.Logge
 	registry := client.NewRegistry()
 	registry.MustRegister(metrics.Collector(s), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError)}))
-	// River UI has neither of the two checks that jobshttp makes.
+	// Unlike jobshttp, River UI checks neither the origin nor the user.
 	mux.Handle("/riverui/", http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := atThisMachine(r); err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden)
@@ -56,13 +55,13 @@ func newHandler(s *river.Scheduler, metrics *prometheus.Metrics, log *slog.Logge
 	return mux, ui, nil
 }
 
-// atThisMachine refuses requests from elsewhere, which -addr may let in, and those that
-// a page from elsewhere makes this machine's browser send: one whose name has been made
-// to lead to 127.0.0.1 passes for the same origin, but the Host tells.
+// atThisMachine returns an error for requests from other machines, which -addr may let in, and
+// for DNS rebinding: a foreign page whose host name resolves to 127.0.0.1 has the same origin,
+// but its own name in the Host header.
 func atThisMachine(r *http.Request) error {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !peer.Addr().Unmap().IsLoopback() {
-		return errors.New("only this machine may ask")
+		return errors.New("only requests from this machine are allowed")
 	}
 	host := r.Host
 	if name, _, err := net.SplitHostPort(host); err == nil {
@@ -70,7 +69,7 @@ func atThisMachine(r *http.Request) error {
 	}
 	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
 	if host != "localhost" && (err != nil || !addr.IsLoopback()) {
-		return errors.New("only localhost may be asked for")
+		return errors.New("the Host header must be localhost or a loopback address")
 	}
 	return nil
 }

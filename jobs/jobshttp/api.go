@@ -15,7 +15,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// bounded returns a context for what a request waits for.
+// bounded returns the request's context with the timeout of a call.
 func bounded(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(r.Context(), callTimeout)
 }
@@ -29,7 +29,7 @@ func byName(all []jobs.Status, name string) (jobs.Status, bool) {
 	return jobs.Status{}, false
 }
 
-// readable returns those of the jobs that r may read, and the names of the others.
+// readable returns the jobs that r may read, and the names of the others.
 func (h *handler) readable(r *http.Request, all []jobs.Status) (visible []jobs.Status, hidden []string) {
 	for _, st := range all {
 		if h.allowed(r, ActionRead, st.Name) {
@@ -68,7 +68,7 @@ func (h *handler) apiJob(w http.ResponseWriter, r *http.Request) {
 	}
 	var out struct {
 		Job  statusJSON `json:"job"`
-		Runs *[]runJSON `json:"runs,omitempty"` // nil where the scheduler cannot tell
+		Runs *[]runJSON `json:"runs,omitempty"` // nil if the scheduler cannot list runs
 	}
 	st, ok := byName(snap.value, r.PathValue("name"))
 	if !ok {
@@ -86,23 +86,23 @@ func (h *handler) apiJob(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, out)
 }
 
-// maxRuns is the most that [jobs.RunLister] lists.
+// maxRuns is the most runs that a [jobs.RunLister] lists.
 const maxRuns = 1000
 
-// runLimit reads the parameter runs.
-func runLimit(r *http.Request, usual int) (int, error) {
+// runLimit returns the query parameter runs, or the default if there is none.
+func runLimit(r *http.Request, byDefault int) (int, error) {
 	text := r.URL.Query().Get("runs")
 	if text == "" {
-		return usual, nil
+		return byDefault, nil
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > maxRuns {
-		return usual, fmt.Errorf("%w: runs: want a number from 1 to %d", errBody, maxRuns)
+		return byDefault, fmt.Errorf("%w: runs must be a number from 1 to %d", errBody, maxRuns)
 	}
 	return n, nil
 }
 
-// runs returns the latest runs, without their data unless that may be shown.
+// runs returns the latest runs, without their data unless ShowData is set.
 func (h *handler) runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 	lister, ok := jobs.As[jobs.RunLister](h.s)
 	if !ok {
@@ -129,7 +129,7 @@ func (h *handler) apiSize(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{"name": r.PathValue("name"), "queue_size": n})
 }
 
-// api returns what serves a POST of a program.
+// api returns a handler for an action of the JSON API.
 func api(verb string) func(*handler, http.ResponseWriter, *http.Request) {
 	return func(h *handler, w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -149,14 +149,14 @@ func api(verb string) func(*handler, http.ResponseWriter, *http.Request) {
 	}
 }
 
-// payload returns the data for Trigger: nil for nothing, else the JSON as it is.
+// payload returns the data for Trigger: nil if text is blank, otherwise the JSON as it is.
 func payload(text string) (any, error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, nil
 	}
 	var data json.RawMessage
-	if err := json.Unmarshal([]byte(text), &data); err != nil { // Trigger would say so in the words of Go
-		return nil, fmt.Errorf("%w: no JSON: %w", jobs.ErrInvalidData, err)
+	if err := json.Unmarshal([]byte(text), &data); err != nil { // Trigger's error would name Go types
+		return nil, fmt.Errorf("%w: not valid JSON: %w", jobs.ErrInvalidData, err)
 	}
 	return data, nil
 }
@@ -168,7 +168,7 @@ func (h *handler) apiActivity(w http.ResponseWriter, r *http.Request) {
 	case "day":
 		which = h.day
 	default:
-		h.fail(w, r, fmt.Errorf("%w: span: want hour or day", errBody))
+		h.fail(w, r, fmt.Errorf("%w: span must be hour or day", errBody))
 		return
 	}
 	ctx, cancel := bounded(r)
@@ -188,7 +188,7 @@ func (h *handler) apiActivity(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, activityOf(a))
 }
 
-// loadActivity returns the question of a cache.
+// loadActivity returns a function that loads the activity for a cache.
 func (h *handler) loadActivity(step time.Duration, n int) func(context.Context) (jobs.Activity, error) {
 	return func(ctx context.Context) (jobs.Activity, error) {
 		reporter, ok := jobs.As[jobs.ActivityReporter](h.s)
@@ -206,9 +206,9 @@ func (h *handler) live(w http.ResponseWriter, _ *http.Request) {
 func (h *handler) ready(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := bounded(r)
 	defer cancel()
-	_, _ = h.health.begin() // both at once
+	_, _ = h.health.begin() // load both concurrently
 	all, health := h.statuses.get(ctx), h.health.get(ctx)
-	// A scheduler that is overdue or failing still takes work, and one that only triggers
+	// A scheduler with overdue or failing jobs still accepts work, and one that only triggers
 	// is never started.
 	if all.err != nil || health.err != nil || !health.value.Started && !health.value.Healthy {
 		writeJSON(w, http.StatusServiceUnavailable, map[string]bool{"ready": false})
@@ -235,8 +235,8 @@ func (h *handler) healthy(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, status, healthOf(h.censor(r, snap.value, all.at.IsZero() || len(hidden) > 0)))
 }
 
-// censor leaves out of a health what r may not read: reasons are about jobs, and totals count them. partly says that
-// r may not read all jobs, or that they are not known.
+// censor removes from health what r may not read: reasons name jobs, and totals count them.
+// partly means that r may not read all jobs, or that the jobs are unknown.
 func (h *handler) censor(r *http.Request, health jobs.Health, partly bool) jobs.Health {
 	if !h.allowed(r, ActionRead, "") {
 		return jobs.Health{Healthy: health.Healthy, Started: health.Started}
@@ -252,8 +252,8 @@ func (h *handler) censor(r *http.Request, health jobs.Health, partly bool) jobs.
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	body, err := json.MarshalIndent(v, "", "  ")
-	if err != nil { // only by a provider whose data is no JSON
-		status, body = http.StatusServiceUnavailable, []byte(`{"error": "the scheduler gave an answer that is no JSON"}`)
+	if err != nil { // only if a provider returns data that is not JSON
+		status, body = http.StatusServiceUnavailable, []byte(`{"error": "the scheduler returned data that is not JSON"}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

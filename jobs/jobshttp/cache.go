@@ -9,31 +9,32 @@ import (
 	"time"
 )
 
-// cached keeps the last good answer of the scheduler's to one question, and asks it
-// again once at a time, however many look.
+// cached holds the latest good result of load. Concurrent callers share one call of it.
 type cached[T any] struct {
 	ttl  time.Duration
 	load func(context.Context) (T, error)
 
 	mu      sync.Mutex
 	last    snapshot[T]
-	checked time.Time     // when last.err was found out; zero when it must be again
-	flight  chan struct{} // closed when the question is answered; nil while none is asked
+	checked time.Time     // when load last returned; zero after expire
+	flight  chan struct{} // closed when the call of load in progress returns; nil if there is none
 }
 
-// snapshot is an answer.
+// snapshot is a result of load.
 type snapshot[T any] struct {
 	value T
-	at    time.Time // when it was given; zero when there has been none
-	err   error     // why there is no newer one; nil when value is fresh
+	at    time.Time // when value was loaded; zero if never
+	err   error     // why there is no newer value; nil if value is fresh
 }
 
-func newCached[T any](logger *slog.Logger, what string, ttl time.Duration, load func(context.Context) (T, error)) *cached[T] {
-	failing := false // flights do not overlap unless by expire, and then it is read under the lock
-	var mu sync.Mutex
+func newCached[T any](
+	logger *slog.Logger, what string, ttl time.Duration, load func(context.Context) (T, error),
+) *cached[T] {
+	failing := false
+	var mu sync.Mutex // guards failing: calls overlap after expire
 	return &cached[T]{ttl: ttl, load: func(ctx context.Context) (value T, err error) {
 		defer func() {
-			if v := recover(); v != nil { // nobody else would catch it here
+			if v := recover(); v != nil { // net/http recovers panics only in its own goroutines
 				err = fmt.Errorf("panic: %v", v)
 			}
 			mu.Lock()
@@ -42,9 +43,9 @@ func newCached[T any](logger *slog.Logger, what string, ttl time.Duration, load 
 			case errors.Is(err, errors.ErrUnsupported):
 				return
 			case err != nil && !failing:
-				logger.Error("the scheduler does not answer", "question", what, "error", err)
+				logger.Error("the scheduler does not answer", "query", what, "error", err)
 			case err == nil && failing:
-				logger.Info("the scheduler answers again", "question", what)
+				logger.Info("the scheduler answers again", "query", what)
 			}
 			failing = err != nil
 		}()
@@ -52,11 +53,11 @@ func newCached[T any](logger *slog.Logger, what string, ttl time.Duration, load 
 	}}
 }
 
-// retryAfter is how long an error stands.
+// retryAfter bounds how long an error is cached.
 const retryAfter = time.Second
 
-// get returns an answer that is not older than the time to live, or, when there is none
-// by the end of ctx, the last one with an error.
+// get returns a result no older than ttl. If ctx ends before there is one, it returns the
+// previous value with an error.
 func (c *cached[T]) get(ctx context.Context) snapshot[T] {
 	for {
 		done, last := c.begin()
@@ -72,8 +73,8 @@ func (c *cached[T]) get(ctx context.Context) snapshot[T] {
 	}
 }
 
-// begin asks the question if need be and returns what is closed when it is answered, or
-// nil and the answer.
+// begin calls load in a goroutine unless the result is fresh or a call is in progress. It
+// returns a channel that is closed when the call returns, nil if the result is fresh.
 func (c *cached[T]) begin() (<-chan struct{}, snapshot[T]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,13 +87,13 @@ func (c *cached[T]) begin() (<-chan struct{}, snapshot[T]) {
 	}
 	if c.flight == nil {
 		c.flight = make(chan struct{})
-		go c.ask(c.flight)
+		go c.refresh(c.flight)
 	}
 	return c.flight, c.last
 }
 
-// ask does not use the context of a request: others wait for the answer too.
-func (c *cached[T]) ask(flight chan struct{}) {
+// refresh does not use the context of a request, because others wait for the result too.
+func (c *cached[T]) refresh(flight chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	value, err := c.load(ctx)
@@ -100,7 +101,7 @@ func (c *cached[T]) ask(flight chan struct{}) {
 	defer c.mu.Unlock()
 	close(flight)
 	if c.flight != flight {
-		return // the answer is from before a change
+		return // expire was called meanwhile, so the result may be old
 	}
 	c.flight, c.checked = nil, time.Now()
 	if c.last.err = err; err == nil {
@@ -108,14 +109,14 @@ func (c *cached[T]) ask(flight chan struct{}) {
 	}
 }
 
-// peek returns the last answer without asking.
+// peek returns the latest result without calling load.
 func (c *cached[T]) peek() snapshot[T] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last
 }
 
-// expire makes the next get ask again, even if the question is being asked.
+// expire makes the next get call load, even if a call is in progress.
 func (c *cached[T]) expire() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

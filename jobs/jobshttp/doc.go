@@ -1,19 +1,21 @@
-// Package jobshttp is the admin API and the status page of any [jobs.Scheduler]: what
-// ran, what did not and why, what comes next, and the buttons to act on it.
+// Package jobshttp serves the status page and admin API of a [jobs.Scheduler]. The page
+// shows when each job last ran, when it runs next, and why it hasn't, and has buttons to
+// trigger, cancel, retry, pause and resume.
 //
 //	admin := jobshttp.New(scheduler, &jobshttp.Options{Authorize: onlyOperators})
 //	mux.Handle("/admin/jobs/", http.StripPrefix("/admin/jobs", requireLogin(admin)))
 //
-// It is closed unless [Options].Authorize opens it. All its links are relative, so it
-// works at "/", under a prefix, and behind a proxy that takes a prefix away.
+// Every request is refused unless [Options].Authorize allows it. All links are relative, so
+// the handler works at "/", under a prefix, and behind a proxy that strips a prefix.
 //
 // # Routes
 //
-// Pages for people, which work without JavaScript too. Their forms post
-// application/x-www-form-urlencoded, from the same origin alone, and lead back.
+// Pages for people. They work without JavaScript. Their forms post
+// application/x-www-form-urlencoded, are accepted only from the same origin, and redirect
+// back to the page.
 //
-//	GET  /                               read        every job: the status page; ?q= filters by name
-//	GET  /job/{name}                     read, job   one job with its last 50 runs; ?runs=n for others
+//	GET  /                               read        the status page: every job; ?q= filters by name
+//	GET  /job/{name}                     read, job   one job with its last 50 runs; ?runs=n shows n
 //	POST /job/{name}/trigger             trigger     the field data is a JSON object, or empty
 //	POST /job/{name}/pause               pause
 //	POST /job/{name}/resume              pause
@@ -21,42 +23,41 @@
 //	POST /job/{name}/runs/{id}/retry     retry
 //	GET  /assets/…                       read        the style sheet, the script and the icon
 //
-// JSON for programs. Requests that change something need Content-Type
-// application/json, even without a body. Every error is {"error": "…"}.
+// JSON for programs. POST requests need Content-Type application/json, even without a body.
+// Every error is {"error": "…"}.
 //
-//	GET  /jobs                           read        200 [Status…], those that may be read
-//	GET  /jobs/{name}                    read, job   200 {"job": Status, "runs": [Run…]}; ?runs=n, from 1 to 1,000, is 20
+//	GET  /jobs                           read        200 [Status…], the jobs the caller may read
+//	GET  /jobs/{name}                    read, job   200 {"job": Status, "runs": [Run…]}; ?runs=n, default 20, at most 1,000
 //	GET  /jobs/{name}/size               read, job   200 {"name": …, "queue_size": n}
 //	POST /jobs/{name}/trigger            trigger     202 {"id": …}; the body is a JSON object, or empty
 //	POST /jobs/{name}/pause              pause       200 {"name": …, "paused": true}
 //	POST /jobs/{name}/resume             pause       200 {"name": …, "paused": false}
 //	POST /jobs/{name}/runs/{id}/cancel   cancel      202 {"id": …}
 //	POST /jobs/{name}/runs/{id}/retry    retry       202 {"id": …}
-//	GET  /activity                       read        200 Activity: 60 minutes, or with ?span=day 24 hours
+//	GET  /activity                       read        200 Activity: 60 minutes, or 24 hours with ?span=day
 //
-// Probes. What may not be read otherwise is left out of what they tell.
+// Probes. They omit what the caller may not read.
 //
-//	GET  /livez                          probe       200 while the process serves; asks nobody
-//	GET  /readyz                         probe       200 if started and the database answers, else 503
-//	GET  /healthz                        probe       200 if healthy, else 503; Health with its reasons
+//	GET  /livez                          probe       200 while the process serves requests; checks nothing
+//	GET  /readyz                         probe       200 if started and the database answers, otherwise 503
+//	GET  /healthz                        probe       200 if healthy, otherwise 503; Health with its reasons
 //
-// The second column is the [Action] that Authorize is asked for, with the name of the
-// job where the path has one, else "". Anything else, such as an unknown path or a
-// wrong method, asks for ActionRead and "".
+// The second column is the [Action] passed to Authorize, together with the job's name where
+// the path has one, otherwise "". Any other request, such as an unknown path or a wrong
+// method, is authorized as ActionRead and "".
 //
-// # Answers
+// # Errors
 //
-//	400  data or a parameter that is wrong         413  a body of more than 2 MiB
-//	403  not authorized, or from another origin    415  another Content-Type
-//	404  no such page, job or run                  501  the scheduler has not got that role
-//	405  no such method                            503  the database does not answer
-//	409  that run cannot be retried
+//	400  invalid data or parameter                 413  body over 2 MiB
+//	403  not authorized, or from another origin    415  wrong Content-Type
+//	404  no such page, job or run                  501  the scheduler lacks the role
+//	405  wrong method                              503  the database does not answer
+//	409  the run cannot be retried
 //
-// A job that may not be read and one that does not exist give the same answer: 404 to
-// those who may read the status page, 403 to all others.
+// A job the caller may not read and a job that does not exist give the same answer: 404 to
+// callers who may read the status page, 403 to all others.
 //
-// While the database does not answer, the pages come with status 503 and show the last
-// state they know with its age. A call of the scheduler is given up after 3 seconds;
-// what pages show is shared by all who look, and asked for at most once a second,
-// activity every 10 seconds.
+// While the database does not answer, pages have status 503 and show the last known state and
+// its age. A call of the scheduler times out after 3 seconds. All viewers share what the pages
+// show, which is loaded at most once a second, activity at most every 10 seconds.
 package jobshttp

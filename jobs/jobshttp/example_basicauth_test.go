@@ -29,7 +29,7 @@ func newAdmin(s jobs.Scheduler, user, password string) http.Handler {
 	})
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if !mayEnter(r) { // makes a browser ask for the password
+		if !mayEnter(r) { // a browser then asks for the password
 			w.Header().Set("WWW-Authenticate", `Basic realm="jobs", charset="UTF-8"`)
 			http.Error(w, "wrong user or password", http.StatusUnauthorized)
 			return
@@ -42,7 +42,7 @@ func newAdmin(s jobs.Scheduler, user, password string) http.Handler {
 	return mux
 }
 
-// The probes are open, so that Kubernetes can ask them; all else wants a password.
+// The probes are open, so that Kubernetes can call them. Everything else needs a password.
 func ExampleNew_basicAuth() {
 	scheduler, err := memory.New(nil)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/everytick/everytick/jobs/jobshttp"
 )
 
-// Everybody with the password may look and act; Kubernetes may probe without it.
+// Everyone with the password may see and do everything. Kubernetes may call the probes without it.
 func ExampleNew() {
 	scheduler, err := memory.New(nil)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// What the tests look at from inside.
+// Exported for the tests.
 var (
 	Words    = words
 	Relative = relative
@@ -14,8 +14,8 @@ var (
 	Count    = count
 )
 
-// Routes returns the method and the pattern of every route, as the package
-// documentation lists them.
+// Routes returns the method and pattern of every route, in the order of the package
+// documentation.
 func Routes() (all [][2]string) {
 	for _, rt := range routes {
 		all = append(all, [2]string{rt.method, rt.pattern})
@@ -23,13 +23,13 @@ func Routes() (all [][2]string) {
 	return all
 }
 
-// CallTimeout is how long a call of the scheduler may take.
+// CallTimeout bounds a call of the scheduler.
 const CallTimeout time.Duration = callTimeout
 
 // MaxBody is the largest request body.
 const MaxBody = maxBody
 
-// JSON returns what is encoded for a value of package jobs.
+// JSON returns the JSON form of a value of package jobs.
 func JSON(v any) any {
 	switch v := v.(type) {
 	case jobs.Health:

@@ -12,20 +12,20 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// core is a scheduler without optional roles, that answers what a test has set.
+// core is a fake scheduler without optional roles.
 type core struct {
-	jobs.Scheduler // what no handler calls
+	jobs.Scheduler // nil; for methods that the handler never calls
 
 	mu       sync.Mutex
 	statuses []jobs.Status
 	health   jobs.Health
-	down     error                    // what every call returns
-	hang     bool                     // calls answer at the end of their context alone
-	data     []string                 // what was triggered
+	down     error                    // returned by every call
+	hang     bool                     // calls block until their context ends
+	data     []string                 // of triggered jobs
 	calls    map[string]int           // by method
 	runs     map[string][]jobs.Run    // by job
-	activity map[string]jobs.Outcomes // put into the last step but one
-	before   func(method string)      // runs before each call
+	activity map[string]jobs.Outcomes // of the last step but one
+	before   func(method string)      // called before each call
 }
 
 func (c *core) call(ctx context.Context, method, name string) error {
@@ -170,7 +170,8 @@ func (f *full) paused(ctx context.Context, method, name string, since time.Time)
 	return nil
 }
 
-// newFake has a job of every kind.
+// newFake returns a scheduler with a job in each condition: completed, failing, on demand,
+// overdue and paused.
 func newFake(now time.Time) *full {
 	tick := func(d time.Duration) []time.Time {
 		return []time.Time{now.Add(d), now.Add(2 * d), now.Add(3 * d)}

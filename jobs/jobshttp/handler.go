@@ -18,44 +18,44 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// An Action is what a request wants to do, see [Options].Authorize.
+// An Action is what a request asks to do. See [Options].Authorize.
 type Action string
 
 // The actions.
 const (
-	ActionRead    Action = "read"    // see a job, or with no job the page, its assets and the list
+	ActionRead    Action = "read"    // see a job; without a job, see the page, its assets and the list
 	ActionTrigger Action = "trigger" // run a job now, with data
 	ActionCancel  Action = "cancel"  // cancel a run
-	ActionRetry   Action = "retry"   // run a run again
+	ActionRetry   Action = "retry"   // retry a run
 	ActionPause   Action = "pause"   // pause or resume a job
-	ActionProbe   Action = "probe"   // ask for /livez, /readyz or /healthz
+	ActionProbe   Action = "probe"   // call /livez, /readyz or /healthz
 )
 
-// Options set up the handler of [New].
+// Options configure the handler that [New] returns.
 type Options struct {
-	// Authorize decides whether a request may do something, to the job of that name or,
-	// where it is "", to none in particular; nil means yes. It relies on what the
-	// middleware outside of the handler has found out about the user. It is asked several
-	// times for a page, once or twice for each job, so it must be quick; its error is
-	// logged at debug level and never shown. Defaults to nobody: every request is
-	// answered by 403.
+	// Authorize returns nil if the request may perform action on the named job, or, if job
+	// is "", on no particular job. It does not log users in; middleware around the handler
+	// does. A page calls Authorize several times for each job, so it must be fast. Its error
+	// is logged at debug level and never shown. Defaults to refusing every request with
+	// status 403.
 	Authorize func(r *http.Request, action Action, job string) error
-	// Who names the user for the log. Defaults to the remote address.
+	// Who returns the user's name for the log. Defaults to the remote address.
 	Who func(r *http.Request) string
-	// Logger is told who triggered, cancelled, retried, paused or resumed what, never
-	// with data, and when the scheduler stops answering. Defaults to one that discards
-	// everything.
+	// Logger logs who triggered, cancelled, retried, paused or resumed what, without the
+	// data, and when the scheduler stops answering. Defaults to discarding everything.
 	Logger *slog.Logger
-	// ShowData shows the data of runs to all who may read the job. Defaults to hiding it.
+	// ShowData shows the data of runs to everyone who may read the job. Defaults to hiding
+	// it.
 	ShowData bool
-	// Title heads the pages: say which environment this is. Defaults to "Jobs".
+	// Title is the heading of the pages, for example the name of the environment. Defaults
+	// to "Jobs".
 	Title string
 }
 
-// callTimeout is how long a call of the scheduler may take.
+// callTimeout bounds a call of the scheduler.
 const callTimeout = 3 * time.Second
 
-// maxBody is the largest request body: a job's data and white space.
+// maxBody is the largest request body in bytes: a job's data with white space around it.
 const maxBody = 2 * jobs.MaxDataBytes
 
 //go:embed assets
@@ -68,7 +68,7 @@ type route struct {
 	serve           func(*handler, http.ResponseWriter, *http.Request)
 }
 
-// page tells whether a person looks at the answer.
+// page reports whether the route serves a page, not JSON.
 func (rt *route) page() bool { return rt.pattern == "/" || strings.HasPrefix(rt.pattern, "/job/") }
 
 var routes = []route{
@@ -98,7 +98,6 @@ var routes = []route{
 	{"GET", "/healthz", ActionProbe, (*handler).healthy},
 }
 
-// handler is what New returns.
 type handler struct {
 	Options
 	s      jobs.Scheduler
@@ -110,9 +109,9 @@ type handler struct {
 	latest    *cached[map[string][]jobs.Run]
 }
 
-// New returns the admin API and status page of s. Nil opts, or one without Authorize,
-// make a handler that refuses everything. It starts no goroutine that outlives the
-// request by more than the time limit of a call, and may be used by many at once.
+// New returns the status page and admin API of s. If opts is nil or has no Authorize, the
+// handler refuses every request. It is safe for concurrent use. Its goroutines end within 3
+// seconds of the request that started them, if the scheduler respects its context.
 func New(s jobs.Scheduler, opts *Options) http.Handler {
 	h := &handler{Options: *cmp.Or(opts, &Options{}), s: s, origin: http.NewCrossOriginProtection()}
 	h.Logger = cmp.Or(h.Logger, slog.New(slog.DiscardHandler))
@@ -120,14 +119,18 @@ func New(s jobs.Scheduler, opts *Options) http.Handler {
 	if h.Who == nil {
 		h.Who = func(r *http.Request) string { return r.RemoteAddr }
 	}
-	if s == nil { // there is nothing to show
-		h.Logger.Error("no scheduler was given: every request is refused")
+	if s == nil {
+		h.Logger.Error("jobshttp has no scheduler and refuses every request")
 		h.Authorize = nil
 	}
-	h.statuses = newCached(h.Logger, "jobs", time.Second, func(ctx context.Context) ([]jobs.Status, error) { return s.Jobs(ctx) })
-	h.health = newCached(h.Logger, "health", time.Second, func(ctx context.Context) (jobs.Health, error) { return s.Health(ctx) })
-	h.hour = newCached(h.Logger, "activity of the hour", 10*time.Second, h.loadActivity(time.Minute, 60))
-	h.day = newCached(h.Logger, "activity of the day", 10*time.Second, h.loadActivity(time.Hour, 24))
+	h.statuses = newCached(h.Logger, "jobs", time.Second, func(ctx context.Context) ([]jobs.Status, error) {
+		return s.Jobs(ctx)
+	})
+	h.health = newCached(h.Logger, "health", time.Second, func(ctx context.Context) (jobs.Health, error) {
+		return s.Health(ctx)
+	})
+	h.hour = newCached(h.Logger, "activity of the last hour", 10*time.Second, h.loadActivity(time.Minute, 60))
+	h.day = newCached(h.Logger, "activity of the last day", 10*time.Second, h.loadActivity(time.Hour, 24))
 	h.latest = newCached(h.Logger, "latest runs", 10*time.Second, h.loadLatest)
 	return h
 }
@@ -136,8 +139,8 @@ func New(s jobs.Scheduler, opts *Options) http.Handler {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for name, value := range map[string]string{
 		"Cache-Control": "no-store",
-		"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
-			"form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+		"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
+			"connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
 		"Cross-Origin-Opener-Policy":   "same-origin",
 		"Cross-Origin-Resource-Policy": "same-origin",
 		"Referrer-Policy":              "same-origin", // no-referrer would make browsers send forms with Origin: null
@@ -157,7 +160,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		w.Header().Set("Allow", strings.Join(allow, ", "))
-		h.problem(w, r, http.StatusMethodNotAllowed, "only "+strings.Join(allow, " and ")+" can be used here")
+		h.problem(w, r, http.StatusMethodNotAllowed, "method not allowed; use "+strings.Join(allow, " or "))
 		return
 	}
 	name := r.PathValue("name")
@@ -175,7 +178,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			want = "application/x-www-form-urlencoded"
 		}
 		if got, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); got != want {
-			h.problem(w, r, http.StatusUnsupportedMediaType, "Content-Type: want "+want)
+			h.problem(w, r, http.StatusUnsupportedMediaType, "Content-Type must be "+want)
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -183,14 +186,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rt.serve(h, w, r)
 }
 
-// segments splits the path that a prefix has been taken off. [http.ServeMux] would
-// clean it by redirects, which know nothing of the prefix.
+// segments returns the segments of the path. The handler does not use [http.ServeMux], which
+// redirects to a cleaned path without the prefix that was stripped.
 func segments(r *http.Request) []string {
 	return strings.Split(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
 }
 
-// find returns the route of a request and sets the values in its path. Without one,
-// allow tells the methods of the path, nil if there is no such path.
+// find returns the route of a request and sets its path values. If there is no route, allow
+// has the methods that the path allows, nil if the path does not exist.
 func find(r *http.Request) (_ *route, allow []string) {
 	have := segments(r)
 	method := r.Method
@@ -224,7 +227,7 @@ func find(r *http.Request) (_ *route, allow []string) {
 	return nil, allow
 }
 
-// isPage tells whether a person sees the answer, so that an error is one for people.
+// isPage reports whether an error is shown as a page, not as JSON.
 func isPage(r *http.Request) bool {
 	switch segments(r)[0] {
 	case "", "job":
@@ -235,13 +238,14 @@ func isPage(r *http.Request) bool {
 	return strings.Contains(r.Header.Get("Accept"), "text/html")
 }
 
-// base leads from the path of a request to where the handler is mounted.
+// base returns the relative URL of the handler's root.
 func base(r *http.Request) string {
 	if n := len(segments(r)) - 1; n > 0 {
 		return strings.Repeat("../", n)
 	}
-	if mounted, _, _ := strings.Cut(r.RequestURI, "?"); r.URL.Path == "" && !strings.HasSuffix(mounted, "/") && mounted != "" {
-		return "./" + path.Base(mounted) + "/" // mounted at /admin/jobs, without a slash
+	mounted, _, _ := strings.Cut(r.RequestURI, "?")
+	if r.URL.Path == "" && !strings.HasSuffix(mounted, "/") && mounted != "" {
+		return "./" + path.Base(mounted) + "/" // as for /admin/jobs without the trailing slash
 	}
 	return "./"
 }
@@ -257,11 +261,10 @@ func (h *handler) allowed(r *http.Request, action Action, job string) bool {
 	return err == nil
 }
 
-// known tells whether there is a job of that name. It is asked before anything else
-// that depends on the request, lest another answer tell that the name is refused and not
-// unknown.
+// known reports whether the job exists. It is checked before anything that depends on the
+// request: another error would reveal that the job exists and is only refused.
 func (h *handler) known(ctx context.Context, name string) bool {
-	if _, ok := byName(h.statuses.peek().value, name); ok { // no job is ever unregistered
+	if _, ok := byName(h.statuses.peek().value, name); ok { // jobs are never unregistered
 		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -270,10 +273,10 @@ func (h *handler) known(ctx context.Context, name string) bool {
 	return !errors.Is(err, jobs.ErrUnknownJob) && !errors.Is(err, jobs.ErrInvalidName)
 }
 
-const errForbidden = "this is not allowed"
+const errForbidden = "you are not allowed to do this"
 
-// refuse answers where a job may not be touched or does not exist. Who may read the job
-// is told that it is there; others cannot tell one from the other.
+// refuse answers a request for a job that does not exist or that the caller may not act on.
+// Only a caller who may read the job can tell the two apart.
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, action Action) {
 	name := r.PathValue("name")
 	switch {
@@ -286,8 +289,8 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, action Action) 
 	}
 }
 
-// act does what a request asks for, with text as the data of a trigger, logs it, and
-// returns the ID of the run.
+// act performs and logs an action, with text as the data of a trigger. It returns the ID of
+// the run.
 func (h *handler) act(r *http.Request, verb, text string) (id string, err error) {
 	name, id := r.PathValue("name"), r.PathValue("id")
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
@@ -324,13 +327,13 @@ func (h *handler) act(r *http.Request, verb, text string) (id string, err error)
 		if id != "" {
 			attrs = append(attrs, "job_id", id)
 		}
-		h.Logger.InfoContext(r.Context(), "asked for by hand", append(attrs, "who", h.Who(r))...)
+		h.Logger.InfoContext(r.Context(), "manual action", append(attrs, "who", h.Who(r))...)
 	}
 	return id, err
 }
 
-// explain returns the status and the text for an error of the scheduler's. What the
-// client cannot mend is logged, and not shown: it may tell of the database.
+// explain returns the status and text for an error. An error that the client cannot fix is
+// logged and not shown, because it may contain details of the database.
 func (h *handler) explain(r *http.Request, err error) (status int, text string) {
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -341,24 +344,25 @@ func (h *handler) explain(r *http.Request, err error) (status int, text string) 
 	case errors.Is(err, jobs.ErrUnknownID):
 		return http.StatusNotFound, "no such run of this job"
 	case errors.Is(err, jobs.ErrNotRetryable):
-		return http.StatusConflict, "only a run that ended without success, or waits for its next attempt, can be retried"
+		text = "only a run that failed, was cancelled or skipped, or waits for its next attempt can be retried"
+		return http.StatusConflict, text
 	case errors.Is(err, errors.ErrUnsupported):
 		return http.StatusNotImplemented, err.Error()
 	}
-	if r.Context().Err() == nil { // else nobody is there to read the answer
+	if r.Context().Err() == nil { // otherwise the client has gone
 		h.Logger.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
-	text = "the scheduler gave an error, or its database no answer; see the log"
+	text = "the scheduler returned an error, or the database did not answer; see the log"
 	if r.Method == http.MethodPost {
-		text += ". What was asked for may have been done nevertheless"
+		text += ". The request may have taken effect anyway"
 	}
 	return http.StatusServiceUnavailable, text
 }
 
-// errBody is returned for a body or a parameter that cannot be understood.
+// errBody is returned for an invalid body or parameter.
 var errBody = errors.New("bad request")
 
-// fail answers with what explain says.
+// fail answers with err.
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, jobs.ErrUnknownJob) || errors.Is(err, jobs.ErrInvalidName) {
 		h.refuse(w, r, ActionRead)
@@ -368,11 +372,12 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	h.problem(w, r, status, text)
 }
 
-// problem answers with an error, as a page or as JSON.
+// problem answers with an error, as a page or as JSON. A page shows text as a sentence.
 func (h *handler) problem(w http.ResponseWriter, r *http.Request, status int, text string) {
 	if isPage(r) {
-		text = strings.TrimSuffix(text, ".") // the page sets one
-		h.render(w, r, status, "error", &view{Heading: fmt.Sprintf("%d %s", status, http.StatusText(status)), Text: text})
+		text = strings.ToUpper(text[:1]) + strings.TrimSuffix(text[1:], ".") + "."
+		heading := fmt.Sprintf("%d %s", status, http.StatusText(status))
+		h.render(w, r, status, "error", &view{Heading: heading, Text: text})
 		return
 	}
 	writeJSON(w, status, map[string]string{"error": text})
@@ -381,7 +386,7 @@ func (h *handler) problem(w http.ResponseWriter, r *http.Request, status int, te
 func asset(contentType string) func(*handler, http.ResponseWriter, *http.Request) {
 	return func(_ *handler, w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", contentType)
-		body, _ := assets.ReadFile("assets/" + path.Base(r.URL.Path)) // the routes name what is embedded
+		body, _ := assets.ReadFile("assets/" + path.Base(r.URL.Path)) // the routes name embedded files only
 		_, _ = w.Write(body)
 	}
 }

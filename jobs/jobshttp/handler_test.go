@@ -31,17 +31,17 @@ import (
 
 func everybody(*http.Request, jobshttp.Action, string) error { return nil }
 
-// open returns a handler that allows everything, and its scheduler.
+// open returns a handler that allows every request, and its scheduler.
 func open(t testing.TB) (http.Handler, *full) {
 	s := newFake(time.Now())
 	return jobshttp.New(s, &jobshttp.Options{Authorize: everybody}), s
 }
 
-// send sends a request. A body goes as JSON, or as a form to a page.
+// send sends a request and returns the response. POST bodies are forms for pages, otherwise JSON.
 func send(h http.Handler, method, path, body string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, "http://jobs.example/", strings.NewReader(body))
 	var err error
-	if r.URL, err = url.Parse(path); err != nil { // httptest reads the path of a CONNECT otherwise
+	if r.URL, err = url.Parse(path); err != nil { // httptest would parse the path of a CONNECT differently
 		panic(err)
 	}
 	if method == http.MethodPost {
@@ -64,20 +64,20 @@ func path(pattern, name, id string) string {
 
 var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "NONSENSE"}
 
-// strange are paths that no route has.
+// strange has paths without a route.
 var strange = []string{
 	"/nowhere", "/jobs/", "/job", "/job/", "/jobs/demo.flaky/", "/jobs//size", "//", "/jobs/../healthz", "/job/%2e%2e/trigger",
 	"/assets/", "/assets/page.html", "/assets/../handler.go", "/assets/%2e%2e/handler.go", "/jobs/demo.flaky/runs/12", "/%zz", "/favicon.ico", "*",
 }
 
-func TestAHandlerThatNobodyOpenedRefusesEverything(t *testing.T) {
+func TestNew_RefusesEverythingByDefault(t *testing.T) {
 	t.Parallel()
 	s := newFake(time.Now())
 	for name, h := range map[string]http.Handler{
-		"no options":   jobshttp.New(s, nil),
-		"zero options": jobshttp.New(s, &jobshttp.Options{}),
-		"no scheduler": jobshttp.New(nil, &jobshttp.Options{Authorize: everybody}),
-		"nobody may":   jobshttp.New(s, &jobshttp.Options{Authorize: func(*http.Request, jobshttp.Action, string) error { return errors.New("secret reason") }}),
+		"no options":    jobshttp.New(s, nil),
+		"zero options":  jobshttp.New(s, &jobshttp.Options{}),
+		"no scheduler":  jobshttp.New(nil, &jobshttp.Options{Authorize: everybody}),
+		"no permission": jobshttp.New(s, &jobshttp.Options{Authorize: func(*http.Request, jobshttp.Action, string) error { return errors.New("secret reason") }}),
 	} {
 		paths := slices.Clone(strange)
 		for _, route := range jobshttp.Routes() {
@@ -95,7 +95,7 @@ func TestAHandlerThatNobodyOpenedRefusesEverything(t *testing.T) {
 			}
 		}
 	}
-	require.Empty(t, s.calls, "the scheduler is not asked")
+	require.Empty(t, s.calls, "calls of the scheduler")
 }
 
 func requireHeaders(t testing.TB, h http.Header) {
@@ -111,9 +111,9 @@ func requireHeaders(t testing.TB, h http.Header) {
 	require.NotContains(t, csp, "unsafe")
 }
 
-func TestEveryRouteWithEveryMethod(t *testing.T) {
+func TestHandler_ServesEachRouteWithItsOwnMethodOnly(t *testing.T) {
 	t.Parallel()
-	want := map[string]int{ // of the method that the route has
+	want := map[string]int{ // status for the route's own method
 		"/": 200, "/job/{name}": 200, "/job/{name}/trigger": 303, "/job/{name}/pause": 303, "/job/{name}/resume": 303,
 		"/job/{name}/runs/{id}/cancel": 303, "/job/{name}/runs/{id}/retry": 303,
 		"/assets/style.css": 200, "/assets/script.js": 200, "/assets/icon.svg": 200,
@@ -160,7 +160,7 @@ func TestEveryRouteWithEveryMethod(t *testing.T) {
 	}
 }
 
-func TestTheDocumentationListsTheRoutes(t *testing.T) {
+func TestRoutes_AreInThePackageDocumentation(t *testing.T) {
 	t.Parallel()
 	doc := readFile(t, "doc.go")
 	for _, route := range jobshttp.Routes() {
@@ -171,60 +171,60 @@ func TestTheDocumentationListsTheRoutes(t *testing.T) {
 	}
 }
 
-func TestAPI(t *testing.T) {
+func TestHandler_Answers(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		method, path, body string
 		header             []string
 		want               int
-		says               string
+		contains           string
 	}{
-		"the list":                     {"GET", "/jobs", "", nil, 200, `"overdue_reason": "no process works this queue"`},
-		"a job":                        {"GET", "/jobs/demo.flaky", "", nil, 200, `"id": "12"`},
-		"its runs":                     {"GET", "/jobs/demo.flaky?runs=1", "", nil, 200, `"state": "retrying"`},
-		"too many runs":                {"GET", "/jobs/demo.flaky?runs=1001", "", nil, 400, "from 1 to 1000"},
-		"no runs":                      {"GET", "/jobs/demo.flaky?runs=0", "", nil, 400, "from 1 to 1000"},
-		"runs that are no number":      {"GET", "/jobs/demo.flaky?runs=x", "", nil, 400, "from 1 to 1000"},
-		"size":                         {"GET", "/jobs/email.send/size", "", nil, 200, `"queue_size": 7`},
-		"an unknown job":               {"GET", "/jobs/no.such", "", nil, 404, "no such job"},
-		"size of an unknown job":       {"GET", "/jobs/no.such/size", "", nil, 404, "no such job"},
-		"trigger an unknown job":       {"POST", "/jobs/no.such/trigger", "{}", nil, 404, "no such job"},
-		"trigger":                      {"POST", "/jobs/demo.flaky/trigger", `{"a": 1}`, nil, 202, `"id": "41"`},
-		"trigger without a body":       {"POST", "/jobs/demo.flaky/trigger", "", nil, 202, `"id": "41"`},
-		"trigger without a type":       {"POST", "/jobs/demo.flaky/trigger", "", []string{"Content-Type", ""}, 415, "application/json"},
-		"trigger with a charset":       {"POST", "/jobs/demo.flaky/trigger", "{}", []string{"Content-Type", "application/json; charset=utf-8"}, 202, "41"},
-		"a form":                       {"POST", "/jobs/demo.flaky/trigger", "a=b", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
-		"pause without a type":         {"POST", "/jobs/demo.flaky/pause", "", []string{"Content-Type", "text/plain"}, 415, "application/json"},
-		"data that is no object":       {"POST", "/jobs/demo.flaky/trigger", "[1]", nil, 400, "want a JSON object"},
-		"data that is no JSON":         {"POST", "/jobs/demo.flaky/trigger", "{", nil, 400, "invalid data"},
-		"a body too large":             {"POST", "/jobs/demo.flaky/trigger", strings.Repeat("x", jobshttp.MaxBody+1), nil, 413, "at most"},
-		"a large body for pause":       {"POST", "/jobs/demo.flaky/pause", strings.Repeat("x", jobshttp.MaxBody+1), nil, 413, "at most"},
-		"from another origin":          {"POST", "/jobs/demo.flaky/trigger", "{}", []string{"Origin", "https://evil.example"}, 403, "other origins"},
-		"from another site":            {"POST", "/jobs/demo.flaky/trigger", "{}", []string{"Sec-Fetch-Site", "cross-site"}, 403, "other origins"},
-		"another site's form":          {"POST", "/job/demo.flaky/trigger", "", []string{"Sec-Fetch-Site", "same-site"}, 403, "other origins"},
-		"JSON to a form":               {"POST", "/job/demo.flaky/trigger", "{}", []string{"Content-Type", "application/json"}, 415, "x-www-form-urlencoded"},
-		"cancel":                       {"POST", "/jobs/demo.flaky/runs/12/cancel", "", nil, 202, `"id": "12"`},
-		"cancel an unknown run":        {"POST", "/jobs/demo.flaky/runs/99/cancel", "", nil, 404, "no such run"},
-		"retry":                        {"POST", "/jobs/demo.flaky/runs/11/retry", "", nil, 202, `"id": "11"`},
-		"retry what is done":           {"POST", "/jobs/demo.flaky/runs/10/retry", "", nil, 409, "can be retried"},
-		"pause":                        {"POST", "/jobs/demo.flaky/pause", "", nil, 200, `"paused": true`},
-		"resume":                       {"POST", "/jobs/demo.flaky/resume", "", nil, 200, `"paused": false`},
-		"activity":                     {"GET", "/activity", "", nil, 200, `"step_seconds": 60`},
-		"activity of the day":          {"GET", "/activity?span=day", "", nil, 200, `"step_seconds": 3600`},
-		"activity of a year":           {"GET", "/activity?span=year", "", nil, 400, "hour or day"},
-		"health":                       {"GET", "/healthz", "", nil, 200, `"healthy": true`},
-		"ready":                        {"GET", "/readyz", "", nil, 200, `"ready": true`},
-		"a page that is not there":     {"GET", "/nowhere", "", nil, 404, `"error"`},
-		"the same for people":          {"GET", "/nowhere", "", []string{"Accept", "text/html"}, 404, "<h1>404 Not Found</h1>"},
-		"a job's page":                 {"GET", "/job/no.such", "", nil, 404, "no such job"},
-		"a run with a slash in its ID": {"POST", "/jobs/demo.flaky/runs/a%2Fb/cancel", "", nil, 404, "no such run"},
+		"list of jobs":                  {"GET", "/jobs", "", nil, 200, `"overdue_reason": "no process works this queue"`},
+		"job":                           {"GET", "/jobs/demo.flaky", "", nil, 200, `"id": "12"`},
+		"runs of a job":                 {"GET", "/jobs/demo.flaky?runs=1", "", nil, 200, `"state": "retrying"`},
+		"too many runs":                 {"GET", "/jobs/demo.flaky?runs=1001", "", nil, 400, "from 1 to 1000"},
+		"zero runs":                     {"GET", "/jobs/demo.flaky?runs=0", "", nil, 400, "from 1 to 1000"},
+		"runs not a number":             {"GET", "/jobs/demo.flaky?runs=x", "", nil, 400, "from 1 to 1000"},
+		"size":                          {"GET", "/jobs/email.send/size", "", nil, 200, `"queue_size": 7`},
+		"unknown job":                   {"GET", "/jobs/no.such", "", nil, 404, "no such job"},
+		"size of an unknown job":        {"GET", "/jobs/no.such/size", "", nil, 404, "no such job"},
+		"trigger an unknown job":        {"POST", "/jobs/no.such/trigger", "{}", nil, 404, "no such job"},
+		"trigger":                       {"POST", "/jobs/demo.flaky/trigger", `{"a": 1}`, nil, 202, `"id": "41"`},
+		"trigger without a body":        {"POST", "/jobs/demo.flaky/trigger", "", nil, 202, `"id": "41"`},
+		"trigger without Content-Type":  {"POST", "/jobs/demo.flaky/trigger", "", []string{"Content-Type", ""}, 415, "application/json"},
+		"trigger with a charset":        {"POST", "/jobs/demo.flaky/trigger", "{}", []string{"Content-Type", "application/json; charset=utf-8"}, 202, "41"},
+		"form sent to the API":          {"POST", "/jobs/demo.flaky/trigger", "a=b", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
+		"pause with a wrong type":       {"POST", "/jobs/demo.flaky/pause", "", []string{"Content-Type", "text/plain"}, 415, "application/json"},
+		"data not an object":            {"POST", "/jobs/demo.flaky/trigger", "[1]", nil, 400, "want a JSON object"},
+		"data not JSON":                 {"POST", "/jobs/demo.flaky/trigger", "{", nil, 400, "invalid data"},
+		"trigger with too large a body": {"POST", "/jobs/demo.flaky/trigger", strings.Repeat("x", jobshttp.MaxBody+1), nil, 413, "at most"},
+		"pause with too large a body":   {"POST", "/jobs/demo.flaky/pause", strings.Repeat("x", jobshttp.MaxBody+1), nil, 413, "at most"},
+		"from another origin":           {"POST", "/jobs/demo.flaky/trigger", "{}", []string{"Origin", "https://evil.example"}, 403, "other origins"},
+		"from another site":             {"POST", "/jobs/demo.flaky/trigger", "{}", []string{"Sec-Fetch-Site", "cross-site"}, 403, "other origins"},
+		"form from another site":        {"POST", "/job/demo.flaky/trigger", "", []string{"Sec-Fetch-Site", "same-site"}, 403, "other origins"},
+		"JSON sent to a form":           {"POST", "/job/demo.flaky/trigger", "{}", []string{"Content-Type", "application/json"}, 415, "x-www-form-urlencoded"},
+		"cancel":                        {"POST", "/jobs/demo.flaky/runs/12/cancel", "", nil, 202, `"id": "12"`},
+		"cancel an unknown run":         {"POST", "/jobs/demo.flaky/runs/99/cancel", "", nil, 404, "no such run"},
+		"retry":                         {"POST", "/jobs/demo.flaky/runs/11/retry", "", nil, 202, `"id": "11"`},
+		"retry a completed run":         {"POST", "/jobs/demo.flaky/runs/10/retry", "", nil, 409, "can be retried"},
+		"pause":                         {"POST", "/jobs/demo.flaky/pause", "", nil, 200, `"paused": true`},
+		"resume":                        {"POST", "/jobs/demo.flaky/resume", "", nil, 200, `"paused": false`},
+		"activity":                      {"GET", "/activity", "", nil, 200, `"step_seconds": 60`},
+		"activity of the day":           {"GET", "/activity?span=day", "", nil, 200, `"step_seconds": 3600`},
+		"activity of a year":            {"GET", "/activity?span=year", "", nil, 400, "hour or day"},
+		"health":                        {"GET", "/healthz", "", nil, 200, `"healthy": true`},
+		"ready":                         {"GET", "/readyz", "", nil, 200, `"ready": true`},
+		"unknown path":                  {"GET", "/nowhere", "", nil, 404, `"error"`},
+		"unknown path in a browser":     {"GET", "/nowhere", "", []string{"Accept", "text/html"}, 404, "<h1>404 Not Found</h1>"},
+		"page of an unknown job":        {"GET", "/job/no.such", "", nil, 404, "<p>No such job.</p>"},
+		"run ID with a slash":           {"POST", "/jobs/demo.flaky/runs/a%2Fb/cancel", "", nil, 404, "no such run"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h, _ := open(t)
 			w := send(h, row.method, row.path, row.body, row.header...)
 			require.Equal(t, row.want, w.Code, w.Body.String())
-			require.Contains(t, w.Body.String(), row.says)
+			require.Contains(t, w.Body.String(), row.contains)
 			if w.Code >= 400 && w.Header().Get("Content-Type") == "application/json" {
 				var answer struct{ Error string }
 				require.NoError(t, json.Unmarshal(w.Body.Bytes(), &answer))
@@ -234,7 +234,7 @@ func TestAPI(t *testing.T) {
 	}
 }
 
-func TestTriggerPassesTheDataOn(t *testing.T) {
+func TestTrigger_PassesData(t *testing.T) {
 	t.Parallel()
 	h, s := open(t)
 	send(h, "POST", "/jobs/demo.flaky/trigger", ` {"a": [1, 2]} `)
@@ -244,22 +244,21 @@ func TestTriggerPassesTheDataOn(t *testing.T) {
 	require.Equal(t, []string{`{"a":[1,2]}`, `{}`, `{"b":2}`, `{}`}, s.data)
 }
 
-// Somebody who may not see a job cannot find out that it exists.
-func TestAForbiddenJobLooksLikeAnUnknownOne(t *testing.T) {
+func TestAuthorize_DoesNotRevealThatAForbiddenJobExists(t *testing.T) {
 	t.Parallel()
 	const secret, none = "demo.flaky", "demo.other"
 	for name, authorize := range map[string]func(*http.Request, jobshttp.Action, string) error{
-		"those that are named are allowed": func(_ *http.Request, _ jobshttp.Action, job string) error {
+		"only one other job is allowed": func(_ *http.Request, _ jobshttp.Action, job string) error {
 			return refuseUnless(job == "" || job == "email.send")
 		},
-		"the page is not allowed": func(_ *http.Request, _ jobshttp.Action, job string) error { return refuseUnless(job == "email.send") },
-		"those that are named are refused": func(_ *http.Request, _ jobshttp.Action, job string) error {
+		"the status page is forbidden": func(_ *http.Request, _ jobshttp.Action, job string) error { return refuseUnless(job == "email.send") },
+		"only that job is forbidden": func(_ *http.Request, _ jobshttp.Action, job string) error {
 			return refuseUnless(job != secret)
 		},
-		"nothing but reading, of others": func(_ *http.Request, action jobshttp.Action, job string) error {
+		"only reading other jobs is allowed": func(_ *http.Request, action jobshttp.Action, job string) error {
 			return refuseUnless(action == jobshttp.ActionRead && job != secret)
 		},
-		"nothing but triggering": func(_ *http.Request, action jobshttp.Action, _ string) error {
+		"only triggering is allowed": func(_ *http.Request, action jobshttp.Action, _ string) error {
 			return refuseUnless(action == jobshttp.ActionTrigger)
 		},
 	} {
@@ -310,7 +309,7 @@ func refuseUnless(allowed bool) error {
 	return errors.New("not yours")
 }
 
-func TestActionsAreAskedForOneByOne(t *testing.T) {
+func TestAuthorize_DecidesEachActionSeparately(t *testing.T) {
 	t.Parallel()
 	for _, action := range []jobshttp.Action{
 		jobshttp.ActionRead, jobshttp.ActionTrigger, jobshttp.ActionCancel, jobshttp.ActionRetry, jobshttp.ActionPause, jobshttp.ActionProbe,
@@ -324,13 +323,13 @@ func TestActionsAreAskedForOneByOne(t *testing.T) {
 		}
 		if action == jobshttp.ActionRead {
 			for _, p := range []string{"/", "/job/demo.flaky"} {
-				require.NotContains(t, send(h, "GET", p, "").Body.String(), `method="post"`, "no button that does nothing")
+				require.NotContains(t, send(h, "GET", p, "").Body.String(), `method="post"`, "buttons that are not allowed")
 			}
 		}
 	}
 }
 
-func TestWhatMayNotBeReadIsNotShown(t *testing.T) {
+func TestAuthorize_HidesJobsThatMayNotBeRead(t *testing.T) {
 	t.Parallel()
 	s := newFake(time.Now())
 	s.health = jobs.Health{Started: true, Reasons: []jobs.Reason{{Job: "email.stuck", Text: "is overdue by 12m0s"}, {Text: "no leader"}}, Totals: map[jobs.State]jobs.Count{jobs.StateFailed: {N: 3}}}
@@ -348,7 +347,7 @@ func TestWhatMayNotBeReadIsNotShown(t *testing.T) {
 	require.Contains(t, send(h, "GET", "/healthz", "").Body.String(), "no leader")
 	require.Contains(t, send(h, "GET", "/", "").Body.String(), "<b>1</b> job<")
 
-	// Probes that everybody may call tell no reasons.
+	// Callers who may only probe see no reasons.
 	h = jobshttp.New(s, &jobshttp.Options{Authorize: func(_ *http.Request, action jobshttp.Action, _ string) error {
 		return refuseUnless(action == jobshttp.ActionProbe)
 	}})
@@ -357,7 +356,7 @@ func TestWhatMayNotBeReadIsNotShown(t *testing.T) {
 	require.JSONEq(t, `{"healthy": false, "started": true, "oldest_waiting_seconds": 0}`, w.Body.String())
 }
 
-func TestActsAreLoggedWithoutData(t *testing.T) {
+func TestLogger_RecordsActionsWithoutData(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	opts := &jobshttp.Options{Authorize: everybody, Logger: slog.New(slog.NewJSONHandler(&log, nil))}
@@ -378,7 +377,7 @@ func TestActsAreLoggedWithoutData(t *testing.T) {
 	require.NotContains(t, log.String(), "hunter2")
 }
 
-func TestDataIsHiddenUnlessAskedFor(t *testing.T) {
+func TestShowData_DefaultsToHidingData(t *testing.T) {
 	t.Parallel()
 	for _, show := range []bool{false, true} {
 		h := jobshttp.New(newFake(time.Now()), &jobshttp.Options{Authorize: everybody, ShowData: show})
@@ -395,8 +394,8 @@ func readFile(t testing.TB, name string) string {
 	return string(b)
 }
 
-// Every link, form, style sheet and script of the pages works wherever it is mounted.
-func TestItWorksUnderAnyPrefix(t *testing.T) {
+// Follows every link and submits every form of the pages.
+func TestHandler_WorksUnderAnyPrefix(t *testing.T) {
 	t.Parallel()
 	for mounted, start := range map[string]string{"": "/", "/admin/jobs": "/admin/jobs/", "/admin": "/admin", "/a/b/c/": "/a/b/c/"} {
 		h, _ := open(t)
@@ -458,8 +457,8 @@ func TestItWorksUnderAnyPrefix(t *testing.T) {
 	}
 }
 
-// The pages are what a strict policy demands and what a keyboard and a screen reader need.
-func TestNoInlineScriptAndNoUnlabelledControl(t *testing.T) {
+// The pages work under a strict content security policy and with a screen reader.
+func TestPages_HaveNoInlineScriptsAndLabelEveryControl(t *testing.T) {
 	t.Parallel()
 	h, s := open(t)
 	pages := map[string]string{
@@ -492,7 +491,7 @@ func TestNoInlineScriptAndNoUnlabelledControl(t *testing.T) {
 				attr := map[string]string{}
 				for _, a := range el.Attr {
 					attr[a.Name.Local] = a.Value
-					require.False(t, strings.HasPrefix(a.Name.Local, "on"), "%s: %s has a handler", name, el.Name.Local)
+					require.False(t, strings.HasPrefix(a.Name.Local, "on"), "%s: %s has an inline event handler", name, el.Name.Local)
 					require.NotEqual(t, "style", a.Name.Local, name)
 					require.NotContains(t, a.Value, "javascript:", name)
 				}
@@ -502,7 +501,7 @@ func TestNoInlineScriptAndNoUnlabelledControl(t *testing.T) {
 					require.NotEmpty(t, attr["src"], name)
 				}
 				if id, ok := attr["id"]; ok {
-					require.False(t, ids[id], "%s: id %q is there twice", name, id)
+					require.False(t, ids[id], "%s: duplicate id %q", name, id)
 					ids[id] = true
 				}
 				if target := attr["for"]; target != "" {
@@ -521,7 +520,7 @@ func TestNoInlineScriptAndNoUnlabelledControl(t *testing.T) {
 				open = open[:len(open)-1]
 			case xml.CharData:
 				if len(open) > 0 && open[len(open)-1] == "script" {
-					require.Empty(t, strings.TrimSpace(string(el)), "%s: an inline script", name)
+					require.Empty(t, strings.TrimSpace(string(el)), "%s: inline script", name)
 				}
 			}
 		}
@@ -529,25 +528,25 @@ func TestNoInlineScriptAndNoUnlabelledControl(t *testing.T) {
 			require.True(t, labelled[id], "%s: the control %q has no label", name, id)
 		}
 		for id := range labelled {
-			require.True(t, ids[id], "%s: a label for %q, which is not there", name, id)
+			require.True(t, ids[id], "%s: label for the missing control %q", name, id)
 		}
 		require.True(t, ids["main"] && strings.Contains(page, `<html lang="en">`) && strings.Contains(page, "<h1"), name)
 		require.NotContains(t, page, "ZgotmplZ", name)
-		require.NotContains(t, page, "://", "%s: everything is embedded", name)
+		require.NotContains(t, page, "://", "%s: absolute URL", name)
 	}
 	require.NotContains(t, readFile(t, "assets/style.css"), "url(")
 	require.NotContains(t, readFile(t, "assets/script.js"), "innerHTML")
 }
 
-// visible drops the tags of a page and the white space between them.
+// visible returns the visible text of a page, with single spaces.
 func visible(page string) string {
 	page = regexp.MustCompile(`(?s)<(script|title)[^>]*>.*?</(script|title)>|<[^>]*>`).ReplaceAllString(page, " ")
 	return strings.NewReplacer(" ,", ",", " .", ".").Replace(strings.Join(strings.Fields(page), " "))
 }
 
-func TestTheStatusPage(t *testing.T) {
+func TestListPage_ShowsEveryJob(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) { // at midnight of 1 January 2000
+	synctest.Test(t, func(t *testing.T) { // starts at midnight on 1 January 2000
 		time.Sleep(15 * time.Hour)
 		s := newFake(time.Now())
 		s.health = jobs.Health{Started: true, Reasons: []jobs.Reason{{Job: "email.stuck", Text: "is overdue by 12m0s: no process works this queue"}, {Text: "no leader for 40s"}}}
@@ -557,17 +556,17 @@ func TestTheStatusPage(t *testing.T) {
 		require.Contains(t, w.Body.String(), "<title>1 overdue · Shop</title>")
 		text := visible(w.Body.String())
 		for _, want := range []string{
-			"✗ Not healthy", "5 jobs 1 overdue 1 failing 1 paused 1 running 5 waiting 1 retrying",
+			"✗ Unhealthy", "5 jobs 1 overdue 1 failing 1 paused 1 running 5 waiting 1 retrying",
 			"email.stuck is overdue by 12m0s: no process works this queue", "no leader for 40s",
-			"demo.flaky is failing: smtp: &lt;b&gt;421&lt;/b&gt; busy", "notifs.cleanup is paused since 14:00:00 UTC",
+			"demo.flaky is failing: smtp: &lt;b&gt;421&lt;/b&gt; busy", "notifs.cleanup has been paused since 14:00:00 UTC",
 			"Next: demo.flaky in 3 min 0 s",
 			"Last hour", "41 done", "2 failed", "1 skipped or cancelled",
 			"audit audit.retention every day at 03:00 0 3 * * * Europe/Berlin ✓ done 9 h 0 min ago 06:00:00 UTC in 15 h 0 min 2 Jan, 06:00 2 Jan, 21:00 3 Jan, 12:00 UTC",
-			"every 5 minutes ✗ failed 2 min ago 14:58:00 UTC, stands for 2 earlier ticks too last success 12 min ago, 14:48:00 UTC", "1 waiting 1 of them retrying",
+			"every 5 minutes ✗ failed 2 min ago 14:58:00 UTC, also covers 2 earlier ticks last success 12 min ago, 14:48:00 UTC", "1 waiting 1 of them retrying",
 			"email.send ● running on demand ● running 2 s ago", "4 waiting 1 running",
 			"! overdue by 12 min 0 s no process works this queue every 10 minutes */10 * * * * UTC", "due 12 min ago",
-			"‖ paused since 14:00:00 UTC, 1 h 0 min ago", "no run is known skipped in 1 min 0 s",
-			"Run now", "Data, a JSON object",
+			"‖ paused since 14:00:00 UTC, 1 h 0 min ago", "no runs recorded skipped in 1 min 0 s",
+			"Run now", "Data (JSON object)",
 		} {
 			require.Contains(t, text, want)
 		}
@@ -578,11 +577,11 @@ func TestTheStatusPage(t *testing.T) {
 		text = visible(send(h, "GET", "/?q=STUCK", "").Body.String())
 		require.Contains(t, text, "1 of 5")
 		require.NotContains(t, text, "every hour")
-		require.Contains(t, visible(send(h, "GET", "/?q=zzz", "").Body.String()), "No job has that in its name.")
+		require.Contains(t, visible(send(h, "GET", "/?q=zzz", "").Body.String()), "No job matches.")
 	})
 }
 
-func TestTheJobPage(t *testing.T) {
+func TestJobPage_ShowsRunsAndActions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(15 * time.Hour)
@@ -603,13 +602,13 @@ func TestTheJobPage(t *testing.T) {
 		text = visible(send(h, "GET", "/job/notifs.cleanup", "").Body.String())
 		require.Contains(t, text, "‖ Paused since 14:00:00 UTC, 1 h 0 min ago.")
 		require.Contains(t, text, "Resume")
-		require.Contains(t, text, "No run is kept")
-		require.Contains(t, visible(send(h, "GET", "/job/audit.retention", "").Body.String()), "2 Jan, 07:00 CET there")
+		require.Contains(t, text, "No runs to show.")
+		require.Contains(t, visible(send(h, "GET", "/job/audit.retention", "").Body.String()), "2 Jan, 07:00 CET")
 		require.Contains(t, visible(send(h, "GET", "/job/email.stuck", "").Body.String()), "The next run is overdue by 12 min 0 s: no process works this queue.")
 	})
 }
 
-func TestASkipHasTheReasonOfItsOwnRun(t *testing.T) {
+func TestListPage_ShowsTheReasonOfTheSkippedRunOnly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newFake(time.Now())
@@ -618,17 +617,17 @@ func TestASkipHasTheReasonOfItsOwnRun(t *testing.T) {
 		h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody})
 		text := visible(send(h, "GET", "/", "").Body.String())
 		require.Contains(t, text, "skipped")
-		require.Contains(t, text, "stands for 1 earlier tick too last success 12 min ago")
-		require.NotContains(t, text, "smtp", "the error of another run")
+		require.Contains(t, text, "also covers 1 earlier tick last success 12 min ago")
+		require.NotContains(t, text, "smtp", "error of another run")
 
 		time.Sleep(time.Minute)
 		run := &s.runs["demo.flaky"][0]
-		run.State, run.Error = jobs.StateSkipped, "skipped: another run of this job goes on"
+		run.State, run.Error = jobs.StateSkipped, "skipped: another run of this job is in progress"
 		require.Contains(t, visible(send(h, "GET", "/", "").Body.String()), run.Error)
 	})
 }
 
-func TestFormsLeadBackWithANotice(t *testing.T) {
+func TestForm_RedirectsBackWithANotice(t *testing.T) {
 	t.Parallel()
 	h, s := open(t)
 	w := send(h, "POST", "/job/demo.flaky/trigger", "back=list&data=%7B%7D")
@@ -639,12 +638,12 @@ func TestFormsLeadBackWithANotice(t *testing.T) {
 
 	require.NotContains(t, visible(send(h, "GET", "/job/demo.flaky", "").Body.String()), "Paused since")
 	require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/demo.flaky/pause", "").Code)
-	require.Contains(t, visible(send(h, "GET", "/job/demo.flaky", "").Body.String()), "Paused since", "the page after a change is never old")
+	require.Contains(t, visible(send(h, "GET", "/job/demo.flaky", "").Body.String()), "Paused since", "the page shows the change at once")
 
 	w = send(h, "POST", "/job/demo.flaky/trigger", url.Values{"data": {`{"typed": </textarea>`}}.Encode())
 	require.Equal(t, http.StatusBadRequest, w.Code)
 	require.Contains(t, w.Body.String(), "✗ jobs: invalid data")
-	require.Contains(t, w.Body.String(), `{&#34;typed&#34;: &lt;/textarea&gt;</textarea>`, "what was typed is not lost")
+	require.Contains(t, w.Body.String(), `{&#34;typed&#34;: &lt;/textarea&gt;</textarea>`, "keeps the data that was typed")
 	require.NotContains(t, w.Body.String(), `http-equiv="refresh"`)
 
 	w = send(h, "POST", "/job/demo.flaky/runs/10/retry", "")
@@ -655,7 +654,7 @@ func TestFormsLeadBackWithANotice(t *testing.T) {
 	s.set(func() { s.down = errors.New("dial tcp 10.1.2.3: no route to host") })
 	w = send(h, "POST", "/job/demo.flaky/trigger", "")
 	require.Equal(t, http.StatusServiceUnavailable, w.Code)
-	require.Contains(t, w.Body.String(), "may have been done nevertheless")
+	require.Contains(t, w.Body.String(), "may have taken effect anyway")
 	require.NotContains(t, w.Body.String(), "10.1.2.3")
 
 	for _, q := range []string{"done=nonsense&job=demo.flaky", "done=trigger&job=no.such", "done=trigger"} {
@@ -663,7 +662,7 @@ func TestFormsLeadBackWithANotice(t *testing.T) {
 	}
 }
 
-func TestWithoutADatabaseThePageShowsWhatItKnew(t *testing.T) {
+func TestHandler_ShowsTheLastKnownStateWhileTheDatabaseIsDown(t *testing.T) {
 	t.Parallel()
 	for _, hang := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -673,12 +672,12 @@ func TestWithoutADatabaseThePageShowsWhatItKnew(t *testing.T) {
 			fail := func() { s.down, s.hang = errors.New("password is hunter2"), hang }
 			s.set(fail)
 			text := visible(send(h, "GET", "/", "").Body.String())
-			require.Contains(t, text, "The database does not answer, and nothing is known from before.")
+			require.Contains(t, text, "The database does not answer, and there is no earlier state to show.")
 			time.Sleep(time.Minute)
 			synctest.Wait()
 
 			s.set(func() { s.down, s.hang = nil, false })
-			require.Equal(t, http.StatusOK, send(h, "GET", "/", "").Code, "it recovers")
+			require.Equal(t, http.StatusOK, send(h, "GET", "/", "").Code, "recovers")
 			time.Sleep(time.Minute)
 			s.set(fail)
 			for _, p := range []string{"/", "/job/demo.flaky", "/jobs", "/jobs/demo.flaky", "/jobs/demo.flaky/size", "/healthz", "/readyz", "/activity", "/job/demo.flaky"} {
@@ -689,52 +688,52 @@ func TestWithoutADatabaseThePageShowsWhatItKnew(t *testing.T) {
 				require.NotContains(t, w.Body.String(), "hunter2", p)
 			}
 			text = visible(send(h, "GET", "/", "").Body.String())
-			require.Contains(t, text, "The database does not answer. What you see is from 00:01")
+			require.Contains(t, text, "The database does not answer. Showing the state as of 00:01")
 			require.Contains(t, text, "1 min ago")
 			require.Contains(t, text, "audit.retention every day at 03:00")
-			require.Contains(t, text, "? Health not known")
+			require.Contains(t, text, "? Health unknown")
 			require.Contains(t, text, "email.stuck is overdue by 12 min 0 s: no process works this queue")
-			require.Contains(t, visible(send(h, "GET", "/job/demo.flaky", "").Body.String()), "The runs are not known while the database does not answer.")
-			require.Contains(t, send(h, "GET", "/", "").Body.String(), "<title>no answer")
+			require.Contains(t, visible(send(h, "GET", "/job/demo.flaky", "").Body.String()), "Runs cannot be listed while the database does not answer.")
+			require.Contains(t, send(h, "GET", "/", "").Body.String(), "<title>database does not answer")
 			require.Equal(t, http.StatusOK, send(h, "GET", "/livez", "").Code)
 			require.Equal(t, http.StatusServiceUnavailable, send(h, "POST", "/jobs/demo.flaky/trigger", "{}").Code)
 
 			s.set(func() { s.down, s.hang = nil, false })
 			time.Sleep(5 * time.Second)
-			require.Equal(t, http.StatusOK, send(h, "GET", "/", "").Code, "it recovers again")
+			require.Equal(t, http.StatusOK, send(h, "GET", "/", "").Code, "recovers again")
 			require.Equal(t, http.StatusOK, send(h, "GET", "/readyz", "").Code)
-			require.Equal(t, 2, strings.Count(log.String(), "the scheduler answers again\" question=jobs"))
+			require.Equal(t, 2, strings.Count(log.String(), "the scheduler answers again\" query=jobs"))
 			synctest.Wait() // the bubble fails if a goroutine is left
 		})
 	}
 }
 
-func TestProbes(t *testing.T) {
+func TestProbes_FollowHealth(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		health         jobs.Health
 		ready, healthy int
 	}{
-		"all is well":             {jobs.Health{Healthy: true, Started: true}, 200, 200},
-		"a job is overdue":        {jobs.Health{Started: true, Reasons: []jobs.Reason{{Job: "email.stuck", Text: "is overdue"}}}, 200, 503},
-		"not started":             {jobs.Health{Reasons: []jobs.Reason{{Text: "not started"}}}, 503, 503},
-		"triggers only, all well": {jobs.Health{Healthy: true}, 200, 200},
+		"healthy":                {jobs.Health{Healthy: true, Started: true}, 200, 200},
+		"a job is overdue":       {jobs.Health{Started: true, Reasons: []jobs.Reason{{Job: "email.stuck", Text: "is overdue"}}}, 200, 503},
+		"not started":            {jobs.Health{Reasons: []jobs.Reason{{Text: "not started"}}}, 503, 503},
+		"triggers only, healthy": {jobs.Health{Healthy: true}, 200, 200},
 	} {
 		s := newFake(time.Now())
 		s.health = row.health
 		h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody})
 		require.Equal(t, http.StatusOK, send(h, "GET", "/livez", "").Code, name)
-		require.Empty(t, s.calls, "livez asks nobody")
+		require.Empty(t, s.calls, "livez calls no scheduler")
 		require.Equal(t, row.ready, send(h, "GET", "/readyz", "").Code, name)
 		require.Equal(t, row.healthy, send(h, "GET", "/healthz", "").Code, name)
 	}
 }
 
-func TestManyTabsAskTheSchedulerOnce(t *testing.T) {
+func TestCached_SharesCallsBetweenViewers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h, s := open(t)
-		s.before = func(string) { time.Sleep(100 * time.Millisecond) } // a database takes its time
+		s.before = func(string) { time.Sleep(100 * time.Millisecond) } // as a database would
 		look := func() {
 			var tabs sync.WaitGroup
 			for range 50 {
@@ -746,7 +745,7 @@ func TestManyTabsAskTheSchedulerOnce(t *testing.T) {
 		first := maps.Clone(s.calls)
 		require.Equal(t, map[string]int{"Jobs": 1, "Health": 1, "Activity": 2, "Runs": 3}, first)
 		look()
-		require.Equal(t, first, s.calls, "within a second nothing is asked again")
+		require.Equal(t, first, s.calls, "calls within a second")
 		time.Sleep(1500 * time.Millisecond)
 		look()
 		require.Equal(t, map[string]int{"Jobs": 2, "Health": 2, "Activity": 2, "Runs": 3}, s.calls)
@@ -756,8 +755,7 @@ func TestManyTabsAskTheSchedulerOnce(t *testing.T) {
 	})
 }
 
-// A scheduler that panics or ignores its context does not take the page with it.
-func TestASchedulerThatMisbehaves(t *testing.T) {
+func TestHandler_SurvivesASchedulerThatPanicsOrIgnoresItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h, s := open(t)
@@ -768,7 +766,7 @@ func TestASchedulerThatMisbehaves(t *testing.T) {
 		}
 		w := send(h, "GET", "/", "")
 		require.Equal(t, http.StatusOK, w.Code)
-		require.Contains(t, w.Body.String(), "Health not known")
+		require.Contains(t, w.Body.String(), "Health unknown")
 
 		h, s = open(t)
 		gate := make(chan struct{})
@@ -780,7 +778,7 @@ func TestASchedulerThatMisbehaves(t *testing.T) {
 	})
 }
 
-func TestManyRequestsAtOnce(t *testing.T) {
+func TestHandler_ServesConcurrentRequests(t *testing.T) {
 	t.Parallel()
 	h, s := open(t)
 	var all sync.WaitGroup
@@ -800,12 +798,12 @@ func TestManyRequestsAtOnce(t *testing.T) {
 	all.Wait()
 }
 
-func TestAnEmptyScheduler(t *testing.T) {
+func TestListPage_WithoutJobs(t *testing.T) {
 	t.Parallel()
 	s := &full{}
 	s.health = jobs.Health{Healthy: true, Started: true}
 	h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody})
-	require.Contains(t, visible(send(h, "GET", "/", "").Body.String()), "No jobs None is registered in this process, or none that you may see.")
+	require.Contains(t, visible(send(h, "GET", "/", "").Body.String()), "No jobs No jobs are registered in this process, or you may not see any of them.")
 	require.Equal(t, "[]\n", send(h, "GET", "/jobs", "").Body.String())
 }
 
@@ -839,7 +837,7 @@ func FuzzTrigger(f *testing.F) {
 	})
 }
 
-func TestAReasonIsHiddenFromWhoMayNotReadItsJob(t *testing.T) {
+func TestHealth_HidesReasonsOfJobsThatMayNotBeRead(t *testing.T) {
 	t.Parallel()
 	_, s := open(t)
 	s.set(func() {
@@ -858,7 +856,7 @@ func TestAReasonIsHiddenFromWhoMayNotReadItsJob(t *testing.T) {
 	require.NotContains(t, page, "elsewhere.job")
 }
 
-func TestWhoMayNotReadAllJobsIsToldNoCountOfThem(t *testing.T) {
+func TestHealth_HidesTotalsUnlessAllJobsMayBeRead(t *testing.T) {
 	t.Parallel()
 	s := newFake(time.Now())
 	s.health.OldestWaiting = time.Hour
@@ -875,12 +873,12 @@ func TestWhoMayNotReadAllJobsIsToldNoCountOfThem(t *testing.T) {
 	}
 }
 
-// jobless is a scheduler that does not tell its jobs.
+// jobless is a scheduler whose Jobs fails.
 type jobless struct{ *full }
 
 func (jobless) Jobs(context.Context) ([]jobs.Status, error) { return nil, errors.New("no answer") }
 
-func TestHealth_WhereItIsNotKnownWhichJobsThereAre(t *testing.T) {
+func TestHealth_HidesTotalsIfTheJobsAreUnknown(t *testing.T) {
 	t.Parallel()
 	s := newFake(time.Now())
 	s.health = jobs.Health{
@@ -895,14 +893,14 @@ func TestHealth_WhereItIsNotKnownWhichJobsThereAre(t *testing.T) {
 	require.JSONEq(t, `{"healthy": false, "started": true, "oldest_waiting_seconds": 0, "reasons": [{"text": "no leader"}]}`, w.Body.String())
 }
 
-func TestAllowNamesHeadBesideGet(t *testing.T) {
+func TestHandler_AllowsHeadWhereverGetIsAllowed(t *testing.T) {
 	t.Parallel()
 	h, _ := open(t)
 	require.Equal(t, "GET, HEAD", send(h, "DELETE", "/jobs", "").Header().Get("Allow"))
 	require.Equal(t, "POST", send(h, "GET", "/jobs/demo.flaky/trigger", "").Header().Get("Allow"))
 }
 
-func TestAfterAnActAllIsAskedAnew(t *testing.T) {
+func TestCached_ExpiresAfterAnAction(t *testing.T) {
 	t.Parallel()
 	h, s := open(t)
 	look := func() (health, runs, all int) {
@@ -918,7 +916,7 @@ func TestAfterAnActAllIsAskedAnew(t *testing.T) {
 	require.Greater(t, all2, all)
 }
 
-func TestAJobWithoutRunsHasAListOfThemWhateverItsProvider(t *testing.T) {
+func TestAPIJob_ListsNoRunsAsAnEmptyArray(t *testing.T) {
 	t.Parallel()
 	h, _ := open(t)
 	var out map[string]json.RawMessage
@@ -926,7 +924,7 @@ func TestAJobWithoutRunsHasAListOfThemWhateverItsProvider(t *testing.T) {
 	require.Equal(t, "[]", string(out["runs"]))
 }
 
-// slow is a scheduler whose first answer about its jobs is long on its way.
+// slow is a scheduler whose first call of Jobs blocks until release is closed.
 type slow struct {
 	*full
 	answered       *atomic.Bool
@@ -942,7 +940,7 @@ func (s slow) Jobs(ctx context.Context) ([]jobs.Status, error) {
 	return all, err
 }
 
-func TestAnAnswerOfBeforeAChangeIsNotShownAfterIt(t *testing.T) {
+func TestCached_DropsResultsLoadedBeforeAnAction(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := slow{newFake(time.Now()), new(atomic.Bool), make(chan struct{}), make(chan struct{})}
@@ -959,7 +957,7 @@ func TestAnAnswerOfBeforeAChangeIsNotShownAfterIt(t *testing.T) {
 	})
 }
 
-func TestAnErrorStandsForASecond(t *testing.T) {
+func TestCached_KeepsAnErrorForASecond(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h, s := open(t)

@@ -8,7 +8,7 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// What follows are the JSON forms of the answers. Durations are seconds; what is zero and optional is left out.
+// The JSON forms of the types of package jobs. Durations are in seconds. Optional fields are omitted if zero.
 
 type healthJSON struct {
 	Healthy       bool               `json:"healthy"`
@@ -16,7 +16,7 @@ type healthJSON struct {
 	Started       bool               `json:"started"`
 	OldestWaiting float64            `json:"oldest_waiting_seconds"`
 	Totals        map[jobs.State]int `json:"totals,omitempty"`
-	AtLeast       []jobs.State       `json:"at_least,omitempty"` // there may be more in these states than totals says
+	AtLeast       []jobs.State       `json:"at_least,omitempty"` // states of which there may be more than totals says
 }
 
 type reasonJSON struct {
@@ -25,7 +25,8 @@ type reasonJSON struct {
 }
 
 func healthOf(h jobs.Health) healthJSON {
-	out := healthJSON{Healthy: h.Healthy, Started: h.Started, OldestWaiting: h.OldestWaiting.Seconds(), Totals: map[jobs.State]int{}}
+	out := healthJSON{Healthy: h.Healthy, Started: h.Started, OldestWaiting: h.OldestWaiting.Seconds()}
+	out.Totals = map[jobs.State]int{}
 	for _, r := range h.Reasons {
 		out.Reasons = append(out.Reasons, reasonJSON(r))
 	}
@@ -80,7 +81,10 @@ type runJSON struct {
 }
 
 func runOf(r jobs.Run) runJSON {
-	return runJSON{r.ID, r.Name, r.State, r.Tick, r.Attempt, r.MaxAttempts, r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, r.Data}
+	return runJSON{
+		r.ID, r.Name, r.State, r.Tick, r.Attempt, r.MaxAttempts,
+		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, r.Data,
+	}
 }
 
 type activityJSON struct {
@@ -104,7 +108,7 @@ func activityOf(a jobs.Activity) activityJSON {
 	return out
 }
 
-// each applies form to all; in JSON it is a list, even if empty.
+// each applies form to all elements. Unlike a nil slice, its result is never null in JSON.
 func each[T, J any](all []T, form func(T) J) []J {
 	out := make([]J, len(all))
 	for i, v := range all {

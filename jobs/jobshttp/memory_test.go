@@ -16,8 +16,7 @@ import (
 	"github.com/everytick/everytick/jobs/jobshttp"
 )
 
-// An operator's night over a real provider.
-func TestWithTheMemoryProvider(t *testing.T) {
+func TestHandler_WithTheMemoryProvider(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, err := memory.New(nil)
@@ -32,7 +31,7 @@ func TestWithTheMemoryProvider(t *testing.T) {
 		}))
 		h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody})
 		page := func(path string) string {
-			time.Sleep(11 * time.Second) // what is cached is then asked for again
+			time.Sleep(11 * time.Second) // until every cache has expired
 			w := send(h, "GET", path, "")
 			require.Equal(t, http.StatusOK, w.Code, w.Body)
 			return visible(w.Body.String())
@@ -65,17 +64,17 @@ func TestWithTheMemoryProvider(t *testing.T) {
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/resume", "").Code)
 		require.NotContains(t, page("/job/email.send"), "paused")
 
-		// A schedule that has had no tick yet, but was run by hand.
-		require.Contains(t, page("/"), "0 3 * * * UTC no run is known in ")
+		// A schedule that has had no tick yet but was triggered.
+		require.Contains(t, page("/"), "0 3 * * * UTC no runs recorded in ")
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/audit.retention/trigger", "").Code)
 		require.Contains(t, page("/"), "0 3 * * * UTC ✓ done 11 s ago")
 
-		time.Sleep(4 * time.Hour) // past three o'clock
+		time.Sleep(4 * time.Hour) // past 03:00
 		require.Contains(t, page("/job/audit.retention"), "tick 03:00:00 UTC")
 	})
 }
 
-func TestAJobWithoutRunsHasAnEmptyListOfThem(t *testing.T) {
+func TestAPIJob_ListsNoRunsOfTheMemoryProviderAsAnEmptyArray(t *testing.T) {
 	t.Parallel()
 	s, err := memory.New(nil)
 	require.NoError(t, err)

@@ -18,17 +18,17 @@ import (
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{"count": count}).ParseFS(assets, "assets/*.html"))
 
-// view is what the templates show.
+// view is the data of the templates.
 type view struct {
 	Title   string // of the window
 	Brand   string // Options.Title
-	Base    string // leads to where the handler is mounted
-	Live    bool   // the page may be fetched again to refresh it
+	Base    string // relative URL of the handler's root
+	Live    bool   // the page refreshes itself
 	Now     moment
 	Heading string
 	Text    string // of an error
 	Notice  *notice
-	Stale   string // says that the database does not answer, and how old the page is
+	Stale   string // that the database does not answer, and how old the page is
 	Health  string // healthy, unhealthy or unknown
 	Reasons []reason
 	Facts   []fact
@@ -37,33 +37,33 @@ type view struct {
 	HasDay  bool
 	Query   string
 	Modules []module
-	Found   int // of how many, if a query filters them
+	Found   int // jobs that match Query
 	Total   int
 
-	Job       *row // of the page of one job
+	Job       *row // on a job's page
 	Runs      []run
 	RunsError string
 	Limit     int
 	ShowData  bool
-	Typed     string // data that was refused
+	Typed     string // the data in a form that was refused
 }
 
-// notice tells what came of a form.
+// notice reports the result of a form.
 type notice struct {
 	Failed        bool
 	Text          string
 	Job, Link, ID string
 }
 
-// reason is why an operator should look.
+// reason is something that needs attention.
 type reason struct{ Job, Link, Text string }
 
-// fact is a number of the summary line.
+// fact is a number in the summary line.
 type fact struct {
-	N          int
-	Text       string
-	Class      string // of what is not well
-	Everything bool   // show it even if it is 0
+	N      int
+	Text   string
+	Class  string // CSS class if N is not 0
+	Always bool   // show it even if N is 0
 }
 
 type module struct {
@@ -71,13 +71,13 @@ type module struct {
 	Rows []*row
 }
 
-// moment is an instant as people read it.
+// moment is a formatted instant.
 type moment struct {
 	ISO, Relative string
-	Short         string // without the zone, where that is said already
+	Short         string // without the zone
 }
 
-// Text is the whole of it.
+// Text returns the time with its zone.
 func (m moment) Text() string { return m.Short + " UTC" }
 
 func newMoment(t, now time.Time) *moment {
@@ -97,22 +97,22 @@ func newMoment(t, now time.Time) *moment {
 	return &moment{ISO: t.Format(time.RFC3339Nano), Relative: relative(t, now), Short: t.Format(layout)}
 }
 
-// row is a job.
+// row is a job as the pages show it.
 type row struct {
 	Name, Module, Link            string
 	Words, Pattern, Zone          string
 	Overdue, OverdueReason        string // by how much, and why
 	Paused                        *moment
 	Failing                       bool
-	Why                           string // it fails
+	Why                           string // error or reason of the latest failure or skip
 	Prev                          outcome
 	PrevAt                        *moment
 	Missed                        int
-	Success                       *moment // the latest one, unless it is Prev
+	Success                       *moment // latest success, unless it is Prev
 	Next                          *moment
 	Late                          bool
 	Then                          []moment // the ticks after Next
-	Local                         string   // Next in the job's own zone, if that is not UTC
+	Local                         string   // Next in the job's zone, if that is not UTC
 	Waiting, Running, Retrying    int
 	Day                           *chart
 	CanTrigger, CanPause, CanStop bool
@@ -121,20 +121,20 @@ type row struct {
 	next time.Time
 }
 
-// run is a run of a job.
+// run is a run as the pages show it.
 type run struct {
 	jobs.Run
 	Outcome              outcome
-	Link                 string // of its actions
+	Link                 string // prefix of the URLs of its actions
 	ForTick              *moment
 	Created, Due, Start  *moment
 	Took                 string
 	ErrorHead, DataShown string
-	More                 int // bytes of data that are not shown
+	More                 int // bytes of data not shown
 	CanCancel, CanRetry  bool
 }
 
-// outcome is a state with a sign and a word, so that neither needs the colour.
+// outcome is a state as a sign and a word, so that it does not depend on colour.
 type outcome struct{ Class, Sign, Word string }
 
 func outcomeOf(s jobs.State) outcome {
@@ -159,8 +159,8 @@ func outcomeOf(s jobs.State) outcome {
 	return outcome{"mute", "", string(s)}
 }
 
-// overdueAfter is how late a tick is called overdue: the moment between being due and
-// being started is no reason for red.
+// overdueAfter is how late a tick must be to be shown as overdue. Every tick is due for a
+// moment before it starts.
 const overdueAfter = 10 * time.Second
 
 // render writes a page.
@@ -173,8 +173,8 @@ func (h *handler) render(w http.ResponseWriter, r *http.Request, status int, nam
 	v.Title = cmp.Or(v.Title, v.Heading+" · "+v.Brand)
 	var body bytes.Buffer
 	if err := templates.ExecuteTemplate(&body, name+".html", v); err != nil {
-		h.Logger.ErrorContext(r.Context(), "page failed", "page", name, "error", err)
-		writeJSON(w, http.StatusInternalServerError, map[string]string{"error": "the page could not be made; see the log"})
+		h.Logger.ErrorContext(r.Context(), "could not render a page", "page", name, "error", err)
+		writeJSON(w, http.StatusInternalServerError, map[string]string{"error": "could not render the page; see the log"})
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -182,15 +182,15 @@ func (h *handler) render(w http.ResponseWriter, r *http.Request, status int, nam
 	_, _ = body.WriteTo(w) // the client may have gone
 }
 
-// overview is what both pages are made from.
+// overview holds what both pages have in common.
 type overview struct {
 	now  time.Time
 	jobs snapshot[[]jobs.Status]
-	rows []*row // those that r may read
+	rows []*row // jobs that the request may read
 	view *view
 }
 
-// look asks for everything a page shows, all at once, and waits for it 3 seconds.
+// look loads everything a page shows, concurrently, until ctx ends.
 func (h *handler) look(ctx context.Context, r *http.Request) *overview {
 	_, reports := jobs.As[jobs.ActivityReporter](h.s)
 	_, lists := jobs.As[jobs.RunLister](h.s)
@@ -204,7 +204,7 @@ func (h *handler) look(ctx context.Context, r *http.Request) *overview {
 	if lists {
 		if o.jobs.err == nil {
 			latest = h.latest.get(ctx).value
-		} else { // one question is enough to learn that nobody answers
+		} else { // do not wait for a second timeout
 			latest = h.latest.peek().value
 		}
 	}
@@ -231,10 +231,10 @@ func (h *handler) look(ctx context.Context, r *http.Request) *overview {
 	}
 	switch {
 	case o.jobs.err != nil && o.jobs.at.IsZero():
-		v.Stale = "The database does not answer, and nothing is known from before."
+		v.Stale = "The database does not answer, and there is no earlier state to show."
 	case o.jobs.err != nil:
 		at := newMoment(o.jobs.at, o.now)
-		v.Stale = fmt.Sprintf("The database does not answer. What you see is from %s, %s.", at.Text(), at.Relative)
+		v.Stale = fmt.Sprintf("The database does not answer. Showing the state as of %s, %s.", at.Text(), at.Relative)
 	}
 	v.Health = "unknown"
 	var reasons []jobs.Reason
@@ -250,7 +250,8 @@ func (h *handler) look(ctx context.Context, r *http.Request) *overview {
 	return o
 }
 
-// reasons joins those of the health with what else needs an eye, each job once.
+// reasons returns the reasons of the health check and the jobs that need attention, each job
+// once.
 func (o *overview) reasons(given []jobs.Reason) (all []reason) {
 	for _, r := range given {
 		one := reason{Job: r.Job, Text: r.Text}
@@ -270,7 +271,7 @@ func (o *overview) reasons(given []jobs.Reason) (all []reason) {
 		case row.Failing:
 			text = "is failing" + colon(head(row.Why))
 		case row.Paused != nil:
-			text = "is paused since " + row.Paused.Text()
+			text = "has been paused since " + row.Paused.Text()
 		}
 		if text != "" {
 			all = append(all, reason{row.Name, row.Link, text})
@@ -286,10 +287,10 @@ func colon(text string) string {
 	return ": " + text
 }
 
-// maxHead is how much of an error is shown without being asked for.
+// maxHead is the number of characters of an error shown before it is expanded.
 const maxHead = 160
 
-// head returns the first line of a text, cut to what fits.
+// head returns the first line of text, at most maxHead characters of it.
 func head(text string) string {
 	line, _, more := strings.Cut(text, "\n")
 	if runes := []rune(line[:min(len(line), 4*maxHead)]); len(runes) > maxHead {
@@ -331,9 +332,11 @@ func (h *handler) newRow(r *http.Request, st jobs.Status, latest []jobs.Run, now
 		}
 	}
 	prev, prevAt := st.PrevState, st.PrevTick
-	if prev == "" && prevAt.IsZero() { // no tick has run, but it may have been triggered
-		if !st.NextTick.IsZero() { // what has not run is next, not previous
-			latest = slices.DeleteFunc(slices.Clone(latest), func(run jobs.Run) bool { return run.StartedAt.IsZero() && run.EndedAt.IsZero() })
+	if prev == "" && prevAt.IsZero() { // no tick has run, but the job may have been triggered
+		if !st.NextTick.IsZero() { // a run that has not started is not the previous one
+			latest = slices.DeleteFunc(slices.Clone(latest), func(run jobs.Run) bool {
+				return run.StartedAt.IsZero() && run.EndedAt.IsZero()
+			})
 		}
 		if len(latest) > 0 {
 			last := latest[0]
@@ -352,7 +355,8 @@ func (h *handler) newRow(r *http.Request, st jobs.Status, latest []jobs.Run, now
 	x.Failing = prev == jobs.StateFailed || st.Retrying > 0
 	if skipped := prev == jobs.StateSkipped && !x.Failing; x.Failing || skipped {
 		if i := slices.IndexFunc(latest, func(run jobs.Run) bool {
-			return run.Error != "" && (!skipped || run.State == prev && run.Tick.Equal(st.PrevTick)) // a pause leaves no run
+			// A tick that was skipped by a pause has no run.
+			return run.Error != "" && (!skipped || run.State == prev && run.Tick.Equal(st.PrevTick))
 		}); i >= 0 {
 			x.Why = latest[i].Error
 		}
@@ -360,9 +364,9 @@ func (h *handler) newRow(r *http.Request, st jobs.Status, latest []jobs.Run, now
 	return x
 }
 
-// puzzling tells of which jobs the pages show more than their status says: those
-// without a previous tick may have been triggered, and those that fail have a reason.
-func puzzling(st jobs.Status) bool {
+// needsRuns reports whether the page shows more of a job than its status has: without a
+// previous tick it may have been triggered, and a failure or skip has a reason.
+func needsRuns(st jobs.Status) bool {
 	switch st.PrevState {
 	case "", jobs.StateFailed, jobs.StateSkipped, jobs.StateRetrying:
 		return true
@@ -370,17 +374,17 @@ func puzzling(st jobs.Status) bool {
 	return st.Retrying > 0
 }
 
-// loadLatest asks for the latest runs of the puzzling jobs, as far as time permits.
+// loadLatest loads the latest runs of the jobs that need them, until ctx ends.
 func (h *handler) loadLatest(ctx context.Context) (map[string][]jobs.Run, error) {
 	before, latest := h.latest.peek().value, map[string][]jobs.Run{}
 	lister, ok := jobs.As[jobs.RunLister](h.s)
-	if !ok { // nobody asks
+	if !ok {
 		return latest, nil
 	}
 	var failed error
 	answered := false
 	for _, st := range h.statuses.peek().value {
-		if !puzzling(st) {
+		if !needsRuns(st) {
 			continue
 		}
 		runs, err := lister.Runs(ctx, st.Name, 5)
@@ -391,11 +395,11 @@ func (h *handler) loadLatest(ctx context.Context) (map[string][]jobs.Run, error)
 		}
 		runs = slices.Clone(runs)
 		for i := range runs {
-			runs[i].Data = nil // it may be large and is not shown
+			runs[i].Data = nil // not shown, and may be large
 		}
 		latest[st.Name] = runs
 	}
-	if answered { // some is better than none
+	if answered { // some runs are better than none
 		failed = nil
 	}
 	return latest, failed
@@ -441,13 +445,13 @@ func (h *handler) listPage(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusOK
 	switch {
 	case v.Stale != "":
-		v.Title, status = "no answer · "+h.Title, http.StatusServiceUnavailable
+		v.Title, status = "database does not answer · "+h.Title, http.StatusServiceUnavailable
 	case overdue > 0:
 		v.Title = fmt.Sprintf("%d overdue · %s", overdue, h.Title)
 	case failing > 0:
 		v.Title = fmt.Sprintf("%d failing · %s", failing, h.Title)
 	case v.Health != "healthy":
-		v.Title = "not healthy · " + h.Title
+		v.Title = "unhealthy · " + h.Title
 	default:
 		v.Title = h.Title
 	}
@@ -470,8 +474,8 @@ func plural(n int, one, many string) string {
 
 func (h *handler) jobPage(w http.ResponseWriter, r *http.Request) { h.showJob(w, r, nil, "", 0) }
 
-// showJob is the page of a job. After a form that failed it comes with a notice, what
-// was typed, and the status of the failure.
+// showJob serves the page of a job. After a form that failed, the page shows the failure and
+// the data that was typed, and has the given status.
 func (h *handler) showJob(w http.ResponseWriter, r *http.Request, failure *notice, typed string, status int) {
 	ctx, cancel := bounded(r)
 	defer cancel()
@@ -509,9 +513,9 @@ func (h *handler) showJob(w http.ResponseWriter, r *http.Request, failure *notic
 	}
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
-		v.RunsError = "This scheduler does not list runs."
+		v.RunsError = "This scheduler cannot list runs."
 	case err != nil:
-		v.RunsError = "The runs are not known while the database does not answer."
+		v.RunsError = "Runs cannot be listed while the database does not answer."
 		if status == http.StatusOK {
 			status = http.StatusServiceUnavailable
 		}
@@ -522,7 +526,7 @@ func (h *handler) showJob(w http.ResponseWriter, r *http.Request, failure *notic
 	h.render(w, r, status, "job", v)
 }
 
-// maxShown is how many bytes of an error or of data a page shows.
+// maxShown is the number of bytes of an error or of data that a page shows.
 const maxShown = 4 << 10
 
 func cut(text string) (shown string, more int) {
@@ -560,7 +564,7 @@ func newRun(x jobs.Run, of *row, now time.Time) run {
 	return v
 }
 
-// form returns what serves a form: it acts and leads back to where it was.
+// form returns a handler for a form, which performs the action and redirects back to the page.
 func form(verb string) func(*handler, http.ResponseWriter, *http.Request) {
 	return func(h *handler, w http.ResponseWriter, r *http.Request) {
 		err := r.ParseForm()
@@ -589,22 +593,22 @@ func form(verb string) func(*handler, http.ResponseWriter, *http.Request) {
 		if r.PostForm.Get("back") != "list" {
 			back += "job/" + url.PathEscape(name)
 		}
-		// Relative, for http.Redirect would make it absolute without the prefix.
+		// http.Redirect would make the URL absolute, without the stripped prefix.
 		w.Header().Set("Location", back+"?"+query.Encode())
 		w.WriteHeader(http.StatusSeeOther)
 	}
 }
 
-// done reads from the address what a form has done. Anybody can write such a link, so it
-// only chooses among our words.
+// done returns the notice for the query that form redirects to. Anyone can create such a
+// link, so the query only selects one of these texts.
 func done(r *http.Request, rows []*row) *notice {
 	query := r.URL.Query()
 	text, ok := map[string]string{
 		"trigger": "Triggered.",
-		"pause":   "Paused: runs are held back within a few seconds; what runs goes on.",
+		"pause":   "Paused. New runs stop starting within a few seconds; running ones finish.",
 		"resume":  "Resumed.",
-		"cancel":  "Cancelled. If the run had started, it ends when its handler notices.",
-		"retry":   "It runs again.",
+		"cancel":  "Cancelled. If the run has started, it ends when its handler notices.",
+		"retry":   "The run will be retried now.",
 	}[query.Get("done")]
 	i := slices.IndexFunc(rows, func(row *row) bool { return row.Name == query.Get("job") })
 	if !ok || i < 0 {

@@ -7,21 +7,21 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// chart is a bar chart for the template to draw as SVG. What was done stands on the
-// line and what failed hangs below it, so that colour is not needed to tell them apart.
+// chart is a bar chart that the template draws as SVG. Completed runs are above the line and
+// failed ones below it, so that it can be read without colour.
 type chart struct {
 	Width, Height, Line float64
 	Bars                []bar
 	Done, Failed, Other int
-	Label               string // says it in words
-	From                moment // when the first bar begins
-	Since               *moment
-	Most                int // in one bar
+	Label               string  // the chart in words
+	From                moment  // start of the first bar
+	Since               *moment // runs that ended before it may be missing
+	Most                int     // runs in the highest bar
 }
 
 // bar is one step of time.
 type bar struct {
-	Text  string // on hovering
+	Text  string // tooltip
 	Rects []rect
 }
 
@@ -30,7 +30,8 @@ type rect struct {
 	X, Y, Width, Height float64
 }
 
-// newChart draws the given names' jobs. span says which time that is: "last 24 hours".
+// newChart returns the chart of the named jobs. span describes its time in words, such as
+// "last 24 hours".
 func newChart(a jobs.Activity, n int, names []string, span string, width, height float64, now time.Time) *chart {
 	c := &chart{Width: width, Height: height, Line: height - 1, From: *newMoment(a.Start, now)}
 	sums := make([]jobs.Outcomes, n)
@@ -66,12 +67,13 @@ func newChart(a jobs.Activity, n int, names []string, span string, width, height
 			if n <= 0 {
 				return 0
 			}
-			tall := max(2, float64(n)*scale) // one among thousands is seen too
+			tall := max(2, float64(n)*scale) // keep a single run visible among thousands
 			y := top
 			if class != "failed" {
 				y = max(0, top-tall)
 			}
-			b.Rects = append(b.Rects, rect{class, round(float64(i)*pitch + pitch*0.1), round(y), round(pitch * 0.8), round(tall)})
+			x := float64(i)*pitch + pitch*0.1
+			b.Rects = append(b.Rects, rect{class, round(x), round(y), round(pitch * 0.8), round(tall)})
 			return tall
 		}
 		add("other", o.Other, c.Line-add("done", o.Completed, c.Line))

@@ -9,8 +9,8 @@ import (
 	"github.com/everytick/everytick/jobs/internal/cron"
 )
 
-// words says a schedule, as [jobs.Status] has it, in words: "every day at 03:00". What
-// cannot be said exactly it returns as it is.
+// words describes a schedule of a [jobs.Status] in words, such as "every day at 03:00". It
+// returns a schedule that it cannot describe exactly unchanged.
 func words(schedule string) string {
 	if text, ok := strings.CutPrefix(schedule, "every "); ok {
 		if d, err := time.ParseDuration(text); err == nil && d > 0 {
@@ -19,7 +19,7 @@ func words(schedule string) string {
 	}
 	if text, ok := strings.CutPrefix(schedule, "after "); ok {
 		if d, err := time.ParseDuration(text); err == nil && d > 0 {
-			return "on demand, " + spell(d) + " after the trigger"
+			return "on demand, " + spell(d) + " after being triggered"
 		}
 	}
 	if pattern, err := cron.Parse(schedule, nil); err == nil {
@@ -28,7 +28,7 @@ func words(schedule string) string {
 	return schedule
 }
 
-// every says an interval: "every minute", "every 5 minutes".
+// every describes an interval, such as "every minute" or "every 5 minutes".
 func every(d time.Duration) string {
 	text := spell(d)
 	if unit, ok := strings.CutPrefix(text, "1 "); ok && !strings.Contains(unit, " ") {
@@ -37,7 +37,7 @@ func every(d time.Duration) string {
 	return "every " + text
 }
 
-// spell writes a duration out: "1 hour 30 minutes".
+// spell spells out a duration, such as "1 hour 30 minutes".
 func spell(d time.Duration) string {
 	if d%time.Second != 0 {
 		return d.String()
@@ -48,7 +48,7 @@ func spell(d time.Duration) string {
 		size time.Duration
 	}{{"day", 24 * time.Hour}, {"hour", time.Hour}, {"minute", time.Minute}, {"second", time.Second}} {
 		n := int(d / unit.size)
-		if unit.name == "day" && n < 2 { // every 24 hours is not every day: clocks change
+		if unit.name == "day" && n < 2 { // every 24 hours is not every day, because clocks change
 			n = 0
 		}
 		switch d -= time.Duration(n) * unit.size; {
@@ -61,7 +61,8 @@ func spell(d time.Duration) string {
 	return strings.Join(parts, " ")
 }
 
-// short says a duration by its two largest units: "4 min 12 s". The script does the same.
+// short formats a duration in its two largest units, such as "4 min 12 s". assets/script.js
+// does the same.
 func short(d time.Duration) string {
 	s := int64(d / time.Second)
 	switch {
@@ -75,7 +76,7 @@ func short(d time.Duration) string {
 	return fmt.Sprintf("%d d %d h", s/86400, s/3600%24)
 }
 
-// relative says when t is, seen from now: "in 4 min 12 s", "12 min ago".
+// relative formats t relative to now, such as "in 4 min 12 s" or "12 min ago".
 func relative(t, now time.Time) string {
 	d := t.Sub(now)
 	switch {
@@ -87,7 +88,7 @@ func relative(t, now time.Time) string {
 	return fmt.Sprintf("%d min ago", int(-d/time.Minute))
 }
 
-// took says how long a run took.
+// took formats the duration of a run.
 func took(d time.Duration) string {
 	switch {
 	case d < 0:
@@ -100,7 +101,7 @@ func took(d time.Duration) string {
 	return short(d)
 }
 
-// count writes a number with a comma between thousands.
+// count formats a number with a comma between thousands.
 func count(n int) string {
 	text := strconv.Itoa(n)
 	for i := len(text) - 3; i > 0 && text[i-1] != '-'; i -= 3 {

@@ -14,7 +14,7 @@ func TestWords(t *testing.T) {
 	t.Parallel()
 	for schedule, want := range map[string]string{
 		"on demand":                   "on demand",
-		"after 2s":                    "on demand, 2 seconds after the trigger",
+		"after 2s":                    "on demand, 2 seconds after being triggered",
 		"every 1s":                    "every second",
 		"every 30s":                   "every 30 seconds",
 		"every 1m0s":                  "every minute",
@@ -51,7 +51,7 @@ func FuzzWords(f *testing.F) {
 	})
 }
 
-func TestDurationsInWords(t *testing.T) {
+func TestRelative(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
 	for d, want := range map[time.Duration]string{
@@ -61,11 +61,19 @@ func TestDurationsInWords(t *testing.T) {
 	} {
 		require.Equal(t, want, jobshttp.Relative(now.Add(d), now), "%s", d)
 	}
+}
+
+func TestTook(t *testing.T) {
+	t.Parallel()
 	for d, want := range map[time.Duration]string{
 		-1: "0 ms", 0: "0 ms", 340 * time.Millisecond: "340 ms", 3499 * time.Millisecond: "3.4 s", 34 * time.Second: "34 s", 252 * time.Second: "4 min 12 s",
 	} {
 		require.Equal(t, want, jobshttp.Took(d), "%s", d)
 	}
+}
+
+func TestCount(t *testing.T) {
+	t.Parallel()
 	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567", -100: "-100", -1000: "-1,000"} {
 		require.Equal(t, want, jobshttp.Count(n))
 	}

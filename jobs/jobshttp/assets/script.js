@@ -1,17 +1,16 @@
 "use strict";
-// Keeps the page fresh without reloading it, and its countdowns going. Everything works
-// without it too.
+// Refreshes the page in place and updates its countdowns. The page works without it.
 (() => {
   const every = 5000; // milliseconds between two refreshes
   const main = document.getElementById("main");
   const offline = document.getElementById("offline");
   const live = document.querySelector("#live input");
-  let skew = 0; // how far the server's clock is ahead of ours, in milliseconds
+  let skew = 0; // milliseconds that the server's clock is ahead of this one
   let failures = 0;
-  let since = ""; // when the server was last reached
+  let since = ""; // time of the last successful refresh
   let timer = 0;
 
-  const plain = new URL(location.href); // without the notice that a form left
+  const plain = new URL(location.href); // without the parameters of a form's notice
   for (const key of ["done", "job", "run"]) plain.searchParams.delete(key);
   if (plain.href !== location.href) history.replaceState(null, "", plain);
 
@@ -20,7 +19,7 @@
     since = document.getElementById("asof").textContent;
   }
 
-  // The same words as relative in words.go.
+  // short and relative do the same as in words.go.
   function short(s) {
     if (s < 60) return `${s} s`;
     if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
@@ -43,9 +42,9 @@
     }
   }
 
-  // morph makes one element like another by changing only what differs, so that focus,
-  // selection, open details and typed text stay. What has an id is recognized by it,
-  // the rest by its kind and order.
+  // morph turns one element into another by changing only what differs, which keeps focus,
+  // selection, open details and typed text. Children are matched by id, those without one
+  // by type and order.
   function morph(from, to) {
     const own = (name) => name === "open" && from.localName === "details";
     for (const { name } of [...from.attributes]) {
@@ -98,7 +97,7 @@
       const next = fresh.getElementById("main");
       if (!next || !next.dataset.now) {
         failures++;
-        say(`✗ The page cannot be refreshed: the server answers ${answer.status}. Reload it to see why. What you see is from ${since}.`);
+        say(`✗ Could not refresh the page: the server answered with status ${answer.status}. Reload the page to see why. Showing the state as of ${since}.`);
       } else {
         failures = 0;
         say("");
@@ -114,7 +113,7 @@
       }
     } catch {
       failures++;
-      say(`✗ The server cannot be reached. This page goes on trying; what you see is from ${since}.`);
+      say(`✗ Could not reach the server. The page keeps trying. Showing the state as of ${since}.`);
     }
     clearTimeout(timer);
     timer = setTimeout(refresh, Math.min(every * 2 ** Math.min(failures, 3), 30000));
@@ -123,11 +122,11 @@
   readClock();
   tick();
   setInterval(() => document.hidden || tick(), 1000);
-  if (!live) return; // the page of an error, with what was typed
+  if (!live) return; // a form was refused; keep the data that was typed
   document.getElementById("live").hidden = false;
   try {
     live.checked = sessionStorage.getItem("jobs-refresh") !== "off";
-  } catch {} // storage may be forbidden; then it is on for each page
+  } catch {} // storage may be blocked; then every page starts refreshing
   live.addEventListener("change", () => {
     refresh();
     try {

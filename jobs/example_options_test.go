@@ -88,7 +88,7 @@ func ExampleOverlap() {
 	fmt.Println("another run goes on:", sync.Skip(job, tick, true))
 	fmt.Println("no other run goes on:", sync.Skip(job, tick, false))
 	// Output:
-	// another run goes on: skipped: another run of this job goes on
+	// another run goes on: skipped: another run of this job is in progress
 	// no other run goes on:
 }
 

@@ -88,7 +88,7 @@ func ExampleParseCron_invalid() {
 	fmt.Println(err)
 	fmt.Println(errors.Is(err, jobs.ErrInvalidSchedule))
 	// Output:
-	// jobs: invalid schedule: cron pattern "*/100 * * * *": field minute: step "100", allowed is 1 to 59
+	// jobs: invalid schedule: cron pattern "*/100 * * * *": field minute: step "100", want 1 to 59
 	// true
 }
 
@@ -117,5 +117,5 @@ func ExampleRetryAfter() {
 	err := jobs.RetryAfter(time.Minute, errors.New("the server is busy"))
 	fmt.Println(err)
 	// Output:
-	// the server is busy (to be retried after 1m0s)
+	// the server is busy (retry after 1m0s)
 }

@@ -49,8 +49,8 @@ func TestPermanentAndRetryAfter(t *testing.T) {
 		want string
 	}{
 		{"Permanent", jobs.Permanent, "open x: file does not exist"},
-		{"RetryAfter", func(err error) error { return jobs.RetryAfter(90*time.Second, err) }, "open x: file does not exist (to be retried after 1m30s)"},
-		{"RetryAfter below nothing", func(err error) error { return jobs.RetryAfter(math.MinInt64, err) }, "open x: file does not exist (to be retried after 0s)"},
+		{"RetryAfter", func(err error) error { return jobs.RetryAfter(90*time.Second, err) }, "open x: file does not exist (retry after 1m30s)"},
+		{"RetryAfter below nothing", func(err error) error { return jobs.RetryAfter(math.MinInt64, err) }, "open x: file does not exist (retry after 0s)"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
@@ -236,7 +236,7 @@ func TestKind_RefusesDataThatIsNeverAnObject(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	require.ErrorIs(t, register[int](r), jobs.ErrInvalidData)
-	require.ErrorContains(t, register[int](r), `for "a.b": a value of type int is not encoded as a JSON object`)
+	require.ErrorContains(t, register[int](r), `for "a.b": type int does not encode as a JSON object`)
 	require.ErrorIs(t, register[*string](r), jobs.ErrInvalidData)
 	require.ErrorIs(t, register[[]text](r), jobs.ErrInvalidData)
 	require.Empty(t, r.Jobs())

@@ -24,7 +24,7 @@ func TestEvery_RefusesLessThanASecond(t *testing.T) {
 		require.ErrorIs(t, err, jobs.ErrInvalidSchedule)
 		require.Nil(t, s)
 		require.ErrorContains(t, err, "interval "+interval.String())
-		require.ErrorContains(t, err, "at least 1s is allowed")
+		require.ErrorContains(t, err, "must be at least 1s")
 	}
 }
 

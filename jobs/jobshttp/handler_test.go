@@ -623,7 +623,7 @@ func TestASkipHasTheReasonOfItsOwnRun(t *testing.T) {
 
 		time.Sleep(time.Minute)
 		run := &s.runs["demo.flaky"][0]
-		run.State, run.Error = jobs.StateSkipped, "skipped: another run of this job goes on"
+		run.State, run.Error = jobs.StateSkipped, "skipped: another run of this job is in progress"
 		require.Contains(t, visible(send(h, "GET", "/", "").Body.String()), run.Error)
 	})
 }

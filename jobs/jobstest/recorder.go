@@ -157,7 +157,7 @@ func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, 
 }
 
 // errLeft is the outcome of a handler that did not return.
-var errLeft = errors.New("jobstest: the handler ended its goroutine (runtime.Goexit, t.FailNow)")
+var errLeft = errors.New("jobstest: handler exited its goroutine (runtime.Goexit, t.FailNow)")
 
 // watching returns the options with middleware before them that observes attempts.
 func (r *Recorder) watching(opts []jobs.Option) []jobs.Option {

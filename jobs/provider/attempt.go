@@ -43,7 +43,7 @@ func seal(err error) (sealed error) {
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			sealed = &sealedError{err, fmt.Sprintf("the error's method Error panicked: %v", v)}
+			sealed = &sealedError{err, fmt.Sprintf("the error's Error method panicked: %v", v)}
 		}
 	}()
 	return &sealedError{err, err.Error()}

@@ -146,9 +146,9 @@ func TestRun_AnErrorWhoseMethodsPanicIsAnErrorLikeAnyOther(t *testing.T) {
 		"Unwrap":                   {unwrapPanics{"of the handler"}, "of the handler"},
 		"Unwrap of several":        {manyPanic{"of the handler"}, "of the handler"},
 		"within another":           {fmt.Errorf("wrapped: %w", isPanics{failure}), "wrapped: of the handler"},
-		"within one to be retried": {jobs.RetryAfter(time.Hour, asPanics{failure}), "of the handler (to be retried after 1h0m0s)"},
+		"within one to be retried": {jobs.RetryAfter(time.Hour, asPanics{failure}), "of the handler (retry after 1h0m0s)"},
 		"Error when asked again":   {panicsAfter(1), "panic: asked again"},
-		"Error when asked late":    {panicsAfter(2), "the error's method Error panicked: asked again"},
+		"Error when asked late":    {panicsAfter(2), "the error's Error method panicked: asked again"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -361,16 +361,16 @@ func TestSkip(t *testing.T) {
 		{"no limit", 0, jobs.OverlapAllow, 1, 100 * time.Hour, false, false, ""},
 		{"within the limit", time.Minute, jobs.OverlapAllow, 1, 59 * time.Second, false, false, ""},
 		{"at the limit", time.Minute, jobs.OverlapAllow, 1, time.Minute, false, false, ""},
-		{"beyond the limit", time.Minute, jobs.OverlapAllow, 1, time.Minute + time.Millisecond, false, false, "skipped: 1m0.001s late, allowed is a start within 1m0s"},
-		{"beyond the limit when triggered", time.Minute, jobs.OverlapAllow, 1, time.Hour, false, true, "skipped: 1h0m0s late, allowed is a start within 1m0s"},
+		{"beyond the limit", time.Minute, jobs.OverlapAllow, 1, time.Minute + time.Millisecond, false, false, "skipped: 1m0.001s late, StartWithin is 1m0s"},
+		{"beyond the limit when triggered", time.Minute, jobs.OverlapAllow, 1, time.Hour, false, true, "skipped: 1h0m0s late, StartWithin is 1m0s"},
 		{"early, by a clock that is behind", time.Minute, jobs.OverlapAllow, 1, -time.Hour, false, false, ""},
 		{"a retry is not late", time.Minute, jobs.OverlapAllow, 2, time.Hour, false, false, ""},
 		{"an overlap that is allowed", 0, jobs.OverlapAllow, 1, 0, true, false, ""},
-		{"an overlap that is not", 0, jobs.OverlapSkip, 1, 0, true, false, "skipped: another run of this job goes on"},
-		{"a retry overlaps too", 0, jobs.OverlapSkip, 2, 0, true, false, "skipped: another run of this job goes on"},
+		{"an overlap that is not", 0, jobs.OverlapSkip, 1, 0, true, false, "skipped: another run of this job is in progress"},
+		{"a retry overlaps too", 0, jobs.OverlapSkip, 2, 0, true, false, "skipped: another run of this job is in progress"},
 		{"no overlap", 0, jobs.OverlapSkip, 1, 0, false, false, ""},
 		{"a triggered job is not skipped for an overlap", 0, jobs.OverlapSkip, 1, 0, true, true, ""},
-		{"late is told before overlapping", time.Minute, jobs.OverlapSkip, 1, time.Hour, true, false, "skipped: 1h0m0s late, allowed is a start within 1m0s"},
+		{"late is told before overlapping", time.Minute, jobs.OverlapSkip, 1, time.Hour, true, false, "skipped: 1h0m0s late, StartWithin is 1m0s"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()

@@ -29,7 +29,7 @@ func (d *Definition) Enqueue(ctx context.Context, reqs []*jobs.Request, store jo
 	}
 	for i := len(d.triggerMiddleware) - 1; i >= 0; i-- {
 		if next = d.triggerMiddleware[i](next); next == nil {
-			return fmt.Errorf("jobs: trigger middleware %d of %d of %q returns nil", i+1, len(d.triggerMiddleware), d.Name)
+			return fmt.Errorf("jobs: trigger middleware %d of %d of %q returned nil", i+1, len(d.triggerMiddleware), d.Name)
 		}
 	}
 	if err := next(ctx, reqs); err != nil {
@@ -37,7 +37,7 @@ func (d *Definition) Enqueue(ctx context.Context, reqs []*jobs.Request, store jo
 	}
 	for _, req := range reqs {
 		if req.ID == "" {
-			return fmt.Errorf("jobs: the trigger middleware of %q has neither enqueued the job nor refused it", d.Name)
+			return fmt.Errorf("jobs: trigger middleware of %q has neither inserted nor refused the job", d.Name)
 		}
 	}
 	return nil
@@ -114,7 +114,7 @@ func (d *Definition) redactPanic(p *jobs.PanicError) *jobs.PanicError {
 func (d *Definition) redactText(text string) (clean string) {
 	defer func() {
 		if recover() != nil {
-			clean = "(left out: the Redact function panicked)"
+			clean = "(omitted: the Redact function panicked)"
 		}
 	}()
 	return d.redact(text)

@@ -55,7 +55,7 @@ func TestUseTrigger_MiddlewareThatReturnsNilIsAnError(t *testing.T) {
 	req, err := d.Request(nil)
 	require.NoError(t, err)
 	err = d.Enqueue(t.Context(), []*jobs.Request{req}, func(context.Context, []*jobs.Request) error { return nil })
-	require.ErrorContains(t, err, `trigger middleware 1 of 1 of "a.b" returns nil`)
+	require.ErrorContains(t, err, `trigger middleware 1 of 1 of "a.b" returned nil`)
 }
 
 func TestUse_WrapsInOrder(t *testing.T) {
@@ -290,7 +290,7 @@ func TestRedact_KeepsWhatTheHandlerWantsOfRetries(t *testing.T) {
 
 	d = define(t, nil, failing(jobs.RetryAfter(time.Hour, errors.New("the secret"))), redact)
 	err = d.Run(t.Context(), job, quiet)
-	require.EqualError(t, err, "the … (to be retried after 1h0m0s)")
+	require.EqualError(t, err, "the … (retry after 1h0m0s)")
 	delay, again := d.Retry(job, err)
 	require.True(t, again)
 	require.Equal(t, time.Hour, delay)
@@ -319,7 +319,7 @@ func TestRedact_TheLastOneCounts(t *testing.T) {
 func TestRedact_ThatPanicsLeavesTheTextOut(t *testing.T) {
 	t.Parallel()
 	broken := jobs.Redact(func(text string) string { panic("cannot redact " + text) })
-	const out = "(left out: the Redact function panicked)"
+	const out = "(omitted: the Redact function panicked)"
 	cause := errors.New("the secret")
 	err := attempt(t, define(t, nil, failing(jobs.Permanent(cause)), broken))
 	require.EqualError(t, err, out)
@@ -386,7 +386,7 @@ func TestEnqueue_ARefusalStoresNothing(t *testing.T) {
 		if want != nil {
 			require.Equal(t, want, err)
 		} else {
-			require.EqualError(t, err, `jobs: the trigger middleware of "a.b" has neither enqueued the job nor refused it`)
+			require.EqualError(t, err, `jobs: trigger middleware of "a.b" has neither inserted nor refused the job`)
 		}
 	}
 }

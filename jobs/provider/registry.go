@@ -142,7 +142,7 @@ type settings = internal.Job[jobs.Middleware, jobs.TriggerMiddleware]
 
 func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option) (*Definition, error) {
 	if h == nil {
-		return nil, invalidOption("the handler is nil")
+		return nil, invalidOption("handler is nil")
 	}
 	set := settings{MaxRetries: 2, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1}
 	if err := apply(&set, r.defaults); err != nil {
@@ -164,7 +164,7 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 func apply(set *settings, opts []jobs.Option) error {
 	for _, opt := range opts {
 		if opt == nil {
-			return invalidOption("an option is nil")
+			return invalidOption("option is nil")
 		}
 		if err := opt.ApplyTo(set); err != nil {
 			return err
@@ -178,9 +178,9 @@ func apply(set *settings, opts []jobs.Option) error {
 func (d *Definition) refuseTickOptions(ticks bool) error {
 	switch {
 	case d.forCron != "":
-		return invalidOption("%s applies to cron patterns alone", d.forCron)
+		return invalidOption("%s applies only to cron patterns", d.forCron)
 	case d.forTicks != "" && !ticks:
-		return invalidOption("%s applies to ticks alone, and a job that only runs when triggered has none", d.forTicks)
+		return invalidOption("%s applies only to ticks, and a job that runs only when triggered has none", d.forTicks)
 	}
 	return nil
 }
@@ -197,7 +197,7 @@ var namePattern = regexp.MustCompile(`^[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+$`)
 // CheckName returns [jobs.ErrInvalidName] for a name that no job can have.
 func CheckName(name string) error {
 	if len(name) > maxNameBytes {
-		return fmt.Errorf("%w: %q has %d bytes, allowed are %d", jobs.ErrInvalidName, name[:maxNameBytes]+"…", len(name), maxNameBytes)
+		return fmt.Errorf("%w: %q has %d bytes, at most %d are allowed", jobs.ErrInvalidName, name[:maxNameBytes]+"…", len(name), maxNameBytes)
 	}
 	if !namePattern.MatchString(name) {
 		return fmt.Errorf("%w: %q, want two or more parts of a-z, 0-9, _ and - joined by dots, beginning with a letter, such as \"audit.retention\"",
@@ -282,7 +282,7 @@ func (r *Registry) siblings(name string) string {
 	if len(names) > maxSiblings {
 		names = append(names[:maxSiblings], "…")
 	}
-	return ", among them " + strings.Join(names, ", ")
+	return ", including " + strings.Join(names, ", ")
 }
 
 // maxSiblings is how many names siblings lists.
@@ -371,7 +371,7 @@ func (h *jobHandler) WithAttrs(attrs []slog.Attr) slog.Handler { return h.full()
 func (h *jobHandler) WithGroup(name string) slog.Handler { return h.full().WithGroup(name) }
 
 // errGoexit is the error of an attempt whose handler did not return.
-var errGoexit = errors.New("jobs: the handler ended its goroutine (runtime.Goexit, or t.FailNow in a test)")
+var errGoexit = errors.New("jobs: handler exited its goroutine (runtime.Goexit, or t.FailNow in a test)")
 
 // Run calls the handler for one attempt, under the job's [jobs.Timeout], with
 // job.Logger set from base. A panic becomes an error that carries the stack. The
@@ -460,9 +460,9 @@ func (d *Definition) Skip(job *jobs.Job, due time.Time, overlapping bool) string
 	late := job.StartedAt.Sub(due)
 	switch {
 	case d.StartWithin > 0 && job.Attempt == 1 && late > d.StartWithin:
-		return fmt.Sprintf("skipped: %s late, allowed is a start within %s", late.Round(time.Millisecond), d.StartWithin)
+		return fmt.Sprintf("skipped: %s late, StartWithin is %s", late.Round(time.Millisecond), d.StartWithin)
 	case overlapping && d.Overlap == jobs.OverlapSkip && !job.Tick.IsZero():
-		return "skipped: another run of this job goes on"
+		return "skipped: another run of this job is in progress"
 	}
 	return ""
 }

@@ -130,26 +130,26 @@ func TestRegistry_RefusesOptionsOutOfRange(t *testing.T) {
 		opt  jobs.Option
 		want string
 	}{
-		{jobs.MaxRetries(-1), "MaxRetries(-1): allowed is 0 to 30000"},
-		{jobs.MaxRetries(30_001), "MaxRetries(30001): allowed is 0 to 30000"},
-		{jobs.MaxRetries(math.MaxInt), "MaxRetries(9223372036854775807): allowed is 0 to 30000"},
-		{jobs.RetryDelay(-1), "RetryDelay(-1ns): allowed is 0 to 24h0m0s"},
-		{jobs.RetryDelay(24*time.Hour + 1), "RetryDelay(24h0m0.000000001s): allowed is 0 to 24h0m0s"},
+		{jobs.MaxRetries(-1), "MaxRetries(-1): must be 0 to 30000"},
+		{jobs.MaxRetries(30_001), "MaxRetries(30001): must be 0 to 30000"},
+		{jobs.MaxRetries(math.MaxInt), "MaxRetries(9223372036854775807): must be 0 to 30000"},
+		{jobs.RetryDelay(-1), "RetryDelay(-1ns): must be 0 to 24h0m0s"},
+		{jobs.RetryDelay(24*time.Hour + 1), "RetryDelay(24h0m0.000000001s): must be 0 to 24h0m0s"},
 		{jobs.Timeout(0), "Timeout(0s): must be positive"},
 		{jobs.Timeout(-1), "Timeout(-1ns): must be positive"},
-		{jobs.Priority(0), "Priority(0): allowed is 1 (first) to 4"},
-		{jobs.Priority(5), "Priority(5): allowed is 1 (first) to 4"},
-		{jobs.Concurrency(0), "Concurrency(0): allowed is 1 to 10000"},
-		{jobs.Concurrency(10_001), "Concurrency(10001): allowed is 1 to 10000"},
+		{jobs.Priority(0), "Priority(0): must be 1 (first) to 4"},
+		{jobs.Priority(5), "Priority(5): must be 1 (first) to 4"},
+		{jobs.Concurrency(0), "Concurrency(0): must be 1 to 10000"},
+		{jobs.Concurrency(10_001), "Concurrency(10001): must be 1 to 10000"},
 		{jobs.TimeZone(nil), "TimeZone(nil): want a *time.Location"},
-		{jobs.TimeZone(time.Local), `TimeZone(time.Local): processes may differ in it; want a zone by its name, such as time.LoadLocation("Europe/Berlin")`}, //nolint:gosmopolitan // is refused
-		{jobs.CatchUp(-1), "CatchUp(-1): allowed is CatchUpOnce or CatchUpAll"},
-		{jobs.CatchUp(2), "CatchUp(2): allowed is CatchUpOnce or CatchUpAll"},
-		{jobs.Overlap(-1), "Overlap(-1): allowed is OverlapAllow or OverlapSkip"},
-		{jobs.Overlap(2), "Overlap(2): allowed is OverlapAllow or OverlapSkip"},
+		{jobs.TimeZone(time.Local), `TimeZone(time.Local): processes may differ in it; use a named zone, such as time.LoadLocation("Europe/Berlin")`}, //nolint:gosmopolitan // is refused
+		{jobs.CatchUp(-1), "CatchUp(-1): must be CatchUpOnce or CatchUpAll"},
+		{jobs.CatchUp(2), "CatchUp(2): must be CatchUpOnce or CatchUpAll"},
+		{jobs.Overlap(-1), "Overlap(-1): must be OverlapAllow or OverlapSkip"},
+		{jobs.Overlap(2), "Overlap(2): must be OverlapAllow or OverlapSkip"},
 		{jobs.StartWithin(0), "StartWithin(0s): must be positive"},
 		{jobs.StartWithin(-1), "StartWithin(-1ns): must be positive"},
-		{nil, "an option is nil"},
+		{nil, "option is nil"},
 	} {
 		t.Run(test.want, func(t *testing.T) {
 			t.Parallel()
@@ -181,7 +181,7 @@ func TestRegistry_RefusesANilHandler(t *testing.T) {
 		r.RegisterCron("a.b", "@daily", nil), r.RegisterInterval("a.b", time.Minute, nil), r.RegisterDelayed("a.b", 0, nil),
 	} {
 		require.ErrorIs(t, err, jobs.ErrInvalidOption)
-		require.ErrorContains(t, err, "the handler is nil")
+		require.ErrorContains(t, err, "handler is nil")
 	}
 	require.Empty(t, r.Jobs())
 }
@@ -194,7 +194,7 @@ func TestRegistry_RefusesSchedules(t *testing.T) {
 		want     string
 	}{
 		{"a bad pattern", func(r *provider.Registry) error { return r.RegisterCron("a.b", "*/100 * * * *", nothing) }, "field minute"},
-		{"a short interval", func(r *provider.Registry) error { return r.RegisterInterval("a.b", time.Second-1, nothing) }, "at least 1s is allowed"},
+		{"a short interval", func(r *provider.Registry) error { return r.RegisterInterval("a.b", time.Second-1, nothing) }, "must be at least 1s"},
 		{"a negative interval", func(r *provider.Registry) error { return r.RegisterInterval("a.b", -time.Minute, nothing) }, "interval -1m0s"},
 		{"an interval finer than a millisecond", func(r *provider.Registry) error {
 			return r.RegisterInterval("a.b", time.Second+time.Microsecond, nothing)
@@ -254,7 +254,7 @@ func TestRegistry_TimeZoneIsForCronAlone(t *testing.T) {
 	zone := jobs.TimeZone(time.UTC)
 	for _, err := range []error{r.RegisterInterval("a.b", time.Minute, nothing, zone), r.RegisterDelayed("a.b", 0, nothing, zone)} {
 		require.ErrorIs(t, err, jobs.ErrInvalidOption)
-		require.ErrorContains(t, err, "TimeZone applies to cron patterns alone")
+		require.ErrorContains(t, err, "TimeZone applies only to cron patterns")
 	}
 	err := r.RegisterInterval("a.b", 0, nothing, zone)
 	require.ErrorIs(t, err, jobs.ErrInvalidOption, "both faults are told")
@@ -270,7 +270,7 @@ func TestRegistry_CatchUpAndOverlapAreForSchedules(t *testing.T) {
 	} {
 		err := r.RegisterDelayed("a.b", 0, nothing, opt)
 		require.ErrorIs(t, err, jobs.ErrInvalidOption)
-		require.ErrorContains(t, err, name+" applies to ticks alone")
+		require.ErrorContains(t, err, name+" applies only to ticks")
 		err = r.RegisterInterval("a.b", 0, nothing, opt)
 		require.ErrorIs(t, err, jobs.ErrInvalidSchedule)
 		require.NotErrorIs(t, err, jobs.ErrInvalidOption)
@@ -293,7 +293,7 @@ func TestCheckName(t *testing.T) {
 		require.ErrorIs(t, err, jobs.ErrInvalidName, "%.50q", name)
 		require.Less(t, len(err.Error()), 600)
 		if len(name) > 100 {
-			require.ErrorContains(t, err, fmt.Sprintf("has %d bytes, allowed are 100", len(name)))
+			require.ErrorContains(t, err, fmt.Sprintf("has %d bytes, at most 100 are allowed", len(name)))
 		} else {
 			require.ErrorContains(t, err, fmt.Sprintf("%q", name))
 			require.ErrorContains(t, err, "two or more parts of a-z, 0-9, _ and - joined by dots")
@@ -467,11 +467,11 @@ func TestRegistry_UnknownJob(t *testing.T) {
 		require.NoError(t, r.RegisterDelayed(fmt.Sprintf("c.job%02d", i), 0, nothing))
 	}
 	_, err := r.Job("a.c")
-	require.ErrorContains(t, err, `"a.c", 12 are registered, among them a.b`, "those of its module are named")
+	require.ErrorContains(t, err, `"a.c", 12 are registered, including a.b`, "those of its module are named")
 	_, err = r.Job("c.job")
 	require.ErrorContains(t, err, "c.job08, c.job09, …", "ten at most")
 	_, err = r.Job("b.b")
-	require.NotContains(t, err.Error(), "among them")
+	require.NotContains(t, err.Error(), "including")
 }
 
 func TestRegistry_IsSafeForConcurrentUse(t *testing.T) {
@@ -569,11 +569,11 @@ func TestRequest_RefusesTriggerOptions(t *testing.T) {
 		{"a year too late", jobs.At(time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)), jobs.ErrInvalidSchedule, "years 1 to 9999"},
 		{"a year too early in UTC", jobs.At(time.Date(1, 1, 1, 0, 30, 0, 0, time.FixedZone("", 3600))), jobs.ErrInvalidSchedule, "years 1 to 9999"},
 		{"a year too late in UTC", jobs.At(time.Date(9999, 12, 31, 23, 30, 0, 0, time.FixedZone("", -3600))), jobs.ErrInvalidSchedule, "years 1 to 9999"},
-		{"a priority too low", jobs.Priority(0), jobs.ErrInvalidOption, "Priority(0): allowed is 1 (first) to 4"},
-		{"a priority too high", jobs.Priority(5), jobs.ErrInvalidOption, "Priority(5): allowed is 1 (first) to 4"},
-		{"an empty key", jobs.Unique(""), jobs.ErrInvalidOption, "Unique: key of 0 bytes, allowed is 1 to 1,000"},
-		{"a key too long", jobs.Unique(strings.Repeat("k", 1001)), jobs.ErrInvalidOption, "Unique: key of 1001 bytes, allowed is 1 to 1,000"},
-		{"nil", nil, jobs.ErrInvalidOption, "an option is nil"},
+		{"a priority too low", jobs.Priority(0), jobs.ErrInvalidOption, "Priority(0): must be 1 (first) to 4"},
+		{"a priority too high", jobs.Priority(5), jobs.ErrInvalidOption, "Priority(5): must be 1 (first) to 4"},
+		{"an empty key", jobs.Unique(""), jobs.ErrInvalidOption, "Unique: key of 0 bytes, must be 1 to 1,000"},
+		{"a key too long", jobs.Unique(strings.Repeat("k", 1001)), jobs.ErrInvalidOption, "Unique: key of 1001 bytes, must be 1 to 1,000"},
+		{"nil", nil, jobs.ErrInvalidOption, "option is nil"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()

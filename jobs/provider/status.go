@@ -15,7 +15,7 @@ const SkippedPaused = "skipped: the job is paused"
 // [jobs.ErrInvalidOption]. Providers fill it by [AddEnded].
 func NewActivity(now time.Time, step time.Duration, n int) (jobs.Activity, error) {
 	if step < time.Second || n < 1 || n > 1440 || step > math.MaxInt64/time.Duration(n) {
-		return jobs.Activity{}, invalidOption("Activity: %d steps of %s: allowed is 1 to 1,440 of 1s at least", n, step)
+		return jobs.Activity{}, invalidOption("Activity: %d steps of %s: must be 1 to 1,440 steps of at least 1s", n, step)
 	}
 	start := now.UTC().Truncate(step).Add(-time.Duration(n-1) * step)
 	return jobs.Activity{Start: start, Step: step, CompleteSince: start, Jobs: map[string][]jobs.Outcomes{}}, nil
@@ -43,7 +43,7 @@ func AddEnded(a jobs.Activity, name string, i, steps int, state jobs.State, n in
 // CheckRunLimit returns [jobs.ErrInvalidOption] for a limit that [jobs.RunLister] refuses.
 func CheckRunLimit(limit int) error {
 	if limit < 1 || limit > 1000 {
-		return invalidOption("Runs: limit %d: allowed is 1 to 1,000", limit)
+		return invalidOption("Runs: limit %d: must be 1 to 1,000", limit)
 	}
 	return nil
 }

@@ -65,17 +65,17 @@ func Parse(pattern string, loc *time.Location) (*Schedule, error) {
 		if expanded, ok = aliases[expanded]; !ok {
 			hint := ""
 			if strings.HasPrefix(c.pattern, "@every") {
-				hint = "; for an interval there is RegisterInterval"
+				hint = "; for an interval, use RegisterInterval"
 			}
-			return nil, fmt.Errorf("unknown alias, allowed are @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually%s", hint)
+			return nil, fmt.Errorf("unknown alias, want @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually%s", hint)
 		}
 	}
 	if strings.HasPrefix(expanded, "TZ=") || strings.HasPrefix(expanded, "CRON_TZ=") {
-		return nil, errors.New("the time zone is set by the option TimeZone, not in the pattern")
+		return nil, errors.New("set the time zone with the TimeZone option, not in the pattern")
 	}
 	texts := strings.Fields(expanded)
 	if len(texts) == len(cronFields)+1 {
-		return nil, errors.New("6 fields, want 5: minute, hour, day-of-month, month, day-of-week; there are no seconds and no years")
+		return nil, errors.New("6 fields, want 5: minute, hour, day-of-month, month, day-of-week; seconds and years are not supported")
 	}
 	if len(texts) != len(cronFields) {
 		return nil, fmt.Errorf("%d fields, want 5: minute, hour, day-of-month, month, day-of-week", len(texts))
@@ -91,7 +91,7 @@ func Parse(pattern string, loc *time.Location) (*Schedule, error) {
 	}
 	c.hourStar, c.domStar, c.dowStar = texts[1][0] == '*', texts[2][0] == '*', texts[4][0] == '*'
 	if _, ok := c.nextDay(civilDay(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC))); !ok {
-		return nil, errors.New("field day-of-month: no such day in the months of field month, so it never fires")
+		return nil, errors.New("field day-of-month: no such day in these months, so the pattern never fires")
 	}
 	return c, nil
 }
@@ -122,13 +122,13 @@ func (f field) parse(text string) (bits uint64, err error) {
 				high = low
 			}
 			if low > high {
-				return 0, fmt.Errorf("range %q runs backwards, allowed is low-high within %d-%d", span, f.min, f.max)
+				return 0, fmt.Errorf("range %q runs backwards, want low-high within %d-%d", span, f.min, f.max)
 			}
 		}
 		step := 1
 		if stepped {
 			if step, err = strconv.Atoi(stepText); err != nil || !isDigit(stepText[0]) || step < 1 || step > f.max {
-				return 0, fmt.Errorf("step %q, allowed is 1 to %d", stepText, f.max)
+				return 0, fmt.Errorf("step %q, want 1 to %d", stepText, f.max)
 			}
 		}
 		for v := low; v <= high; v += step {
@@ -154,7 +154,7 @@ func (f field) value(text string) (int, error) {
 		if text == "?" {
 			hint = "; write * for any, which is what ? means elsewhere"
 		}
-		return 0, fmt.Errorf("value %q, allowed is %d to %d%s%s", text, f.min, f.max, names, hint)
+		return 0, fmt.Errorf("value %q, want %d to %d%s%s", text, f.min, f.max, names, hint)
 	}
 	return v, nil
 }

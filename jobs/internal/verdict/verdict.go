@@ -22,7 +22,7 @@ type RetryAfter struct {
 }
 
 func (e *RetryAfter) Error() string {
-	return fmt.Sprintf("%s (to be retried after %s)", e.Err, e.After)
+	return fmt.Sprintf("%s (retry after %s)", e.Err, e.After)
 }
 
 // Unwrap returns what the handler returned.

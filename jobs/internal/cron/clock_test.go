@@ -327,8 +327,8 @@ func TestNext_IsTheSameAnywhereBetweenTwoTicks(t *testing.T) {
 	})
 }
 
-// history returns all changes that have ever set a clock back over midnight, and one of each other kind: the times of day
-// before and after it, and the second of a minute at which it came.
+// history returns all changes that have ever set a clock back over midnight, and one of each other kind: the times of
+// day before and after it, and the second of a minute at which it came.
 func history(t require.TestingT) (found []moment) {
 	files, err := zoneData()
 	require.NoError(t, err)

@@ -196,7 +196,7 @@ func TestAwaitTellsWhatIsKnownWhenThereIsNoOutcome(t *testing.T) {
 		},
 		"delayed": {true, func(t testing.TB, rec *jobstest.Recorder) {
 			rec.TriggerAndWait(t, "test.fails", nil, jobs.Delay(time.Hour))
-		}, "no attempt of it has ended"},
+		}, "no attempt has ended"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -249,7 +249,7 @@ func TestRequireEnqueuedFindsWhatWasTriggered(t *testing.T) {
 	rec.RequireNotEnqueued(t, "test.job", jobstest.DataWith("user", 9), jobstest.DataWith("tags", []string{}))
 
 	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireEnqueued(t, "test.job", jobstest.DataWith("user", 8)) })[0], first)
-	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireEnqueued(t, "test.other") })[0], "of that name were: none")
+	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireEnqueued(t, "test.other") })[0], "triggers of this job: none")
 	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireNotEnqueued(t, "test.job", jobstest.DataWith("user", 9)) })[0], many[0])
 }
 

@@ -72,7 +72,7 @@ func nested(levels int) json.RawMessage {
 // sized is an object of n bytes.
 func sized(n int) json.RawMessage { return raw(`{"a":"%s"}`, strings.Repeat("x", n-len(`{"a":""}`))) }
 
-func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
+func TestNewRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule string
@@ -159,7 +159,7 @@ func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 	}
 }
 
-func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
+func TestNewRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 	t.Parallel()
 	const object = "want a JSON object (a struct, a map or a json.RawMessage that holds one), got "
 	cyclic := map[string]any{}
@@ -257,7 +257,7 @@ func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 	}
 }
 
-func TestRequest_KeepsTheCauseWhenDataCannotBeEncoded(t *testing.T) {
+func TestNewRequest_WrapsEncodingErrors(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("no")
 	_, err := jobs.NewRequest("a.b", marshaler(func() ([]byte, error) { return nil, cause }))
@@ -265,7 +265,7 @@ func TestRequest_KeepsTheCauseWhenDataCannotBeEncoded(t *testing.T) {
 	require.ErrorIs(t, err, cause)
 }
 
-func TestRequest_SharesNoData(t *testing.T) {
+func TestNewRequest_CopiesTheData(t *testing.T) {
 	t.Parallel()
 	given := raw(`{"a":1}`)
 	for _, data := range []any{nil, given} {

@@ -40,7 +40,7 @@ func permanent(err error) bool {
 	return !again
 }
 
-func TestPermanentAndRetryAfter(t *testing.T) {
+func TestPermanentAndRetryAfter_WrapTheError(t *testing.T) {
 	t.Parallel()
 	cause := &fs.PathError{Op: "open", Path: "x", Err: fs.ErrNotExist}
 	for _, test := range []struct {
@@ -65,7 +65,7 @@ func TestPermanentAndRetryAfter(t *testing.T) {
 	}
 }
 
-func TestErrorsAreApart(t *testing.T) {
+func TestErrors_AreDistinct(t *testing.T) {
 	t.Parallel()
 	all := []error{
 		jobs.ErrDuplicate, jobs.ErrInvalidName, jobs.ErrInvalidSchedule, jobs.ErrInvalidOption, jobs.ErrInvalidData,
@@ -88,7 +88,7 @@ func TestJob_Late(t *testing.T) {
 	require.Zero(t, (&jobs.Job{StartedAt: tick}).Late(), "a triggered job has no tick")
 }
 
-func TestJob_LogValueNeverContainsTheData(t *testing.T) {
+func TestJob_LogValueOmitsTheData(t *testing.T) {
 	t.Parallel()
 	job := &jobs.Job{
 		ID: "7", Name: "a.b", Data: raw(`{"password":"secret"}`), Attempt: 2, MaxAttempts: 3,
@@ -155,7 +155,7 @@ func (r *txTriggers) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data
 	return r.Trigger(ctx, name, data, opts...)
 }
 
-func TestOutcome_NamesWhatFollowsFromAnAttempt(t *testing.T) {
+func TestJob_OutcomeClassifiesAttempts(t *testing.T) {
 	t.Parallel()
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -232,7 +232,7 @@ type encoder int
 
 func (encoder) MarshalJSON() ([]byte, error) { return []byte(`{}`), nil }
 
-func TestKind_RefusesDataThatIsNeverAnObject(t *testing.T) {
+func TestKind_RegisterRefusesTypesThatNeverEncodeAsObjects(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	require.ErrorIs(t, register[int](r), jobs.ErrInvalidData)

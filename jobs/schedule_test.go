@@ -28,7 +28,7 @@ func TestEvery_RefusesLessThanASecond(t *testing.T) {
 	}
 }
 
-func TestEvery_RefusesLessThanWholeMilliseconds(t *testing.T) {
+func TestEvery_RefusesFractionsOfMilliseconds(t *testing.T) {
 	t.Parallel()
 	for _, interval := range []time.Duration{time.Second + 1, time.Second + time.Microsecond, time.Hour - 1, time.Minute + 1500*time.Microsecond, math.MaxInt64} {
 		s, err := jobs.Every(interval)
@@ -38,7 +38,7 @@ func TestEvery_RefusesLessThanWholeMilliseconds(t *testing.T) {
 	}
 }
 
-func TestEvery_TicksLieOnTheGrid(t *testing.T) {
+func TestEvery_TicksAreMultiplesOfTheInterval(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule     string
@@ -100,7 +100,7 @@ func TestEvery_NextIsTheNextMultiple(t *testing.T) {
 	})
 }
 
-func TestEvery_AllProcessesNameTheSameTick(t *testing.T) {
+func TestEvery_AllProcessesGetTheSameTick(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		d := intervals.Draw(t, "interval")

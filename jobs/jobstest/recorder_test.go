@@ -18,7 +18,7 @@ import (
 )
 
 // A recorder is a scheduler like the one behind it.
-func TestRecorderKeepsTheRules(t *testing.T) {
+func TestRecorder_PassesTheConformanceSuite(t *testing.T) {
 	t.Parallel()
 	providertest.Run(t, providertest.Harness{
 		Bubble: true,
@@ -43,7 +43,7 @@ func newRecorder(t *testing.T) *jobstest.Recorder {
 	return rec
 }
 
-func TestTriggerAndWaitReturnsTheFinalOutcome(t *testing.T) {
+func TestRecorder_TriggerAndWaitReturnsTheFinalOutcome(t *testing.T) {
 	t.Parallel()
 	errAgain := errors.New("again")
 	for name, tt := range map[string]struct {
@@ -83,7 +83,7 @@ func TestTriggerAndWaitReturnsTheFinalOutcome(t *testing.T) {
 	}
 }
 
-func TestAnInterruptedAttemptIsNoOutcome(t *testing.T) {
+func TestRecorder_AnInterruptedAttemptIsNotAnOutcome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rec := newRecorder(t)
@@ -110,7 +110,7 @@ func TestAnInterruptedAttemptIsNoOutcome(t *testing.T) {
 	})
 }
 
-func TestATimeoutIsAnOutcome(t *testing.T) {
+func TestRecorder_ATimeoutIsAnOutcome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rec := newRecorder(t)
@@ -126,7 +126,7 @@ func TestATimeoutIsAnOutcome(t *testing.T) {
 	})
 }
 
-func TestAnOutcomeIsWhatTheMiddlewareLeaves(t *testing.T) {
+func TestRecorder_OutcomeHasTheErrorOfTheMiddleware(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rec := newRecorder(t)
@@ -145,7 +145,7 @@ func TestAnOutcomeIsWhatTheMiddlewareLeaves(t *testing.T) {
 }
 
 // The optional roles are those of the scheduler behind.
-func TestTheRolesOfAnOperatorAreBehindTheRecorder(t *testing.T) {
+func TestRecorder_AsFindsRolesOfTheWrappedScheduler(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rec := newRecorder(t)
@@ -166,7 +166,7 @@ func TestTheRolesOfAnOperatorAreBehindTheRecorder(t *testing.T) {
 	})
 }
 
-func TestTicksHaveOutcomes(t *testing.T) {
+func TestRecorder_TicksHaveOutcomes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rec := newRecorder(t)
@@ -181,7 +181,7 @@ func TestTicksHaveOutcomes(t *testing.T) {
 	})
 }
 
-func TestAwaitTellsWhatIsKnownWhenThereIsNoOutcome(t *testing.T) {
+func TestRecorder_AwaitReportsWhyThereIsNoOutcome(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		start bool
@@ -215,7 +215,7 @@ func TestAwaitTellsWhatIsKnownWhenThereIsNoOutcome(t *testing.T) {
 	}
 }
 
-func TestRequireEnqueuedFindsWhatWasTriggered(t *testing.T) {
+func TestRecorder_RequireEnqueuedFindsTriggeredJobs(t *testing.T) {
 	t.Parallel()
 	rec := newRecorder(t)
 	ctx := t.Context()
@@ -253,7 +253,7 @@ func TestRequireEnqueuedFindsWhatWasTriggered(t *testing.T) {
 	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireNotEnqueued(t, "test.job", jobstest.DataWith("user", 9)) })[0], many[0])
 }
 
-func TestTriggerTxNeedsAProviderWithTransactions(t *testing.T) {
+func TestRecorder_TriggerTxNeedsTheRole(t *testing.T) {
 	t.Parallel()
 	s, err := memory.New(nil)
 	require.NoError(t, err)

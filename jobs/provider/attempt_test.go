@@ -32,7 +32,7 @@ func frozen(t *testing.T, h jobs.Handler) (d *provider.Definition, thaw func()) 
 	return d, r.Thaw
 }
 
-func TestRun_EachAttemptGetsItsOwnOutcomeHoweverHandlersLeave(t *testing.T) {
+func TestDefinition_RunReturnsEachAttemptsOwnResult(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int64
 	failure := errors.New("of this attempt")
@@ -71,7 +71,7 @@ func TestRun_EachAttemptGetsItsOwnOutcomeHoweverHandlersLeave(t *testing.T) {
 	require.EqualValues(t, 8*500, calls.Load())
 }
 
-func TestRun_SaysThatAHandlerIgnoresTheEndOfItsContext(t *testing.T) {
+func TestDefinition_RunLogsAHandlerThatIgnoresItsContext(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		longer time.Duration // than the timeout
@@ -134,7 +134,7 @@ func panicsAfter(calls int64) error {
 	return e
 }
 
-func TestRun_AnErrorWhoseMethodsPanicIsAnErrorLikeAnyOther(t *testing.T) {
+func TestDefinition_RunReturnsASafeErrorIfItsMethodsPanic(t *testing.T) {
 	t.Parallel()
 	failure := errors.New("of the handler")
 	for name, test := range map[string]struct {
@@ -180,7 +180,7 @@ func TestRun_AnErrorWhoseMethodsPanicIsAnErrorLikeAnyOther(t *testing.T) {
 	}
 }
 
-func TestRun_AnErrorWhoseMethodsPanicMayBePermanent(t *testing.T) {
+func TestDefinition_RunKeepsPermanentIfTheErrorsMethodsPanic(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{jobs.Permanent(asPanics{errors.New("x")}), jobs.Permanent(isPanics{errors.New("x")})} {
 		d := &provider.Definition{Name: "a.b", Timeout: time.Minute, Handler: failing(err)}

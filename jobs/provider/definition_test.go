@@ -31,7 +31,7 @@ func (s oneTick) Next(t time.Time) time.Time {
 }
 func (oneTick) String() string { return "once" }
 
-func TestBackoff(t *testing.T) {
+func TestDefinition_Backoff(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
 	for _, test := range []struct {
@@ -66,7 +66,7 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
-func TestRetry(t *testing.T) {
+func TestDefinition_Retry(t *testing.T) {
 	t.Parallel()
 	boom := errors.New("boom")
 	deep := func(err error) error {
@@ -107,7 +107,7 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-func TestRun_HandsTheJobAndALogger(t *testing.T) {
+func TestDefinition_RunPassesTheJobAndALogger(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
 	job := &jobs.Job{Name: "a.b", ID: "7", Attempt: 2}
@@ -134,7 +134,7 @@ func requireError(t *testing.T, want, got error) {
 	require.EqualError(t, got, want.Error())
 }
 
-func TestRun_PassesOnWhatTheHandlerReturns(t *testing.T) {
+func TestDefinition_RunReturnsTheHandlersError(t *testing.T) {
 	t.Parallel()
 	for _, want := range []error{nil, io.EOF, jobs.Permanent(io.EOF), context.Canceled, context.DeadlineExceeded} {
 		d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { return want }}
@@ -142,7 +142,7 @@ func TestRun_PassesOnWhatTheHandlerReturns(t *testing.T) {
 	}
 }
 
-func TestRun_TimesOut(t *testing.T) {
+func TestDefinition_RunTimesOut(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule    string
@@ -177,7 +177,7 @@ func TestRun_TimesOut(t *testing.T) {
 	}
 }
 
-func TestRun_ATimeoutKeepsWhatTheHandlerWantsOfRetries(t *testing.T) {
+func TestDefinition_RunKeepsPermanentAndRetryAfterOnTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		run := func(mark func(error) error) (time.Duration, bool) {
@@ -201,7 +201,7 @@ func TestRun_ATimeoutKeepsWhatTheHandlerWantsOfRetries(t *testing.T) {
 	})
 }
 
-func TestRun_IsNoTimeoutWhenItIsNot(t *testing.T) {
+func TestDefinition_RunReportsNoTimeoutWithoutOne(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule    string
@@ -229,7 +229,7 @@ func TestRun_IsNoTimeoutWhenItIsNot(t *testing.T) {
 	}
 }
 
-func TestRun_EndsTheHandlersContextWithTheCallers(t *testing.T) {
+func TestDefinition_RunEndsTheHandlersContextWithTheCallers(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	d := provider.Definition{Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error {
@@ -269,15 +269,15 @@ func panicsAgain() {
 	panicsItself()
 }
 
-func TestRun_TurnsAPanicIntoAnErrorWithTheStackOfWhatPanicked(t *testing.T) {
+func TestDefinition_RunTurnsAPanicIntoAnErrorWithItsStack(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule, function, message string
 		handler                 func()
 	}{
 		{"panic", "panicsItself", "panic: boom", panicsItself},
-		{"panic with an error", "TestRun_TurnsAPanic", "panic: EOF", func() { panic(io.EOF) }},
-		{"panic with nil", "TestRun_TurnsAPanic", "panic: panic called with nil argument", func() { panic(nil) }},
+		{"panic with an error", "TestDefinition_RunTurnsAPanic", "panic: EOF", func() { panic(io.EOF) }},
+		{"panic with nil", "TestDefinition_RunTurnsAPanic", "panic: panic called with nil argument", func() { panic(nil) }},
 		{"index out of range", "indexesBeyond", "panic: runtime error: index out of range [0] with length 0", func() { indexesBeyond(nil) }},
 		{"nil pointer", "readsNil", "panic: runtime error: invalid memory address", func() { readsNil(nil) }},
 		{"nil map", "writesNilMap", "panic: assignment to entry in nil map", func() { writesNilMap(nil) }},
@@ -302,7 +302,7 @@ func TestRun_TurnsAPanicIntoAnErrorWithTheStackOfWhatPanicked(t *testing.T) {
 	}
 }
 
-func TestRun_KeepsTheValueOfAPanic(t *testing.T) {
+func TestDefinition_RunKeepsTheValueOfAPanic(t *testing.T) {
 	t.Parallel()
 	d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { panic(io.EOF) }}
 	var panicked *jobs.PanicError
@@ -310,7 +310,7 @@ func TestRun_KeepsTheValueOfAPanic(t *testing.T) {
 	require.Equal(t, io.EOF, panicked.Value)
 }
 
-func TestRun_ADeepStackIsCut(t *testing.T) {
+func TestDefinition_RunTruncatesADeepStack(t *testing.T) {
 	t.Parallel()
 	var dive func(int)
 	dive = func(n int) {
@@ -328,13 +328,13 @@ func TestRun_ADeepStackIsCut(t *testing.T) {
 
 // A handler ends its goroutine when a test fails in it: that must not end the
 // provider's.
-func TestRun_TurnsGoexitIntoAnError(t *testing.T) {
+func TestDefinition_RunTurnsGoexitIntoAnError(t *testing.T) {
 	t.Parallel()
 	d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { runtime.Goexit(); return nil }}
 	require.ErrorContains(t, d.Run(t.Context(), &jobs.Job{}, quiet), "runtime.Goexit")
 }
 
-func TestRun_GivesTheHandlerACopyOfTheJob(t *testing.T) {
+func TestDefinition_RunGivesTheHandlerACopyOfTheJob(t *testing.T) {
 	t.Parallel()
 	d := provider.Definition{Timeout: time.Minute, Handler: func(_ context.Context, job *jobs.Job) error {
 		job.Attempt, job.MaxAttempts = 7, 7
@@ -345,7 +345,7 @@ func TestRun_GivesTheHandlerACopyOfTheJob(t *testing.T) {
 	require.Equal(t, 1, job.Attempt)
 }
 
-func TestSkip(t *testing.T) {
+func TestDefinition_Skip(t *testing.T) {
 	t.Parallel()
 	due := at(t, "2025-01-01T03:00:00Z")
 	for _, test := range []struct {
@@ -384,7 +384,7 @@ func TestSkip(t *testing.T) {
 	}
 }
 
-func TestDescribe(t *testing.T) {
+func TestDefinition_Describe(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		d              provider.Definition

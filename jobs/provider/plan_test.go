@@ -165,7 +165,7 @@ func fixedEvery(d time.Duration, first, last time.Time) jobs.Schedule {
 	})
 }
 
-func TestPlan_EndsForAScheduleThatBreaksTheRules(t *testing.T) {
+func TestPlan_TerminatesForAnInvalidSchedule(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		offsets := rapid.SliceOfN(rapid.Int64Range(-1000, 1<<rapid.IntRange(1, 50).Draw(t, "bits")), 1, 50).Draw(t, "offsets")
@@ -265,7 +265,7 @@ var schedules = rapid.Custom(func(t *rapid.T) jobs.Schedule {
 // start is the day before the clocks of Berlin are set back.
 var start = time.Date(2025, 10, 25, 12, 0, 0, 0, time.UTC)
 
-func TestPlan_NeitherLosesATickNorDoublesOne(t *testing.T) {
+func TestPlan_NeitherLosesATickNorRunsItTwice(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := model{schedule: schedules.Draw(t, "schedule"), now: start}
@@ -336,7 +336,7 @@ func TestPlan_NeitherLosesATickNorDoublesOne(t *testing.T) {
 }
 
 // At most one tick waits under Once, whatever the workers do.
-func TestPlan_OnceLetsOneTickWait(t *testing.T) {
+func TestPlan_OnceLetsAtMostOneTickWait(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		s := every(t, time.Minute)

@@ -90,7 +90,7 @@ func TestRegistry_AppliesItsDefaultsBeforeAJobsOwnOptions(t *testing.T) {
 	require.ErrorIs(t, err, jobs.ErrInvalidName)
 }
 
-func TestRegistry_FoldsOptions(t *testing.T) {
+func TestRegistry_AppliesOptions(t *testing.T) {
 	t.Parallel()
 	berlin := zone(t, "Europe/Berlin")
 	r := newRegistry(t)
@@ -112,7 +112,7 @@ func TestRegistry_FoldsOptions(t *testing.T) {
 	require.Equal(t, at(t, "2025-01-01T02:00:00Z"), d.Schedule.Next(at(t, "2025-01-01T00:00:00Z")))
 }
 
-func TestRegistry_TakesOptionsUpToTheirBounds(t *testing.T) {
+func TestRegistry_AcceptsOptionsUpToTheirLimits(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	for i, opt := range []jobs.Option{
@@ -186,7 +186,7 @@ func TestRegistry_RefusesANilHandler(t *testing.T) {
 	require.Empty(t, r.Jobs())
 }
 
-func TestRegistry_RefusesSchedules(t *testing.T) {
+func TestRegistry_RefusesInvalidSchedules(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule     string
@@ -218,7 +218,7 @@ func TestRegistry_RefusesSchedules(t *testing.T) {
 	}
 }
 
-func TestRegistry_ADefaultTimeZoneIsForTheCronPatternsAmongTheJobs(t *testing.T) {
+func TestRegistry_DefaultTimeZoneAppliesOnlyToCronPatterns(t *testing.T) {
 	t.Parallel()
 	r, err := provider.NewRegistry(jobs.TimeZone(zone(t, "Europe/Berlin")))
 	require.NoError(t, err)
@@ -231,7 +231,7 @@ func TestRegistry_ADefaultTimeZoneIsForTheCronPatternsAmongTheJobs(t *testing.T)
 	require.Equal(t, "Europe/Berlin", zone)
 }
 
-func TestRegistry_ZonesOfOneNameShowOneTime(t *testing.T) {
+func TestRegistry_ZonesWithTheSameNameShowTheSameTime(t *testing.T) {
 	t.Parallel()
 	for want, zone := range map[string]*time.Location{
 		"UTC":                     time.UTC,
@@ -248,7 +248,7 @@ func TestRegistry_ZonesOfOneNameShowOneTime(t *testing.T) {
 	}
 }
 
-func TestRegistry_TimeZoneIsForCronAlone(t *testing.T) {
+func TestRegistry_RefusesTimeZoneWithoutACronPattern(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	zone := jobs.TimeZone(time.UTC)
@@ -262,7 +262,7 @@ func TestRegistry_TimeZoneIsForCronAlone(t *testing.T) {
 	require.NoError(t, r.RegisterCron("a.b", "@daily", nothing, zone))
 }
 
-func TestRegistry_CatchUpAndOverlapAreForSchedules(t *testing.T) {
+func TestRegistry_RefusesCatchUpAndOverlapWithoutASchedule(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t, jobs.CatchUp(jobs.CatchUpAll), jobs.Overlap(jobs.OverlapSkip))
 	for name, opt := range map[string]jobs.Option{
@@ -336,7 +336,7 @@ type embedding struct{ *provider.Registry }
 
 type embeddingInterface struct{ jobs.Registrar }
 
-func TestRegistry_RefusesADuplicateAndNamesBothSites(t *testing.T) {
+func TestRegistry_RefusesADuplicateAndNamesBothCallSites(t *testing.T) {
 	t.Parallel()
 	const kind jobs.Kind[text] = "a.b"
 	handle := func(context.Context, *jobs.Job, text) error { return nil }
@@ -400,7 +400,7 @@ func TestRegistry_RefusesADuplicateAndNamesBothSites(t *testing.T) {
 	}
 }
 
-func TestRegistry_ADuplicateLeavesTheFirst(t *testing.T) {
+func TestRegistry_KeepsTheFirstOfDuplicates(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	require.NoError(t, r.RegisterDelayed("a.b", time.Second, nothing))
@@ -433,7 +433,7 @@ func TestRegistry_RefusesRegistrationsWhileFrozen(t *testing.T) {
 	require.Len(t, r.Jobs(), 2)
 }
 
-func TestRegistry_JobsAreSortedAndTheCallers(t *testing.T) {
+func TestRegistry_JobsReturnsASortedCopy(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	require.Empty(t, r.Jobs())
@@ -453,7 +453,7 @@ func TestRegistry_JobsAreSortedAndTheCallers(t *testing.T) {
 	}
 }
 
-func TestRegistry_UnknownJob(t *testing.T) {
+func TestRegistry_JobNamesSiblingsOfAnUnknownJob(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	require.NoError(t, r.RegisterDelayed("a.b", 0, nothing))
@@ -520,7 +520,7 @@ func TestRegistry_IsSafeForConcurrentUse(t *testing.T) {
 	require.Len(t, r.Jobs(), names)
 }
 
-func TestRequest_FoldsTriggerOptions(t *testing.T) {
+func TestDefinition_RequestAppliesTriggerOptions(t *testing.T) {
 	t.Parallel()
 	now := at(t, "2025-01-01T12:00:00Z")
 	d := &provider.Definition{Name: "a.b", Delay: time.Minute, Priority: 2}
@@ -554,7 +554,7 @@ func TestRequest_FoldsTriggerOptions(t *testing.T) {
 	}
 }
 
-func TestRequest_RefusesTriggerOptions(t *testing.T) {
+func TestDefinition_RequestRefusesInvalidTriggerOptions(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule string
@@ -585,7 +585,7 @@ func TestRequest_RefusesTriggerOptions(t *testing.T) {
 	}
 }
 
-func TestRequests_IsOnePerElement(t *testing.T) {
+func TestDefinition_RequestsReturnsOnePerElement(t *testing.T) {
 	t.Parallel()
 	reqs, err := onDemand.Requests([]any{nil, text{"x"}, json.RawMessage(`{"a":1}`)}, jobs.Priority(3), jobs.Delay(time.Second))
 	require.NoError(t, err)
@@ -601,7 +601,7 @@ func TestRequests_IsOnePerElement(t *testing.T) {
 	require.Empty(t, reqs)
 }
 
-func TestRequests_RefusesAllForOne(t *testing.T) {
+func TestDefinition_RequestsRefusesAllIfOneIsInvalid(t *testing.T) {
 	t.Parallel()
 	reqs, err := onDemand.Requests([]any{nil, 7, nil})
 	require.ErrorIs(t, err, jobs.ErrInvalidData)

@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestNext_WhenTheClockChanges(t *testing.T) {
+func TestNext_AroundClockChanges(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule, zone, pattern, after, to string
@@ -212,7 +212,7 @@ func TestNext_OnTheLastDayOfALeapYear(t *testing.T) {
 // database, through ten years: when the clock first shows the hour or, on days on
 // which it never does, when it jumps over it. No zone lacks a whole civil day in
 // these years (the last one was Apia's 2011-12-30; see above for what happens then).
-func TestNext_AFixedHourRunsOncePerCivilDayInEveryZone(t *testing.T) {
+func TestNext_AFixedHourTicksOncePerCivilDayInEveryZone(t *testing.T) {
 	t.Parallel()
 	all, err := clocks()
 	require.NoError(t, err)
@@ -277,7 +277,7 @@ func moments(t require.TestingT) []moment {
 	return found
 }
 
-func TestNext_SkipsAndAddsNothingAroundAnyChangeOfAClock(t *testing.T) {
+func TestNext_NeitherSkipsNorAddsTicksAroundClockChanges(t *testing.T) {
 	t.Parallel()
 	all := moments(t)
 	require.Greater(t, len(all), 30)
@@ -293,7 +293,7 @@ func TestNext_SkipsAndAddsNothingAroundAnyChangeOfAClock(t *testing.T) {
 	}
 }
 
-func TestNext_OfAnyPatternEqualsTheModelAroundChanges(t *testing.T) {
+func TestNext_EqualsTheModelAroundClockChanges(t *testing.T) {
 	t.Parallel()
 	all := moments(t)
 	rapid.Check(t, func(t *rapid.T) {
@@ -310,7 +310,7 @@ func TestNext_OfAnyPatternEqualsTheModelAroundChanges(t *testing.T) {
 
 // Wherever between two ticks it is asked, the answer is the later one: this is what
 // lets every process, and every restart, name the same tick.
-func TestNext_IsTheSameAnywhereBetweenTwoTicks(t *testing.T) {
+func TestNext_IsTheSameEverywhereBetweenTwoTicks(t *testing.T) {
 	t.Parallel()
 	all := moments(t)
 	rapid.Check(t, func(t *rapid.T) {
@@ -352,7 +352,7 @@ func history(t require.TestingT) (found []moment) {
 	return found
 }
 
-func TestNext_FollowsRealTimeThroughAnyChangeInTheHistoryOfClocks(t *testing.T) {
+func TestNext_FollowsElapsedTimeThroughHistoricalClockChanges(t *testing.T) {
 	t.Parallel()
 	all, acrossMidnight := history(t), 0
 	require.Greater(t, len(all), 500)

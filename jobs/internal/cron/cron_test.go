@@ -75,7 +75,7 @@ func TestParseCron_AcceptsFiveFields(t *testing.T) {
 	}
 }
 
-func TestParseCron_RefusesAndNamesTheFieldAndWhatIsAllowed(t *testing.T) {
+func TestParseCron_ErrorsNameTheFieldAndWhatIsAllowed(t *testing.T) {
 	t.Parallel()
 	const fiveFields = "want 5: minute, hour, day-of-month, month, day-of-week"
 	for _, test := range []struct{ pattern, field, allowed string }{
@@ -174,14 +174,14 @@ func TestParseCron_RefusesAndNamesTheFieldAndWhatIsAllowed(t *testing.T) {
 	}
 }
 
-func TestParseCron_ADayThatNeverComesIsFineWhenTheOtherDayFieldCounts(t *testing.T) {
+func TestParseCron_AcceptsADayThatNeverComesIfTheOtherDayFieldMatches(t *testing.T) {
 	t.Parallel()
 	s := mustParse(t, "0 0 30 2 mon", nil)
 	require.Equal(t, []string{"2025-02-03T00:00:00Z", "2025-02-10T00:00:00Z", "2025-02-17T00:00:00Z", "2025-02-24T00:00:00Z"},
 		rfc3339(ticksOf(s, at(t, "2025-01-01T00:00:00Z"), at(t, "2026-01-01T00:00:00Z"))))
 }
 
-func TestNext_IsInUTCWhateverTheZones(t *testing.T) {
+func TestNext_IsInUTC(t *testing.T) {
 	t.Parallel()
 	berlin := mustZone(t, "Europe/Berlin")
 	from := at(t, "2025-01-01T00:00:00.5Z")
@@ -256,7 +256,7 @@ var firing = patterns.Filter(func(pattern string) bool {
 	return err == nil
 })
 
-func TestParseCron_RefusesNoPatternThatFires(t *testing.T) {
+func TestParseCron_RefusesOnlyPatternsThatNeverFire(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		pattern := patterns.Draw(t, "pattern")
@@ -280,7 +280,7 @@ var endsOnSunday = regexp.MustCompile(`(?i)-(0|sun)`)
 
 // In UTC the clock never changes, and robfig/cron is right. It knows no Sunday as
 // 7 or at the end of a range, and a step or a list makes a day field that begins with a star "restricted".
-func TestNext_EqualsThatOfRobfigCronInUTC(t *testing.T) {
+func TestNext_EqualsRobfigCronInUTC(t *testing.T) {
 	t.Parallel()
 	robfigStar := func(field string) bool {
 		for part := range strings.SplitSeq(field, ",") {

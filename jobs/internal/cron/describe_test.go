@@ -18,7 +18,7 @@ func describe(t testing.TB, pattern string) string {
 	return s.Describe()
 }
 
-func TestDescribe(t *testing.T) {
+func TestSchedule_Describe(t *testing.T) {
 	t.Parallel()
 	for pattern, want := range map[string]string{
 		"@daily":               "every day at 00:00",
@@ -95,7 +95,7 @@ func ticks(t testing.TB, pattern string) string {
 
 // Words that fit two patterns with different ticks claim something wrong of one of
 // them, or leave something out.
-func TestDescribe_TellsPatternsApart(t *testing.T) {
+func TestDescribe_DistinguishesPatterns(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // not a secret
 	field := func(low, high int, often ...string) string {

@@ -34,7 +34,7 @@ func at(t require.TestingT, rfc3339 string) time.Time {
 	return v.UTC()
 }
 
-// permanent tells whether err fails a job for good, as providers find out.
+// permanent reports whether err fails a run for good.
 func permanent(err error) bool {
 	_, again := (&provider.Definition{}).Retry(&jobs.Job{Attempt: 1, MaxAttempts: 3}, err)
 	return !again
@@ -50,11 +50,11 @@ func TestPermanentAndRetryAfter_WrapTheError(t *testing.T) {
 	}{
 		{"Permanent", jobs.Permanent, "open x: file does not exist"},
 		{"RetryAfter", func(err error) error { return jobs.RetryAfter(90*time.Second, err) }, "open x: file does not exist (retry after 1m30s)"},
-		{"RetryAfter below nothing", func(err error) error { return jobs.RetryAfter(math.MinInt64, err) }, "open x: file does not exist (retry after 0s)"},
+		{"RetryAfter with a negative delay", func(err error) error { return jobs.RetryAfter(math.MinInt64, err) }, "open x: file does not exist (retry after 0s)"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
-			require.NoError(t, test.mark(nil), "nil stays nil")
+			require.NoError(t, test.mark(nil), "nil remains nil")
 			err := fmt.Errorf("outer: %w", test.mark(cause))
 			require.ErrorIs(t, err, fs.ErrNotExist)
 			var path *fs.PathError
@@ -84,8 +84,8 @@ func TestJob_Late(t *testing.T) {
 	tick := at(t, "2025-01-01T03:00:00Z")
 	require.Equal(t, 7*time.Second, (&jobs.Job{Tick: tick, StartedAt: tick.Add(7 * time.Second)}).Late())
 	require.Zero(t, (&jobs.Job{Tick: tick, StartedAt: tick}).Late())
-	require.Zero(t, (&jobs.Job{Tick: tick, StartedAt: tick.Add(-time.Second)}).Late(), "never below nothing")
-	require.Zero(t, (&jobs.Job{StartedAt: tick}).Late(), "a triggered job has no tick")
+	require.Zero(t, (&jobs.Job{Tick: tick, StartedAt: tick.Add(-time.Second)}).Late(), "never negative")
+	require.Zero(t, (&jobs.Job{StartedAt: tick}).Late(), "a triggered run has no tick")
 }
 
 func TestJob_LogValueOmitsTheData(t *testing.T) {
@@ -110,7 +110,7 @@ func TestJob_LogValueOmitsTheData(t *testing.T) {
 	}
 
 	job.Tick, job.Missed = time.Time{}, 0
-	require.Equal(t, "[job=a.b job_id=7 attempt=2 max_attempts=3]", job.LogValue().String(), "a triggered job has no tick")
+	require.Equal(t, "[job=a.b job_id=7 attempt=2 max_attempts=3]", job.LogValue().String(), "a triggered run has no tick")
 }
 
 func TestJob_Decode(t *testing.T) {
@@ -122,13 +122,13 @@ func TestJob_Decode(t *testing.T) {
 	for _, data := range []string{``, `{`, `{"text":1}`, `[]`, `"x"`} {
 		err := (&jobs.Job{Name: "a.b", Data: raw(`%s`, data)}).Decode(&got)
 		require.ErrorContains(t, err, `jobs: data of "a.b" does not decode: `)
-		require.True(t, permanent(err), "retrying cannot help")
+		require.True(t, permanent(err), "a retry cannot help")
 	}
 	var mismatch *json.UnmarshalTypeError
 	require.ErrorAs(t, (&jobs.Job{Data: raw(`{"text":1}`)}).Decode(&got), &mismatch)
 }
 
-// triggers records what is asked of a Triggerer; with a transaction, if it can.
+// triggers is a Triggerer that records its arguments.
 type triggers struct {
 	name string
 	data any
@@ -145,6 +145,7 @@ func (r *triggers) TriggerMany(_ context.Context, name string, data []any, opts 
 	return []string{"7", "8"}, io.EOF
 }
 
+// txTriggers is a TxTriggerer that records its arguments.
 type txTriggers struct {
 	triggers
 	tx pgx.Tx
@@ -227,7 +228,7 @@ func TestKind_TriggerMany(t *testing.T) {
 	require.Len(t, plain.opts, 1)
 }
 
-// An encoder says itself how it is encoded.
+// An encoder encodes itself.
 type encoder int
 
 func (encoder) MarshalJSON() ([]byte, error) { return []byte(`{}`), nil }
@@ -270,5 +271,5 @@ func TestTriggerTx_NeedsTheRole(t *testing.T) {
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.ErrorContains(t, err, "jobs: *jobs_test.triggers cannot trigger in a transaction")
 	require.Empty(t, id)
-	require.Empty(t, plain.name, "nothing is enqueued")
+	require.Empty(t, plain.name, "nothing is triggered")
 }

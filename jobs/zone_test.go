@@ -13,11 +13,11 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// zoneChildEnv makes TestTimeZone_IsIndependentOfTheProcessesZone the child process of itself.
+// zoneChildEnv makes TestTimeZone_IsIndependentOfTheProcessesZone run as its own child process.
 const zoneChildEnv = "EVERYTICK_ZONE_CHILD"
 
-// What Go calls the process's own zone depends on TZ and on the zone files. Whatever it is
-// called, a zone given by its name is that zone, and time.Local is refused.
+// The name of the process's own zone depends on TZ and on the zone files. Whatever it is, a zone loaded by its name is
+// accepted, and time.Local is refused.
 func TestTimeZone_IsIndependentOfTheProcessesZone(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(zoneChildEnv) != "" {
@@ -27,7 +27,7 @@ func TestTimeZone_IsIndependentOfTheProcessesZone(t *testing.T) {
 	const unset = "unset"
 	for _, tz := range []string{
 		unset, "", "UTC", "Etc/UTC", "Europe/Berlin", ":Europe/Berlin", "Local", "No/Where",
-		"/nonexistent", // Go does then what it does where the system has no zone files
+		"/nonexistent", // like a system without zone files
 	} {
 		t.Run("TZ "+tz, func(t *testing.T) {
 			t.Parallel()

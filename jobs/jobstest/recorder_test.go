@@ -17,7 +17,6 @@ import (
 	"github.com/everytick/everytick/jobs/providertest"
 )
 
-// A recorder is a scheduler like the one behind it.
 func TestRecorder_PassesTheConformanceSuite(t *testing.T) {
 	t.Parallel()
 	providertest.Run(t, providertest.Harness{
@@ -51,13 +50,13 @@ func TestRecorder_TriggerAndWaitReturnsTheFinalOutcome(t *testing.T) {
 		attempts int
 		err      string
 	}{
-		"done":             {func(*jobs.Job) error { return nil }, 1, ""},
-		"done at last":     {func(job *jobs.Job) error { return map[bool]error{true: errAgain}[job.Attempt < 3] }, 3, ""},
-		"failed":           {func(*jobs.Job) error { return errAgain }, 3, "again"},
-		"failed for good":  {func(*jobs.Job) error { return jobs.Permanent(errAgain) }, 1, "again"},
-		"failed with wait": {func(*jobs.Job) error { return jobs.RetryAfter(time.Second, errAgain) }, 3, "again"},
-		"panicked":         {func(*jobs.Job) error { panic("oh") }, 3, "panic: oh"},
-		"left":             {func(*jobs.Job) error { runtime.Goexit(); return nil }, 3, "Goexit"},
+		"done":               {func(*jobs.Job) error { return nil }, 1, ""},
+		"done after retries": {func(job *jobs.Job) error { return map[bool]error{true: errAgain}[job.Attempt < 3] }, 3, ""},
+		"failed":             {func(*jobs.Job) error { return errAgain }, 3, "again"},
+		"failed for good":    {func(*jobs.Job) error { return jobs.Permanent(errAgain) }, 1, "again"},
+		"failed with wait":   {func(*jobs.Job) error { return jobs.RetryAfter(time.Second, errAgain) }, 3, "again"},
+		"panicked":           {func(*jobs.Job) error { panic("oh") }, 3, "panic: oh"},
+		"Goexit":             {func(*jobs.Job) error { runtime.Goexit(); return nil }, 3, "Goexit"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -144,7 +143,6 @@ func TestRecorder_OutcomeHasTheErrorOfTheMiddleware(t *testing.T) {
 	})
 }
 
-// The optional roles are those of the scheduler behind.
 func TestRecorder_AsFindsRolesOfTheWrappedScheduler(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -159,7 +157,7 @@ func TestRecorder_AsFindsRolesOfTheWrappedScheduler(t *testing.T) {
 		require.NoError(t, err)
 		synctest.Wait()
 		canceller, ok := jobs.As[jobs.Canceller](rec)
-		require.True(t, ok, "a role of the scheduler behind")
+		require.True(t, ok, "a role of the wrapped scheduler")
 		require.NoError(t, canceller.Cancel(t.Context(), "test.job", id))
 		failures := failing(t, func(t testing.TB) { rec.Await(t, id) })
 		require.Contains(t, failures[0], "attempt 1 was interrupted or cancelled")
@@ -232,10 +230,10 @@ func TestRecorder_RequireEnqueuedFindsTriggeredJobs(t *testing.T) {
 	require.Equal(t, first, again)
 	many, err := rec.TriggerMany(ctx, "test.job", []any{args{9, nil}, nil}, jobs.At(at))
 	require.NoError(t, err)
-	_, err = rec.Trigger(ctx, "test.job", "no object")
+	_, err = rec.Trigger(ctx, "test.job", "not an object")
 	require.ErrorIs(t, err, jobs.ErrInvalidData)
 
-	require.Len(t, rec.Enqueued("test.job"), 3, "a live unique job and a refused one are not enqueued again")
+	require.Len(t, rec.Enqueued("test.job"), 3, "a unique job that was found, and a refused one, are not recorded")
 	require.Equal(t, jobstest.Enqueued{
 		ID: first, Name: "test.job", Data: []byte(`{"user":7,"tags":["\u003ca\u003e"]}`), Unique: "key", Priority: 2,
 	}, rec.RequireEnqueued(t, "test.job"))
@@ -264,27 +262,27 @@ func TestRecorder_TriggerTxNeedsTheRole(t *testing.T) {
 	rec.RequireNotEnqueued(t, "test.job")
 }
 
-// failing returns the failures of a function that is to fail its test.
+// failing returns the failures of f, which must fail its test.
 func failing(t *testing.T, f func(testing.TB)) []string {
 	t.Helper()
 	c := &captured{TB: t}
 	done := make(chan struct{})
-	go func() { // a failure ends the goroutine it is in
+	go func() { // a failure ends its goroutine
 		defer close(done)
 		f(c)
 	}()
 	<-done
-	require.NotEmpty(t, c.failures, "it did not fail")
+	require.NotEmpty(t, c.failures, "f did not fail")
 	return c.failures
 }
 
-// captured is a testing.TB whose failures are kept instead of failing the test.
+// captured is a testing.TB that records failures instead of failing the test.
 type captured struct {
 	testing.TB
 	failures []string
 }
 
-// Fatalf ends the goroutine, as that of a test does.
+// Fatalf ends the goroutine, like that of a testing.T.
 func (c *captured) Fatalf(format string, args ...any) {
 	c.failures = append(c.failures, fmt.Sprintf(format, args...))
 	runtime.Goexit()

@@ -88,7 +88,7 @@ func TestUse_CallsMiddlewareOncePerRegistration(t *testing.T) {
 		calls++
 		return next
 	}))
-	require.Zero(t, calls, "calls before any registration")
+	require.Zero(t, calls, "calls before a registration")
 	_, err := r.Undefined("a.b")
 	require.NoError(t, err)
 	require.NoError(t, r.RegisterDelayed("a.b", 0, nothing))
@@ -216,7 +216,7 @@ func TestUse_TurnsGoexitIntoAnError(t *testing.T) {
 	}
 }
 
-// typedNil is the classic: an error that is not nil and panics when asked.
+// typedNil is an error whose Error method panics on a nil pointer, which as an error is not nil.
 type typedNil struct{ text string }
 
 func (e *typedNil) Error() string { return e.text }
@@ -252,7 +252,7 @@ func TestJob_Retries(t *testing.T) {
 		job := &jobs.Job{Attempt: test.attempt, MaxAttempts: test.max}
 		require.Equal(t, test.want, job.Retries(test.err), "attempt %d of %d with %v", test.attempt, test.max, test.err)
 		_, again := new(provider.Definition).Retry(job, test.err)
-		require.Equal(t, test.want, again, "Retry says otherwise")
+		require.Equal(t, test.want, again, "result of Retry")
 	}
 }
 
@@ -327,7 +327,7 @@ func TestRedact_OmitsTheTextIfItPanics(t *testing.T) {
 	err = attempt(t, define(t, nil, func(context.Context, *jobs.Job) error { panic(cause) }, broken))
 	require.EqualError(t, err, "panic: "+out)
 	require.ErrorAs(t, err, new(*jobs.PanicError))
-	require.NoError(t, attempt(t, define(t, nil, nothing, broken)), "without an error there is nothing to redact")
+	require.NoError(t, attempt(t, define(t, nil, nothing, broken)), "without an error, Redact is not called")
 }
 
 func TestDefinition_EnqueueCallsMiddlewareInOrder(t *testing.T) {
@@ -393,13 +393,13 @@ func TestDefinition_EnqueueStoresNothingIfMiddlewareRefuses(t *testing.T) {
 
 func TestDefinition_EnqueueCallsNoMiddlewareWithoutRequests(t *testing.T) {
 	t.Parallel()
-	d := define(t, nil, nothing, jobs.UseTrigger(func(jobs.Enqueue) jobs.Enqueue { panic("composed for nothing") }))
+	d := define(t, nil, nothing, jobs.UseTrigger(func(jobs.Enqueue) jobs.Enqueue { panic("called without requests") }))
 	called := false
 	require.NoError(t, d.Enqueue(t.Context(), nil, func(context.Context, []*jobs.Request) error {
 		called = true
 		return nil
 	}))
-	require.True(t, called, "the provider decides what storing nothing is")
+	require.True(t, called, "store is called nevertheless")
 }
 
 func TestDefinition_EnqueueChecksMetadata(t *testing.T) {
@@ -415,7 +415,7 @@ func TestDefinition_EnqueueChecksMetadata(t *testing.T) {
 		{map[string]string{"a\x00": "b"}, false},
 		{map[string]string{"a": "\xff"}, false},
 		{map[string]string{"\xff": "a"}, false},
-		{map[string]string{"\xe6\x97": "\xa5"}, false}, // valid together, and not apart
+		{map[string]string{"\xe6\x97": "\xa5"}, false}, // valid together, but not separately
 		{map[string]string{"a": "\xed\xa0\x80"}, false},
 	} {
 		d := define(t, nil, nothing, jobs.UseTrigger(func(next jobs.Enqueue) jobs.Enqueue {
@@ -435,7 +435,7 @@ func TestDefinition_EnqueueChecksMetadata(t *testing.T) {
 		require.Equal(t, test.ok, stored, "%q", test.metadata)
 		if test.ok {
 			require.NoError(t, err, "%q", test.metadata)
-			require.Equal(t, len(test.metadata) == 0, reqs[1].Metadata == nil, "an empty map is none")
+			require.Equal(t, len(test.metadata) == 0, reqs[1].Metadata == nil, "an empty map becomes nil")
 			continue
 		}
 		require.ErrorIs(t, err, jobs.ErrInvalidData, "%q", test.metadata)

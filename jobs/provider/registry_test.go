@@ -40,7 +40,7 @@ func newRegistry(t require.TestingT, defaults ...jobs.Option) *provider.Registry
 	return r
 }
 
-// here returns file:line of the line by that many after its call.
+// here returns the file:line that is the given number of lines after the call.
 func here(after int) string {
 	_, file, line, _ := runtime.Caller(1)
 	return fmt.Sprintf("%s:%d", file, line+after)
@@ -70,12 +70,12 @@ func TestRegistry_AppliesItsDefaultsBeforeAJobsOwnOptions(t *testing.T) {
 	t.Parallel()
 	defaults := []jobs.Option{jobs.MaxRetries(7), jobs.Timeout(time.Hour), jobs.Priority(3)}
 	r := newRegistry(t, defaults...)
-	defaults[0], defaults[1] = nil, jobs.Timeout(1) // the caller's list is the caller's
+	defaults[0], defaults[1] = nil, jobs.Timeout(1) // the registry must not keep the caller's slice
 	require.NoError(t, r.RegisterInterval("a.b", time.Minute, nothing, jobs.Timeout(time.Second), jobs.Timeout(2*time.Second)))
 	d, err := r.Job("a.b")
 	require.NoError(t, err)
 	require.Equal(t, 8, d.MaxAttempts)
-	require.Equal(t, 2*time.Second, d.Timeout, "the last one counts")
+	require.Equal(t, 2*time.Second, d.Timeout, "the last one applies")
 	require.Equal(t, 3, d.Priority)
 
 	undefined, err := r.Undefined("c.d")
@@ -85,7 +85,7 @@ func TestRegistry_AppliesItsDefaultsBeforeAJobsOwnOptions(t *testing.T) {
 	require.Equal(t, time.Hour, undefined.Timeout)
 	require.NotNil(t, undefined.Handler)
 	_, err = r.Job("c.d")
-	require.ErrorIs(t, err, jobs.ErrUnknownJob, "asking for it does not register it")
+	require.ErrorIs(t, err, jobs.ErrUnknownJob, "Undefined does not register the job")
 	_, err = r.Undefined("C")
 	require.ErrorIs(t, err, jobs.ErrInvalidName)
 }
@@ -257,8 +257,8 @@ func TestRegistry_RefusesTimeZoneWithoutACronPattern(t *testing.T) {
 		require.ErrorContains(t, err, "TimeZone applies only to cron patterns")
 	}
 	err := r.RegisterInterval("a.b", 0, nothing, zone)
-	require.ErrorIs(t, err, jobs.ErrInvalidOption, "both faults are told")
-	require.ErrorIs(t, err, jobs.ErrInvalidSchedule, "both faults are told")
+	require.ErrorIs(t, err, jobs.ErrInvalidOption, "both errors are reported")
+	require.ErrorIs(t, err, jobs.ErrInvalidSchedule, "both errors are reported")
 	require.NoError(t, r.RegisterCron("a.b", "@daily", nothing, zone))
 }
 
@@ -275,7 +275,7 @@ func TestRegistry_RefusesCatchUpAndOverlapWithoutASchedule(t *testing.T) {
 		require.ErrorIs(t, err, jobs.ErrInvalidSchedule)
 		require.NotErrorIs(t, err, jobs.ErrInvalidOption)
 	}
-	require.NoError(t, r.RegisterDelayed("a.b", 0, nothing), "as defaults they are for the schedules among the jobs")
+	require.NoError(t, r.RegisterDelayed("a.b", 0, nothing), "as defaults they apply only to schedules")
 }
 
 func TestCheckName(t *testing.T) {
@@ -309,7 +309,7 @@ func TestCheckName(t *testing.T) {
 	}
 }
 
-// A provider forwards what it is asked, as adapters do.
+// forwarding forwards registrations, as providers do.
 type forwarding struct{ registry *provider.Registry }
 
 func (p *forwarding) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
@@ -324,14 +324,14 @@ func (p *forwarding) RegisterDelayed(name string, delay time.Duration, h jobs.Ha
 	return p.registry.RegisterDelayed(name, delay, h, opts...)
 }
 
-// One that forwards in a closure, as under a lock.
+// closing forwards in a closure.
 type closing struct{ forwarding }
 
 func (c *closing) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
 	return func() error { return c.forwarding.RegisterCron(name, pattern, h, opts...) }()
 }
 
-// An application embeds what registers, as a value or an interface.
+// Applications may embed a registry or an interface.
 type embedding struct{ *provider.Registry }
 
 type embeddingInterface struct{ jobs.Registrar }
@@ -414,7 +414,7 @@ func TestRegistry_KeepsTheFirstOfDuplicates(t *testing.T) {
 func TestRegistry_RefusesRegistrationsWhileFrozen(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
-	r.Thaw() // nothing happens
+	r.Thaw() // does nothing
 	require.NoError(t, r.RegisterDelayed("a.b", 0, nothing))
 	require.NoError(t, r.Freeze())
 	require.Equal(t, jobs.ErrStarted, r.Freeze())
@@ -425,7 +425,7 @@ func TestRegistry_RefusesRegistrationsWhileFrozen(t *testing.T) {
 	require.ErrorContains(t, err, `"c.d" cannot be registered at `+site)
 	require.ErrorIs(t, r.RegisterCron("c.d", "@daily", nothing), jobs.ErrStarted)
 	require.ErrorIs(t, r.RegisterInterval("c.d", time.Minute, nothing), jobs.ErrStarted)
-	require.Len(t, r.Jobs(), 1, "what is there can be read")
+	require.Len(t, r.Jobs(), 1, "registered jobs can be read")
 
 	r.Thaw()
 	require.NoError(t, r.RegisterDelayed("c.d", 0, nothing))
@@ -467,7 +467,7 @@ func TestRegistry_JobNamesSiblingsOfAnUnknownJob(t *testing.T) {
 		require.NoError(t, r.RegisterDelayed(fmt.Sprintf("c.job%02d", i), 0, nothing))
 	}
 	_, err := r.Job("a.c")
-	require.ErrorContains(t, err, `"a.c", 12 are registered, including a.b`, "those of its module are named")
+	require.ErrorContains(t, err, `"a.c", 12 are registered, including a.b`, "jobs of its module are named")
 	_, err = r.Job("c.job")
 	require.ErrorContains(t, err, "c.job08, c.job09, …", "ten at most")
 	_, err = r.Job("b.b")
@@ -531,9 +531,9 @@ func TestDefinition_RequestAppliesTriggerOptions(t *testing.T) {
 		want jobs.Request
 		due  string
 	}{
-		{"none: those of the job", nil, jobs.Request{Delay: time.Minute, Priority: 2}, "2025-01-01T12:01:00Z"},
+		{"no options", nil, jobs.Request{Delay: time.Minute, Priority: 2}, "2025-01-01T12:01:00Z"},
 		{"Delay replaces the job's", []jobs.TriggerOption{jobs.Delay(time.Hour)}, jobs.Request{Delay: time.Hour, Priority: 2}, "2025-01-01T13:00:00Z"},
-		{"Delay of nothing", []jobs.TriggerOption{jobs.Delay(0)}, jobs.Request{Priority: 2}, "2025-01-01T12:00:00Z"},
+		{"Delay of 0", []jobs.TriggerOption{jobs.Delay(0)}, jobs.Request{Priority: 2}, "2025-01-01T12:00:00Z"},
 		{"At replaces the delay, in UTC", []jobs.TriggerOption{jobs.At(now.Add(time.Hour).In(zone))}, jobs.Request{At: now.Add(time.Hour), Priority: 2}, "2025-01-01T13:00:00Z"},
 		{"At a past time is now", []jobs.TriggerOption{jobs.At(now.Add(-time.Hour))}, jobs.Request{At: now.Add(-time.Hour), Priority: 2}, "2025-01-01T12:00:00Z"},
 		{"At then Delay", []jobs.TriggerOption{jobs.At(now), jobs.Delay(time.Hour)}, jobs.Request{Delay: time.Hour, Priority: 2}, "2025-01-01T13:00:00Z"},

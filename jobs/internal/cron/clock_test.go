@@ -174,8 +174,7 @@ func TestNext_AroundClockChanges(t *testing.T) {
 	}
 }
 
-// For years of which a zone file lists no changes the package time has the rule,
-// and then takes every year to have 365 days.
+// For years beyond the changes listed in a zone file, package time uses the zone's rule and assumes years of 365 days.
 func TestNext_OnTheLastDayOfALeapYear(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -249,17 +248,17 @@ func TestNext_AFixedHourTicksOncePerCivilDayInEveryZone(t *testing.T) {
 		hm := times[i%len(times)]
 		walk(c, hm[0], hm[1], from, to)
 	}
-	require.Greater(t, jumped, 100, "the days on which the clock jumps over the hour were looked at")
+	require.Greater(t, jumped, 100, "days on which the clock skips the hour are covered")
 }
 
-// A moment is a change of a clock.
+// A moment is a clock change.
 type moment struct {
 	loc *time.Location
 	at  time.Time
 }
 
-// moments returns one change of each kind: the time of day, by how much, and
-// whether a rule or a list of changes says so.
+// moments returns one clock change of each kind. Kinds differ in the time of day, in the size of the change, and in
+// whether it comes from a rule or a list of changes.
 func moments(t require.TestingT) []moment {
 	all, err := clocks()
 	require.NoError(t, err)
@@ -308,8 +307,7 @@ func TestNext_EqualsTheModelAroundClockChanges(t *testing.T) {
 	})
 }
 
-// Wherever between two ticks it is asked, the answer is the later one: this is what
-// lets every process, and every restart, name the same tick.
+// Between two ticks, Next always returns the later one. So all processes get the same tick, also after a restart.
 func TestNext_IsTheSameEverywhereBetweenTwoTicks(t *testing.T) {
 	t.Parallel()
 	all := moments(t)
@@ -368,7 +366,7 @@ func TestNext_FollowsElapsedTimeThroughHistoricalClockChanges(t *testing.T) {
 		if !after.Before(before) || after.Day() == before.Day() {
 			continue
 		}
-		acrossMidnight++ // an hour of the day before is shown again, or all of that day
+		acrossMidnight++ // an hour of the previous day, or all of it, appears again
 		for _, pattern := range []string{
 			fmt.Sprintf("13 * * * %d", after.Weekday()), fmt.Sprintf("*/7 * * * %d", after.Weekday()),
 			fmt.Sprintf("0,59 */5 * * %d", before.Weekday()), fmt.Sprintf("30 * %d * *", after.Day()), fmt.Sprintf("* * %d,3 * *", before.Day()),

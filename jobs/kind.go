@@ -32,7 +32,8 @@ func (k Kind[T]) checkType() error {
 	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Marshaler]()) {
 		return nil // it may encode itself as an object
 	}
-	return fmt.Errorf("%w for %q: type %s does not encode as a JSON object; use a struct or a map", ErrInvalidData, string(k), reflect.TypeFor[T]())
+	return fmt.Errorf("%w for %q: type %s does not encode as a JSON object; use a struct or a map",
+		ErrInvalidData, string(k), reflect.TypeFor[T]())
 }
 
 // Register registers the job to run on demand. Data that does not decode as T fails the job for good, and h is not

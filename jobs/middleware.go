@@ -29,9 +29,9 @@ func Use(middleware ...Middleware) Option {
 type Enqueue func(ctx context.Context, reqs []*Request) error
 
 // A TriggerMiddleware wraps the insertion of triggered jobs. It is called with one request by Trigger and TriggerTx,
-// and with all requests at once by TriggerMany. It may set [Request.Metadata], which the run gets as [Job.Metadata] in
-// whatever process it runs, and it may return an error to refuse the trigger. It must change nothing else. Ticks do
-// not pass through it.
+// and with all requests at once by TriggerMany and TriggerBulk. It may set [Request.Metadata], which the run gets as
+// [Job.Metadata] in whatever process it runs, and it may return an error to refuse the trigger. It must change nothing
+// else. Ticks do not pass through it.
 type TriggerMiddleware func(next Enqueue) Enqueue
 
 // UseTrigger wraps the triggers of a job in middleware, the first outermost, as [Use] does for its runs. Defaults to

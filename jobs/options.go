@@ -74,7 +74,8 @@ func Timeout(timeout time.Duration) Option {
 	})
 }
 
-// Priority sets which of the jobs that are due starts first, from 1 (first) to 4. Defaults to 1.
+// Priority sets which of the jobs that are due starts first, from 1 (first) to 4. Defaults to 1, or for a trigger to
+// the job's own priority.
 func Priority(n int) PriorityOption { return PriorityOption{n} }
 
 // A PriorityOption is both an [Option] and a [TriggerOption]. [Priority] returns one.
@@ -120,7 +121,8 @@ func TimeZone(loc *time.Location) Option {
 			return invalidOption("TimeZone(nil): want a *time.Location")
 		}
 		if isLocal(loc) {
-			return invalidOption("TimeZone(time.Local): processes may differ in it; use a named zone, such as time.LoadLocation(%q)", "Europe/Berlin")
+			return invalidOption("TimeZone(time.Local): processes may differ in it; use a named zone, such as time.LoadLocation(%q)",
+				"Europe/Berlin")
 		}
 		s.TimeZone = loc
 		s.ForCron = cmp.Or(s.ForCron, "TimeZone")

@@ -182,7 +182,7 @@ type Status struct {
 	// NextTick is the tick that runs next. It is in the past if that tick is late, and zero for a job without a
 	// schedule or if no tick is left. While the job is paused, it is the next tick to be skipped.
 	NextTick time.Time
-	// Upcoming has the next three ticks, starting with NextTick.
+	// Upcoming has the next three ticks, or fewer if the schedule ends, starting with NextTick.
 	Upcoming []time.Time
 	// OverdueBy is how long a tick has been due without a run starting. If the waiting run covers several ticks (see
 	// [CatchUp]), it counts from the first of them. It is 0 if no tick is late and while the job is paused.

@@ -33,8 +33,8 @@ func TestNewActivity(t *testing.T) {
 			Start: at(t, test.start), Step: test.step, CompleteSince: at(t, test.start), Jobs: map[string][]jobs.Outcomes{},
 		}, a, "%d steps of %s", test.n, test.step)
 		end := a.Start.Add(time.Duration(test.n) * test.step)
-		require.False(t, now.Before(end.Add(-test.step)), "now lies in the last step")
-		require.True(t, now.Before(end), "now lies in the last step")
+		require.False(t, now.Before(end.Add(-test.step)), "now is in the last step")
+		require.True(t, now.Before(end), "now is in the last step")
 	}
 }
 

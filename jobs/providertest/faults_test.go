@@ -376,7 +376,7 @@ var faults = []struct {
 			return err
 		})
 	}},
-	{"an error whose methods panic has no text", "an error whose methods panic is a failed attempt, and the process survives", listing(func(r *jobs.Run) { r.Error = "" })},
+	{"an error whose methods panic has no text", "an error whose methods panic is a failed attempt, and the process survives", changingRuns(func(r *jobs.Run) { r.Error = "" })},
 	{"the timeout does not reach the handler", "a timeout ends the context and is a failed attempt", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return h(context.WithoutCancel(ctx), job) }
@@ -594,7 +594,7 @@ var faults = []struct {
 	{"the tick of a late run is the first missed one", oneForAll, func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.Add(-time.Duration(job.Missed) * time.Second) })
 	}},
-	{"the status does not count missed ticks", oneForAll, telling(func(st *jobs.Status) { st.Missed = 0 })},
+	{"the status does not count missed ticks", oneForAll, changingStatus(func(st *jobs.Status) { st.Missed = 0 })},
 	{"each tick waits for the busy worker", oneWaits, func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
@@ -612,7 +612,7 @@ var faults = []struct {
 			job.Tick, job.Missed = job.Tick.Add(-time.Duration(job.Missed)*time.Second), 0
 		})
 	}},
-	{"a tick that replaces another is on time", oneWaits, telling(func(st *jobs.Status) { st.OverdueBy %= time.Second })},
+	{"a tick that replaces another is on time", oneWaits, changingStatus(func(st *jobs.Status) { st.OverdueBy %= time.Second })},
 	{"a late run is as late as its first tick", "StartWithin counts from the latest of the ticks that a run covers", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
@@ -706,20 +706,20 @@ var faults = []struct {
 			return n, err
 		}
 	}},
-	{"Jobs does not count a due tick before it is inserted", oneIsDue, telling(func(st *jobs.Status) { st.Waiting = 0 })},
+	{"Jobs does not count a due tick before it is inserted", oneIsDue, changingStatus(func(st *jobs.Status) { st.Waiting = 0 })},
 	{"Health does not count a due tick before it is inserted", oneIsDue, func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { delete(h.Totals, jobs.StateWaiting) }
 	}},
 	{"a due tick has not waited before it is inserted", oneIsDue, func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.OldestWaiting = 0 }
 	}},
-	{"a triggered run counts as a success of the schedule", lastSuccess, telling(func(st *jobs.Status) {
+	{"a triggered run counts as a success of the schedule", lastSuccess, changingStatus(func(st *jobs.Status) {
 		if st.LastSuccess.IsZero() {
 			st.LastSuccess = time.Now().UTC()
 		}
 	})},
-	{"a failure counts as a success", lastSuccess, telling(func(st *jobs.Status) { st.LastSuccess = st.PrevTick })},
-	{"a failure resets the last success", lastSuccess, telling(func(st *jobs.Status) {
+	{"a failure counts as a success", lastSuccess, changingStatus(func(st *jobs.Status) { st.LastSuccess = st.PrevTick })},
+	{"a failure resets the last success", lastSuccess, changingStatus(func(st *jobs.Status) {
 		if st.PrevState == jobs.StateFailed {
 			st.LastSuccess = time.Time{}
 		}
@@ -957,7 +957,7 @@ var faults = []struct {
 	{"Redact is ignored", "Redact keeps secrets in errors and panics out of the log and the stored runs", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Redact(func(text string) string { return text })}
 	}},
-	{"the stored error is the original", "Redact keeps secrets in errors and panics out of the log and the stored runs", listing(func(r *jobs.Run) { r.Error = "the password is hunter2" })},
+	{"the stored error is the original", "Redact keeps secrets in errors and panics out of the log and the stored runs", changingRuns(func(r *jobs.Run) { r.Error = "the password is hunter2" })},
 	{"the last UseTrigger is outermost", "trigger middleware wraps a trigger in the order given, with the defaults outermost", func(f *faulty, _ providertest.Config) {
 		f.own = func(opts []jobs.Option) []jobs.Option { slices.Reverse(opts); return opts }
 	}},
@@ -1021,23 +1021,23 @@ var faults = []struct {
 	}},
 
 	// What Jobs reports about schedules.
-	{"Upcoming omits the next tick", "Jobs returns the next three ticks of a schedule", telling(func(st *jobs.Status) {
+	{"Upcoming omits the next tick", "Jobs returns the next three ticks of a schedule", changingStatus(func(st *jobs.Status) {
 		if len(st.Upcoming) > 0 {
 			st.Upcoming = st.Upcoming[1:]
 		}
 	})},
-	{"Upcoming assumes equal distances", "Jobs returns the next three ticks of a schedule", telling(func(st *jobs.Status) {
+	{"Upcoming assumes equal distances", "Jobs returns the next three ticks of a schedule", changingStatus(func(st *jobs.Status) {
 		if len(st.Upcoming) == 3 {
 			st.Upcoming[2] = st.Upcoming[1].Add(st.Upcoming[1].Sub(st.Upcoming[0]))
 		}
 	})},
-	{"a job without a schedule has upcoming ticks", "Jobs returns the next three ticks of a schedule", telling(func(st *jobs.Status) {
+	{"a job without a schedule has upcoming ticks", "Jobs returns the next three ticks of a schedule", changingStatus(func(st *jobs.Status) {
 		if len(st.Upcoming) == 0 {
 			st.Upcoming = make([]time.Time, 3)
 		}
 	})},
-	{"a late tick has no reason", "a schedule that is due while stopped counts as one waiting run and as overdue", telling(func(st *jobs.Status) { st.OverdueReason = "" })},
-	{"a tick on time has a reason to be late", "a schedule that is due while stopped counts as one waiting run and as overdue", telling(func(st *jobs.Status) { st.OverdueReason = "who knows" })},
+	{"a late tick has no reason", "a schedule that is due while stopped counts as one waiting run and as overdue", changingStatus(func(st *jobs.Status) { st.OverdueReason = "" })},
+	{"a tick on time has a reason to be late", "a schedule that is due while stopped counts as one waiting run and as overdue", changingStatus(func(st *jobs.Status) { st.OverdueReason = "who knows" })},
 
 	// Runs and Activity.
 	{"the oldest run is listed first", "Runs lists the latest runs of a job, newest first", func(f *faulty, _ providertest.Config) {
@@ -1053,29 +1053,29 @@ var faults = []struct {
 			return runs[max(0, len(runs)-limit):], err
 		}
 	}},
-	{"runs have no data", "Runs lists the latest runs of a job, newest first", listing(func(r *jobs.Run) { r.Data = nil })},
-	{"runs are in local time", "Runs lists the latest runs of a job, newest first", listing(func(r *jobs.Run) { r.EndedAt = r.EndedAt.In(time.FixedZone("", 3600)) })},
-	{"a triggered run is listed with a tick", "Runs lists the latest runs of a job, newest first", listing(func(r *jobs.Run) { r.Tick = r.DueAt })},
-	{"a skipped run is listed as cancelled", "Runs returns each run's state and latest error", listing(func(r *jobs.Run) {
+	{"runs have no data", "Runs lists the latest runs of a job, newest first", changingRuns(func(r *jobs.Run) { r.Data = nil })},
+	{"runs are in local time", "Runs lists the latest runs of a job, newest first", changingRuns(func(r *jobs.Run) { r.EndedAt = r.EndedAt.In(time.FixedZone("", 3600)) })},
+	{"a triggered run is listed with a tick", "Runs lists the latest runs of a job, newest first", changingRuns(func(r *jobs.Run) { r.Tick = r.DueAt })},
+	{"a skipped run is listed as cancelled", "Runs returns each run's state and latest error", changingRuns(func(r *jobs.Run) {
 		if r.State == jobs.StateSkipped {
 			r.State = jobs.StateCancelled
 		}
 	})},
-	{"a run has EndedAt before it has ended", "Runs returns each run's state and latest error", listing(func(r *jobs.Run) { r.EndedAt = r.DueAt })},
-	{"a panic is stored without its stack", "Runs returns the stack of a panic", listing(func(r *jobs.Run) { r.Error, _, _ = strings.Cut(r.Error, "\n") })},
-	{"runs have no error", "Runs returns each run's state and latest error", listing(func(r *jobs.Run) { r.Error = "" })},
-	{"a completed run loses its error", "Runs returns each run's state and latest error", listing(func(r *jobs.Run) {
+	{"a run has EndedAt before it has ended", "Runs returns each run's state and latest error", changingRuns(func(r *jobs.Run) { r.EndedAt = r.DueAt })},
+	{"a panic is stored without its stack", "Runs returns the stack of a panic", changingRuns(func(r *jobs.Run) { r.Error, _, _ = strings.Cut(r.Error, "\n") })},
+	{"runs have no error", "Runs returns each run's state and latest error", changingRuns(func(r *jobs.Run) { r.Error = "" })},
+	{"a completed run loses its error", "Runs returns each run's state and latest error", changingRuns(func(r *jobs.Run) {
 		if r.State == jobs.StateCompleted {
 			r.Error = ""
 		}
 	})},
-	{"the run of a tick is listed without it", "Runs lists a tick once it is inserted", listing(func(r *jobs.Run) { r.Tick = time.Time{} })},
-	{"skipping counts as an attempt", "Runs returns each run's state and latest error", listing(func(r *jobs.Run) {
+	{"the run of a tick is listed without it", "Runs lists a tick once it is inserted", changingRuns(func(r *jobs.Run) { r.Tick = time.Time{} })},
+	{"skipping counts as an attempt", "Runs returns each run's state and latest error", changingRuns(func(r *jobs.Run) {
 		if r.State == jobs.StateSkipped {
 			r.Attempt = 1
 		}
 	})},
-	{"a retried run stays skipped", "Retry starts a run that was cancelled or skipped", listing(func(r *jobs.Run) {
+	{"a retried run stays skipped", "Retry starts a run that was cancelled or skipped", changingRuns(func(r *jobs.Run) {
 		if r.Name == "test.late" {
 			r.Error = "skipped"
 		}
@@ -1106,23 +1106,23 @@ var faults = []struct {
 			return runs, accepting(jobs.ErrUnknownJob)(err)
 		}
 	}},
-	{"failed runs count as completed", "Activity counts the runs that have ended, by job", counting(func(a *jobs.Activity) {
+	{"failed runs count as completed", "Activity counts the runs that have ended, by job", changingActivity(func(a *jobs.Activity) {
 		for _, steps := range a.Jobs {
 			for i := range steps {
 				steps[i].Completed, steps[i].Failed = steps[i].Completed+steps[i].Failed, 0
 			}
 		}
 	})},
-	{"the steps are in reverse", "Activity counts the runs that have ended, by job", counting(func(a *jobs.Activity) {
+	{"the steps are in reverse", "Activity counts the runs that have ended, by job", changingActivity(func(a *jobs.Activity) {
 		for _, steps := range a.Jobs {
 			slices.Reverse(steps)
 		}
 	})},
-	{"the steps are not aligned", "Activity counts the runs that have ended, by job", counting(func(a *jobs.Activity) {
+	{"the steps are not aligned", "Activity counts the runs that have ended, by job", changingActivity(func(a *jobs.Activity) {
 		a.Start = a.Start.Add(time.Minute)
 		a.CompleteSince = a.Start
 	})},
-	{"skipped runs are not counted", "Activity counts the runs that have ended, by job", counting(func(a *jobs.Activity) { delete(a.Jobs, "test.late") })},
+	{"skipped runs are not counted", "Activity counts the runs that have ended, by job", changingActivity(func(a *jobs.Activity) { delete(a.Jobs, "test.late") })},
 	{"any step is accepted", "Activity refuses steps that are too short or too many", func(f *faulty, _ providertest.Config) {
 		f.activity = func(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
 			return f.Scheduler.Activity(ctx, max(step, time.Second), n)
@@ -1145,7 +1145,7 @@ var faults = []struct {
 			return id, err
 		}
 	}},
-	{"a cancelled run is listed as failed", "a run cancelled while it waits never starts", listing(func(r *jobs.Run) {
+	{"a cancelled run is listed as failed", "a run cancelled while it waits never starts", changingRuns(func(r *jobs.Run) {
 		if r.State == jobs.StateCancelled {
 			r.State = jobs.StateFailed
 		}
@@ -1329,17 +1329,17 @@ var faults = []struct {
 			return runs, err
 		}
 	}},
-	{"a tick skipped by a pause is not in the status", "ticks that come due while their job is paused are skipped, and the schedule continues", telling(func(st *jobs.Status) {
+	{"a tick skipped by a pause is not in the status", "ticks that come due while their job is paused are skipped, and the schedule continues", changingStatus(func(st *jobs.Status) {
 		if st.PrevState == jobs.StateSkipped {
 			st.PrevTick, st.PrevState = st.LastSuccess, jobs.StateCompleted
 		}
 	})},
-	{"a schedule stops while its job is paused", "ticks that come due while their job is paused are skipped, and the schedule continues", telling(func(st *jobs.Status) {
+	{"a schedule stops while its job is paused", "ticks that come due while their job is paused are skipped, and the schedule continues", changingStatus(func(st *jobs.Status) {
 		if !st.PausedSince.IsZero() {
 			st.NextTick = st.PausedSince.Truncate(time.Second).Add(time.Second)
 		}
 	})},
-	{"a paused schedule is overdue", "ticks that come due while their job is paused are skipped, and the schedule continues", telling(func(st *jobs.Status) {
+	{"a paused schedule is overdue", "ticks that come due while their job is paused are skipped, and the schedule continues", changingStatus(func(st *jobs.Status) {
 		if !st.PausedSince.IsZero() {
 			st.OverdueBy = time.Since(st.PausedSince)
 		}
@@ -1407,8 +1407,8 @@ func pause(ctx context.Context) error {
 	}
 }
 
-// listing changes each run that Runs returns.
-func listing(change func(*jobs.Run)) func(*faulty, providertest.Config) {
+// changingRuns changes each run that Runs returns.
+func changingRuns(change func(*jobs.Run)) func(*faulty, providertest.Config) {
 	return func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
@@ -1420,8 +1420,8 @@ func listing(change func(*jobs.Run)) func(*faulty, providertest.Config) {
 	}
 }
 
-// telling changes each status that Jobs returns.
-func telling(change func(*jobs.Status)) func(*faulty, providertest.Config) {
+// changingStatus changes each status that Jobs returns.
+func changingStatus(change func(*jobs.Status)) func(*faulty, providertest.Config) {
 	return func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
@@ -1431,8 +1431,8 @@ func telling(change func(*jobs.Status)) func(*faulty, providertest.Config) {
 	}
 }
 
-// counting changes the result of Activity.
-func counting(change func(*jobs.Activity)) func(*faulty, providertest.Config) {
+// changingActivity changes the result of Activity.
+func changingActivity(change func(*jobs.Activity)) func(*faulty, providertest.Config) {
 	return func(f *faulty, _ providertest.Config) {
 		f.activity = func(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
 			a, err := f.Scheduler.Activity(ctx, step, n)

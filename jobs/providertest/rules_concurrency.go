@@ -13,8 +13,8 @@ import (
 // Limits on concurrent runs.
 var concurrencyRules = []rule{
 	{name: "Concurrency limits how many runs of a job execute at once", check: concurrencyLimitsHowManyRun},
-	{name: "jobs don't compete for the worker slots of another job", check: othersDoNotTakeOwnSlots},
-	{name: "triggering and reading are safe for concurrent use", check: fiftyGoroutinesAtOnce},
+	{name: "jobs don't compete for the worker slots of another job", check: otherJobsDoNotTakeOwnSlots},
+	{name: "triggering and reading are safe for concurrent use", check: safeForConcurrentUse},
 }
 
 func concurrencyLimitsHowManyRun(e *env) {
@@ -54,7 +54,7 @@ func concurrencyLimitsHowManyRun(e *env) {
 	require.EqualValues(e, limit, most.Load(), "most runs at once")
 }
 
-func othersDoNotTakeOwnSlots(e *env) {
+func otherJobsDoNotTakeOwnSlots(e *env) {
 	release := e.gate()
 	limited := e.probe(release.wait)
 	crowd := e.probe(release.wait)
@@ -78,7 +78,7 @@ func othersDoNotTakeOwnSlots(e *env) {
 	})
 }
 
-func fiftyGoroutinesAtOnce(e *env) {
+func safeForConcurrentUse(e *env) {
 	const n = 50
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
@@ -119,10 +119,10 @@ var triggerRules = []rule{
 	{name: "a Unique key is private to its job", check: uniqueKeyIsPrivateToItsName},
 	{name: "ticks of a schedule and Unique triggers don't merge", check: ticksAndUniqueDoNotMerge},
 	{name: "TriggerMany returns the IDs in the order of the data", check: triggerManyReturnsIDsInOrder},
-	{name: "TriggerMany without data inserts nothing", check: triggerManyOfNothing},
+	{name: "TriggerMany without data inserts nothing", check: triggerManyWithoutData},
 	{name: "TriggerMany inserts all or none", check: triggerManyIsAllOrNone},
 	{name: "TriggerBulk inserts all or none, and returns how many", check: triggerBulkIsAllOrNone},
-	{name: "a handler may trigger jobs and read their status", check: handlerMayTriggerAndAsk},
+	{name: "a handler may trigger jobs and read their status", check: handlerMayTriggerAndRead},
 }
 
 func uniqueReturnsTheLiveJob(e *env) {
@@ -217,7 +217,7 @@ func triggerManyReturnsIDsInOrder(e *env) {
 	}
 }
 
-func triggerManyOfNothing(e *env) {
+func triggerManyWithoutData(e *env) {
 	e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))
 	ids, err := e.s.TriggerMany(e.ctx, "test.job", nil)
 	e.noError(err)
@@ -269,7 +269,7 @@ func triggerBulkIsAllOrNone(e *env) {
 	p.none("one is due in an hour")
 }
 
-func handlerMayTriggerAndAsk(e *env) {
+func handlerMayTriggerAndRead(e *env) {
 	child := e.probe(nil)
 	ids := make(chan string, 1)
 	p := e.probe(func(ctx context.Context, _ *jobs.Job) error {

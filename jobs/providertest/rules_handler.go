@@ -22,7 +22,7 @@ var handlerRules = []rule{
 	{name: "data arrives unchanged", check: dataArrivesUnchanged},
 	{name: "data of any size below 1 MiB arrives", check: dataOfAnySizeArrives},
 	{name: "data is {} if Trigger gets none", check: dataIsEmptyObjectByDefault},
-	{name: "a Kind passes its arguments to the handler", check: kindBringsItsArguments},
+	{name: "a Kind passes its arguments to the handler", check: kindPassesItsArguments},
 	{name: "changes that a handler makes to its job end with the attempt", check: changesEndWithTheAttempt},
 	{name: "the contexts of Start and Trigger don't reach handlers", check: callersContextsDoNotReachHandlers},
 	{name: "a handler's context ends at the timeout", check: contextEndsAtTheTimeout},
@@ -149,7 +149,7 @@ func dataIsEmptyObjectByDefault(e *env) {
 	require.Equal(e, "{}", string(p.next().Data))
 }
 
-func kindBringsItsArguments(e *env) {
+func kindPassesItsArguments(e *env) {
 	type args struct {
 		User int
 		Tags []string

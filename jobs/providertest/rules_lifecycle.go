@@ -14,14 +14,14 @@ import (
 var lifecycleRules = []rule{
 	{name: "a run triggered before Start waits for it", check: triggeredBeforeStartWaits},
 	{name: "a second Start is refused and changes nothing", check: secondStartIsRefused},
-	{name: "Shutdown is refused if the scheduler is not started", check: shutdownOfTheStoppedIsRefused},
-	{name: "during a Shutdown, Start and another Shutdown wait for it to finish, but no longer than their context", check: callsWaitForAShutdown},
+	{name: "Shutdown is refused if the scheduler is not started", check: shutdownWhenStoppedIsRefused},
+	{name: "during a Shutdown, Start and another Shutdown wait for it to finish, but no longer than their context", check: callsWaitForShutdown},
 	{name: "registering is refused while started, and allowed before and after", check: registeringWhileStartedIsRefused},
 	{name: "a restart runs what waited", check: restartRunsWhatWaited},
 	{name: "a soft stop waits for running jobs and starts no others", check: softStopWaits},
-	{name: "a hard stop returns running jobs to the queue, and the attempt doesn't count", check: hardStopGivesTheJobBack},
-	{name: "a job that succeeds despite a hard stop is done", check: hardStopLetsAJobEndWell},
-	{name: "a Shutdown whose context ends still stops, and returns the context's error", check: shortShutdownStopsNevertheless},
+	{name: "a hard stop returns running jobs to the queue, and the attempt doesn't count", check: hardStopReturnsTheRunToTheQueue},
+	{name: "a job that succeeds despite a hard stop is done", check: hardStopLetsARunSucceed},
+	{name: "a Shutdown whose context ends still stops, and returns the context's error", check: shutdownStopsWhenItsContextEnds},
 	{name: "after Shutdown no call blocks, and triggered runs are kept", check: afterShutdownNothingBlocks},
 	{name: "a call whose context has ended returns its error and does nothing", check: endedContextDoesNothing},
 }
@@ -52,14 +52,14 @@ func secondStartIsRefused(e *env) {
 	require.ErrorIs(e, e.s.Start(e.ctx), jobs.ErrStarted, "a second Start after a restart")
 }
 
-func shutdownOfTheStoppedIsRefused(e *env) {
+func shutdownWhenStoppedIsRefused(e *env) {
 	require.ErrorIs(e, e.s.Shutdown(e.ctx), jobs.ErrNotStarted, "Shutdown before Start")
 	e.start()
 	e.stop()
 	require.ErrorIs(e, e.s.Shutdown(e.ctx), jobs.ErrNotStarted, "a second Shutdown")
 }
 
-func callsWaitForAShutdown(e *env) {
+func callsWaitForShutdown(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
 	for _, second := range []struct {
@@ -168,7 +168,7 @@ func softStopWaits(e *env) {
 	require.Equal(e, 1, e.queueSize("test.job"), "QueueSize")
 }
 
-func hardStopGivesTheJobBack(e *env) {
+func hardStopReturnsTheRunToTheQueue(e *env) {
 	p := e.probe(nil)
 	p.result = func(ctx context.Context, job *jobs.Job) error {
 		if job.Name == "test.second" && job.Attempt == 1 {
@@ -198,7 +198,7 @@ func hardStopGivesTheJobBack(e *env) {
 	}
 }
 
-func hardStopLetsAJobEndWell(e *env) {
+func hardStopLetsARunSucceed(e *env) {
 	p := e.probe(func(ctx context.Context, job *jobs.Job) error {
 		_ = e.untilCancelled(ctx, job)
 		return nil
@@ -212,7 +212,7 @@ func hardStopLetsAJobEndWell(e *env) {
 	require.Zero(e, e.queueSize("test.job"), "QueueSize")
 }
 
-func shortShutdownStopsNevertheless(e *env) {
+func shutdownStopsWhenItsContextEnds(e *env) {
 	p := e.probe(e.untilCancelled)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
 	e.start()

@@ -19,10 +19,10 @@ var middlewareRules = []rule{
 		name: "middleware wraps a handler in the order given, with the defaults outermost", check: middlewareWrapsInOrder,
 		defaults: []jobs.Option{jobs.Use(passing("first")), jobs.Use(passing("second"))},
 	},
-	{name: "middleware sees the handler's result: a panic as a PanicError, with texts redacted", check: middlewareSeesTheError},
+	{name: "middleware sees the handler's result: a panic as a PanicError, with texts redacted", check: middlewareSeesTheResult},
 	{name: "the result of middleware is the result of the attempt", check: middlewareDecidesTheOutcome},
-	{name: "Retries reports to middleware whether another attempt follows", check: retriesTellsMiddleware},
-	{name: "Redact keeps secrets in errors and panics out of the log and the stored runs", check: redactKeepsSecrets},
+	{name: "Retries reports to middleware whether another attempt follows", check: retriesReportsToMiddleware},
+	{name: "Redact keeps secrets in errors and panics out of the log and the stored runs", check: redactHidesSecrets},
 	{
 		name: "trigger middleware wraps a trigger in the order given, with the defaults outermost", check: triggerMiddlewareWrapsInOrder,
 		defaults: []jobs.Option{jobs.UseTrigger(tracing("first")), jobs.UseTrigger(tracing("second"))},
@@ -49,7 +49,7 @@ func middlewareWrapsInOrder(e *env) {
 	}
 }
 
-func middlewareSeesTheError(e *env) {
+func middlewareSeesTheResult(e *env) {
 	seen := make(chan error, 10)
 	h := func(_ context.Context, job *jobs.Job) error {
 		switch job.Attempt {
@@ -85,9 +85,9 @@ func middlewareDecidesTheOutcome(e *env) {
 		"test.forgives":  func(*jobs.Job, error) error { return nil },
 		"test.gives-up":  func(_ *jobs.Job, err error) error { return jobs.Permanent(err) },
 		"test.panics":    func(*jobs.Job, error) error { panic("a panic of the conformance suite") },
-		"test.goes-on":   func(_ *jobs.Job, err error) error { return err },
-		"test.puts-off":  func(_ *jobs.Job, err error) error { return jobs.RetryAfter(time.Hour, err) },
-		"test.leaves-it": nil,
+		"test.passes-on": func(_ *jobs.Job, err error) error { return err },
+		"test.postpones": func(_ *jobs.Job, err error) error { return jobs.RetryAfter(time.Hour, err) },
+		"test.omits":     nil,
 	} {
 		e.noError(e.s.RegisterDelayed(name, 0, fail(errAgain), jobs.RetryDelay(0), jobs.Use(func(next jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
@@ -99,23 +99,23 @@ func middlewareDecidesTheOutcome(e *env) {
 		})))
 	}
 	e.start()
-	for _, name := range []string{"test.forgives", "test.gives-up", "test.panics", "test.goes-on", "test.puts-off", "test.leaves-it"} {
+	for _, name := range []string{"test.forgives", "test.gives-up", "test.panics", "test.passes-on", "test.postpones", "test.omits"} {
 		e.trigger(name, nil)
 	}
 	e.total(jobs.StateCompleted, 2)
 	e.total(jobs.StateFailed, 3)
 	e.eventually("a retry to be postponed", func() (any, bool) {
-		st := e.status("test.puts-off")
+		st := e.status("test.postpones")
 		return st, st.Retrying == 1 && st.Running == 0
 	})
 }
 
-func retriesTellsMiddleware(e *env) {
-	told := make(chan bool, 10)
+func retriesReportsToMiddleware(e *env) {
+	reported := make(chan bool, 10)
 	use := jobs.Use(func(next jobs.Handler) jobs.Handler {
 		return func(ctx context.Context, job *jobs.Job) error {
 			err := next(ctx, job)
-			told <- job.Retries(err)
+			reported <- job.Retries(err)
 			return err
 		}
 	})
@@ -135,14 +135,14 @@ func retriesTellsMiddleware(e *env) {
 	} {
 		e.trigger(c.name, nil)
 		for i, want := range c.want {
-			require.Equal(e, want, receive(e, told, "an attempt"), "Retries after attempt %d of %s", i+1, c.name)
+			require.Equal(e, want, receive(e, reported, "an attempt"), "Retries after attempt %d of %s", i+1, c.name)
 		}
 	}
 	e.total(jobs.StateFailed, 3)
-	require.Empty(e, told, "attempts after the last")
+	require.Empty(e, reported, "attempts after the last")
 }
 
-func redactKeepsSecrets(e *env) {
+func redactHidesSecrets(e *env) {
 	results := []func() error{
 		func() error { return fmt.Errorf("the password is %s", secret) },
 		func() error { panic("the password is " + secret) },

@@ -17,13 +17,13 @@ var monitorRules = []rule{
 	{name: "QueueSize counts runs that are due, delayed or to be retried, and no others", check: queueSizeCountsWhatWaits},
 	{name: "a schedule that is due while stopped counts as one waiting run and as overdue", check: dueScheduleCountsAsOneWhileStopped},
 	{name: "Jobs lists every registered job by name before Start, while started and after Shutdown", check: jobsListsByName},
-	{name: "Jobs returns the next three ticks of a schedule", check: jobsTellsUpcomingTicks},
-	{name: "Jobs returns the previous tick with its state, and the next tick", check: jobsTellsThePreviousTick},
-	{name: "Jobs returns the tick of the latest successful run, despite later failures and a restart", check: jobsTellsTheLastSuccess},
+	{name: "Jobs returns the next three ticks of a schedule", check: jobsReturnsUpcomingTicks},
+	{name: "Jobs returns the previous tick with its state, and the next tick", check: jobsReturnsThePreviousTick},
+	{name: "Jobs returns the tick of the latest successful run, despite later failures and a restart", check: jobsReturnsTheLastSuccess},
 	{name: "Jobs counts waiting, retrying and running runs", check: jobsCountsByState},
 	{name: "Health is good while started, and otherwise says why not", check: healthSaysWhyNot},
 	{name: "Health counts runs by state, and reports how long the oldest has been due", check: healthCountsByState},
-	{name: "Health reports an unreachable database", check: healthTellsThatTheDatabaseIsGone, needs: func(h Harness) string {
+	{name: "Health reports an unreachable database", check: healthReportsAnUnreachableDatabase, needs: func(h Harness) string {
 		if h.BreakDB == nil {
 			return "the provider has no database: Harness.BreakDB is nil"
 		}
@@ -160,7 +160,7 @@ func jobsListsByName(e *env) {
 	check("after Shutdown")
 }
 
-func jobsTellsUpcomingTicks(e *env) {
+func jobsReturnsUpcomingTicks(e *env) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	e.noError(err)
 	p := e.probe(nil)
@@ -185,7 +185,7 @@ func jobsTellsUpcomingTicks(e *env) {
 	check("after Shutdown")
 }
 
-func jobsTellsThePreviousTick(e *env) {
+func jobsReturnsThePreviousTick(e *env) {
 	results := make(chan error, 1)
 	p := e.probe(func(context.Context, *jobs.Job) error {
 		select {
@@ -218,7 +218,7 @@ func jobsTellsThePreviousTick(e *env) {
 	}
 }
 
-func jobsTellsTheLastSuccess(e *env) {
+func jobsReturnsTheLastSuccess(e *env) {
 	var succeeds atomic.Bool
 	var latest atomic.Int64 // the tick of the latest successful run, in seconds
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
@@ -351,7 +351,7 @@ func healthCountsByState(e *env) {
 	})
 }
 
-func healthTellsThatTheDatabaseIsGone(e *env) {
+func healthReportsAnUnreachableDatabase(e *env) {
 	e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))
 	e.start()
 	require.True(e, e.health().Healthy, "Healthy before the database is unreachable")

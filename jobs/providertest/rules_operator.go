@@ -14,20 +14,20 @@ import (
 var operatorRules = []rule{
 	{name: "a run cancelled while it waits never starts", check: cancelledWhileWaitingNeverRuns},
 	{name: "a run cancelled while running has its context ended and is not retried", check: cancelledWhileRunningIsNotRetried},
-	{name: "a run that succeeds despite being cancelled is completed", check: cancelledAndEndsWellIsCompleted},
-	{name: "cancelling a tick does not end its schedule", check: cancelledTickLeavesTheSchedule},
-	{name: "Cancel does nothing to a run that has ended", check: cancelLeavesTheEnded},
-	{name: "Retry starts a failed run at once, and it can complete", check: retriedFailureRunsAtOnce},
+	{name: "a run that succeeds despite being cancelled is completed", check: cancelledButSuccessfulIsCompleted},
+	{name: "cancelling a tick does not end its schedule", check: cancelledTickKeepsTheSchedule},
+	{name: "Cancel does nothing to a run that has ended", check: cancelIgnoresEndedRuns},
+	{name: "Retry starts a failed run at once, and it can complete", check: retriedFailureStartsAtOnce},
 	{name: "Retry starts a run that was cancelled or skipped", check: retriedCancelledOrSkippedRuns},
-	{name: "Retry starts the next attempt of a waiting run at once", check: retryBringsTheNextAttemptForward},
+	{name: "Retry starts the next attempt of a waiting run at once", check: retryStartsTheNextAttempt},
 	{name: "Retry refuses a run that waits for its first attempt, is running or has completed", check: notRetryableIsRefused},
-	{name: "operators' calls refuse unknown jobs and IDs", check: operatorsUnknownIsRefused},
+	{name: "operators' calls refuse unknown jobs and IDs", check: operatorsRefuseTheUnknown},
 }
 
 func cancelledWhileWaitingNeverRuns(e *env) {
 	canceller := role[jobs.Canceller](e)
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
-		if e.do(job) == "put off" {
+		if e.do(job) == "postpone" {
 			return jobs.RetryAfter(time.Hour, errAgain)
 		}
 		return nil
@@ -40,7 +40,7 @@ func cancelledWhileWaitingNeverRuns(e *env) {
 	require.NotEqual(e, due, delayed, "ID of a job with the key of one that was cancelled")
 	e.start()
 	e.noError(canceller.Cancel(e.ctx, "test.job", delayed))
-	retried := e.trigger("test.job", map[string]string{"do": "put off"})
+	retried := e.trigger("test.job", map[string]string{"do": "postpone"})
 	require.Equal(e, retried, p.next().ID, "ID of the job that ran")
 	e.eventually("the job to wait for its retry", func() (any, bool) {
 		st := e.status("test.job")
@@ -94,7 +94,7 @@ func cancelledWhileRunningIsNotRetried(e *env) {
 	}
 }
 
-func cancelledAndEndsWellIsCompleted(e *env) {
+func cancelledButSuccessfulIsCompleted(e *env) {
 	canceller := role[jobs.Canceller](e)
 	p := e.probe(func(ctx context.Context, job *jobs.Job) error {
 		_ = e.untilCancelled(ctx, job)
@@ -109,7 +109,7 @@ func cancelledAndEndsWellIsCompleted(e *env) {
 	require.Zero(e, e.health().Totals[jobs.StateCancelled].N, "cancelled jobs")
 }
 
-func cancelledTickLeavesTheSchedule(e *env) {
+func cancelledTickKeepsTheSchedule(e *env) {
 	canceller := role[jobs.Canceller](e)
 	var called atomic.Bool
 	p := e.probe(func(ctx context.Context, job *jobs.Job) error {
@@ -148,7 +148,7 @@ func cancelledTickLeavesTheSchedule(e *env) {
 	}
 }
 
-func cancelLeavesTheEnded(e *env) {
+func cancelIgnoresEndedRuns(e *env) {
 	canceller := role[jobs.Canceller](e)
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
 		if e.do(job) == "fail" {
@@ -171,7 +171,7 @@ func cancelLeavesTheEnded(e *env) {
 	require.Equal(e, ended, nonZero(e.health().Totals), "Totals")
 }
 
-func retriedFailureRunsAtOnce(e *env) {
+func retriedFailureStartsAtOnce(e *env) {
 	retrier := role[jobs.Retrier](e)
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
 		if job.Attempt < 4 {
@@ -235,7 +235,7 @@ func retriedCancelledOrSkippedRuns(e *env) {
 	e.total(jobs.StateCancelled, 0)
 }
 
-func retryBringsTheNextAttemptForward(e *env) {
+func retryStartsTheNextAttempt(e *env) {
 	retrier := role[jobs.Retrier](e)
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
 		if job.Attempt == 1 {
@@ -287,7 +287,7 @@ func notRetryableIsRefused(e *env) {
 	p.none("no run was retried")
 }
 
-func operatorsUnknownIsRefused(e *env) {
+func operatorsRefuseTheUnknown(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
 	e.noError(e.s.RegisterDelayed("test.other", 0, p.handle))
@@ -328,9 +328,9 @@ func operatorsUnknownIsRefused(e *env) {
 var pauseRules = []rule{
 	{name: "runs triggered while their job is paused wait until it is resumed, and other jobs continue", check: pausedTriggersWait},
 	{name: "ticks that come due while their job is paused are skipped, and the schedule continues", check: pausedTicksAreSkipped},
-	{name: "a pause outlasts a restart", check: pauseLastsOverARestart},
+	{name: "a pause outlasts a restart", check: pauseOutlastsARestart},
 	{name: "retries wait while their job is paused, including those of ticks", check: pausedRetriesWait},
-	{name: "a run retried by an operator waits while its job is paused", check: pausedRetriesByHandWait},
+	{name: "a run retried by an operator waits while its job is paused", check: pausedRetriesByOperatorsWait},
 }
 
 func pausedTriggersWait(e *env) {
@@ -448,7 +448,7 @@ func pausedTicksAreSkipped(e *env) {
 	e.chain(other, other.next(), 3)
 }
 
-func pauseLastsOverARestart(e *env) {
+func pauseOutlastsARestart(e *env) {
 	pauser := role[jobs.Pauser](e)
 	p := e.probe(nil)
 	other := e.probe(nil)
@@ -533,7 +533,7 @@ func pausedRetriesWait(e *env) {
 	}
 }
 
-func pausedRetriesByHandWait(e *env) {
+func pausedRetriesByOperatorsWait(e *env) {
 	pauser, retrier := role[jobs.Pauser](e), role[jobs.Retrier](e)
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
 		if job.Attempt == 1 {

@@ -16,8 +16,8 @@ import (
 // Lists and counts of runs.
 var runRules = []rule{
 	{name: "Runs lists the latest runs of a job, newest first", check: runsListsTheNewestFirst},
-	{name: "Runs returns the stack of a panic", check: runsTellsAPanicsStack},
-	{name: "Runs returns each run's state and latest error", check: runsTellsStateAndError},
+	{name: "Runs returns the stack of a panic", check: runsReturnsAPanicsStack},
+	{name: "Runs returns each run's state and latest error", check: runsReturnsStateAndError},
 	{name: "Runs lists a tick once it is inserted", check: runsListsInsertedTicks},
 	{name: "Runs refuses a limit out of range and an unknown job", check: runsRefusesBadInput},
 	{name: "Activity counts the runs that have ended, by job", check: activityCountsTheEnded},
@@ -70,7 +70,7 @@ func runsListsTheNewestFirst(e *env) {
 	require.Equal(e, []string{ids[2], ids[1]}, []string{runs[0].ID, runs[1].ID}, "IDs of the latest two")
 }
 
-func runsTellsAPanicsStack(e *env) {
+func runsReturnsAPanicsStack(e *env) {
 	role[jobs.RunLister](e)
 	e.noError(e.s.RegisterDelayed("test.job", 0, panicking, jobs.MaxRetries(0)))
 	e.start()
@@ -81,16 +81,16 @@ func runsTellsAPanicsStack(e *env) {
 	require.Contains(e, r.Error, "panicking", "Error with the function that panicked")
 }
 
-func runsTellsStateAndError(e *env) {
+func runsReturnsStateAndError(e *env) {
 	_ = role[jobs.RunLister](e)
 	release := e.gate()
 	p := e.probe(func(ctx context.Context, job *jobs.Job) error {
 		switch do := e.do(job); {
 		case do == "wait":
 			return release.wait(ctx, job)
-		case do == "put off":
+		case do == "postpone":
 			return jobs.RetryAfter(time.Hour, errAgain)
-		case do == "give up", do == "fail once" && job.Attempt == 1:
+		case do == "fail always", do == "fail once" && job.Attempt == 1:
 			return errAgain
 		}
 		return nil
@@ -117,9 +117,9 @@ func runsTellsStateAndError(e *env) {
 	}{
 		{"delay", []jobs.TriggerOption{jobs.Delay(time.Hour)}, jobs.StateScheduled, 0, false},
 		{"wait", nil, jobs.StateRunning, 1, false},
-		{"put off", nil, jobs.StateRetrying, 1, true},
+		{"postpone", nil, jobs.StateRetrying, 1, true},
 		{"fail once", nil, jobs.StateCompleted, 2, true},
-		{"give up", nil, jobs.StateFailed, 3, true},
+		{"fail always", nil, jobs.StateFailed, 3, true},
 		{"succeed", nil, jobs.StateCompleted, 1, false},
 	} {
 		id := e.trigger("test.job", map[string]string{"do": c.do}, c.opts...)

@@ -14,14 +14,14 @@ import (
 
 // The runs of a schedule.
 var tickRules = []rule{
-	{name: "a cron pattern runs at its ticks", check: cronRunsAtItsInstants},
+	{name: "a cron pattern runs at its ticks", check: cronRunsAtItsTicks},
 	{name: "an interval runs at each of its multiples", check: intervalRunsAtItsMultiples},
 	{name: "a restart neither loses a tick nor runs it twice", check: restartKeepsEachTick},
-	{name: "Late returns how long after its tick a run started", check: lateTellsTheDelay},
-	{name: "triggering a scheduled job does not affect its ticks", check: triggeredRunsAreBesideTicks},
+	{name: "Late returns how long after its tick a run started", check: lateReturnsTheDelay},
+	{name: "triggering a scheduled job does not affect its ticks", check: triggeredRunsDoNotAffectTicks},
 	{name: "a tick has the priority of its job", check: tickHasThePriority},
 	{name: "a tick that fails is retried as the same run, and the next tick is on time", check: failedTickIsRetried},
-	{name: "after missed ticks, one run covers all of them: its tick is the latest, and Missed counts the others", check: oneRunStandsForMissedTicks},
+	{name: "after missed ticks, one run covers all of them: its tick is the latest, and Missed counts the others", check: oneRunCoversMissedTicks},
 	{name: "ticks that pass while all workers are busy become one run, for the latest", check: busyTicksBecomeOneRun},
 	{name: "with CatchUpAll, each missed tick runs, in order and one at a time", check: catchUpAllRunsEachTick},
 	{name: "with CatchUpAll, a tick that waits for the previous one is overdue, and not a run", check: catchUpAllHoldsTheNextTick},
@@ -30,10 +30,10 @@ var tickRules = []rule{
 	{name: "StartWithin skips a tick that could only start later", check: startWithinSkipsALateTick},
 	{name: "StartWithin counts from the latest of the ticks that a run covers", check: startWithinCountsFromTheLatest},
 	{name: "StartWithin skips a triggered run that could only start later", check: startWithinSkipsALateJob},
-	{name: "StartWithin does not affect retries", check: startWithinSparesRetries},
+	{name: "StartWithin does not affect retries", check: startWithinIgnoresRetries},
 }
 
-func cronRunsAtItsInstants(e *env) {
+func cronRunsAtItsTicks(e *env) {
 	schedule := e.cron("* * * * *", time.UTC)
 	p := e.probe(nil)
 	e.noError(e.s.RegisterCron("test.cron", "* * * * *", p.handle))
@@ -77,7 +77,7 @@ func restartKeepsEachTick(e *env) {
 	}
 }
 
-func lateTellsTheDelay(e *env) {
+func lateReturnsTheDelay(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.CatchUp(jobs.CatchUpAll)))
 	e.start()
@@ -96,7 +96,7 @@ func lateTellsTheDelay(e *env) {
 	require.GreaterOrEqual(e, latest, 1500*time.Millisecond-slack, "Late after a stop of 2.5 s")
 }
 
-func triggeredRunsAreBesideTicks(e *env) {
+func triggeredRunsDoNotAffectTicks(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterInterval("test.hourly", time.Hour, p.handle))
 	ticks := e.probe(nil)
@@ -174,7 +174,7 @@ func failedTickIsRetried(e *env) {
 	}
 }
 
-func oneRunStandsForMissedTicks(e *env) {
+func oneRunCoversMissedTicks(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, inOrder))
 	last, restarted := e.missTicks(p, 3500*time.Millisecond)
@@ -362,7 +362,7 @@ func startWithinSkipsALateJob(e *env) {
 	require.Zero(e, e.queueSize("test.job"), "QueueSize")
 }
 
-func startWithinSparesRetries(e *env) {
+func startWithinIgnoresRetries(e *env) {
 	p := e.probe(fail(errors.New("again")))
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.MaxRetries(1), jobs.RetryDelay(1500*time.Millisecond), jobs.StartWithin(time.Second)))
 	e.start()

@@ -11,10 +11,10 @@ import (
 // Delays, times and priorities.
 var timeRules = []rule{
 	{name: "a job runs the registered delay after its trigger", check: registeredDelay},
-	{name: "Delay replaces the registered delay", check: delayReplacesTheRegistered},
+	{name: "Delay replaces the registered delay", check: delayReplacesTheRegisteredDelay},
 	{name: "At sets when a job runs, and a time that has passed means now", check: atSetsTheTime},
-	{name: "of the runs that are due, those with the lowest priority number start first", check: priorityComesFirst},
-	{name: "of the runs with the same priority, the one due longest starts first", check: longerDueComesFirst},
+	{name: "of the runs that are due, those with the lowest priority number start first", check: priorityStartsFirst},
+	{name: "of the runs with the same priority, the one due longest starts first", check: longestDueStartsFirst},
 }
 
 func registeredDelay(e *env) {
@@ -31,7 +31,7 @@ func registeredDelay(e *env) {
 	}
 }
 
-func delayReplacesTheRegistered(e *env) {
+func delayReplacesTheRegisteredDelay(e *env) {
 	const delay = 700 * time.Millisecond
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.now", 0, p.handle))
@@ -59,7 +59,7 @@ func atSetsTheTime(e *env) {
 	p.next()
 }
 
-func priorityComesFirst(e *env) {
+func priorityStartsFirst(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Concurrency(1), jobs.Priority(3)))
 	for _, trigger := range []struct {
@@ -81,7 +81,7 @@ func priorityComesFirst(e *env) {
 	require.Equal(e, []string{"1", "2", "3, of the registration", "4"}, order, "order of the runs, by their priority")
 }
 
-func longerDueComesFirst(e *env) {
+func longestDueStartsFirst(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Concurrency(1)))
 	// At, because with Delay it would matter how long a trigger takes. If the triggers take so long that the first run

@@ -18,7 +18,7 @@ var txRules = []rule{
 	{name: "runs triggered in a nested transaction exist once both transactions commit", needs: needsDB, check: nestedTxJobsExistOnceBothCommit},
 	{name: "TriggerTx refuses what Trigger refuses, and leaves the transaction usable", needs: needsDB, check: triggerTxRefusesWhatTriggerRefuses},
 	{name: "Unique in a transaction finds live runs, including those of the transaction", needs: needsDB, check: uniqueInTxFindsLiveJobs},
-	{name: "Trigger waits for a Unique key taken by an open transaction", needs: needsDB, check: uniqueKeyOfAnOpenTxIsWaitedFor},
+	{name: "Trigger waits for a Unique key taken by an open transaction", needs: needsDB, check: triggerWaitsForAKeyOfAnOpenTx},
 }
 
 func txJobExistsOnceCommitted(e *env) {
@@ -148,7 +148,7 @@ func uniqueInTxFindsLiveJobs(e *env) {
 	}
 }
 
-func uniqueKeyOfAnOpenTxIsWaitedFor(e *env) {
+func triggerWaitsForAKeyOfAnOpenTx(e *env) {
 	tt := e.txTriggerer()
 	e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))
 	type answer struct {

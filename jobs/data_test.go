@@ -32,17 +32,17 @@ type texter string
 
 func (s texter) MarshalText() ([]byte, error) { return []byte(s), nil }
 
-// A pointerTexter does so where it can be addressed.
+// A pointerTexter does so if it is addressable.
 type pointerTexter struct{ s string }
 
 func (s *pointerTexter) MarshalText() ([]byte, error) { return []byte(s.s), nil }
 
-// A pairKey does so as a key.
+// A pairKey encodes itself as the key of a map.
 type pairKey struct{ s string }
 
 func (k pairKey) MarshalText() ([]byte, error) { return []byte(k.s), nil }
 
-// A node leads back to itself by a field that its encoder hides, and so does what is wrapped.
+// A node may refer to itself.
 type node struct {
 	Name string
 	Next *node
@@ -54,7 +54,7 @@ func circle(name string) *node {
 	return n
 }
 
-// wrapped encodes Next as null: the field of the same name that is less deep counts.
+// wrapped encodes Next as null, because the field at the lesser depth takes precedence.
 type wrapped struct {
 	*node
 	Next *int
@@ -64,15 +64,15 @@ func raw(format string, args ...any) json.RawMessage {
 	return json.RawMessage(fmt.Sprintf(format, args...))
 }
 
-// nested is an object that is nested to the depth of levels.
+// nested returns an object that is nested to the given depth.
 func nested(levels int) json.RawMessage {
 	return raw(`%s1%s`, strings.Repeat(`{"a":`, levels), strings.Repeat(`}`, levels))
 }
 
-// sized is an object of n bytes.
+// sized returns an object of n bytes.
 func sized(n int) json.RawMessage { return raw(`{"a":"%s"}`, strings.Repeat("x", n-len(`{"a":""}`))) }
 
-func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
+func TestNewRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule string
@@ -88,30 +88,30 @@ func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 		{"a map with numbers for keys", map[int]string{7: "x"}, `{"7":"x"}`},
 		{"raw JSON", raw(`{"a":1}`), `{"a":1}`},
 		{"raw JSON with space", raw(" {\n\t\"a\" : 1 } "), `{"a":1}`},
-		{"what encodes itself as an object", marshaler(func() ([]byte, error) { return []byte(`{"a":1}`), nil }), `{"a":1}`},
+		{"a value that encodes itself as an object", marshaler(func() ([]byte, error) { return []byte(`{"a":1}`), nil }), `{"a":1}`},
 
-		{"characters of HTML", text{"<b>&amp;"}, `{"text":"\u003cb\u003e\u0026amp;"}`},
+		{"HTML characters", text{"<b>&amp;"}, `{"text":"\u003cb\u003e\u0026amp;"}`},
 		{"any script", text{"żółć 漢字 😀"}, `{"text":"żółć 漢字 😀"}`},
 		{"control characters", text{"\x01\t\x1f\x7f"}, `{"text":"\u0001\t\u001f` + "\x7f" + `"}`},
 		{"line separators", text{"\u2028"}, `{"text":"\u2028"}`},
-		{"a replacement character that is meant", text{"\ufffd"}, `{"text":"` + "\ufffd" + `"}`},
-		{"one in raw JSON", raw(`{"a":"%s"}`, "\ufffd"), `{"a":"` + "\ufffd" + `"}`},
-		{"one that raw JSON escapes", raw(`{"a":"\ufffd","\uFFFD":1}`), `{"a":"\ufffd","\uFFFD":1}`},
-		{"one that raw JSON in a struct escapes", struct{ A json.RawMessage }{raw(`"caf\ufffd"`)}, `{"A":"caf\ufffd"}`},
-		{"one that raw JSON in a map escapes", map[string]any{"a": raw(`["\uFFFD"]`), "b": "x"}, `{"a":["\uFFFD"],"b":"x"}`},
-		{"one that raw JSON in a list escapes", struct{ A []any }{[]any{"x", &[]json.RawMessage{raw(`"\ufffd"`)}}}, `{"A":["x",["\ufffd"]]}`},
-		{"one that raw JSON escapes beside one that is meant", struct {
+		{"an intended replacement character", text{"\ufffd"}, `{"text":"` + "\ufffd" + `"}`},
+		{"a replacement character in raw JSON", raw(`{"a":"%s"}`, "\ufffd"), `{"a":"` + "\ufffd" + `"}`},
+		{"an escaped one in raw JSON", raw(`{"a":"\ufffd","\uFFFD":1}`), `{"a":"\ufffd","\uFFFD":1}`},
+		{"an escaped one in raw JSON in a struct", struct{ A json.RawMessage }{raw(`"caf\ufffd"`)}, `{"A":"caf\ufffd"}`},
+		{"an escaped one in raw JSON in a map", map[string]any{"a": raw(`["\uFFFD"]`), "b": "x"}, `{"a":["\uFFFD"],"b":"x"}`},
+		{"an escaped one in raw JSON in a list", struct{ A []any }{[]any{"x", &[]json.RawMessage{raw(`"\ufffd"`)}}}, `{"A":["x",["\ufffd"]]}`},
+		{"an escaped one in raw JSON beside an intended one", struct {
 			A json.RawMessage
 			B string
 		}{raw(`"\ufffd"`), "\ufffd"}, `{"A":"\ufffd","B":"` + "\ufffd" + `"}`},
-		{"one that encodes itself so", marshaler(func() ([]byte, error) { return []byte(`{"a":"\ufffd"}`), nil }), `{"a":"\ufffd"}`},
-		{"one in a text that looks like it", map[string]any{"a": `\ufffd`, "b": []byte("\xff")}, `{"a":"\\ufffd","b":"/w=="}`},
+		{"an escaped one by a value that encodes itself", marshaler(func() ([]byte, error) { return []byte(`{"a":"\ufffd"}`), nil }), `{"a":"\ufffd"}`},
+		{"text that looks like an escaped one", map[string]any{"a": `\ufffd`, "b": []byte("\xff")}, `{"a":"\\ufffd","b":"/w=="}`},
 		{"invalid UTF-8 that is not encoded", struct {
 			A      json.RawMessage
 			B      string `json:"-"`
 			hidden *node
 		}{raw(`"\ufffd"`), "\xff", circle("\xff")}, `{"A":"\ufffd"}`},
-		{"circles that are not encoded", struct {
+		{"cycles that are not encoded", struct {
 			A json.RawMessage
 			B wrapped
 		}{raw(`"\ufffd"`), wrapped{circle("x"), nil}}, `{"A":"\ufffd","B":{"Name":"x","Next":null}}`},
@@ -131,7 +131,7 @@ func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 		{"an exponent in a string", text{"1e9999"}, `{"text":"1e9999"}`},
 		{"an exponent in a key", raw(`{"1e9999":true}`), `{"1e9999":true}`},
 		{"the e of true and false before a number", raw(`{"a":[true,9999,false,9999]}`), `{"a":[true,9999,false,9999]}`},
-		{"numbers that exponents make large", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 2000)), `{"a":[` + strings.Repeat("1e1000,", 2000) + `1]}`},
+		{"numbers that are long without exponents", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 2000)), `{"a":[` + strings.Repeat("1e1000,", 2000) + `1]}`},
 		{"as many numbers as fit", raw(`{"a":[%s1]}`, strings.Repeat("1,", 524_283)), `{"a":[` + strings.Repeat("1,", 524_283) + `1]}`},
 		{"many floats", map[string][]float64{"a": slices.Repeat([]float64{1e21, -1e-7}, 40_000)}, `{"a":[` + strings.Repeat("1e+21,-1e-7,", 39_999) + `1e+21,-1e-7]}`},
 		{"the largest float", map[string]float64{"a": math.MaxFloat64}, `{"a":1.7976931348623157e+308}`},
@@ -150,7 +150,7 @@ func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 			t.Parallel()
 			req, err := jobs.NewRequest("a.b", test.data)
 			require.NoError(t, err)
-			if string(req.Data) != test.want { // not require.Equal: some are long
+			if string(req.Data) != test.want { // not require.Equal, because some are long
 				require.Equal(t, fmt.Sprintf("%.200s", test.want), fmt.Sprintf("%.200s", req.Data))
 				t.Fatal("data differs after 200 bytes")
 			}
@@ -159,7 +159,7 @@ func TestRequest_AcceptsDataThatCanBeStored(t *testing.T) {
 	}
 }
 
-func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
+func TestNewRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 	t.Parallel()
 	const object = "want a JSON object (a struct, a map or a json.RawMessage that holds one), got "
 	cyclic := map[string]any{}
@@ -184,15 +184,15 @@ func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 		{"raw JSON that is a list", raw(` [{}]`), object + "an array"},
 		{"raw JSON that is null", raw(`null`), object + "null"},
 
-		{"empty raw JSON", json.RawMessage{}, "not encodable as JSON: "},
-		{"raw text that is no JSON", raw(`{"a":}`), "not encodable as JSON: "},
-		{"raw JSON with something after it", raw(`{} {}`), "not encodable as JSON: "},
-		{"a channel", make(chan int), "not encodable as JSON: json: unsupported type: chan int"},
-		{"a channel inside", map[string]any{"a": make(chan int)}, "not encodable as JSON: json: unsupported type: chan int"},
-		{"a function", func() {}, "not encodable as JSON: json: unsupported type: func()"},
-		{"a number that JSON has not", map[string]float64{"a": math.NaN()}, "not encodable as JSON: json: unsupported value: NaN"},
-		{"a cycle", cyclic, "not encodable as JSON: json: unsupported value: encountered a cycle"},
-		{"nesting beyond what encoding/json takes", nested(10_001), "not encodable as JSON: "},
+		{"empty raw JSON", json.RawMessage{}, "cannot be encoded as JSON: "},
+		{"raw text that is not JSON", raw(`{"a":}`), "cannot be encoded as JSON: "},
+		{"raw JSON with something after it", raw(`{} {}`), "cannot be encoded as JSON: "},
+		{"a channel", make(chan int), "cannot be encoded as JSON: json: unsupported type: chan int"},
+		{"a channel inside", map[string]any{"a": make(chan int)}, "cannot be encoded as JSON: json: unsupported type: chan int"},
+		{"a function", func() {}, "cannot be encoded as JSON: json: unsupported type: func()"},
+		{"a number that JSON cannot represent", map[string]float64{"a": math.NaN()}, "cannot be encoded as JSON: json: unsupported value: NaN"},
+		{"a cycle", cyclic, "cannot be encoded as JSON: json: unsupported value: encountered a cycle"},
+		{"nesting beyond the limit of encoding/json", nested(10_001), "cannot be encoded as JSON: "},
 
 		{"invalid UTF-8 in a struct", text{"a\xffb"}, "a string that is not valid UTF-8"},
 		{"invalid UTF-8 as a key", map[string]int{"\xc3": 1}, "a string that is not valid UTF-8"},
@@ -216,15 +216,15 @@ func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 		{"the zero character in raw JSON", raw(`{"a":"\u0000"}`), `the character \u0000, which PostgreSQL cannot store`},
 		{"the zero character after an escaped backslash", raw(`{"a":"\\\u0000"}`), `the character \u0000, which PostgreSQL cannot store`},
 		{"the zero character after a pair of surrogates", raw(`{"a":"\ud83d\ude00\u0000"}`), `the character \u0000, which PostgreSQL cannot store`},
-		{"a first surrogate alone", raw(`{"a":"\ud83d"}`), `a surrogate \ud83d without its pair`},
-		{"a first surrogate before text", raw(`{"a":"\uD83Dabcdefgh"}`), `a surrogate \uD83D without its pair`},
-		{"a first surrogate before another escape", raw(`{"a":"\udbff\n\ude00"}`), `a surrogate \udbff without its pair`},
-		{"a first surrogate before no surrogate", raw(`{"a":"\ud83d\u0041"}`), `a surrogate \ud83d without its pair`},
-		{"two first surrogates", raw(`{"a":"\ud83d\ud83d\ude00"}`), `a surrogate \ud83d without its pair`},
-		{"a first surrogate before an escaped backslash", raw(`{"a":"\ud83d\\ude00"}`), `a surrogate \ud83d without its pair`},
-		{"a second surrogate alone", raw(`{"a":"\ude00"}`), `a surrogate \ude00 without its pair`},
-		{"a pair the wrong way round", raw(`{"a":"\ude00\ud83d"}`), `a surrogate \ude00 without its pair`},
-		{"a surrogate alone as a key", raw(`{"\udfff":1}`), `a surrogate \udfff without its pair`},
+		{"a first surrogate alone", raw(`{"a":"\ud83d"}`), `a surrogate \ud83d that is not part of a pair`},
+		{"a first surrogate before text", raw(`{"a":"\uD83Dabcdefgh"}`), `a surrogate \uD83D that is not part of a pair`},
+		{"a first surrogate before another escape", raw(`{"a":"\udbff\n\ude00"}`), `a surrogate \udbff that is not part of a pair`},
+		{"a first surrogate before no surrogate", raw(`{"a":"\ud83d\u0041"}`), `a surrogate \ud83d that is not part of a pair`},
+		{"two first surrogates", raw(`{"a":"\ud83d\ud83d\ude00"}`), `a surrogate \ud83d that is not part of a pair`},
+		{"a first surrogate before an escaped backslash", raw(`{"a":"\ud83d\\ude00"}`), `a surrogate \ud83d that is not part of a pair`},
+		{"a second surrogate alone", raw(`{"a":"\ude00"}`), `a surrogate \ude00 that is not part of a pair`},
+		{"a pair the wrong way round", raw(`{"a":"\ude00\ud83d"}`), `a surrogate \ude00 that is not part of a pair`},
+		{"a surrogate alone as a key", raw(`{"\udfff":1}`), `a surrogate \udfff that is not part of a pair`},
 
 		{"an exponent too large", raw(`{"a":1e1001}`), "a number with an exponent beyond ±1000"},
 		{"an exponent far too large", raw(`{"a":1E+99999}`), "a number with an exponent beyond ±1000"},
@@ -233,18 +233,18 @@ func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 		{"an exponent of a json.Number", map[string]json.Number{"a": "1e1001"}, "a number with an exponent beyond ±1000"},
 		{"a number too long", raw(`{"a":%s}`, strings.Repeat("1", 10_001)), "a number of more than 10000 digits"},
 		{
-			"many numbers that exponents make large", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 2100)),
-			"2106310 bytes once PostgreSQL has written its numbers without exponents, allowed are fewer than 2097152",
+			"many large numbers with exponents", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 2100)),
+			"2106310 bytes with its numbers written without exponents, as PostgreSQL does; must be fewer than 2097152",
 		},
-		{"many that exponents make small", raw(`{"a":[%s1]}`, strings.Repeat("-1.5E-1000,", 2100)), "once PostgreSQL has written its numbers"},
-		{"as many of them as fit", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 149_000)), "149447010 bytes once PostgreSQL"},
+		{"many small numbers with exponents", raw(`{"a":[%s1]}`, strings.Repeat("-1.5E-1000,", 2100)), "with its numbers written without exponents"},
+		{"as many of them as fit in 1 MiB", raw(`{"a":[%s1]}`, strings.Repeat("1e1000,", 149_000)), "149447010 bytes with its numbers written"},
 		{"a fraction too long", raw(`{"a":0.%s}`, strings.Repeat("1", 10_000)), "a number of more than 10000 digits"},
 
 		{"nesting too deep", nested(1001), "nested deeper than 1000 levels"},
 		{"lists nested too deep", raw(`{"a":%s%s}`, strings.Repeat("[", 1000), strings.Repeat("]", 1000)), "nested deeper than 1000 levels"},
-		{"one byte too many", sized(jobs.MaxDataBytes), "1048576 bytes of JSON, allowed are fewer than 1048576"},
-		{"far too many bytes", sized(2 * jobs.MaxDataBytes), "2097152 bytes of JSON, allowed are fewer than 1048576"},
-		{"too many bytes once escaped", text{strings.Repeat("<", 200_000)}, "1200011 bytes of JSON, allowed are fewer than 1048576"},
+		{"one byte too many", sized(jobs.MaxDataBytes), "1048576 bytes of JSON, must be fewer than 1048576"},
+		{"far too many bytes", sized(2 * jobs.MaxDataBytes), "2097152 bytes of JSON, must be fewer than 1048576"},
+		{"too many bytes once escaped", text{strings.Repeat("<", 200_000)}, "1200011 bytes of JSON, must be fewer than 1048576"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
@@ -252,12 +252,12 @@ func TestRequest_RefusesDataThatCannotBeStored(t *testing.T) {
 			require.ErrorIs(t, err, jobs.ErrInvalidData)
 			require.ErrorContains(t, err, `for "a.b": `)
 			require.ErrorContains(t, err, test.want)
-			require.Less(t, len(err.Error()), 300, "the data is not part of the error")
+			require.Less(t, len(err.Error()), 300, "the error does not contain the data")
 		})
 	}
 }
 
-func TestRequest_KeepsTheCauseWhenDataCannotBeEncoded(t *testing.T) {
+func TestNewRequest_WrapsEncodingErrors(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("no")
 	_, err := jobs.NewRequest("a.b", marshaler(func() ([]byte, error) { return nil, cause }))
@@ -265,7 +265,7 @@ func TestRequest_KeepsTheCauseWhenDataCannotBeEncoded(t *testing.T) {
 	require.ErrorIs(t, err, cause)
 }
 
-func TestRequest_SharesNoData(t *testing.T) {
+func TestNewRequest_CopiesTheData(t *testing.T) {
 	t.Parallel()
 	given := raw(`{"a":1}`)
 	for _, data := range []any{nil, given} {
@@ -286,7 +286,7 @@ var (
 	surrogateOrZero  = regexp.MustCompile(`(?i)\\ud[89a-f]|\\u0000`)
 )
 
-// requireStorable checks, by decoding, the rules for what is stored.
+// requireStorable checks the rules for stored data by decoding it.
 func requireStorable(t require.TestingT, data []byte) {
 	require.Less(t, len(data), jobs.MaxDataBytes)
 	require.True(t, json.Valid(data))
@@ -331,11 +331,10 @@ func requireStorable(t require.TestingT, data []byte) {
 		}
 	}
 	check(object, 0)
-	require.Less(t, stored, 4<<20) // what is in strings counts too much
+	require.Less(t, stored, 4<<20) // commas and colons in strings are counted too
 }
 
-// FuzzData holds what must be true of any JSON that a caller writes: what is
-// accepted can be stored, and means the same as what was given.
+// FuzzData checks that any JSON written by a caller, if it is accepted, can be stored and keeps its meaning.
 func FuzzData(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, ` {"a" : [1, 2.5e3, -0, true, null, "x"]} `, `[]`, `null`, `"x"`, ``, `{`, `{} {}`, `{"a":"\u0000"}`, `{"a":"\\u0000"}`, `{"a":"\\\u0000"}`,
@@ -367,7 +366,7 @@ func FuzzData(f *testing.F) {
 	})
 }
 
-// FuzzDataText: a string is stored as it is if and only if PostgreSQL can.
+// FuzzDataText checks that a string is accepted, and stored unchanged, if and only if PostgreSQL can store it.
 func FuzzDataText(f *testing.F) {
 	for _, seed := range []string{"", "x", "\x00", "\xff", "\ufffd", `\u0000`, `\ufffd`, `"\`, "\xed\xa0\x80", "😀", "<&>\u2028", "\x7f"} {
 		f.Add(seed, seed)

@@ -1,10 +1,9 @@
-// Package jobs is the portable half of everytick: what an application's modules
-// see of background jobs, whichever provider runs them.
+// Package jobs defines background jobs independently of the provider that runs them. It is the part of everytick
+// that an application's modules import.
 //
-// A module registers its jobs on a [Registrar] when the application starts, and
-// asks a [Triggerer] to run one. The application builds one [Scheduler] from a
-// provider (adapters/river for production, adapters/memory for unit tests), hands
-// it to every module, calls Start, and calls Shutdown before it exits:
+// When the application starts, each module registers its jobs on a [Registrar]. Modules run a job on demand with a
+// [Triggerer]. The application creates one [Scheduler] from a provider (adapters/river in production, adapters/memory
+// in unit tests), passes it to every module, calls Start, and calls Shutdown before it exits:
 //
 //	func RegisterAuditJobs(r jobs.Registrar) error {
 //		return errors.Join(
@@ -13,73 +12,66 @@
 //		)
 //	}
 //
-// Every provider keeps the rules below; the suite in jobs/providertest checks them.
+// Every provider keeps the rules below. The conformance suite in jobs/providertest checks them.
 //
 // # Delivery
 //
-// A job that was accepted, that is, whose Trigger returned an ID and no
-// error, is run at least once. It can be run again when a process dies between
-// doing the work and saying so: handlers are idempotent, or do their work in a
-// transaction that a second run finds done.
+// Once Trigger has returned an ID and no error, the job runs at least once. It runs again if a process dies after
+// doing the work and before storing the result, so handlers must be idempotent, or do their work in a transaction
+// that a second run detects.
 //
 // # Identity
 //
-// [Job.ID] is the same on every attempt of a job and never used again
-// by that provider. It is opaque: compare it, log it, do not parse it.
+// [Job.ID] is the same for every attempt of a run, and the provider never uses it again. It is opaque: compare it and
+// log it, but don't parse it.
 //
 // # Retries
 //
-// A handler that returns an error or panics, also because its [Timeout] has
-// ended its context, is run again after [RetryDelay], which doubles with every attempt (5 s, 10 s,
-// 20 s … unless set), at most 24 hours. After [MaxRetries] retries the job has
-// failed for good. [Permanent] gives up at once, [RetryAfter] sets the wait of one
-// retry. An attempt that a shutdown interrupted is not counted.
+// A handler that returns an error, panics or exceeds its [Timeout] is retried after [RetryDelay], which doubles with
+// every attempt (5 s, 10 s, 20 s and so on by default) up to 24 hours. After [MaxRetries] retries the job has failed
+// for good. A [Permanent] error fails it at once, and [RetryAfter] sets the delay of one retry. An attempt interrupted
+// by a shutdown does not count.
 //
 // # Ticks
 //
-// A cron or interval schedule is a pure function of time: the instants at
-// which it runs, its ticks, depend on nothing but its definition. [Job.Tick] is
-// the instant a run stands for, however late it runs. Each tick is inserted at most
-// once, in however many processes the schedule is registered. Ticks that pass while
-// nothing is running or all workers are busy are caught up on as [CatchUp] says, and
-// [Job.Missed] is how many earlier ticks a run stands for.
+// The ticks of a schedule are the instants at which it runs. They are a pure function of the schedule's definition.
+// [Job.Tick] is the tick that a run is for, however late it runs. Each tick is inserted at most once, no matter how
+// many processes register the schedule. [CatchUp] decides what happens to ticks that pass while no process is running
+// or all workers are busy, and [Job.Missed] is how many earlier ticks a run also covers.
 //
 // # Concurrency
 //
-// Jobs run concurrently with each other and with themselves, unless
-// [Concurrency] gives a job a number of worker slots of its own. Among jobs that
-// are due, a lower [Priority] number starts first, then the one due longer.
+// Runs of different jobs and of the same job execute concurrently, unless [Concurrency] gives a job its own worker
+// slots. Of the jobs that are due, those with the lowest [Priority] number start first, and among equals the one that
+// has been due longest.
 //
 // # Middleware
 //
-// What [Use] wraps around a handler, and [UseTrigger] around a trigger,
-// works in any provider: defaults stand outside of a job's own, the first outermost.
-// Metadata that trigger middleware sets comes with every attempt of the run.
+// Middleware wraps handlers ([Use]) and triggers ([UseTrigger]) and works with any provider. The scheduler's defaults
+// wrap the job's own middleware, and the first in each list is outermost. Every attempt of a run sees the metadata
+// that trigger middleware set.
 //
 // # Time
 //
-// Times are UTC. Delays and intervals are measured by the provider's clock,
-// which for a provider on a database is the database's.
+// All times are in UTC. Delays and intervals follow the provider's clock. If the provider stores jobs in a database,
+// that is the database's clock.
 //
 // # Registration
 //
-// Jobs are registered before Start and while stopped. Between
-// Start and Shutdown registering returns [ErrStarted]. Triggering works at any
-// time, before Start and from inside a handler too; what is triggered while
-// nothing runs waits.
+// Jobs can be registered before Start and after Shutdown. In between, registering returns [ErrStarted]. Jobs can be
+// triggered at any time, including before Start and inside handlers. While nothing is started they wait.
 //
 // # Operators
 //
-// A provider may have more roles: [RunLister], [ActivityReporter],
-// [Canceller], [Retrier] and [Pauser]; [As] finds them. What their methods say holds for every provider
-// that has them, and what they do to a tick never ends its schedule.
+// A provider may implement further roles: [RunLister], [ActivityReporter], [Canceller], [Retrier] and [Pauser]. [As]
+// finds them. No operation on a tick ends its schedule.
 //
 // # PostgreSQL
 //
-// [DB], [TriggerTx] and [TxTriggerer] have types of pgx: they are for providers on
-// PostgreSQL. Others leave [Job.DB] as they were given it, and lack the role.
+// [DB], [TriggerTx] and [TxTriggerer] use pgx types and are for providers on PostgreSQL. Other providers pass
+// [Job.DB] through unchanged, and need not implement TxTriggerer.
 //
 // # Goroutines
 //
-// All methods of a [Scheduler] may be called from several goroutines at once.
+// All methods of a [Scheduler] are safe for concurrent use.
 package jobs

@@ -12,8 +12,7 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// Middleware sees every attempt from outside. Given in a provider's Config.Defaults
-// it does so for all jobs.
+// Middleware wraps every attempt. In a provider's Config.Defaults it wraps those of all jobs.
 func ExampleUse() {
 	report := func(next jobs.Handler) jobs.Handler {
 		return func(ctx context.Context, job *jobs.Job) error {
@@ -23,7 +22,7 @@ func ExampleUse() {
 		}
 	}
 
-	registry, err := provider.NewRegistry(jobs.Use(report)) // a provider makes one of its Defaults
+	registry, err := provider.NewRegistry(jobs.Use(report)) // providers pass their Config.Defaults
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -40,8 +39,7 @@ func ExampleUse() {
 	// email.welcome, attempt 1: panic: no template
 }
 
-// What an error says is stored with the job and logged. Redact keeps addresses out of
-// both.
+// The text of an error is stored with the run and logged. Redact keeps addresses out of both.
 func ExampleRedact() {
 	address := regexp.MustCompile(`[^ ]+@[^ ]+`)
 	registry, err := provider.NewRegistry()
@@ -61,8 +59,8 @@ func ExampleRedact() {
 	// 550 no mailbox for (address) here
 }
 
-// With Skip a tick is left out while an earlier run goes on. The job's history keeps
-// the reason.
+// With OverlapSkip, a tick is skipped while another run is in progress. It is listed among the job's runs with the
+// reason.
 func ExampleOverlap() {
 	registry, err := provider.NewRegistry()
 	if err != nil {
@@ -70,14 +68,14 @@ func ExampleOverlap() {
 		return
 	}
 	err = registry.RegisterInterval("audit.sync", 5*time.Minute, func(context.Context, *jobs.Job) error {
-		return nil // takes longer than five minutes at times
+		return nil // sometimes takes longer than five minutes
 	}, jobs.Overlap(jobs.OverlapSkip))
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 
-	// What a provider asks before each run.
+	// Providers do this before each run.
 	sync, err := registry.Job("audit.sync")
 	if err != nil {
 		fmt.Println(err)
@@ -85,14 +83,14 @@ func ExampleOverlap() {
 	}
 	tick := time.Date(2026, 3, 7, 12, 5, 0, 0, time.UTC)
 	job := &jobs.Job{Name: "audit.sync", Tick: tick, StartedAt: tick, Attempt: 1}
-	fmt.Println("another run goes on:", sync.Skip(job, tick, true))
-	fmt.Println("no other run goes on:", sync.Skip(job, tick, false))
+	fmt.Println("another run is in progress:", sync.Skip(job, tick, true))
+	fmt.Println("no other run is in progress:", sync.Skip(job, tick, false))
 	// Output:
-	// another run goes on: skipped: another run of this job goes on
-	// no other run goes on:
+	// another run is in progress: skipped: another run of this job is in progress
+	// no other run is in progress:
 }
 
-// runOnce does what a provider does with one attempt.
+// runOnce runs one attempt, as a provider does.
 func runOnce(registry *provider.Registry, name string) error {
 	definition, err := registry.Job(name)
 	if err != nil {

@@ -15,14 +15,14 @@ type WelcomeArgs struct {
 	User int `json:"user"`
 }
 
-// The name of a job and the type of its data stand in one place.
+// Welcome combines the name of the job and the type of its data.
 const Welcome jobs.Kind[WelcomeArgs] = "email.welcome"
 
-// printer stands for the scheduler that the application is given.
+// printer stands in for the application's scheduler.
 type printer struct{ jobs.Triggerer }
 
 func (printer) Trigger(_ context.Context, name string, data any, _ ...jobs.TriggerOption) (string, error) {
-	fmt.Printf("enqueued %s %+v\n", name, data)
+	fmt.Printf("triggered %s %+v\n", name, data)
 	return "1", nil
 }
 
@@ -44,7 +44,7 @@ func ExampleKind() {
 	id, err := Welcome.Trigger(context.Background(), printer{}, WelcomeArgs{User: 7})
 	fmt.Println(id, err)
 
-	// What a scheduler does with it.
+	// A scheduler then runs it.
 	welcome, err := registry.Job("email.welcome")
 	if err != nil {
 		fmt.Println(err)
@@ -53,14 +53,13 @@ func ExampleKind() {
 	job := &jobs.Job{Name: "email.welcome", Data: []byte(`{"user":7}`), Attempt: 1}
 	fmt.Println(welcome.Run(context.Background(), job, slog.Default()))
 	// Output:
-	// enqueued email.welcome {User:7}
+	// triggered email.welcome {User:7}
 	// 1 <nil>
 	// welcome, user 7
 	// <nil>
 }
 
-// A run at 02:30 happens at 03:00 on the night on which the clock goes from 02:00
-// to 03:00.
+// A job at 02:30 runs at 03:00 on the day on which the clock goes from 02:00 to 03:00.
 func ExampleParseCron() {
 	newYork, err := time.LoadLocation("America/New_York")
 	if err != nil {
@@ -88,7 +87,7 @@ func ExampleParseCron_invalid() {
 	fmt.Println(err)
 	fmt.Println(errors.Is(err, jobs.ErrInvalidSchedule))
 	// Output:
-	// jobs: invalid schedule: cron pattern "*/100 * * * *": field minute: step "100", allowed is 1 to 59
+	// jobs: invalid schedule: cron pattern "*/100 * * * *": field minute: step "100", want 1 to 59
 	// true
 }
 
@@ -96,7 +95,7 @@ func ExamplePermanent() {
 	errNoSuchUser := errors.New("no such user")
 	handler := func(_ context.Context, job *jobs.Job) error {
 		if job.Attempt == 1 {
-			return errors.New("connection refused") // to be retried
+			return errors.New("connection refused") // retried
 		}
 		return jobs.Permanent(fmt.Errorf("user 7: %w", errNoSuchUser))
 	}
@@ -117,5 +116,5 @@ func ExampleRetryAfter() {
 	err := jobs.RetryAfter(time.Minute, errors.New("the server is busy"))
 	fmt.Println(err)
 	// Output:
-	// the server is busy (to be retried after 1m0s)
+	// the server is busy (retry after 1m0s)
 }

@@ -16,41 +16,38 @@ import (
 	"github.com/everytick/everytick/jobs/internal/verdict"
 )
 
-// A Job is one attempt at one job, as its handler sees it. It is valid until the
-// handler returns.
+// A Job is what a handler is given for one attempt. It is valid until the handler returns.
 type Job struct {
-	// ID identifies the job. It is opaque and the same on every attempt.
+	// ID identifies the run. It is opaque and the same for every attempt.
 	ID string
-	// Name is the name the job was registered under.
+	// Name is the name under which the job was registered.
 	Name string
-	// Data is the JSON object that was given to Trigger, "{}" when there was none.
-	// Equal as JSON; white space and the order of keys may differ.
+	// Data is the JSON object given to Trigger, or "{}" if there was none. White space and the order of keys may
+	// differ from the original.
 	Data json.RawMessage
-	// Attempt is the number of this attempt, counted from 1.
+	// Attempt is the number of this attempt, starting at 1.
 	Attempt int
-	// MaxAttempts is the attempt after which the job has failed for good.
+	// MaxAttempts is the number of the last attempt. If it fails, the job has failed for good.
 	MaxAttempts int
-	// Tick is the instant a cron or interval run stands for, in UTC. If several have
-	// passed it is the latest of them, see [CatchUp]. It is zero for a job that was
-	// triggered.
+	// Tick is the tick that this run is for, in UTC. If the run covers several missed ticks, Tick is the latest;
+	// see [CatchUp]. It is zero for a triggered run.
 	Tick time.Time
-	// Missed is how many earlier ticks this run stands for as well: those that passed
-	// while nothing was running or all workers were busy, and have no run of their own.
-	// It is 0 for a run in time and for a job that was triggered.
+	// Missed is how many earlier ticks this run also covers. They passed while no process was running or all
+	// workers were busy, and get no run of their own. It is 0 for a run on time and for a triggered run.
 	Missed int
-	// Metadata is what [TriggerMiddleware] left in the process that triggered the job,
-	// nil if nothing. It is not for the handler's own data.
+	// Metadata is what [TriggerMiddleware] set when the job was triggered, or nil. It is meant for middleware;
+	// handlers get their input from Data.
 	Metadata map[string]string
 	// StartedAt is when this attempt started, by the provider's clock, in UTC.
 	StartedAt time.Time
-	// DB is the database the provider was given: the application's own pool.
+	// DB is the database that the provider was configured with, usually the application's pool.
 	DB DB
-	// Logger carries the attributes job, job_id and attempt.
+	// Logger has the attributes job, job_id and attempt.
 	Logger *slog.Logger
 }
 
-// Decode stores the job's data in the value v points to, as [json.Unmarshal]
-// does. Its error is [Permanent]: data that does not decode now never will.
+// Decode unmarshals the job's data into v, like [json.Unmarshal]. Its error is [Permanent], because data that does
+// not decode now never will.
 func (j *Job) Decode(v any) error {
 	if err := json.Unmarshal(j.Data, v); err != nil {
 		return Permanent(fmt.Errorf("jobs: data of %q does not decode: %w", j.Name, err))
@@ -58,9 +55,7 @@ func (j *Job) Decode(v any) error {
 	return nil
 }
 
-// Late returns how long after its tick this attempt started, by the provider's
-// clock. For a run that stands for several ticks that is the latest one. It is 0 for
-// a job that was triggered.
+// Late returns how long after Tick this attempt started, by the provider's clock. It is 0 for a triggered run.
 func (j *Job) Late() time.Duration {
 	if j.Tick.IsZero() {
 		return 0
@@ -68,20 +63,19 @@ func (j *Job) Late() time.Duration {
 	return max(0, j.StartedAt.Sub(j.Tick))
 }
 
-// Retries tells whether another attempt follows this one when it ends with err.
+// Retries reports whether another attempt follows if this one ends with err.
 func (j *Job) Retries(err error) bool {
 	var permanent *verdict.Permanent
 	return err != nil && j.Attempt < j.MaxAttempts && !verdict.Sound(func() bool { return errors.As(err, &permanent) })
 }
 
-// Outcome names what follows from an attempt that ended with err, for metrics and
-// traces: "completed", "retried" (another attempt follows), "failed" (for good), or
-// "interrupted" (by a shutdown or a cancellation). ctx is the attempt's.
+// Outcome classifies an attempt that ended with err, for metrics and traces: "completed", "retried" (another attempt
+// follows), "failed" (for good), or "interrupted" (by a shutdown or a cancellation). ctx is the attempt's context.
 func (j *Job) Outcome(ctx context.Context, err error) string {
 	switch {
 	case err == nil:
 		return "completed"
-	case errors.Is(ctx.Err(), context.Canceled): // at the timeout it is DeadlineExceeded
+	case errors.Is(ctx.Err(), context.Canceled): // a timeout is DeadlineExceeded
 		return "interrupted"
 	case j.Retries(err):
 		return "retried"
@@ -90,7 +84,7 @@ func (j *Job) Outcome(ctx context.Context, err error) string {
 	}
 }
 
-// LogValue groups what identifies the job. It never contains the data.
+// LogValue implements [slog.LogValuer]. The value never contains the data.
 func (j *Job) LogValue() slog.Value {
 	attrs := []slog.Attr{
 		slog.String("job", j.Name),
@@ -107,16 +101,14 @@ func (j *Job) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// A Handler does the work of a job. It returns nil when the job is done, and an
-// error when it is to be run again. ctx ends when the job's [Timeout] has passed
-// or the scheduler is shut down the hard way; a handler that ignores that holds up a
-// worker and the shutdown, and 10 s later the log says so. A panic counts as an error.
-// An error whose own methods panic is an error like any other. Of its text, the first
-// 8 KiB are kept, as valid UTF-8.
+// A Handler does the work of a job. It returns nil when the work is done, and an error to be retried. A panic counts
+// as an error, and so does an error whose own methods panic. The first 8 KiB of an error's text are kept, as valid UTF-8.
+//
+// ctx ends when the job's [Timeout] has passed, when the run is cancelled, or when the time given to Shutdown is over.
+// A handler that ignores the end of ctx occupies a worker and delays the shutdown, which is logged after 10 seconds.
 type Handler func(ctx context.Context, job *Job) error
 
-// DB is what handlers may do with the database: the methods that *pgxpool.Pool,
-// *pgx.Conn and pgx.Tx share.
+// DB is the database as handlers see it. *pgxpool.Pool, *pgx.Conn and pgx.Tx implement it.
 type DB interface {
 	Begin(ctx context.Context) (pgx.Tx, error)
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
@@ -124,45 +116,42 @@ type DB interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// MaxDataBytes is the size a job's encoded data stays under: 1 MiB.
+// MaxDataBytes is the limit for a job's encoded data, which must be smaller: 1 MiB.
 const MaxDataBytes = 1 << 20
 
-// maxDataDepth bounds how deeply data may be nested: databases parse JSON
-// recursively and refuse what exhausts their stack.
+// maxDataDepth limits how deeply data may be nested. Databases parse JSON recursively and reject data that exhausts
+// their stack.
 const maxDataDepth = 1000
 
-// maxDataExponent bounds a number's exponent: PostgreSQL keeps JSON numbers as
-// exact decimals and refuses larger ones.
+// maxDataExponent limits a number's exponent. PostgreSQL stores JSON numbers as exact decimals and rejects larger ones.
 const maxDataExponent = 1000
 
-// maxDataDigits bounds a number's digits for the same reason: PostgreSQL keeps
-// 131,072 before the point and 16,383 after it, the exponent included.
+// maxDataDigits limits a number's digits for the same reason. PostgreSQL stores 131,072 before the point and 16,383
+// after it, including those implied by the exponent.
 const maxDataDigits = 10_000
 
-// maxStoredBytes bounds what PostgreSQL makes of the data: it writes numbers without
-// exponents, so that the six bytes of 1e1000 are a thousand at every fetch. The spaces
-// that it adds after commas and colons fit in whatever the data is.
+// maxStoredBytes limits the size of the data as PostgreSQL writes it. It writes numbers without exponents, so 1e1000
+// takes a thousand bytes in every fetch. The spaces it adds after commas and colons always fit.
 const maxStoredBytes = 2 * MaxDataBytes
 
-// encodeData encodes data as the JSON object that is stored, or says why it
-// cannot be.
+// encodeData encodes data as the JSON object to store.
 func encodeData(name string, data any) (json.RawMessage, error) {
 	if data == nil {
 		return json.RawMessage(`{}`), nil
 	}
 	encoded, err := json.Marshal(data)
 	if err != nil {
-		return nil, fmt.Errorf("%w for %q: not encodable as JSON: %w", ErrInvalidData, name, err)
+		return nil, fmt.Errorf("%w for %q: cannot be encoded as JSON: %w", ErrInvalidData, name, err)
 	}
 	if len(encoded) >= MaxDataBytes {
-		return nil, fmt.Errorf("%w for %q: %d bytes of JSON, allowed are fewer than %d", ErrInvalidData, name, len(encoded), MaxDataBytes)
+		return nil, fmt.Errorf("%w for %q: %d bytes of JSON, must be fewer than %d", ErrInvalidData, name, len(encoded), MaxDataBytes)
 	}
 	if encoded[0] != '{' {
 		return nil, fmt.Errorf("%w for %q: want a JSON object (a struct, a map or a json.RawMessage that holds one), got %s",
 			ErrInvalidData, name, jsonType(encoded))
 	}
 	reason := unstorable(encoded)
-	// What encoding/json makes of invalid UTF-8 may also be meant, in JSON that the caller wrote.
+	// encoding/json replaces invalid UTF-8 by \ufffd, but JSON that the caller wrote may contain it on purpose.
 	if reason == "" && bytes.Contains(encoded, []byte(`ufffd`)) && hasInvalidText(data) {
 		reason = "a string that is not valid UTF-8"
 	}
@@ -187,8 +176,7 @@ func jsonType(encoded []byte) string {
 	}
 }
 
-// unstorable says why valid JSON could not be stored unchanged, or "". It reads
-// the bytes once.
+// unstorable returns why valid JSON cannot be stored unchanged, or "". It makes a single pass.
 func unstorable(encoded []byte) string {
 	if !utf8.Valid(encoded) {
 		return "invalid UTF-8"
@@ -236,29 +224,29 @@ func unstorable(encoded []byte) string {
 				return `the character \u0000, which PostgreSQL cannot store`
 			case isSurrogate(code, "89ab"):
 				if i+6 >= len(encoded) || encoded[i+1] != '\\' || encoded[i+2] != 'u' || !isSurrogate(encoded[i+3:i+7], "cdef") {
-					return `a surrogate \u` + string(code) + " without its pair"
+					return `a surrogate \u` + string(code) + " that is not part of a pair"
 				}
 				i += 6
 			case isSurrogate(code, "cdef"):
-				return `a surrogate \u` + string(code) + " without its pair"
+				return `a surrogate \u` + string(code) + " that is not part of a pair"
 			}
 		}
 	}
 	if stored >= maxStoredBytes {
-		return fmt.Sprintf("%d bytes once PostgreSQL has written its numbers without exponents, allowed are fewer than %d",
+		return fmt.Sprintf("%d bytes with its numbers written without exponents, as PostgreSQL does; must be fewer than %d",
 			stored, maxStoredBytes)
 	}
 	return ""
 }
 
-// A number is one in JSON, without its sign.
+// A number describes the text of a JSON number without its sign.
 type number struct {
 	bytes           int // of its text
 	whole, fraction int // digits before and after the point
-	exponent        int // may be cut short where it is far too large
+	exponent        int // capped just above the limit
 }
 
-// readNumber reads the number that text begins with.
+// readNumber parses the number at the beginning of text.
 func readNumber(text []byte) (n number) {
 	digits := func() (count int) {
 		for n.bytes < len(text) && isDigit(text[n.bytes]) {
@@ -303,7 +291,8 @@ func (n number) written() int {
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
-// isSurrogate reports whether the four hexadecimal digits are d, then one of second.
+// isSurrogate reports whether a \u escape with these four hexadecimal digits is a surrogate: the digit d, then one of
+// those in second.
 func isSurrogate(code []byte, second string) bool {
 	return (code[0] == 'd' || code[0] == 'D') && bytes.IndexByte([]byte(second), lower(code[1])) >= 0
 }

@@ -34,13 +34,13 @@ func at(t require.TestingT, rfc3339 string) time.Time {
 	return v.UTC()
 }
 
-// permanent tells whether err fails a job for good, as providers find out.
+// permanent reports whether err fails a run for good.
 func permanent(err error) bool {
 	_, again := (&provider.Definition{}).Retry(&jobs.Job{Attempt: 1, MaxAttempts: 3}, err)
 	return !again
 }
 
-func TestPermanentAndRetryAfter(t *testing.T) {
+func TestPermanentAndRetryAfter_WrapTheError(t *testing.T) {
 	t.Parallel()
 	cause := &fs.PathError{Op: "open", Path: "x", Err: fs.ErrNotExist}
 	for _, test := range []struct {
@@ -49,12 +49,12 @@ func TestPermanentAndRetryAfter(t *testing.T) {
 		want string
 	}{
 		{"Permanent", jobs.Permanent, "open x: file does not exist"},
-		{"RetryAfter", func(err error) error { return jobs.RetryAfter(90*time.Second, err) }, "open x: file does not exist (to be retried after 1m30s)"},
-		{"RetryAfter below nothing", func(err error) error { return jobs.RetryAfter(math.MinInt64, err) }, "open x: file does not exist (to be retried after 0s)"},
+		{"RetryAfter", func(err error) error { return jobs.RetryAfter(90*time.Second, err) }, "open x: file does not exist (retry after 1m30s)"},
+		{"RetryAfter with a negative delay", func(err error) error { return jobs.RetryAfter(math.MinInt64, err) }, "open x: file does not exist (retry after 0s)"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
-			require.NoError(t, test.mark(nil), "nil stays nil")
+			require.NoError(t, test.mark(nil), "nil remains nil")
 			err := fmt.Errorf("outer: %w", test.mark(cause))
 			require.ErrorIs(t, err, fs.ErrNotExist)
 			var path *fs.PathError
@@ -65,7 +65,7 @@ func TestPermanentAndRetryAfter(t *testing.T) {
 	}
 }
 
-func TestErrorsAreApart(t *testing.T) {
+func TestErrors_AreDistinct(t *testing.T) {
 	t.Parallel()
 	all := []error{
 		jobs.ErrDuplicate, jobs.ErrInvalidName, jobs.ErrInvalidSchedule, jobs.ErrInvalidOption, jobs.ErrInvalidData,
@@ -84,11 +84,11 @@ func TestJob_Late(t *testing.T) {
 	tick := at(t, "2025-01-01T03:00:00Z")
 	require.Equal(t, 7*time.Second, (&jobs.Job{Tick: tick, StartedAt: tick.Add(7 * time.Second)}).Late())
 	require.Zero(t, (&jobs.Job{Tick: tick, StartedAt: tick}).Late())
-	require.Zero(t, (&jobs.Job{Tick: tick, StartedAt: tick.Add(-time.Second)}).Late(), "never below nothing")
-	require.Zero(t, (&jobs.Job{StartedAt: tick}).Late(), "a triggered job has no tick")
+	require.Zero(t, (&jobs.Job{Tick: tick, StartedAt: tick.Add(-time.Second)}).Late(), "never negative")
+	require.Zero(t, (&jobs.Job{StartedAt: tick}).Late(), "a triggered run has no tick")
 }
 
-func TestJob_LogValueNeverContainsTheData(t *testing.T) {
+func TestJob_LogValueOmitsTheData(t *testing.T) {
 	t.Parallel()
 	job := &jobs.Job{
 		ID: "7", Name: "a.b", Data: raw(`{"password":"secret"}`), Attempt: 2, MaxAttempts: 3,
@@ -110,7 +110,7 @@ func TestJob_LogValueNeverContainsTheData(t *testing.T) {
 	}
 
 	job.Tick, job.Missed = time.Time{}, 0
-	require.Equal(t, "[job=a.b job_id=7 attempt=2 max_attempts=3]", job.LogValue().String(), "a triggered job has no tick")
+	require.Equal(t, "[job=a.b job_id=7 attempt=2 max_attempts=3]", job.LogValue().String(), "a triggered run has no tick")
 }
 
 func TestJob_Decode(t *testing.T) {
@@ -122,13 +122,13 @@ func TestJob_Decode(t *testing.T) {
 	for _, data := range []string{``, `{`, `{"text":1}`, `[]`, `"x"`} {
 		err := (&jobs.Job{Name: "a.b", Data: raw(`%s`, data)}).Decode(&got)
 		require.ErrorContains(t, err, `jobs: data of "a.b" does not decode: `)
-		require.True(t, permanent(err), "retrying cannot help")
+		require.True(t, permanent(err), "a retry cannot help")
 	}
 	var mismatch *json.UnmarshalTypeError
 	require.ErrorAs(t, (&jobs.Job{Data: raw(`{"text":1}`)}).Decode(&got), &mismatch)
 }
 
-// triggers records what is asked of a Triggerer; with a transaction, if it can.
+// triggers is a Triggerer that records its arguments.
 type triggers struct {
 	name string
 	data any
@@ -145,6 +145,7 @@ func (r *triggers) TriggerMany(_ context.Context, name string, data []any, opts 
 	return []string{"7", "8"}, io.EOF
 }
 
+// txTriggers is a TxTriggerer that records its arguments.
 type txTriggers struct {
 	triggers
 	tx pgx.Tx
@@ -155,7 +156,7 @@ func (r *txTriggers) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data
 	return r.Trigger(ctx, name, data, opts...)
 }
 
-func TestOutcome_NamesWhatFollowsFromAnAttempt(t *testing.T) {
+func TestJob_OutcomeClassifiesAttempts(t *testing.T) {
 	t.Parallel()
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -227,16 +228,16 @@ func TestKind_TriggerMany(t *testing.T) {
 	require.Len(t, plain.opts, 1)
 }
 
-// An encoder says itself how it is encoded.
+// An encoder encodes itself.
 type encoder int
 
 func (encoder) MarshalJSON() ([]byte, error) { return []byte(`{}`), nil }
 
-func TestKind_RefusesDataThatIsNeverAnObject(t *testing.T) {
+func TestKind_RegisterRefusesTypesThatNeverEncodeAsObjects(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	require.ErrorIs(t, register[int](r), jobs.ErrInvalidData)
-	require.ErrorContains(t, register[int](r), `for "a.b": a value of type int is not encoded as a JSON object`)
+	require.ErrorContains(t, register[int](r), `for "a.b": type int does not encode as a JSON object`)
 	require.ErrorIs(t, register[*string](r), jobs.ErrInvalidData)
 	require.ErrorIs(t, register[[]text](r), jobs.ErrInvalidData)
 	require.Empty(t, r.Jobs())
@@ -270,5 +271,5 @@ func TestTriggerTx_NeedsTheRole(t *testing.T) {
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.ErrorContains(t, err, "jobs: *jobs_test.triggers cannot trigger in a transaction")
 	require.Empty(t, id)
-	require.Empty(t, plain.name, "nothing is enqueued")
+	require.Empty(t, plain.name, "nothing is triggered")
 }

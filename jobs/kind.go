@@ -9,18 +9,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Kind is the name of a job together with the type of its data, so that both
-// stand in one place and a mismatch does not compile:
+// A Kind is the name of a job together with the type of its data, so that a mismatch does not compile:
 //
 //	const Welcome jobs.Kind[WelcomeArgs] = "email.welcome"
 //
 //	err := Welcome.Register(r, func(ctx context.Context, job *jobs.Job, args WelcomeArgs) error { … })
 //	id, err := Welcome.Trigger(ctx, t, WelcomeArgs{User: 7})
 //
-// T is encoded and decoded by encoding/json, and must encode as an object.
+// T is encoded and decoded with encoding/json and must encode as a JSON object.
 type Kind[T any] string
 
-// checkType returns [ErrInvalidData] for a T that encoding/json never encodes as an object: a number, say.
+// checkType returns [ErrInvalidData] for a T that encoding/json never encodes as an object, such as a number.
 func (k Kind[T]) checkType() error {
 	t := reflect.TypeFor[T]()
 	for t.Kind() == reflect.Pointer {
@@ -31,14 +30,15 @@ func (k Kind[T]) checkType() error {
 		return nil
 	}
 	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Marshaler]()) {
-		return nil // only it knows
+		return nil // it may encode itself as an object
 	}
-	return fmt.Errorf("%w for %q: a value of type %s is not encoded as a JSON object, as a struct or a map is", ErrInvalidData, string(k), reflect.TypeFor[T]())
+	return fmt.Errorf("%w for %q: type %s does not encode as a JSON object; use a struct or a map",
+		ErrInvalidData, string(k), reflect.TypeFor[T]())
 }
 
-// Register registers the kind to run on demand. Data that does not decode as T
-// fails the job for good, without calling h. A T that is no struct, map or interface, nor
-// encodes itself, is [ErrInvalidData]; for the other errors see [Registrar].
+// Register registers the job to run on demand. Data that does not decode as T fails the job for good, and h is not
+// called. Register returns [ErrInvalidData] unless T is a struct, a map, an interface or a [json.Marshaler]. For the
+// other errors, see [Registrar].
 func (k Kind[T]) Register(r Registrar, h func(ctx context.Context, job *Job, args T) error, opts ...Option) error {
 	if err := k.checkType(); err != nil {
 		return err
@@ -55,13 +55,13 @@ func (k Kind[T]) Register(r Registrar, h func(ctx context.Context, job *Job, arg
 	}, opts...)
 }
 
-// Trigger enqueues a job of this kind. For the errors see [Triggerer].
+// Trigger triggers the job with args and returns the run's ID. For the errors, see [Triggerer].
 func (k Kind[T]) Trigger(ctx context.Context, t Triggerer, args T, opts ...TriggerOption) (id string, err error) {
 	return t.Trigger(ctx, string(k), args, opts...)
 }
 
-// TriggerMany enqueues a job of this kind for each of args, all or none, and returns their IDs
-// in order. For the errors see [Triggerer].
+// TriggerMany triggers the job once for each of args, all or none, and returns the IDs in order. For the errors, see
+// [Triggerer].
 func (k Kind[T]) TriggerMany(ctx context.Context, t Triggerer, args []T, opts ...TriggerOption) (ids []string, err error) {
 	data := make([]any, len(args))
 	for i := range args {
@@ -70,7 +70,7 @@ func (k Kind[T]) TriggerMany(ctx context.Context, t Triggerer, args []T, opts ..
 	return t.TriggerMany(ctx, string(k), data, opts...)
 }
 
-// TriggerTx enqueues a job of this kind in tx, as [TriggerTx] does.
+// TriggerTx triggers the job in tx; see the function [TriggerTx].
 func (k Kind[T]) TriggerTx(ctx context.Context, t Triggerer, tx pgx.Tx, args T, opts ...TriggerOption) (id string, err error) {
 	return TriggerTx(ctx, t, tx, string(k), args, opts...)
 }

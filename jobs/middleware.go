@@ -5,16 +5,14 @@ import (
 	"fmt"
 )
 
-// A Middleware wraps the handler of a job, to trace, measure or guard its runs. It
-// is called once for each registration, the handler it returns once for each
-// attempt. What the inner handler returns is what the attempt comes to: a panic is a
-// [*PanicError] already, and error texts have been through [Redact]. Whether a retry
-// follows tells [Job.Retries].
+// A Middleware wraps the handler of a job, for example to trace, measure or guard it. It is called once per
+// registration, and the handler it returns once per attempt. What that handler returns is the result of the attempt.
+// The inner handler never panics: it returns a [*PanicError] instead, and its error texts have passed through
+// [Redact]. [Job.Retries] reports whether a retry follows.
 type Middleware func(Handler) Handler
 
-// Use wraps a job's handler in middleware, the first outermost. Those of several
-// Use add up; in a provider's Config.Defaults they wrap every job, and stand outside
-// those of the job itself. Defaults to none.
+// Use wraps a job's handler in middleware, the first outermost. Several Use options add up. In a provider's
+// Config.Defaults they wrap every job, outside the job's own middleware. Defaults to none.
 func Use(middleware ...Middleware) Option {
 	return option(func(s *settings) error {
 		for i, m := range middleware {
@@ -27,17 +25,17 @@ func Use(middleware ...Middleware) Option {
 	})
 }
 
-// Enqueue stores requests, all of one job, and sets their IDs.
+// Enqueue inserts requests, all for the same job, and sets their IDs.
 type Enqueue func(ctx context.Context, reqs []*Request) error
 
-// A TriggerMiddleware wraps the enqueueing of triggered jobs: Trigger and TriggerTx
-// with one request, TriggerMany with several. It may set [Request.Metadata], which
-// the run finds in [Job.Metadata] in whatever process that is, and refuse by an
-// error; it changes nothing else. Ticks do not pass through it.
+// A TriggerMiddleware wraps the insertion of triggered jobs. It is called with one request by Trigger and TriggerTx,
+// and with all requests at once by TriggerMany and TriggerBulk. It may set [Request.Metadata], which the run gets as
+// [Job.Metadata] in whatever process it runs, and it may return an error to refuse the trigger. It must change nothing
+// else. Ticks do not pass through it.
 type TriggerMiddleware func(next Enqueue) Enqueue
 
-// UseTrigger wraps the triggers of a job in middleware, the first outermost, in the
-// way [Use] does for its runs. Defaults to none.
+// UseTrigger wraps the triggers of a job in middleware, the first outermost, as [Use] does for its runs. Defaults to
+// none.
 func UseTrigger(middleware ...TriggerMiddleware) Option {
 	return option(func(s *settings) error {
 		for i, m := range middleware {
@@ -52,18 +50,16 @@ func UseTrigger(middleware ...TriggerMiddleware) Option {
 
 // PanicError is the error of an attempt whose handler panicked.
 type PanicError struct {
-	Value any    // what was given to panic
-	Stack string // the goroutine's stack, beginning with the panicking function
+	Value any    // the argument of panic
+	Stack string // the goroutine's stack, starting at the function that panicked
 }
 
-// Error tells the value. The stack is not part of it.
+// Error returns "panic: " and the value, without the stack.
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
-// Redact passes the text of errors and of panic values through redact before they
-// are stored, logged or seen by middleware, to keep secrets and personal data out of
-// them. It must be quick, and safe for several goroutines; should it panic, the whole
-// text is left out. What handlers log themselves does not pass through it. Defaults
-// to none.
+// Redact passes the text of errors and panic values through redact before they are stored, logged or seen by
+// middleware, to keep secrets and personal data out. redact must be fast and safe for concurrent use. If it panics,
+// the whole text is omitted. Messages that handlers log themselves are not redacted. Defaults to none.
 func Redact(redact func(text string) string) Option {
 	return option(func(s *settings) error {
 		if redact == nil {

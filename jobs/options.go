@@ -8,16 +8,16 @@ import (
 	internal "github.com/everytick/everytick/jobs/internal/settings"
 )
 
-// An Option changes how a registered job is run. The functions of this package that return one make them.
+// An Option configures a registered job. Functions such as [MaxRetries] return one.
 type Option interface {
-	// ApplyTo sets what the option says. It is for providers.
+	// ApplyTo applies the option. Only providers call it.
 	ApplyTo(*settings) error
 }
 
-// settings is what a registration's options come to. Package jobs/provider reads it.
+// settings is the result of a registration's options. Package jobs/provider reads it.
 type settings = internal.Job[Middleware, TriggerMiddleware]
 
-// A TriggerOption changes how one triggered job is run.
+// A TriggerOption configures one trigger. Functions such as [Delay] return one.
 type TriggerOption interface{ applyToRequest(*Request) error }
 
 type option func(*settings) error
@@ -33,59 +33,57 @@ func invalidOption(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalidOption, fmt.Sprintf(format, args...))
 }
 
-// maxRetries keeps the number of attempts within what River stores (a smallint).
+// maxRetries keeps the number of attempts within River's column, a smallint.
 const maxRetries = 30_000
 
-// maxConcurrency is River's largest number of workers of a queue.
+// maxConcurrency is the largest number of workers that River allows for a queue.
 const maxConcurrency = 10_000
 
-// MaxRetries sets how often a failed job is retried, from 0 to 30,000: it has
-// n+1 attempts. Defaults to 2.
+// MaxRetries sets how many times a failed job is retried, 0 to 30,000. The job has n+1 attempts. Defaults to 2.
 func MaxRetries(n int) Option {
 	return option(func(s *settings) error {
 		if n < 0 || n > maxRetries {
-			return invalidOption("MaxRetries(%d): allowed is 0 to %d", n, maxRetries)
+			return invalidOption("MaxRetries(%d): must be 0 to %d", n, maxRetries)
 		}
 		s.MaxRetries = n
 		return nil
 	})
 }
 
-// RetryDelay sets the wait before the first retry; it doubles with every further
-// one, up to 24 hours. Defaults to 5 seconds.
+// RetryDelay sets the delay before the first retry, 0 to 24 hours. It doubles with each further retry, up to 24 hours.
+// Defaults to 5 seconds.
 func RetryDelay(delay time.Duration) Option {
 	return option(func(s *settings) error {
 		if delay < 0 || delay > internal.MaxBackoff {
-			return invalidOption("RetryDelay(%s): allowed is 0 to %s", delay, internal.MaxBackoff)
+			return invalidOption("RetryDelay(%s): must be 0 to %s", delay, internal.MaxBackoff)
 		}
 		s.RetryDelay = delay
 		return nil
 	})
 }
 
-// Timeout sets how long an attempt may take; then its context is cancelled. A handler
-// that returns an error then has failed, one that returns nil all the same is done.
-// Defaults to 5 minutes.
+// Timeout sets how long an attempt may take before its context ends. A handler that then returns an error is retried;
+// one that still returns nil is done. Defaults to 5 minutes.
 func Timeout(timeout time.Duration) Option {
 	return option(func(s *settings) error {
 		if timeout <= 0 {
 			return invalidOption("Timeout(%s): must be positive", timeout)
 		}
-		s.Timeout = min(timeout, 1<<62) // so that nobody who adds to it overflows
+		s.Timeout = min(timeout, 1<<62) // adding to it must not overflow
 		return nil
 	})
 }
 
-// Priority sets which of the jobs that are due starts first: 1 (first) to 4.
-// Defaults to 1.
+// Priority sets which of the jobs that are due starts first, from 1 (first) to 4. Defaults to 1, or for a trigger to
+// the job's own priority.
 func Priority(n int) PriorityOption { return PriorityOption{n} }
 
-// A PriorityOption is what [Priority] returns: an [Option] of a registration and a [TriggerOption] of one job.
+// A PriorityOption is both an [Option] and a [TriggerOption]. [Priority] returns one.
 type PriorityOption struct{ n int }
 
 func (p PriorityOption) check() error {
 	if p.n < 1 || p.n > 4 {
-		return invalidOption("Priority(%d): allowed is 1 (first) to 4", p.n)
+		return invalidOption("Priority(%d): must be 1 (first) to 4", p.n)
 	}
 	return nil
 }
@@ -101,31 +99,30 @@ func (p PriorityOption) applyToRequest(r *Request) error {
 	return p.check()
 }
 
-// Concurrency gives the job n worker slots of its own in each process, from 1 to
-// 10,000: at most n of it run at once there, and other jobs do not compete for
-// them. By default a job shares the scheduler's workers and has no such limit.
+// Concurrency gives the job its own n worker slots in each process, 1 to 10,000. At most n runs of it execute at once
+// in a process, and other jobs don't compete for its slots. By default a job shares the scheduler's workers and has no
+// limit of its own.
 func Concurrency(n int) Option {
 	return option(func(s *settings) error {
 		if n < 1 || n > maxConcurrency {
-			return invalidOption("Concurrency(%d): allowed is 1 to %d", n, maxConcurrency)
+			return invalidOption("Concurrency(%d): must be 1 to %d", n, maxConcurrency)
 		}
 		s.Concurrency = n
 		return nil
 	})
 }
 
-// TimeZone sets the zone in which a cron pattern is read. Defaults to UTC. It
-// applies to RegisterCron alone. [time.Local] is [ErrInvalidOption]: its meaning differs from
-// process to process, and all have to agree. A zone given by its name is taken in every
-// process, whatever the process's own zone is. A program that runs where the system has
-// no zone files imports time/tzdata.
+// TimeZone sets the time zone of a cron pattern. Defaults to UTC. It applies only to RegisterCron. [time.Local] is
+// [ErrInvalidOption], because processes may differ in it and all must agree on the ticks; load the zone by its name
+// instead. Programs that run without the system's zone files import time/tzdata.
 func TimeZone(loc *time.Location) Option {
 	return option(func(s *settings) error {
 		if loc == nil {
 			return invalidOption("TimeZone(nil): want a *time.Location")
 		}
 		if isLocal(loc) {
-			return invalidOption("TimeZone(time.Local): processes may differ in it; want a zone by its name, such as time.LoadLocation(%q)", "Europe/Berlin")
+			return invalidOption("TimeZone(time.Local): processes may differ in it; use a named zone, such as time.LoadLocation(%q)",
+				"Europe/Berlin")
 		}
 		s.TimeZone = loc
 		s.ForCron = cmp.Or(s.ForCron, "TimeZone")
@@ -133,40 +130,37 @@ func TimeZone(loc *time.Location) Option {
 	})
 }
 
-// isLocal reports whether loc is time.Local, which some programs set to UTC. Its name tells nothing else:
-// that of the process's zone under TZ, or "UTC" where TZ is empty.
+// isLocal reports whether loc is time.Local, which some programs set to UTC. Apart from "Local", its name doesn't show
+// that it is: under TZ it is the name of the process's zone, or "UTC" if TZ is empty.
 func isLocal(loc *time.Location) bool {
-	return loc != time.UTC && (loc == time.Local || loc.String() == "Local") //nolint:gosmopolitan // to refuse it
+	return loc != time.UTC && (loc == time.Local || loc.String() == "Local") //nolint:gosmopolitan // to reject it
 }
 
-// CatchUpPolicy says what happens to ticks that pass before a run can start.
+// A CatchUpPolicy decides what happens to ticks that pass before a run can start; see [CatchUp].
 type CatchUpPolicy int
 
 // The policies of [CatchUp].
 const (
-	CatchUpOnce CatchUpPolicy = iota // one run for all ticks that passed
-	CatchUpAll                       // each tick of the last 12 hours runs, in order and one at a time
+	CatchUpOnce CatchUpPolicy = iota // one run for all missed ticks
+	CatchUpAll                       // one run for each tick of the last 12 hours, in order and one at a time
 )
 
-// CatchUpWindow is how far back missed ticks have runs of their own with [CatchUpAll].
+// CatchUpWindow is how far back missed ticks get their own runs with [CatchUpAll].
 const CatchUpWindow = 12 * time.Hour
 
-// CatchUp sets what happens to ticks that pass before a run can start, because nothing
-// was running or all workers were busy. Defaults to [CatchUpOnce]. It does not apply to
-// RegisterDelayed.
+// CatchUp sets what happens to ticks that pass before a run can start, because no process was running or all workers
+// were busy. Defaults to [CatchUpOnce]. It does not apply to RegisterDelayed.
 //
-// With [CatchUpOnce] a single run stands for all of them. Its [Job.Tick] is the latest, and
-// [Job.Missed] is how many earlier ones it stands for. So at most one tick of a
-// schedule waits for a worker: while it does, each further tick takes its place.
+// With [CatchUpOnce], a single run covers all of them. Its [Job.Tick] is the latest, and [Job.Missed] counts the
+// earlier ones. At most one tick of a schedule waits for a worker; while it waits, each further tick replaces it.
 //
-// With [CatchUpAll] each tick runs, in order and one at a time: a tick waits for the run of
-// the one before, also when none was missed. Only a first attempt holds up the tick
-// after it; a retry may run beside it. Ticks older than [CatchUpWindow] have no run of
-// their own, and the first run after them counts them in Job.Missed.
+// With [CatchUpAll], each tick gets its own run, in order and one at a time. A tick waits for the previous run even if
+// none was missed. Only first attempts hold up the next tick; a retry may run beside it. Ticks older than
+// [CatchUpWindow] get no run, and Job.Missed of the first run after them counts them.
 func CatchUp(policy CatchUpPolicy) Option {
 	return option(func(s *settings) error {
 		if policy != CatchUpOnce && policy != CatchUpAll {
-			return invalidOption("CatchUp(%d): allowed is CatchUpOnce or CatchUpAll", policy)
+			return invalidOption("CatchUp(%d): must be CatchUpOnce or CatchUpAll", policy)
 		}
 		s.CatchUp = int(policy)
 		s.ForTicks = cmp.Or(s.ForTicks, "CatchUp")
@@ -174,22 +168,22 @@ func CatchUp(policy CatchUpPolicy) Option {
 	})
 }
 
-// OverlapPolicy says whether a tick may run beside an earlier run of its job.
+// An OverlapPolicy decides whether a tick may run beside another run of its job; see [Overlap].
 type OverlapPolicy int
 
 // The policies of [Overlap].
 const (
-	OverlapAllow OverlapPolicy = iota // ticks run whether or not an earlier run goes on
-	OverlapSkip                       // a tick is skipped while another run of the job goes on anywhere; a retry is not
+	OverlapAllow OverlapPolicy = iota // ticks run beside other runs of the job
+	OverlapSkip                       // a tick is skipped while another run of the job is in progress in any process
 )
 
-// Overlap sets what a tick does when another run of its job goes on as it starts.
-// Defaults to [OverlapAllow]. A tick skipped is shown in the job's history with the
-// reason. Triggered jobs are never skipped, and it does not apply to RegisterDelayed.
+// Overlap sets what happens to a tick when another run of its job is in progress. Defaults to [OverlapAllow]. A
+// skipped tick is listed among the job's runs with the reason. Triggered runs and retries are never skipped. Overlap
+// does not apply to RegisterDelayed.
 func Overlap(policy OverlapPolicy) Option {
 	return option(func(s *settings) error {
 		if policy != OverlapAllow && policy != OverlapSkip {
-			return invalidOption("Overlap(%d): allowed is OverlapAllow or OverlapSkip", policy)
+			return invalidOption("Overlap(%d): must be OverlapAllow or OverlapSkip", policy)
 		}
 		s.Overlap = int(policy)
 		s.ForTicks = cmp.Or(s.ForTicks, "Overlap")
@@ -197,10 +191,9 @@ func Overlap(policy OverlapPolicy) Option {
 	})
 }
 
-// StartWithin skips a tick or delayed job that could only start later than limit
-// after it was due; its history tells. For a run that stands for several ticks, see
-// [CatchUp], limit counts from the latest. Retries are not affected. Defaults to no
-// limit.
+// StartWithin skips a run, of a tick or triggered, that could only start more than limit after it was due. It is listed
+// among the job's runs with the reason. If a run covers several ticks (see [CatchUp]), limit counts from the latest.
+// Retries are not affected. Defaults to no limit.
 func StartWithin(limit time.Duration) Option {
 	return option(func(s *settings) error {
 		if limit <= 0 {
@@ -211,9 +204,8 @@ func StartWithin(limit time.Duration) Option {
 	})
 }
 
-// Delay runs the triggered job that long from now, in place of the delay it was
-// registered with. A delay that is negative or not whole milliseconds is
-// [ErrInvalidSchedule].
+// Delay runs the triggered job after delay instead of the registered one. A delay that is negative or not in whole
+// milliseconds is [ErrInvalidSchedule]. Of Delay and At, the last one given applies.
 func Delay(delay time.Duration) TriggerOption {
 	return triggerOption(func(r *Request) error {
 		if delay < 0 {
@@ -227,8 +219,8 @@ func Delay(delay time.Duration) TriggerOption {
 	})
 }
 
-// At runs the triggered job at t, or at once when t has passed. The zero time is
-// [ErrInvalidSchedule]. Of Delay and At the one given last counts.
+// At runs the triggered job at t, or at once if t has passed. The zero time, and a time outside the years 1 to 9999,
+// is [ErrInvalidSchedule]. Of Delay and At, the last one given applies.
 func At(t time.Time) TriggerOption {
 	return triggerOption(func(r *Request) error {
 		utc := t.UTC()
@@ -240,17 +232,17 @@ func At(t time.Time) TriggerOption {
 	})
 }
 
-// Unique makes Trigger return the ID of a live job (waiting, running or to be
-// retried) of the same name and key, if there is one, instead of enqueueing a
-// second. key is 1 to 1,000 bytes, and private to the name. A key that another open
-// transaction has taken, by [TriggerTx], is waited for until that one ends: keep such
-// transactions short, take several keys in one order, and give ctx a deadline. A job that
-// TriggerTx finds ready to start starts after the commit; one that runs, or whose time is
-// still to come, may have begun before.
+// Unique makes Trigger return the ID of a live run (waiting, running or to be retried) of the same job and key, if
+// there is one, instead of inserting another. key is 1 to 1,000 bytes; different jobs may use the same key.
+//
+// If another open transaction has triggered the key with [TriggerTx], Trigger waits until that transaction ends. Keep
+// such transactions short, trigger several keys always in the same order, and give ctx a deadline. If TriggerTx finds
+// a run that is due and waiting, that run starts only after the commit. A run that is running, or not due yet, may
+// start or have started before.
 func Unique(key string) TriggerOption {
 	return triggerOption(func(r *Request) error {
 		if key == "" || len(key) > 1000 {
-			return invalidOption("Unique: key of %d bytes, allowed is 1 to 1,000", len(key))
+			return invalidOption("Unique: key of %d bytes, must be 1 to 1,000", len(key))
 		}
 		r.Unique = key
 		return nil

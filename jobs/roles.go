@@ -6,14 +6,13 @@ import (
 	"time"
 )
 
-// What follows are optional roles. A [Scheduler] that has one implements its
-// interface; find it by [As]. Names that are not registered are
-// [ErrUnknownJob], IDs that no kept job of that name has are [ErrUnknownID].
+// The interfaces in this file are optional roles.
 
-// As returns s in the role R, such as [Pauser], and reports whether it has it. s is a
-// [Scheduler] or a part of it, such as a [Triggerer]. A wrapper that has a method
-// Unwrap() Scheduler lends the roles that it lacks from the scheduler it returns, so a
-// wrapper has to implement those that it means to change.
+// As finds an optional role R, such as [Pauser], in s, which is a [Scheduler] or a part of it, such as a [Triggerer].
+// If s does not implement R but has a method Unwrap() Scheduler, As continues with the scheduler that Unwrap returns. A
+// wrapper must therefore implement the roles whose behaviour it changes.
+//
+// Methods of optional roles return [ErrUnknownJob] for a name that is not registered.
 func As[R any](s any) (role R, ok bool) {
 	for s != nil {
 		if role, ok = s.(R); ok {
@@ -28,99 +27,95 @@ func As[R any](s any) (role R, ok bool) {
 	return role, false
 }
 
-// A BulkTriggerer inserts very many jobs at once.
+// A BulkTriggerer inserts large numbers of runs at once.
 type BulkTriggerer interface {
-	// TriggerBulk inserts a job for each element of data, all or none, and returns how many. It is like
-	// [Triggerer].TriggerMany without the IDs, which lets a provider insert a million jobs in seconds.
+	// TriggerBulk inserts a run of the job for each element of data, all or none, and returns how many. It is like
+	// TriggerMany of [Triggerer] without the IDs, which allows a provider to insert a million in seconds.
 	TriggerBulk(ctx context.Context, name string, data []any, opts ...TriggerOption) (n int, err error)
 }
 
-// A RunLister tells what became of single jobs.
+// A RunLister lists the runs of a job.
 type RunLister interface {
-	// Runs returns the latest jobs of that name, triggered ones and ticks, the newest
-	// first, at most limit of them (1 to 1,000, else [ErrInvalidOption]). A tick is among
-	// them once it was inserted, which is when it is due and the scheduler is started.
-	// Ticks that a pause skips are not: see [Status].PrevTick.
+	// Runs returns the latest runs of the job, both triggered and of ticks, newest first. limit is the most to
+	// return, 1 to 1,000; other limits are [ErrInvalidOption]. A tick is listed once it is inserted, which happens
+	// when it is due and the scheduler is started. Ticks skipped by a pause are not listed; see [Status].PrevTick.
 	Runs(ctx context.Context, name string, limit int) ([]Run, error)
 }
 
-// An ActivityReporter counts how jobs ended over time.
+// An ActivityReporter counts the runs that have ended over time.
 type ActivityReporter interface {
-	// Activity counts the jobs that ended in the last n steps of time, of all names;
-	// step is a second at least, n from 1 to 1,440, else [ErrInvalidOption]. The last
-	// step is the one that now lies in, and begins at a multiple of step since the zero
-	// time.
+	// Activity counts the runs of all jobs that ended in the last n steps of time. step is at least one second and n
+	// is 1 to 1,440; otherwise the error is [ErrInvalidOption]. Steps start at multiples of step since the zero
+	// time, and the last one contains the current time.
 	Activity(ctx context.Context, step time.Duration, n int) (Activity, error)
 }
 
-// A Canceller ends jobs that are not wanted any more.
+// A Canceller cancels runs.
 type Canceller interface {
-	// Cancel keeps a job that waits from running, and ends the context of one that
-	// runs, in whatever process, so that it is not retried. A job that has ended stays
-	// as it is, and that is no error. A cancelled tick does not end its schedule. A tick
-	// that is not inserted yet, see [RunLister], has no ID to cancel.
+	// Cancel cancels the run with that ID. A waiting run never starts. The context of a running one ends, in
+	// whatever process it is, and it is not retried. Cancelling a run that has ended does nothing and is not an
+	// error. Cancelling a tick does not end its schedule. A tick has no ID before it is inserted; see [RunLister].
+	// An ID that no stored run of the job has is [ErrUnknownID].
 	Cancel(ctx context.Context, name, id string) error
 }
 
-// A Retrier runs jobs again that have ended without success.
+// A Retrier retries runs that did not succeed.
 type Retrier interface {
-	// Retry runs a job at once that failed for good, was cancelled or was skipped, or
-	// that waits for its next attempt, with one attempt left at least. One that waits
-	// for its first attempt, runs or is completed is [ErrNotRetryable].
+	// Retry starts a run again at once, with at least one more attempt, if it has failed for good, was cancelled or
+	// skipped, or waits for its next attempt. A run that waits for its first attempt, is running or has completed is
+	// [ErrNotRetryable]. An ID that no stored run of the job has is [ErrUnknownID].
 	Retry(ctx context.Context, name, id string) error
 }
 
-// A Pauser holds the runs of a job back.
+// A Pauser pauses and resumes jobs.
 type Pauser interface {
-	// Pause keeps jobs of that name from starting, in all processes, within a few
-	// seconds, and across restarts: what is triggered waits, and so does a tick that was
-	// due before. Ticks that come due are skipped: the latest is in [Status].PrevTick and
-	// each in the log, but they are no runs. What runs goes on. Pausing again changes
-	// nothing.
+	// Pause stops new runs of the job from starting, within a few seconds in all processes, until it is resumed,
+	// even across restarts. Triggered runs wait, as does a tick that was due before. Ticks that come due are
+	// skipped: each is logged and the latest is in [Status].PrevTick, but RunLister does not list them. Running
+	// runs continue. Pausing a paused job does nothing.
 	Pause(ctx context.Context, name string) error
-	// Resume ends a pause: what waited can start. It does nothing if there is none.
+	// Resume ends the pause, so that waiting runs start. It does nothing if the job is not paused.
 	Resume(ctx context.Context, name string) error
 }
 
-// A Run is one job as [RunLister] tells it.
+// A Run is a run of a job as listed by [RunLister]. All times are in UTC.
 type Run struct {
-	// ID and Name identify the job.
+	// ID identifies the run, and Name is the name of its job.
 	ID, Name string
-	// State is where it stands.
+	// State is its state.
 	State State
-	// Tick is the instant it stands for; zero for a job that was triggered.
+	// Tick is the tick that it is for, or zero if it was triggered.
 	Tick time.Time
-	// Attempt is the number of the latest attempt, 0 before the first, of MaxAttempts.
+	// Attempt is the number of the latest attempt, or 0 before the first. MaxAttempts is how many there are.
 	Attempt, MaxAttempts int
-	// CreatedAt is when it was stored, and DueAt when it is or was to run.
+	// CreatedAt is when it was inserted, and DueAt when it is due or was last due.
 	CreatedAt, DueAt time.Time
-	// StartedAt is when the latest attempt began; zero before the first.
+	// StartedAt is when the latest attempt started, or zero before the first.
 	StartedAt time.Time
-	// EndedAt is when the job completed, failed for good, was cancelled or skipped;
-	// else zero.
+	// EndedAt is when it completed, failed for good, was cancelled or was skipped, or zero before.
 	EndedAt time.Time
-	// Error is the text of the latest error, below that of a panic its stack; or why the job
-	// was skipped.
+	// Error is the text of the latest error, followed by the stack if it was a panic, or the reason why the run was
+	// skipped.
 	Error string
-	// Data is what the job was triggered with.
+	// Data is the JSON object with which it was triggered.
 	Data json.RawMessage
 }
 
-// Activity is the answer of [ActivityReporter].
+// Activity is the result of [ActivityReporter].
 type Activity struct {
-	// Start is the beginning of the first step, and Step how long each is.
+	// Start is when the first step starts, and Step is how long each step is.
 	Start time.Time
 	Step  time.Duration
-	// CompleteSince is the time from which every job is counted; of those that ended
-	// before, there are more than are counted. It is Start unless there are very many.
+	// CompleteSince is the time from which every run is counted. Of the runs that ended before, some may be missing.
+	// It equals Start unless there are very many runs.
 	CompleteSince time.Time
-	// Jobs has the steps of each name that had any, the oldest first.
+	// Jobs has the steps of each job that had runs end in them, oldest first.
 	Jobs map[string][]Outcomes
 }
 
-// Outcomes counts how jobs ended.
+// Outcomes counts runs by how they ended.
 type Outcomes struct {
-	Completed int // done
+	Completed int // succeeded
 	Failed    int // failed for good
 	Other     int // cancelled or skipped
 }

@@ -12,24 +12,24 @@ import (
 // plain is a scheduler without any optional role.
 type plain struct{ jobs.Scheduler }
 
-// pausing has one role.
+// pausing is a scheduler with one optional role.
 type pausing struct{ plain }
 
 func (*pausing) Pause(context.Context, string) error  { return nil }
 func (*pausing) Resume(context.Context, string) error { return nil }
 
-// wrapper may be put in front of a scheduler.
+// wrapper wraps a scheduler.
 type wrapper struct{ jobs.Scheduler }
 
 func (w *wrapper) Unwrap() jobs.Scheduler { return w.Scheduler }
 
-// pausingWrapper pauses in its own way.
+// pausingWrapper is a wrapper that implements the role itself.
 type pausingWrapper struct{ wrapper }
 
 func (*pausingWrapper) Pause(context.Context, string) error  { return nil }
 func (*pausingWrapper) Resume(context.Context, string) error { return nil }
 
-// opaque hides the roles of the scheduler behind.
+// opaque hides the roles of the wrapped scheduler.
 type opaque struct{ jobs.Scheduler }
 
 func TestAs(t *testing.T) {
@@ -41,15 +41,15 @@ func TestAs(t *testing.T) {
 		s    any
 		want jobs.Pauser
 	}{
-		{"its own role", inner, inner},
-		{"that behind a wrapper", &wrapper{inner}, inner},
-		{"that behind two", &wrapper{&wrapper{inner}}, inner},
-		{"the outermost", &wrapper{outer}, outer},
-		{"none behind what does not unwrap", &opaque{inner}, nil},
+		{"the scheduler's own role", inner, inner},
+		{"the role of a wrapped scheduler", &wrapper{inner}, inner},
+		{"the role behind two wrappers", &wrapper{&wrapper{inner}}, inner},
+		{"the role of the outermost", &wrapper{outer}, outer},
+		{"none without Unwrap", &opaque{inner}, nil},
 		{"none", &plain{}, nil},
-		{"none behind a wrapper", &wrapper{&plain{}}, nil},
-		{"none behind a wrapper of nothing", &wrapper{}, nil},
-		{"none of nothing", nil, nil},
+		{"none of a wrapped scheduler", &wrapper{&plain{}}, nil},
+		{"none of a wrapped nil", &wrapper{}, nil},
+		{"none of nil", nil, nil},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()

@@ -24,11 +24,11 @@ func TestEvery_RefusesLessThanASecond(t *testing.T) {
 		require.ErrorIs(t, err, jobs.ErrInvalidSchedule)
 		require.Nil(t, s)
 		require.ErrorContains(t, err, "interval "+interval.String())
-		require.ErrorContains(t, err, "at least 1s is allowed")
+		require.ErrorContains(t, err, "must be at least 1s")
 	}
 }
 
-func TestEvery_RefusesLessThanWholeMilliseconds(t *testing.T) {
+func TestEvery_RefusesFractionsOfMilliseconds(t *testing.T) {
 	t.Parallel()
 	for _, interval := range []time.Duration{time.Second + 1, time.Second + time.Microsecond, time.Hour - 1, time.Minute + 1500*time.Microsecond, math.MaxInt64} {
 		s, err := jobs.Every(interval)
@@ -38,7 +38,7 @@ func TestEvery_RefusesLessThanWholeMilliseconds(t *testing.T) {
 	}
 }
 
-func TestEvery_TicksLieOnTheGrid(t *testing.T) {
+func TestEvery_TicksAreMultiplesOfTheInterval(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule     string
@@ -51,7 +51,7 @@ func TestEvery_TicksLieOnTheGrid(t *testing.T) {
 		{"fractions of seconds", 1500 * time.Millisecond, "every 1.5s", "2025-01-01T00:00:00Z", []string{"2025-01-01T00:00:01.5Z", "2025-01-01T00:00:03Z", "2025-01-01T00:00:04.5Z"}},
 		{"a day is at midnight", 24 * time.Hour, "every 24h0m0s", "2025-01-01T12:00:00Z", []string{"2025-01-02T00:00:00Z", "2025-01-03T00:00:00Z"}},
 		{"a week is on Monday", 7 * 24 * time.Hour, "every 168h0m0s", "2025-01-01T00:00:00Z", []string{"2025-01-06T00:00:00Z", "2025-01-13T00:00:00Z"}},
-		{"what does not divide a day goes on over midnight", 7 * time.Hour, "every 7h0m0s", "2025-01-01T00:00:00Z", []string{"2025-01-01T01:00:00Z", "2025-01-01T08:00:00Z", "2025-01-01T15:00:00Z", "2025-01-01T22:00:00Z", "2025-01-02T05:00:00Z"}},
+		{"an interval that does not divide a day continues over midnight", 7 * time.Hour, "every 7h0m0s", "2025-01-01T00:00:00Z", []string{"2025-01-01T01:00:00Z", "2025-01-01T08:00:00Z", "2025-01-01T15:00:00Z", "2025-01-01T22:00:00Z", "2025-01-02T05:00:00Z"}},
 		{"a tick is not after itself", 5 * time.Minute, "every 5m0s", "2025-01-01T00:05:00Z", []string{"2025-01-01T00:10:00Z"}},
 		{"a nanosecond before a tick", 5 * time.Minute, "every 5m0s", "2025-01-01T00:04:59.999999999Z", []string{"2025-01-01T00:05:00Z"}},
 		{"before 1970", time.Hour, "every 1h0m0s", "1969-12-31T22:59:59.5Z", []string{"1969-12-31T23:00:00Z", "1970-01-01T00:00:00Z"}},
@@ -72,7 +72,7 @@ func TestEvery_TicksLieOnTheGrid(t *testing.T) {
 	}
 }
 
-// intervals draws intervals that are allowed, seconds and fractions of them.
+// intervals generates valid intervals, including fractions of seconds.
 var intervals = rapid.Custom(func(t *rapid.T) time.Duration {
 	unit := rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, time.Minute, time.Hour}).Draw(t, "unit")
 	return max(time.Second, time.Duration(rapid.Int64Range(1, int64(90*24*time.Hour/unit)).Draw(t, "units"))*unit)
@@ -93,14 +93,14 @@ func TestEvery_NextIsTheNextMultiple(t *testing.T) {
 		require.Equal(t, now.UTC().Truncate(d).Add(d), next)
 		require.Equal(t, time.UTC, next.Location())
 		require.True(t, next.After(now))
-		require.LessOrEqual(t, next.Sub(now), d, "nothing is skipped")
-		require.Equal(t, next, next.Truncate(d), "on the grid")
-		require.Equal(t, next.Add(d), s.Next(next), "changes of a clock do not matter")
+		require.LessOrEqual(t, next.Sub(now), d, "no tick is skipped")
+		require.Equal(t, next, next.Truncate(d), "a multiple of the interval")
+		require.Equal(t, next.Add(d), s.Next(next), "clock changes do not matter")
 		require.Equal(t, next, s.Next(now.In(newYork)), "nor does the zone")
 	})
 }
 
-func TestEvery_AllProcessesNameTheSameTick(t *testing.T) {
+func TestEvery_AllProcessesGetTheSameTick(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		d := intervals.Draw(t, "interval")
@@ -112,7 +112,7 @@ func TestEvery_AllProcessesNameTheSameTick(t *testing.T) {
 	})
 }
 
-// A process that is replaced every day names the next tick anew each time.
+// A process that is replaced every day computes the next tick again each time.
 func TestEvery_AWeekRunsWeeklyThroughDailyRestarts(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -10,63 +10,54 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Registrar takes the jobs of a module. Its methods do not block and touch
-// nothing outside the process.
+// A Registrar registers jobs. Its methods do not block and have no effect outside the process.
 //
-// name is two or more parts joined by dots, such as "audit.retention": lower-case
-// letters, digits, '_' and '-', beginning with a letter, 100 bytes at most;
-// anything else is [ErrInvalidName]. A name that is taken is [ErrDuplicate], and
-// the error names both places. While the scheduler runs the answer is
-// [ErrStarted]. An option that is out of range, or could do nothing for the job, is
+// A name has two or more parts separated by dots, such as "audit.retention". It consists of lower-case letters, digits,
+// '_' and '-', starts with a letter, and is at most 100 bytes long; anything else is [ErrInvalidName]. A name that is
+// already registered is [ErrDuplicate], and the error names both call sites. While the scheduler is started,
+// registering is [ErrStarted]. A nil handler, and an option that is out of range or does not apply to the job, is
 // [ErrInvalidOption].
 type Registrar interface {
-	// RegisterCron runs h at the instants a cron pattern of five fields names:
-	// minute, hour, day of month, month, day of week; or one of @hourly, @daily or
-	// @midnight, @weekly, @monthly, and @yearly or @annually; see [ParseCron]. The time
-	// zone is UTC unless [TimeZone] sets it. A pattern that is malformed or never fires
-	// is [ErrInvalidSchedule].
+	// RegisterCron runs h on a cron pattern of five fields (minute, hour, day of month, month, day of week) or an
+	// alias such as @daily; see [ParseCron]. The time zone is UTC unless [TimeZone] sets it. A pattern that is
+	// malformed or never fires is [ErrInvalidSchedule].
 	RegisterCron(name, pattern string, h Handler, opts ...Option) error
-	// RegisterInterval runs h every so often, at multiples of every counted from
-	// the zero time, so that all processes agree on the instants and a restart does
-	// not move them. every below one second, or not whole milliseconds, is
-	// [ErrInvalidSchedule].
+	// RegisterInterval runs h at multiples of every since the zero time, so that all processes agree on the ticks
+	// and a restart does not shift them; see [Every]. An interval shorter than one second or not in whole
+	// milliseconds is [ErrInvalidSchedule].
 	RegisterInterval(name string, every time.Duration, h Handler, opts ...Option) error
-	// RegisterDelayed runs h only when it is triggered, delay after that. A delay of
-	// 0 means at once; one that is negative or not whole milliseconds is
-	// [ErrInvalidSchedule].
+	// RegisterDelayed runs h only when triggered, delay after the trigger. 0 means at once. A delay that is negative
+	// or not in whole milliseconds is [ErrInvalidSchedule].
 	RegisterDelayed(name string, delay time.Duration, h Handler, opts ...Option) error
 }
 
-// A Triggerer enqueues jobs. Every registered job can be triggered, those with a
-// schedule too: a triggered run is beside the schedule, not instead of a tick.
+// A Triggerer triggers jobs. Every registered job can be triggered, including those with a schedule, whose ticks are
+// not affected.
 //
-// data is encoded as JSON and must be an object (a struct, a map, a
-// [json.RawMessage] holding one), valid UTF-8 without \u0000, less than 1 MiB
-// encoded, and less than 2 MiB as PostgreSQL writes it, which has no exponents: 1e1000
-// takes 1,001 bytes there. nil stands for {}. Anything else is [ErrInvalidData], and nothing is
-// enqueued. A Go string that is not valid UTF-8 is refused too, where encoding/json would
-// replace parts of it. A name that nobody registered is [ErrUnknownJob].
+// data is encoded as JSON and must be an object, such as a struct, a map or a [json.RawMessage] that holds one; nil
+// means {}. It must be valid UTF-8 without \u0000, smaller than 1 MiB when encoded, and smaller than 2 MiB as
+// PostgreSQL writes it, which is without exponents: 1e1000 takes 1,001 bytes there. Strings that are not valid UTF-8,
+// which encoding/json would silently change, are rejected too. Data that breaks these rules is [ErrInvalidData], and
+// nothing is inserted. A name that is not registered is [ErrUnknownJob].
 type Triggerer interface {
-	// Trigger enqueues one job and returns its ID once the job is stored. After an
-	// error the caller may try again; the job may nevertheless have been stored when
-	// the error came from a connection that broke, so use [Unique] where a second
-	// one would hurt.
+	// Trigger inserts a run of the job and returns its ID once it is stored. The caller may try again after an
+	// error. If the connection broke, the run may have been stored nevertheless, so use [Unique] if a second one
+	// would do harm.
 	Trigger(ctx context.Context, name string, data any, opts ...TriggerOption) (id string, err error)
-	// TriggerMany enqueues a job for each element of data, all or none, and returns
-	// their IDs in order. [Unique] does not apply to it and is [ErrInvalidOption].
+	// TriggerMany inserts a run of the job for each element of data, all or none, and returns the IDs in order. The
+	// option [Unique] is not allowed and is [ErrInvalidOption].
 	TriggerMany(ctx context.Context, name string, data []any, opts ...TriggerOption) (ids []string, err error)
 }
 
-// A TxTriggerer enqueues in the caller's transaction: the job exists if and only
-// if tx commits; a nil tx is an error, and one that has ended is [pgx.ErrTxClosed].
-// Providers on a database have this role, and adapters/memory has it for tests; find it
-// with [TriggerTx].
+// A TxTriggerer triggers jobs in the caller's transaction: the run exists if and only if tx commits. A nil tx is an
+// error, and a tx that has ended is [pgx.ErrTxClosed]. Providers on PostgreSQL have this role, and adapters/memory has
+// it for tests. Call it through [TriggerTx].
 type TxTriggerer interface {
 	TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...TriggerOption) (id string, err error)
 }
 
-// TriggerTx enqueues a job in tx if t has the role [TxTriggerer], see [As], and returns an
-// error that wraps [errors.ErrUnsupported] if it has not.
+// TriggerTx triggers a job in tx if t has the role [TxTriggerer] (see [As]). Otherwise the error wraps
+// [errors.ErrUnsupported].
 func TriggerTx(ctx context.Context, t Triggerer, tx pgx.Tx, name string, data any, opts ...TriggerOption) (id string, err error) {
 	tt, ok := As[TxTriggerer](t)
 	if !ok {
@@ -75,79 +66,75 @@ func TriggerTx(ctx context.Context, t Triggerer, tx pgx.Tx, name string, data an
 	return tt.TriggerTx(ctx, tx, name, data, opts...)
 }
 
-// A Monitor tells how the jobs are doing. It works while the scheduler is stopped
-// too.
+// A Monitor reports the state of jobs. It also works while the scheduler is stopped.
 type Monitor interface {
-	// Health tells whether jobs can run, and if not, why. What is wrong is in the
-	// answer; the error is for a question that could not be asked, as when ctx ended.
+	// Health reports whether jobs can run, and if not, why. Problems are in [Health].Reasons. The error is non-nil
+	// only if the check itself could not be made, for example because ctx ended.
 	Health(ctx context.Context) (Health, error)
-	// Jobs tells the status of every registered job, ordered by name.
+	// Jobs returns the status of every registered job, ordered by name.
 	Jobs(ctx context.Context) ([]Status, error)
-	// QueueSize counts the jobs of that name that wait: due, delayed or to be
-	// retried, in all processes together. What runs or is done does not count, nor
-	// does a schedule's next tick before it is due. A schedule that is due and whose
-	// tick is not inserted yet, because nothing is running or because with [CatchUpAll] it
-	// waits for the tick before, counts as one job, however many ticks have passed. An
-	// unregistered name is [ErrUnknownJob].
+	// QueueSize returns how many runs of the job wait, whether due, delayed or to be retried, in all processes. It
+	// does not count runs that are in progress or have ended, nor a schedule's next tick before it is due. If a
+	// tick is due but not inserted yet, because no process is running or because it waits for the previous one (see
+	// [CatchUpAll]), the schedule counts as one waiting run, however many ticks have passed. A name that is not
+	// registered is [ErrUnknownJob].
 	QueueSize(ctx context.Context, name string) (int, error)
 }
 
-// A Scheduler is a provider of background jobs. See the package documentation for
-// the rules that all of them keep.
+// A Scheduler registers, triggers and runs background jobs. Providers implement it. The package documentation has the
+// rules that all of them keep.
 type Scheduler interface {
 	Registrar
 	Triggerer
 	Monitor
-	// Start begins to run jobs and returns once it does. ctx bounds the start
-	// alone: jobs go on when it ends. A second Start is [ErrStarted]; a Start after
-	// Shutdown works, and one during a Shutdown waits for its end.
+	// Start starts running jobs and returns when it has. ctx limits only the start itself; jobs keep running when it
+	// ends. A second Start returns [ErrStarted]. The scheduler can be started again after Shutdown, and a Start
+	// during a Shutdown waits for it to finish.
 	Start(ctx context.Context) error
-	// Shutdown stops taking jobs and waits for those that run. When ctx ends first
-	// they are cancelled and go back to the queue, their attempt not used up, and the
-	// error wraps ctx's. When nothing is started the error is [ErrNotStarted]; a second
-	// Shutdown waits for the end of the first before it says so.
+	// Shutdown stops fetching jobs and waits for running ones. If ctx ends first, they are cancelled and return to
+	// the queue, the attempt does not count, and the error wraps that of ctx. If the scheduler is not started, the
+	// error is [ErrNotStarted]. A Shutdown during another one waits for it to finish, then returns ErrNotStarted.
 	Shutdown(ctx context.Context) error
 }
 
-// A State is where a job stands.
+// A State is the state of a run.
 type State string
 
-// The states of a job.
+// The states of a run.
 const (
-	StateScheduled State = "scheduled" // waits for a time to come
-	StateWaiting   State = "waiting"   // due, waits for a worker
+	StateScheduled State = "scheduled" // not due yet
+	StateWaiting   State = "waiting"   // due, waiting for a worker
 	StateRunning   State = "running"
-	StateRetrying  State = "retrying"  // failed, waits for its next attempt
-	StateCompleted State = "completed" // done
+	StateRetrying  State = "retrying"  // failed, waiting for the next attempt
+	StateCompleted State = "completed" // succeeded
 	StateFailed    State = "failed"    // failed for good
-	StateCancelled State = "cancelled" // cancelled by somebody
-	StateSkipped   State = "skipped"   // not run, for a reason that its history tells
+	StateCancelled State = "cancelled" // by an operator; see Canceller
+	StateSkipped   State = "skipped"   // not run; Run.Error has the reason
 )
 
-// Health is the answer of [Monitor.Health].
+// Health is the result of [Monitor.Health].
 type Health struct {
-	// Healthy is true when there is no reason for it not to be.
+	// Healthy is true if Reasons is empty.
 	Healthy bool
-	// Reasons says what is wrong, the gravest first.
+	// Reasons lists what is wrong, the most serious first.
 	Reasons []Reason
 	// Started is true between Start and Shutdown of this scheduler.
 	Started bool
-	// OldestWaiting is how long the job that waits longest has been due, a due tick that
-	// is not inserted yet among them, see [Monitor].QueueSize. The ticks of jobs that are
-	// not registered on this scheduler are left out: nobody may register them any more.
+	// OldestWaiting is how long the oldest waiting run has been due. It includes due ticks that are not inserted yet
+	// (see [Monitor].QueueSize), except those of jobs that are not registered on this scheduler, which may no
+	// longer be registered anywhere.
 	OldestWaiting time.Duration
-	// Totals counts the jobs of all names by state, as far as they are kept. A due tick
-	// that is not inserted yet counts as waiting, one that is not due not at all.
+	// Totals counts the stored runs of all jobs by state. A due tick that is not inserted yet counts as waiting. Ticks
+	// that are not due are not counted.
 	Totals map[State]Count
 }
 
-// A Reason is one thing that is wrong, see [Health].
+// A Reason is a problem reported in [Health].
 type Reason struct {
-	// Job is the name of the job that it is about, "" for none in particular. Who may not
-	// see that job is not shown the reason.
+	// Job is the name of the affected job, or "". Users who may not see that job must not see the reason either.
 	Job string
-	// Text says what is wrong. It reads on from the name, as in "is overdue by 2m0s", and
-	// names no other job.
+	// Text says what is wrong. If Job is set, Text continues from it, as in "is overdue by 2m0s". It names no other
+	// job.
 	Text string
 }
 
@@ -159,11 +146,10 @@ func (r Reason) String() string {
 	return r.Job + " " + r.Text
 }
 
-// A Count is a number of jobs, see [Health].
+// A Count is a number of runs in [Health].
 type Count struct {
 	N int
-	// AtLeast is true if there may be more: a provider stops counting where it would take
-	// long.
+	// AtLeast is true if there may be more than N. Providers stop counting when it would take too long.
 	AtLeast bool
 }
 
@@ -175,41 +161,37 @@ func (c Count) String() string {
 	return strconv.Itoa(c.N)
 }
 
-// Status is what [Monitor.Jobs] tells of one registered job.
+// Status describes one registered job; see [Monitor].
 type Status struct {
 	// Name is the job's name.
 	Name string
 	// Schedule is the cron pattern, "every 5m0s", "after 2s" or "on demand".
 	Schedule string
-	// Zone is the time zone of a cron pattern, such as "Europe/Berlin"; else "".
+	// Zone is the time zone of a cron pattern, such as "Europe/Berlin", or "" for other jobs.
 	Zone string
-	// PrevTick is the latest tick that has started, or was skipped or cancelled before it
-	// could; a tick that waits is NextTick. PrevState is what became of it: it is skipped
-	// for a tick that came due while the job was paused. Both outlive the tick's run, and
-	// are zero when there was none.
+	// PrevTick is the latest tick whose run has started, or that was skipped or cancelled before; a tick that still
+	// waits is NextTick. PrevState is its state, which is [StateSkipped] for a tick that came due while the job was
+	// paused. Both are kept after the run is deleted. They are zero if there was none.
 	PrevTick  time.Time
 	PrevState State
-	// Missed is how many earlier ticks PrevTick's run stands for, see [Job].Missed, or
-	// how many were skipped together with it.
+	// Missed is how many earlier ticks the run of PrevTick also covers (see [Job].Missed), or how many were skipped
+	// together with it.
 	Missed int
-	// LastSuccess is the tick of the latest run that succeeded, zero when there was none.
-	// It outlives the run.
+	// LastSuccess is the tick of the latest run that succeeded, or zero. It is kept after the run is deleted.
 	LastSuccess time.Time
-	// NextTick is the tick that runs next; zero for a job without a schedule, and when no
-	// tick is left. It lies in the past when that tick is late. While the job is paused it
-	// is the next one to be skipped.
+	// NextTick is the tick that runs next. It is in the past if that tick is late, and zero for a job without a
+	// schedule or if no tick is left. While the job is paused, it is the next tick to be skipped.
 	NextTick time.Time
-	// Upcoming is the next three ticks, NextTick first.
+	// Upcoming has the next three ticks, or fewer if the schedule ends, starting with NextTick.
 	Upcoming []time.Time
-	// OverdueBy is for how long a tick has been due and none has started. A run that has
-	// waited for a worker since an earlier tick than NextTick, see [CatchUp], is overdue
-	// since then. It is 0 when all is well and while the job is paused. OverdueReason says
-	// in words what keeps it, or what keeps the ticks to come, "" when all is well.
+	// OverdueBy is how long a tick has been due without a run starting. If the waiting run covers several ticks (see
+	// [CatchUp]), it counts from the first of them. It is 0 if no tick is late and while the job is paused.
+	// OverdueReason says what delays the tick, or will delay those to come. It is "" if nothing does.
 	OverdueBy     time.Duration
 	OverdueReason string
-	// PausedSince is when the job was paused, see [Pauser]; zero when it is not.
+	// PausedSince is when the job was paused (see [Pauser]), or zero.
 	PausedSince time.Time
-	// Waiting counts as [Monitor.QueueSize] does; Retrying is the part of it that has
-	// failed before. Running counts what runs in all processes.
+	// Waiting is what QueueSize of [Monitor] returns, and Retrying is how many of those have failed before. Running
+	// counts the runs in progress in all processes.
 	Waiting, Running, Retrying int
 }

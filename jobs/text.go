@@ -7,45 +7,36 @@ import (
 	"unicode/utf8"
 )
 
-var (
-	jsonMarshaler = reflect.TypeFor[json.Marshaler]()
-	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
-)
+// hasInvalidText reports whether v contains a string that is not valid UTF-8, which encoding/json alters. A value that
+// implements [json.Marshaler] is taken as it encodes itself.
+func hasInvalidText(v any) bool { return textFinder{}.invalid(reflect.ValueOf(v)) }
 
-// hasInvalidText reports whether a string that encoding/json encodes in v is not valid UTF-8,
-// so that it was replaced in part. What encodes itself as JSON is as its author wants it.
-func hasInvalidText(v any) bool {
-	return (&textFinder{seen: make(map[visit]bool)}).invalid(reflect.ValueOf(v))
-}
+// A textFinder records what it has visited, because fields that are not encoded may form cycles.
+type textFinder map[visit]bool
 
-// A visit is a place that may be reached twice. Fields that are not encoded may lead in circles.
+// A visit identifies a pointer, map or slice.
 type visit struct {
 	t   reflect.Type
 	at  uintptr
 	len int
 }
 
-type textFinder struct{ seen map[visit]bool }
-
-func (f *textFinder) visited(v reflect.Value, length int) bool {
-	at := visit{v.Type(), v.Pointer(), length}
-	defer func() { f.seen[at] = true }()
-	return f.seen[at]
-}
-
-// invalid follows what encoding/json encodes of v.
-func (f *textFinder) invalid(v reflect.Value) bool {
-	if !v.IsValid() {
+// invalid walks the parts of v that encoding/json encodes.
+func (f textFinder) invalid(v reflect.Value) bool {
+	if !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return false
 	}
-	encodesAs := func(marshaler reflect.Type) bool {
-		return v.Type().Implements(marshaler) || v.CanAddr() && reflect.PointerTo(v.Type()).Implements(marshaler)
-	}
-	switch {
-	case encodesAs(jsonMarshaler):
-		return false
-	case encodesAs(textMarshaler):
-		return f.invalidMarshaled(v)
+	if v.CanInterface() {
+		encoder := v.Interface()
+		if v.CanAddr() {
+			encoder = v.Addr().Interface()
+		}
+		switch encoder := encoder.(type) {
+		case json.Marshaler:
+			return false
+		case encoding.TextMarshaler:
+			return encodesInvalid(encoder)
+		}
 	}
 	switch v.Kind() {
 	case reflect.String:
@@ -53,61 +44,50 @@ func (f *textFinder) invalid(v reflect.Value) bool {
 	case reflect.Interface:
 		return f.invalid(v.Elem())
 	case reflect.Pointer:
-		return !f.visited(v, 0) && f.invalid(v.Elem())
+		return f.first(v, 0) && f.invalid(v.Elem())
 	case reflect.Map:
-		return !f.visited(v, 0) && f.invalidInMap(v)
+		return f.first(v, 0) && f.invalidElement(v)
 	case reflect.Slice:
-		return !f.visited(v, v.Len()) && f.invalidInList(v)
+		return f.first(v, v.Len()) && f.invalidElement(v)
 	case reflect.Array:
-		return f.invalidInList(v)
+		return f.invalidElement(v)
 	case reflect.Struct:
-		return f.invalidInStruct(v)
+		return f.invalidField(v)
 	}
 	return false
 }
 
-func (f *textFinder) invalidMarshaled(v reflect.Value) bool {
-	if v.Kind() == reflect.Pointer && v.IsNil() || v.Kind() == reflect.Interface && v.IsNil() || !v.CanInterface() {
-		return false
+// first reports whether v is visited for the first time.
+func (f textFinder) first(v reflect.Value, length int) bool {
+	at := visit{v.Type(), v.Pointer(), length}
+	seen := f[at]
+	f[at] = true
+	return !seen
+}
+
+func (f textFinder) invalidElement(v reflect.Value) bool {
+	for key, element := range v.Seq2() {
+		if v.Kind() == reflect.Map && invalidKey(key) || f.invalid(element) {
+			return true
+		}
 	}
-	m, ok := v.Interface().(encoding.TextMarshaler)
-	if !ok {
-		m = v.Addr().Interface().(encoding.TextMarshaler)
+	return false
+}
+
+func invalidKey(key reflect.Value) bool {
+	if key.Kind() == reflect.String {
+		return !utf8.ValidString(key.String())
 	}
+	m, ok := key.Interface().(encoding.TextMarshaler)
+	return ok && encodesInvalid(m)
+}
+
+func encodesInvalid(m encoding.TextMarshaler) bool {
 	text, err := m.MarshalText()
 	return err == nil && !utf8.Valid(text)
 }
 
-func (f *textFinder) invalidInMap(v reflect.Value) bool {
-	for entries := v.MapRange(); entries.Next(); {
-		key := entries.Key()
-		switch {
-		case f.invalid(entries.Value()):
-			return true
-		case key.Kind() == reflect.String:
-			if !utf8.ValidString(key.String()) {
-				return true
-			}
-		case key.Type().Implements(textMarshaler) && f.invalidMarshaled(key):
-			return true
-		}
-	}
-	return false
-}
-
-func (f *textFinder) invalidInList(v reflect.Value) bool {
-	if v.Type().Elem() == reflect.TypeFor[byte]() {
-		return false // in Base64
-	}
-	for i := range v.Len() {
-		if f.invalid(v.Index(i)) {
-			return true
-		}
-	}
-	return false
-}
-
-func (f *textFinder) invalidInStruct(v reflect.Value) bool {
+func (f textFinder) invalidField(v reflect.Value) bool {
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
 		inner := field.Type

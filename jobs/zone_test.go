@@ -13,12 +13,12 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// zoneChildEnv makes TestTimeZone_InAnyProcess the child process of itself.
+// zoneChildEnv makes TestTimeZone_IsIndependentOfTheProcessesZone run as its own child process.
 const zoneChildEnv = "EVERYTICK_ZONE_CHILD"
 
-// What Go calls the process's own zone depends on TZ and on the zone files. Whatever it is
-// called, a zone given by its name is that zone, and time.Local is refused.
-func TestTimeZone_InAnyProcess(t *testing.T) {
+// The name of the process's own zone depends on TZ and on the zone files. Whatever it is, a zone loaded by its name is
+// accepted, and time.Local is refused.
+func TestTimeZone_IsIndependentOfTheProcessesZone(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(zoneChildEnv) != "" {
 		checkZones(t)
@@ -27,11 +27,11 @@ func TestTimeZone_InAnyProcess(t *testing.T) {
 	const unset = "unset"
 	for _, tz := range []string{
 		unset, "", "UTC", "Etc/UTC", "Europe/Berlin", ":Europe/Berlin", "Local", "No/Where",
-		"/nonexistent", // Go does then what it does where the system has no zone files
+		"/nonexistent", // like a system without zone files
 	} {
 		t.Run("TZ "+tz, func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestTimeZone_InAnyProcess$", "-test.count=1")
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestTimeZone_IsIndependentOfTheProcessesZone$", "-test.count=1")
 			cmd.Env = []string{zoneChildEnv + "=1"}
 			if tz != unset {
 				cmd.Env = append(cmd.Env, "TZ="+tz)

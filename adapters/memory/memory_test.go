@@ -175,7 +175,7 @@ func TestScheduler_SkipIsRecordedAndLogged(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		skipped := run(t, s, "test.job", ids[1])
 		require.Equal(t, jobs.StateSkipped, skipped.State)
-		require.Equal(t, "skipped: 1m0s late, allowed is a start within 1s", skipped.Error)
+		require.Equal(t, "skipped: 1m0s late, StartWithin is 1s", skipped.Error)
 		require.Zero(t, skipped.Attempt)
 		require.Zero(t, skipped.StartedAt)
 		require.Contains(t, log(), skipped.Error)

@@ -339,7 +339,7 @@ func TestOptions_Failures(t *testing.T) {
 		"wrapped":        {func(context.Context, *jobs.Job) error { return fmt.Errorf("x: %w", &ownError{}) }, "*otel_test.ownError", "x: own", "failed", 3},
 		"permanent":      {func(context.Context, *jobs.Job) error { return jobs.Permanent(&ownError{}) }, "*otel_test.ownError", "own", "failed", 1},
 		"both":           {func(context.Context, *jobs.Job) error { return fmt.Errorf("x: %w", jobs.Permanent(&ownError{})) }, "*otel_test.ownError", "x: own", "failed", 1},
-		"retry after":    {func(context.Context, *jobs.Job) error { return jobs.RetryAfter(0, &ownError{}) }, "*otel_test.ownError", "own (to be retried after 0s)", "failed", 3},
+		"retry after":    {func(context.Context, *jobs.Job) error { return jobs.RetryAfter(0, &ownError{}) }, "*otel_test.ownError", "own (retry after 0s)", "failed", 3},
 		"redacted":       {func(context.Context, *jobs.Job) error { return errors.New("a secret") }, "*errors.errorString", "a ***", "failed", 3},
 		"a panic":        {func(context.Context, *jobs.Job) error { panic("a secret") }, "panic", "panic: a ***", "failed", 3},
 		"data":           {func(_ context.Context, job *jobs.Job) error { return job.Decode(new(int)) }, "*json.UnmarshalTypeError", "", "failed", 1},

@@ -18,17 +18,17 @@ import (
 	"github.com/everytick/everytick/jobs/jobstest"
 )
 
-// What docs/testing.md shows: a module, and the tests of its jobs.
+// The examples of docs/testing.md: a module and the tests of its jobs.
 
-// WelcomeArgs are the data of a welcome.
+// WelcomeArgs is the data of Welcome.
 type WelcomeArgs struct {
 	User int `json:"user"`
 }
 
-// Welcome sends a mail to a new user.
+// Welcome sends an email to a new user.
 const Welcome jobs.Kind[WelcomeArgs] = "users.welcome"
 
-// Users is the module. Its mails go out by jobs of another one.
+// Users is the module. It sends email through the jobs of another module.
 type Users struct{ Jobs jobs.Triggerer }
 
 // RegisterUserJobs registers the module's jobs.
@@ -82,7 +82,7 @@ func TestWelcomeIsRetried(t *testing.T) {
 	})
 }
 
-// newUsers starts the module's jobs. It is called in a bubble, and stops them at its end.
+// newUsers starts the module's jobs and stops them at the end of the test. It must be called in a bubble.
 func newUsers(t *testing.T) *jobstest.Recorder {
 	t.Helper()
 	scheduler, err := memory.New(nil)
@@ -132,7 +132,7 @@ func TestARefusedWelcomeSendsNoMail(t *testing.T) {
 	})
 }
 
-// signUp stores a user and welcomes them, or does neither.
+// signUp stores a user and triggers Welcome, or does neither.
 func signUp(ctx context.Context, db jobs.DB, t jobs.Triggerer, user int) error {
 	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		if _, err := Welcome.TriggerTx(ctx, t, tx, WelcomeArgs{User: user}); err != nil {
@@ -143,7 +143,7 @@ func signUp(ctx context.Context, db jobs.DB, t jobs.Triggerer, user int) error {
 	})
 }
 
-// usersDB stores nothing, or fails.
+// usersDB is a database whose statements do nothing, or fail with err.
 type usersDB struct {
 	jobs.DB
 	err error

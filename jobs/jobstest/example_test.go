@@ -11,7 +11,7 @@ import (
 	"github.com/everytick/everytick/jobs/jobstest"
 )
 
-// RegisterSignupJobs is what a module exports: here, a job that enqueues another.
+// RegisterSignupJobs is exported by a module. One of its jobs triggers the other.
 func RegisterSignupJobs(s interface {
 	jobs.Registrar
 	jobs.Triggerer
@@ -34,7 +34,7 @@ func RegisterSignupJobs(s interface {
 }
 
 func ExampleRecord() {
-	t := new(testing.T) // in a test, its own
+	t := new(testing.T) // in a test, the test's own
 	ctx := context.Background()
 
 	s, err := memory.New(nil)

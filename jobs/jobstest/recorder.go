@@ -1,7 +1,6 @@
-// Package jobstest helps to test what is built on background jobs. [Record] wraps a
-// scheduler of any provider, so that a test can run a job and wait for what becomes of
-// it, or check what was triggered. It works in a [testing/synctest] bubble, where hours of
-// back-off take no time.
+// Package jobstest helps to test code that uses background jobs. [Record] wraps a scheduler of any provider. A test can
+// then run a job and wait for its outcome, or check which jobs were triggered. It works in a [testing/synctest] bubble,
+// where hours of retry delays take no time.
 package jobstest
 
 import (
@@ -24,26 +23,23 @@ import (
 	"github.com/everytick/everytick/jobs/internal/equal"
 )
 
-// A Recorder is a [jobs.Scheduler] that passes everything on to another one, and
-// remembers what was triggered through it and what became of the jobs registered
-// on it. Make one with [Record].
+// A Recorder is a [jobs.Scheduler] that wraps another one. It records the jobs that are triggered through it, and the
+// outcomes of the jobs that are registered on it. [Record] returns one.
 //
-// Of the optional roles it has [jobs.TxTriggerer] alone; [jobs.As] finds the others, such as
-// [jobs.Pauser], at the scheduler behind it. What is triggered through those is not
-// remembered.
+// Of the optional roles it implements only [jobs.TxTriggerer]. [jobs.As] finds the others, such as [jobs.Pauser], on
+// the wrapped scheduler. Jobs triggered through those are not recorded.
 type Recorder struct {
 	jobs.Scheduler
 
-	// Wait is how long [Recorder.Await] and [Recorder.TriggerAndWait] wait, delays and
-	// retries included. Defaults to one minute. In a [testing/synctest] bubble a day
-	// costs nothing.
+	// Wait is how long [Recorder.Await] and [Recorder.TriggerAndWait] wait for an outcome, including delays and
+	// retries. Defaults to one minute. In a [testing/synctest] bubble it can be a day.
 	Wait time.Duration
 
 	mu       sync.Mutex
 	enqueued []Enqueued
 	outcomes []Outcome
-	attempts map[string]string // what the last attempt of a job came to, by its ID
-	changed  chan struct{}     // closed when there is a new outcome; nil when nobody waits
+	attempts map[string]string // by ID, how the last attempt without an outcome ended
+	changed  chan struct{}     // closed when there is a new outcome; nil if no call waits
 }
 
 var (
@@ -51,8 +47,8 @@ var (
 	_ jobs.TxTriggerer = (*Recorder)(nil)
 )
 
-// Record returns a recorder in front of s. The jobs are registered on the
-// recorder, and what triggers them is given the recorder too:
+// Record returns a recorder that wraps s. Register the jobs on the recorder, and pass the recorder to the code that
+// triggers them:
 //
 //	s, err := memory.New(nil)
 //	…
@@ -67,8 +63,8 @@ func Record(s jobs.Scheduler) *Recorder {
 	return &Recorder{Scheduler: s, attempts: make(map[string]string)}
 }
 
-// Enqueued is a job that was triggered. Delay, At, Priority and Unique are as given
-// with the trigger, and zero when they were not.
+// Enqueued is a job that was triggered. Delay, At, Priority and Unique are the values of the trigger's options, or
+// zero.
 type Enqueued struct {
 	ID, Name string
 	Data     json.RawMessage
@@ -76,19 +72,18 @@ type Enqueued struct {
 	At       time.Time
 	Priority int
 	Unique   string
-	// Tx says that it was triggered in a transaction. It is recorded whether or not
-	// that commits.
+	// Tx is true if the job was triggered in a transaction. It is recorded even if the transaction does not commit.
 	Tx bool
 }
 
-// An Outcome is what became of a job: it is done, or has failed for good.
+// An Outcome is how a run ended: it succeeded, or it failed for good.
 type Outcome struct {
-	// Job is the last attempt, as its handler was given it.
+	// Job is the last attempt, as given to its handler.
 	Job jobs.Job
-	// Attempts is how many attempts were used.
+	// Attempts is the number of attempts.
 	Attempts int
-	// Err is what the last attempt failed with, nil when the job is done; as the
-	// job's middleware leaves it, see [jobs.Use].
+	// Err is the error of the last attempt, as returned by the job's middleware (see [jobs.Use]), or nil if it
+	// succeeded.
 	Err error
 }
 
@@ -107,7 +102,7 @@ func (r *Recorder) RegisterDelayed(name string, delay time.Duration, h jobs.Hand
 	return r.Scheduler.RegisterDelayed(name, delay, h, r.watching(opts)...)
 }
 
-// Unwrap returns the scheduler behind, whose other roles [jobs.As] finds.
+// Unwrap returns the wrapped scheduler, so that [jobs.As] finds its roles.
 func (r *Recorder) Unwrap() jobs.Scheduler { return r.Scheduler }
 
 // Trigger implements [jobs.Triggerer].
@@ -130,8 +125,8 @@ func (r *Recorder) TriggerMany(ctx context.Context, name string, data []any, opt
 	return ids, err
 }
 
-// TriggerTx implements [jobs.TxTriggerer] if the scheduler behind does; if not, the
-// error wraps [errors.ErrUnsupported], as that of [jobs.TriggerTx] does.
+// TriggerTx implements [jobs.TxTriggerer]. If the wrapped scheduler lacks this role, the error wraps
+// [errors.ErrUnsupported].
 func (r *Recorder) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 	id, err := jobs.TriggerTx(ctx, r.Scheduler, tx, name, data, opts...)
 	if err == nil {
@@ -141,25 +136,25 @@ func (r *Recorder) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data a
 }
 
 func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, tx bool) {
-	// The options as given, without those of the registration.
+	// The trigger's options, without those of the registration.
 	req, err := jobs.NewRequest(name, data, opts...)
 	if err != nil {
-		return // not reached: the scheduler has accepted it
+		return // not reached, as the scheduler has accepted it
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range r.enqueued {
 		if e.ID == id {
-			return // Unique found this live job, and enqueued none
+			return // Unique found this live run and inserted none
 		}
 	}
 	r.enqueued = append(r.enqueued, Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, tx})
 }
 
-// errLeft is the outcome of a handler that did not return.
-var errLeft = errors.New("jobstest: the handler ended its goroutine (runtime.Goexit, t.FailNow)")
+// errLeft is the error of a handler that did not return.
+var errLeft = errors.New("jobstest: handler exited its goroutine (runtime.Goexit, t.FailNow)")
 
-// watching returns the options with middleware before them that observes attempts.
+// watching prepends middleware that observes attempts to the options.
 func (r *Recorder) watching(opts []jobs.Option) []jobs.Option {
 	return slices.Concat([]jobs.Option{jobs.Use(r.watch)}, opts)
 }
@@ -180,7 +175,7 @@ func (r *Recorder) ended(ctx context.Context, job jobs.Job, err error) {
 	defer r.mu.Unlock()
 	switch {
 	case err == nil:
-	case errors.Is(ctx.Err(), context.Canceled): // by a hard stop: the job goes back to the queue; or by somebody
+	case errors.Is(ctx.Err(), context.Canceled): // by a shutdown, after which it returns to the queue, or by an operator
 		r.attempts[job.ID] = fmt.Sprintf("attempt %d was interrupted or cancelled", job.Attempt)
 		return
 	case job.Retries(err):
@@ -194,15 +189,14 @@ func (r *Recorder) ended(ctx context.Context, job jobs.Job, err error) {
 	}
 }
 
-// TriggerAndWait triggers a job and returns what became of it, retries included. It
-// fails t when the trigger is refused, when the scheduler is not started, and when
-// there is no outcome within [Recorder].Wait.
+// TriggerAndWait triggers a job and returns its outcome, which may come after retries. It fails t if the scheduler is
+// not started, if the trigger fails, or if there is no outcome within [Recorder].Wait.
 func (r *Recorder) TriggerAndWait(t testing.TB, name string, data any, opts ...jobs.TriggerOption) Outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), r.wait())
 	defer cancel()
 	if h, err := r.Health(ctx); err == nil && !h.Started {
-		t.Fatalf("jobstest: the scheduler is not started, so %q would wait", name)
+		t.Fatalf("jobstest: the scheduler is not started, so %q would not run", name)
 	}
 	id, err := r.Trigger(ctx, name, data, opts...)
 	if err != nil {
@@ -211,10 +205,9 @@ func (r *Recorder) TriggerAndWait(t testing.TB, name string, data any, opts ...j
 	return r.Await(t, id)
 }
 
-// Await returns what became of the job with that ID, when it has come to an end. It
-// fails t when there is no outcome within [Recorder].Wait, as of a job that was
-// skipped or cancelled, or that was not registered on this recorder. Of a job that
-// was retried by [jobs.Retrier] it returns the first outcome; Outcomes has them all.
+// Await waits for the outcome of the run with that ID and returns it. It fails t if there is none within
+// [Recorder].Wait. A run that is skipped or cancelled has no outcome, nor has one of a job that was not registered on
+// this recorder. If [jobs.Retrier] retried the run, Await returns its first outcome; [Recorder.Outcomes] has them all.
 func (r *Recorder) Await(t testing.TB, id string) Outcome {
 	t.Helper()
 	timer := time.NewTimer(r.wait())
@@ -239,8 +232,7 @@ func (r *Recorder) wait() time.Duration {
 	return time.Minute
 }
 
-// outcome returns the outcome of a job, or a channel to wait for the next one of
-// any job.
+// outcome returns the outcome of the run, or a channel that is closed when any run has a new outcome.
 func (r *Recorder) outcome(id string) (Outcome, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -255,15 +247,15 @@ func (r *Recorder) outcome(id string) (Outcome, <-chan struct{}) {
 	return Outcome{}, r.changed
 }
 
-// last tells what is known of a job without an outcome.
+// last describes what is known about a run without an outcome.
 func (r *Recorder) last(id string) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return cmp.Or(r.attempts[id], "no attempt of it has ended")
+	return cmp.Or(r.attempts[id], "no attempt has ended")
 }
 
-// Outcomes returns what became of the jobs of that name, ticks and triggered ones,
-// in the order in which they ended.
+// Outcomes returns the outcomes of all runs of the named job, both triggered and of ticks, in the order in which they
+// ended.
 func (r *Recorder) Outcomes(name string) (all []Outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -275,18 +267,16 @@ func (r *Recorder) Outcomes(name string) (all []Outcome) {
 	return all
 }
 
-// A Matcher tells whether a job is one that a test looks for. [Data] and [DataWith]
-// make the usual ones.
+// A Matcher reports whether a triggered job is one that a test looks for. [Data] and [DataWith] return matchers.
 type Matcher func(Enqueued) bool
 
-// Data matches a job whose data is equal to v as JSON.
+// Data matches jobs whose data equals v when encoded as JSON.
 func Data(v any) Matcher {
 	want, err := json.Marshal(v)
 	return func(e Enqueued) bool { return err == nil && equal.JSON(want, e.Data) }
 }
 
-// DataWith matches a job whose data has that value, equal as JSON, at that key of
-// the top level.
+// DataWith matches jobs whose data has the key at the top level, with a value that equals value when encoded as JSON.
 func DataWith(key string, value any) Matcher {
 	want, err := json.Marshal(value)
 	return func(e Enqueued) bool {
@@ -299,8 +289,7 @@ func DataWith(key string, value any) Matcher {
 	}
 }
 
-// Enqueued returns the jobs of that name that were triggered and that all matchers
-// accept, the first one first. It does not matter whether they have run.
+// Enqueued returns the triggers of the named job that all matchers accept, in order, whether or not they have run.
 func (r *Recorder) Enqueued(name string, match ...Matcher) (found []Enqueued) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -319,23 +308,21 @@ next:
 	return found
 }
 
-// RequireEnqueued fails t unless a job of that name was triggered that all matchers
-// accept. It returns the first one.
+// RequireEnqueued returns the first trigger of the named job that all matchers accept. It fails t if there is none.
 func (r *Recorder) RequireEnqueued(t testing.TB, name string, match ...Matcher) Enqueued {
 	t.Helper()
 	found := r.Enqueued(name, match...)
 	if len(found) == 0 {
-		t.Fatalf("jobstest: no such job %q was enqueued; of that name were:%s", name, list(r.Enqueued(name)))
+		t.Fatalf("jobstest: no matching %q was triggered; triggers of this job:%s", name, list(r.Enqueued(name)))
 	}
 	return found[0]
 }
 
-// RequireNotEnqueued fails t if a job of that name was triggered that all matchers
-// accept.
+// RequireNotEnqueued fails t if there is a trigger of the named job that all matchers accept.
 func (r *Recorder) RequireNotEnqueued(t testing.TB, name string, match ...Matcher) {
 	t.Helper()
 	if found := r.Enqueued(name, match...); len(found) > 0 {
-		t.Fatalf("jobstest: jobs %q were enqueued:%s", name, list(found))
+		t.Fatalf("jobstest: %q was triggered:%s", name, list(found))
 	}
 }
 

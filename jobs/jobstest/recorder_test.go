@@ -17,8 +17,7 @@ import (
 	"github.com/everytick/everytick/jobs/providertest"
 )
 
-// A recorder is a scheduler like the one behind it.
-func TestRecorderKeepsTheRules(t *testing.T) {
+func TestRecorder_PassesTheConformanceSuite(t *testing.T) {
 	t.Parallel()
 	providertest.Run(t, providertest.Harness{
 		Bubble: true,
@@ -43,7 +42,7 @@ func newRecorder(t *testing.T) *jobstest.Recorder {
 	return rec
 }
 
-func TestTriggerAndWaitReturnsTheFinalOutcome(t *testing.T) {
+func TestRecorder_TriggerAndWaitReturnsTheFinalOutcome(t *testing.T) {
 	t.Parallel()
 	errAgain := errors.New("again")
 	for name, tt := range map[string]struct {
@@ -51,13 +50,13 @@ func TestTriggerAndWaitReturnsTheFinalOutcome(t *testing.T) {
 		attempts int
 		err      string
 	}{
-		"done":             {func(*jobs.Job) error { return nil }, 1, ""},
-		"done at last":     {func(job *jobs.Job) error { return map[bool]error{true: errAgain}[job.Attempt < 3] }, 3, ""},
-		"failed":           {func(*jobs.Job) error { return errAgain }, 3, "again"},
-		"failed for good":  {func(*jobs.Job) error { return jobs.Permanent(errAgain) }, 1, "again"},
-		"failed with wait": {func(*jobs.Job) error { return jobs.RetryAfter(time.Second, errAgain) }, 3, "again"},
-		"panicked":         {func(*jobs.Job) error { panic("oh") }, 3, "panic: oh"},
-		"left":             {func(*jobs.Job) error { runtime.Goexit(); return nil }, 3, "Goexit"},
+		"done":               {func(*jobs.Job) error { return nil }, 1, ""},
+		"done after retries": {func(job *jobs.Job) error { return map[bool]error{true: errAgain}[job.Attempt < 3] }, 3, ""},
+		"failed":             {func(*jobs.Job) error { return errAgain }, 3, "again"},
+		"failed for good":    {func(*jobs.Job) error { return jobs.Permanent(errAgain) }, 1, "again"},
+		"failed with wait":   {func(*jobs.Job) error { return jobs.RetryAfter(time.Second, errAgain) }, 3, "again"},
+		"panicked":           {func(*jobs.Job) error { panic("oh") }, 3, "panic: oh"},
+		"Goexit":             {func(*jobs.Job) error { runtime.Goexit(); return nil }, 3, "Goexit"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -83,7 +82,7 @@ func TestTriggerAndWaitReturnsTheFinalOutcome(t *testing.T) {
 	}
 }
 
-func TestAnInterruptedAttemptIsNoOutcome(t *testing.T) {
+func TestRecorder_AnInterruptedAttemptIsNotAnOutcome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rec := newRecorder(t)
@@ -110,7 +109,7 @@ func TestAnInterruptedAttemptIsNoOutcome(t *testing.T) {
 	})
 }
 
-func TestATimeoutIsAnOutcome(t *testing.T) {
+func TestRecorder_ATimeoutIsAnOutcome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rec := newRecorder(t)
@@ -126,7 +125,7 @@ func TestATimeoutIsAnOutcome(t *testing.T) {
 	})
 }
 
-func TestAnOutcomeIsWhatTheMiddlewareLeaves(t *testing.T) {
+func TestRecorder_OutcomeHasTheErrorOfTheMiddleware(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rec := newRecorder(t)
@@ -144,8 +143,7 @@ func TestAnOutcomeIsWhatTheMiddlewareLeaves(t *testing.T) {
 	})
 }
 
-// The optional roles are those of the scheduler behind.
-func TestTheRolesOfAnOperatorAreBehindTheRecorder(t *testing.T) {
+func TestRecorder_AsFindsRolesOfTheWrappedScheduler(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rec := newRecorder(t)
@@ -159,14 +157,14 @@ func TestTheRolesOfAnOperatorAreBehindTheRecorder(t *testing.T) {
 		require.NoError(t, err)
 		synctest.Wait()
 		canceller, ok := jobs.As[jobs.Canceller](rec)
-		require.True(t, ok, "a role of the scheduler behind")
+		require.True(t, ok, "a role of the wrapped scheduler")
 		require.NoError(t, canceller.Cancel(t.Context(), "test.job", id))
 		failures := failing(t, func(t testing.TB) { rec.Await(t, id) })
 		require.Contains(t, failures[0], "attempt 1 was interrupted or cancelled")
 	})
 }
 
-func TestTicksHaveOutcomes(t *testing.T) {
+func TestRecorder_TicksHaveOutcomes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rec := newRecorder(t)
@@ -181,7 +179,7 @@ func TestTicksHaveOutcomes(t *testing.T) {
 	})
 }
 
-func TestAwaitTellsWhatIsKnownWhenThereIsNoOutcome(t *testing.T) {
+func TestRecorder_AwaitReportsWhyThereIsNoOutcome(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		start bool
@@ -196,7 +194,7 @@ func TestAwaitTellsWhatIsKnownWhenThereIsNoOutcome(t *testing.T) {
 		},
 		"delayed": {true, func(t testing.TB, rec *jobstest.Recorder) {
 			rec.TriggerAndWait(t, "test.fails", nil, jobs.Delay(time.Hour))
-		}, "no attempt of it has ended"},
+		}, "no attempt has ended"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -215,7 +213,7 @@ func TestAwaitTellsWhatIsKnownWhenThereIsNoOutcome(t *testing.T) {
 	}
 }
 
-func TestRequireEnqueuedFindsWhatWasTriggered(t *testing.T) {
+func TestRecorder_RequireEnqueuedFindsTriggeredJobs(t *testing.T) {
 	t.Parallel()
 	rec := newRecorder(t)
 	ctx := t.Context()
@@ -232,10 +230,10 @@ func TestRequireEnqueuedFindsWhatWasTriggered(t *testing.T) {
 	require.Equal(t, first, again)
 	many, err := rec.TriggerMany(ctx, "test.job", []any{args{9, nil}, nil}, jobs.At(at))
 	require.NoError(t, err)
-	_, err = rec.Trigger(ctx, "test.job", "no object")
+	_, err = rec.Trigger(ctx, "test.job", "not an object")
 	require.ErrorIs(t, err, jobs.ErrInvalidData)
 
-	require.Len(t, rec.Enqueued("test.job"), 3, "a live unique job and a refused one are not enqueued again")
+	require.Len(t, rec.Enqueued("test.job"), 3, "a unique job that was found, and a refused one, are not recorded")
 	require.Equal(t, jobstest.Enqueued{
 		ID: first, Name: "test.job", Data: []byte(`{"user":7,"tags":["\u003ca\u003e"]}`), Unique: "key", Priority: 2,
 	}, rec.RequireEnqueued(t, "test.job"))
@@ -249,11 +247,11 @@ func TestRequireEnqueuedFindsWhatWasTriggered(t *testing.T) {
 	rec.RequireNotEnqueued(t, "test.job", jobstest.DataWith("user", 9), jobstest.DataWith("tags", []string{}))
 
 	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireEnqueued(t, "test.job", jobstest.DataWith("user", 8)) })[0], first)
-	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireEnqueued(t, "test.other") })[0], "of that name were: none")
+	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireEnqueued(t, "test.other") })[0], "triggers of this job: none")
 	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireNotEnqueued(t, "test.job", jobstest.DataWith("user", 9)) })[0], many[0])
 }
 
-func TestTriggerTxNeedsAProviderWithTransactions(t *testing.T) {
+func TestRecorder_TriggerTxNeedsTheRole(t *testing.T) {
 	t.Parallel()
 	s, err := memory.New(nil)
 	require.NoError(t, err)
@@ -264,27 +262,27 @@ func TestTriggerTxNeedsAProviderWithTransactions(t *testing.T) {
 	rec.RequireNotEnqueued(t, "test.job")
 }
 
-// failing returns the failures of a function that is to fail its test.
+// failing returns the failures of f, which must fail its test.
 func failing(t *testing.T, f func(testing.TB)) []string {
 	t.Helper()
 	c := &captured{TB: t}
 	done := make(chan struct{})
-	go func() { // a failure ends the goroutine it is in
+	go func() { // a failure ends its goroutine
 		defer close(done)
 		f(c)
 	}()
 	<-done
-	require.NotEmpty(t, c.failures, "it did not fail")
+	require.NotEmpty(t, c.failures, "f did not fail")
 	return c.failures
 }
 
-// captured is a testing.TB whose failures are kept instead of failing the test.
+// captured is a testing.TB that records failures instead of failing the test.
 type captured struct {
 	testing.TB
 	failures []string
 }
 
-// Fatalf ends the goroutine, as that of a test does.
+// Fatalf ends the goroutine, like that of a testing.T.
 func (c *captured) Fatalf(format string, args ...any) {
 	c.failures = append(c.failures, fmt.Sprintf(format, args...))
 	runtime.Goexit()

@@ -18,7 +18,7 @@ type attempt struct {
 	job      jobs.Job
 	handler  jobs.Handler
 	timedOut timeoutError
-	ended    chan error
+	ended    chan error // receives the handler's error
 }
 
 func (a *attempt) run() {
@@ -27,23 +27,22 @@ func (a *attempt) run() {
 	err = seal(a.handler(a.ctx, &a.job))
 }
 
-// A sealedError is what a handler returned, as providers get it. The methods of an error are
-// foreign code, and may panic: in a provider's goroutine that would end the process. So its text
-// is asked for once, and what panics when asked Is or As says no. It has no Unwrap, which would
-// lead to the error itself.
+// A sealedError wraps a handler's error for providers. The methods of an error are foreign code and may panic, which in
+// a provider's goroutine would end the process. So Error is called only once, and a panic in Is or As counts as false.
+// It has no Unwrap method, which would expose the original error.
 type sealedError struct {
 	err  error
 	text string
 }
 
-// seal is called in the goroutine of the handler.
+// seal wraps err. It is called in the handler's goroutine.
 func seal(err error) (sealed error) {
 	if err == nil {
 		return nil
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			sealed = &sealedError{err, storable(fmt.Sprintf("the error's method Error panicked: %v", v))}
+			sealed = &sealedError{err, storable(fmt.Sprintf("the error's Error method panicked: %v", v))}
 		}
 	}()
 	return &sealedError{err, storable(err.Error())}
@@ -70,11 +69,10 @@ func (e *sealedError) As(target any) bool {
 	return verdict.Sound(func() bool { return errors.As(e.err, target) })
 }
 
-// ignoringTime is how long a handler may run on after its context has ended until that is
-// logged.
+// ignoringTime is how long a handler may keep running after its context has ended before that is logged.
 const ignoringTime = 10 * time.Second
 
-// wait returns the handler's error.
+// wait waits for the handler to return, and returns its error.
 func (a *attempt) wait(log *slog.Logger) error {
 	select {
 	case err := <-a.ended:

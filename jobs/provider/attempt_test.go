@@ -20,7 +20,7 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// frozen returns a job of a registry that is frozen.
+// frozen returns a job of a frozen registry.
 func frozen(t *testing.T, h jobs.Handler) (d *provider.Definition, thaw func()) {
 	t.Helper()
 	r, err := provider.NewRegistry()
@@ -32,7 +32,7 @@ func frozen(t *testing.T, h jobs.Handler) (d *provider.Definition, thaw func()) 
 	return d, r.Thaw
 }
 
-func TestRun_EachAttemptGetsItsOwnOutcomeHoweverHandlersLeave(t *testing.T) {
+func TestDefinition_RunReturnsEachAttemptsOwnResult(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int64
 	failure := errors.New("of this attempt")
@@ -71,15 +71,15 @@ func TestRun_EachAttemptGetsItsOwnOutcomeHoweverHandlersLeave(t *testing.T) {
 	require.EqualValues(t, 8*500, calls.Load())
 }
 
-func TestRun_SaysThatAHandlerIgnoresTheEndOfItsContext(t *testing.T) {
+func TestDefinition_RunLogsAHandlerThatIgnoresItsContext(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		longer time.Duration // than the timeout
 		logged bool
 	}{
-		"for long":          {11 * time.Second, true},
-		"for a short while": {9 * time.Second, false},
-		"not at all":        {-time.Second, false},
+		"longer than 10 s": {11 * time.Second, true},
+		"less than 10 s":   {9 * time.Second, false},
+		"not at all":       {-time.Second, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -105,7 +105,7 @@ func TestRun_SaysThatAHandlerIgnoresTheEndOfItsContext(t *testing.T) {
 	}
 }
 
-// These are errors of foreign code whose methods panic, some of them only at times.
+// Errors of foreign code whose methods panic, some only after a number of calls.
 type (
 	isPanics     struct{ error }
 	asPanics     struct{ error }
@@ -123,7 +123,7 @@ func (e manyPanic) Unwrap() []error     { panic("unwrap") }
 
 func (e latePanics) Error() string {
 	if e.left.Add(-1) < 0 {
-		panic("asked again")
+		panic("called again")
 	}
 	return "of the handler"
 }
@@ -134,7 +134,7 @@ func panicsAfter(calls int64) error {
 	return e
 }
 
-func TestRun_AnErrorWhoseMethodsPanicIsAnErrorLikeAnyOther(t *testing.T) {
+func TestDefinition_RunReturnsASafeErrorIfItsMethodsPanic(t *testing.T) {
 	t.Parallel()
 	failure := errors.New("of the handler")
 	for name, test := range map[string]struct {
@@ -145,10 +145,10 @@ func TestRun_AnErrorWhoseMethodsPanicIsAnErrorLikeAnyOther(t *testing.T) {
 		"As":                       {asPanics{failure}, "of the handler"},
 		"Unwrap":                   {unwrapPanics{"of the handler"}, "of the handler"},
 		"Unwrap of several":        {manyPanic{"of the handler"}, "of the handler"},
-		"within another":           {fmt.Errorf("wrapped: %w", isPanics{failure}), "wrapped: of the handler"},
-		"within one to be retried": {jobs.RetryAfter(time.Hour, asPanics{failure}), "of the handler (to be retried after 1h0m0s)"},
-		"Error when asked again":   {panicsAfter(1), "panic: asked again"},
-		"Error when asked late":    {panicsAfter(2), "the error's method Error panicked: asked again"},
+		"wrapped":                  {fmt.Errorf("wrapped: %w", isPanics{failure}), "wrapped: of the handler"},
+		"in RetryAfter":            {jobs.RetryAfter(time.Hour, asPanics{failure}), "of the handler (retry after 1h0m0s)"},
+		"Error in the second call": {panicsAfter(1), "panic: called again"},
+		"Error in the third call":  {panicsAfter(2), "the error's Error method panicked: called again"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -158,8 +158,8 @@ func TestRun_AnErrorWhoseMethodsPanicIsAnErrorLikeAnyOther(t *testing.T) {
 			require.NoError(t, r.RegisterDelayed("test.job", 0, failing(test.err), jobs.Use(func(next jobs.Handler) jobs.Handler {
 				return func(ctx context.Context, job *jobs.Job) error {
 					err := next(ctx, job)
-					require.True(t, job.Retries(err), "what middleware is told")
-					require.Equal(t, "retried", job.Outcome(ctx, err), "what middleware is told")
+					require.True(t, job.Retries(err), "in middleware")
+					require.Equal(t, "retried", job.Outcome(ctx, err), "in middleware")
 					return err
 				}
 			}), jobs.RetryDelay(time.Hour)))
@@ -180,7 +180,7 @@ func TestRun_AnErrorWhoseMethodsPanicIsAnErrorLikeAnyOther(t *testing.T) {
 	}
 }
 
-func TestRun_AnErrorWhoseMethodsPanicMayBePermanent(t *testing.T) {
+func TestDefinition_RunKeepsPermanentIfTheErrorsMethodsPanic(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{jobs.Permanent(asPanics{errors.New("x")}), jobs.Permanent(isPanics{errors.New("x")})} {
 		d := &provider.Definition{Name: "a.b", Timeout: time.Minute, Handler: failing(err)}

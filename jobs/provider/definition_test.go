@@ -31,7 +31,7 @@ func (s oneTick) Next(t time.Time) time.Time {
 }
 func (oneTick) String() string { return "once" }
 
-func TestBackoff(t *testing.T) {
+func TestDefinition_Backoff(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
 	for _, test := range []struct {
@@ -47,16 +47,16 @@ func TestBackoff(t *testing.T) {
 		{"the first at the cap", 5 * time.Second, 16, day},
 		{"long after the cap", 5 * time.Second, 17, day},
 		{"no overflow where doubling would", 5 * time.Second, 64, day},
-		{"no overflow on the last attempt there can be", 5 * time.Second, 30_001, day},
-		{"nor for any number", 5 * time.Second, math.MaxInt, day},
+		{"no overflow on the last possible attempt", 5 * time.Second, 30_001, day},
+		{"no overflow for any number", 5 * time.Second, math.MaxInt, day},
 		{"the smallest delay", 1, 46, 1 << 45},
 		{"the smallest delay at the cap", 1, 48, day},
 		{"no delay", 0, 1, 0},
-		{"no delay doubled is none", 0, 2, 0},
-		{"no delay on the last attempt there can be", 0, 30_001, 0},
+		{"no delay, doubled", 0, 2, 0},
+		{"no delay on the last possible attempt", 0, 30_001, 0},
 		{"the largest delay", day, 1, day},
 		{"the largest delay does not double", day, 2, day},
-		{"half of it does", day / 2, 2, day},
+		{"half the largest delay doubles", day / 2, 2, day},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
@@ -66,7 +66,7 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
-func TestRetry(t *testing.T) {
+func TestDefinition_Retry(t *testing.T) {
 	t.Parallel()
 	boom := errors.New("boom")
 	deep := func(err error) error {
@@ -79,23 +79,23 @@ func TestRetry(t *testing.T) {
 		delay        time.Duration
 		again        bool
 	}{
-		{"an error backs off", 1, 3, boom, 5 * time.Second, true},
-		{"and further", 2, 3, boom, 10 * time.Second, true},
+		{"an error is retried after the delay", 1, 3, boom, 5 * time.Second, true},
+		{"the delay doubles", 2, 3, boom, 10 * time.Second, true},
 		{"not after the last attempt", 3, 3, boom, 0, false},
-		{"nor after more than that", 4, 3, boom, 0, false},
-		{"nor after the only one", 1, 1, boom, 0, false},
+		{"not after a later attempt", 4, 3, boom, 0, false},
+		{"not after the only attempt", 1, 1, boom, 0, false},
 		{"Permanent gives up", 1, 3, jobs.Permanent(boom), 0, false},
-		{"Permanent wrapped deep gives up", 1, 3, deep(jobs.Permanent(boom)), 0, false},
-		{"RetryAfter sets the wait", 1, 3, jobs.RetryAfter(time.Hour, boom), time.Hour, true},
-		{"RetryAfter wrapped deep sets the wait", 2, 3, deep(jobs.RetryAfter(time.Hour, boom)), time.Hour, true},
-		{"RetryAfter beyond a day is kept", 1, 3, jobs.RetryAfter(48*time.Hour, boom), 48 * time.Hour, true},
-		{"RetryAfter of nothing is at once", 1, 3, jobs.RetryAfter(0, boom), 0, true},
-		{"RetryAfter below nothing is at once", 1, 3, jobs.RetryAfter(-time.Hour, boom), 0, true},
-		{"RetryAfter gives no attempt more", 3, 3, jobs.RetryAfter(time.Hour, boom), 0, false},
-		{"the outermost RetryAfter counts", 1, 3, jobs.RetryAfter(time.Minute, deep(jobs.RetryAfter(time.Hour, boom))), time.Minute, true},
+		{"a wrapped Permanent gives up", 1, 3, deep(jobs.Permanent(boom)), 0, false},
+		{"RetryAfter sets the delay", 1, 3, jobs.RetryAfter(time.Hour, boom), time.Hour, true},
+		{"a wrapped RetryAfter sets the delay", 2, 3, deep(jobs.RetryAfter(time.Hour, boom)), time.Hour, true},
+		{"RetryAfter may exceed a day", 1, 3, jobs.RetryAfter(48*time.Hour, boom), 48 * time.Hour, true},
+		{"RetryAfter 0 retries at once", 1, 3, jobs.RetryAfter(0, boom), 0, true},
+		{"a negative RetryAfter retries at once", 1, 3, jobs.RetryAfter(-time.Hour, boom), 0, true},
+		{"RetryAfter adds no attempt", 3, 3, jobs.RetryAfter(time.Hour, boom), 0, false},
+		{"the outermost RetryAfter applies", 1, 3, jobs.RetryAfter(time.Minute, deep(jobs.RetryAfter(time.Hour, boom))), time.Minute, true},
 		{"Permanent inside RetryAfter gives up", 1, 3, jobs.RetryAfter(time.Hour, jobs.Permanent(boom)), 0, false},
 		{"Permanent around RetryAfter gives up", 1, 3, jobs.Permanent(jobs.RetryAfter(time.Hour, boom)), 0, false},
-		{"a panic backs off", 1, 3, &jobs.PanicError{Value: boom}, 5 * time.Second, true},
+		{"a panic is retried", 1, 3, &jobs.PanicError{Value: boom}, 5 * time.Second, true},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
@@ -107,7 +107,7 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-func TestRun_HandsTheJobAndALogger(t *testing.T) {
+func TestDefinition_RunPassesTheJobAndALogger(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
 	job := &jobs.Job{Name: "a.b", ID: "7", Attempt: 2}
@@ -123,7 +123,7 @@ func TestRun_HandsTheJobAndALogger(t *testing.T) {
 	require.Contains(t, log.String(), "msg=hello job=a.b job_id=7 attempt=2\n")
 }
 
-// requireError requires got to be want, or nil if that is, with the same text.
+// requireError requires got to wrap want and have the same text, or to be nil if want is.
 func requireError(t *testing.T, want, got error) {
 	t.Helper()
 	if want == nil {
@@ -134,7 +134,7 @@ func requireError(t *testing.T, want, got error) {
 	require.EqualError(t, got, want.Error())
 }
 
-func TestRun_PassesOnWhatTheHandlerReturns(t *testing.T) {
+func TestDefinition_RunReturnsTheHandlersError(t *testing.T) {
 	t.Parallel()
 	for _, want := range []error{nil, io.EOF, jobs.Permanent(io.EOF), context.Canceled, context.DeadlineExceeded} {
 		d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { return want }}
@@ -142,7 +142,7 @@ func TestRun_PassesOnWhatTheHandlerReturns(t *testing.T) {
 	}
 }
 
-func TestRun_TimesOut(t *testing.T) {
+func TestDefinition_RunTimesOut(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule    string
@@ -152,11 +152,11 @@ func TestRun_TimesOut(t *testing.T) {
 		{"the context's error", func(ctx context.Context) error { return ctx.Err() }, `jobs: "a.b" timed out after 1m0s: context deadline exceeded`},
 		{"the context's cause", context.Cause, `jobs: "a.b" timed out after 1m0s: context deadline exceeded`},
 		{
-			"what the handler was doing is kept", func(ctx context.Context) error { return fmt.Errorf("loading page 7: %w", ctx.Err()) },
+			"the handler's text is kept", func(ctx context.Context) error { return fmt.Errorf("loading page 7: %w", ctx.Err()) },
 			`jobs: "a.b" timed out after 1m0s: loading page 7: context deadline exceeded`,
 		},
 		{
-			"the cause inside what the handler was doing", func(ctx context.Context) error { return fmt.Errorf("loading page 7: %w", context.Cause(ctx)) },
+			"the cause, wrapped by the handler", func(ctx context.Context) error { return fmt.Errorf("loading page 7: %w", context.Cause(ctx)) },
 			`loading page 7: jobs: "a.b" timed out after 1m0s: context deadline exceeded`,
 		},
 	} {
@@ -177,7 +177,7 @@ func TestRun_TimesOut(t *testing.T) {
 	}
 }
 
-func TestRun_ATimeoutKeepsWhatTheHandlerWantsOfRetries(t *testing.T) {
+func TestDefinition_RunKeepsPermanentAndRetryAfterOnTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		run := func(mark func(error) error) (time.Duration, bool) {
@@ -201,15 +201,15 @@ func TestRun_ATimeoutKeepsWhatTheHandlerWantsOfRetries(t *testing.T) {
 	})
 }
 
-func TestRun_IsNoTimeoutWhenItIsNot(t *testing.T) {
+func TestDefinition_RunReportsNoTimeoutWithoutOne(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule    string
-		parent  time.Duration // 0 means the caller never cancels
+		parent  time.Duration // 0 means that the caller never cancels
 		handler func(context.Context) error
 		want    error
 	}{
-		{"done in spite of the timeout", 0, func(ctx context.Context) error { <-ctx.Done(); return nil }, nil},
+		{"success despite the timeout", 0, func(ctx context.Context) error { <-ctx.Done(); return nil }, nil},
 		{"another error after the timeout", 0, func(ctx context.Context) error { <-ctx.Done(); return io.EOF }, io.EOF},
 		{"the caller's deadline", time.Second, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, context.DeadlineExceeded},
 	} {
@@ -229,7 +229,7 @@ func TestRun_IsNoTimeoutWhenItIsNot(t *testing.T) {
 	}
 }
 
-func TestRun_EndsTheHandlersContextWithTheCallers(t *testing.T) {
+func TestDefinition_RunEndsTheHandlersContextWithTheCallers(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	d := provider.Definition{Timeout: time.Minute, Handler: func(ctx context.Context, _ *jobs.Job) error {
@@ -269,15 +269,15 @@ func panicsAgain() {
 	panicsItself()
 }
 
-func TestRun_TurnsAPanicIntoAnErrorWithTheStackOfWhatPanicked(t *testing.T) {
+func TestDefinition_RunTurnsAPanicIntoAnErrorWithItsStack(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule, function, message string
 		handler                 func()
 	}{
 		{"panic", "panicsItself", "panic: boom", panicsItself},
-		{"panic with an error", "TestRun_TurnsAPanic", "panic: EOF", func() { panic(io.EOF) }},
-		{"panic with nil", "TestRun_TurnsAPanic", "panic: panic called with nil argument", func() { panic(nil) }},
+		{"panic with an error", "TestDefinition_RunTurnsAPanic", "panic: EOF", func() { panic(io.EOF) }},
+		{"panic with nil", "TestDefinition_RunTurnsAPanic", "panic: panic called with nil argument", func() { panic(nil) }},
 		{"index out of range", "indexesBeyond", "panic: runtime error: index out of range [0] with length 0", func() { indexesBeyond(nil) }},
 		{"nil pointer", "readsNil", "panic: runtime error: invalid memory address", func() { readsNil(nil) }},
 		{"nil map", "writesNilMap", "panic: assignment to entry in nil map", func() { writesNilMap(nil) }},
@@ -297,12 +297,12 @@ func TestRun_TurnsAPanicIntoAnErrorWithTheStackOfWhatPanicked(t *testing.T) {
 			first, second, _ := strings.Cut(panicked.Stack, "\n")
 			require.Contains(t, first, "provider_test."+test.function)
 			require.Regexp(t, `^\t.*definition_test\.go:\d+\n`, second)
-			require.NotContains(t, panicked.Stack, "jobs.(*Definition).Run", "what called the handler is of no interest")
+			require.NotContains(t, panicked.Stack, "jobs.(*Definition).Run", "callers of the handler are omitted")
 		})
 	}
 }
 
-func TestRun_KeepsTheValueOfAPanic(t *testing.T) {
+func TestDefinition_RunKeepsTheValueOfAPanic(t *testing.T) {
 	t.Parallel()
 	d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { panic(io.EOF) }}
 	var panicked *jobs.PanicError
@@ -310,7 +310,7 @@ func TestRun_KeepsTheValueOfAPanic(t *testing.T) {
 	require.Equal(t, io.EOF, panicked.Value)
 }
 
-func TestRun_ADeepStackIsCut(t *testing.T) {
+func TestDefinition_RunTruncatesADeepStack(t *testing.T) {
 	t.Parallel()
 	var dive func(int)
 	dive = func(n int) {
@@ -326,15 +326,14 @@ func TestRun_ADeepStackIsCut(t *testing.T) {
 	require.LessOrEqual(t, strings.Count(panicked.Stack, "\n"), 2*64)
 }
 
-// A handler ends its goroutine when a test fails in it: that must not end the
-// provider's.
-func TestRun_TurnsGoexitIntoAnError(t *testing.T) {
+// A handler exits its goroutine if a test fails in it, which must not exit the provider's.
+func TestDefinition_RunTurnsGoexitIntoAnError(t *testing.T) {
 	t.Parallel()
 	d := provider.Definition{Timeout: time.Minute, Handler: func(context.Context, *jobs.Job) error { runtime.Goexit(); return nil }}
 	require.ErrorContains(t, d.Run(t.Context(), &jobs.Job{}, quiet), "runtime.Goexit")
 }
 
-func TestRun_GivesTheHandlerACopyOfTheJob(t *testing.T) {
+func TestDefinition_RunGivesTheHandlerACopyOfTheJob(t *testing.T) {
 	t.Parallel()
 	d := provider.Definition{Timeout: time.Minute, Handler: func(_ context.Context, job *jobs.Job) error {
 		job.Attempt, job.MaxAttempts = 7, 7
@@ -345,7 +344,7 @@ func TestRun_GivesTheHandlerACopyOfTheJob(t *testing.T) {
 	require.Equal(t, 1, job.Attempt)
 }
 
-func TestSkip(t *testing.T) {
+func TestDefinition_Skip(t *testing.T) {
 	t.Parallel()
 	due := at(t, "2025-01-01T03:00:00Z")
 	for _, test := range []struct {
@@ -361,16 +360,16 @@ func TestSkip(t *testing.T) {
 		{"no limit", 0, jobs.OverlapAllow, 1, 100 * time.Hour, false, false, ""},
 		{"within the limit", time.Minute, jobs.OverlapAllow, 1, 59 * time.Second, false, false, ""},
 		{"at the limit", time.Minute, jobs.OverlapAllow, 1, time.Minute, false, false, ""},
-		{"beyond the limit", time.Minute, jobs.OverlapAllow, 1, time.Minute + time.Millisecond, false, false, "skipped: 1m0.001s late, allowed is a start within 1m0s"},
-		{"beyond the limit when triggered", time.Minute, jobs.OverlapAllow, 1, time.Hour, false, true, "skipped: 1h0m0s late, allowed is a start within 1m0s"},
-		{"early, by a clock that is behind", time.Minute, jobs.OverlapAllow, 1, -time.Hour, false, false, ""},
+		{"beyond the limit", time.Minute, jobs.OverlapAllow, 1, time.Minute + time.Millisecond, false, false, "skipped: 1m0.001s late, StartWithin is 1m0s"},
+		{"beyond the limit when triggered", time.Minute, jobs.OverlapAllow, 1, time.Hour, false, true, "skipped: 1h0m0s late, StartWithin is 1m0s"},
+		{"early, because a clock is behind", time.Minute, jobs.OverlapAllow, 1, -time.Hour, false, false, ""},
 		{"a retry is not late", time.Minute, jobs.OverlapAllow, 2, time.Hour, false, false, ""},
-		{"an overlap that is allowed", 0, jobs.OverlapAllow, 1, 0, true, false, ""},
-		{"an overlap that is not", 0, jobs.OverlapSkip, 1, 0, true, false, "skipped: another run of this job goes on"},
+		{"an allowed overlap", 0, jobs.OverlapAllow, 1, 0, true, false, ""},
+		{"an overlap that is skipped", 0, jobs.OverlapSkip, 1, 0, true, false, "skipped: another run of this job is in progress"},
 		{"a retry is not skipped for an overlap", 0, jobs.OverlapSkip, 2, 0, true, false, ""},
 		{"no overlap", 0, jobs.OverlapSkip, 1, 0, false, false, ""},
 		{"a triggered job is not skipped for an overlap", 0, jobs.OverlapSkip, 1, 0, true, true, ""},
-		{"late is told before overlapping", time.Minute, jobs.OverlapSkip, 1, time.Hour, true, false, "skipped: 1h0m0s late, allowed is a start within 1m0s"},
+		{"lateness is reported before an overlap", time.Minute, jobs.OverlapSkip, 1, time.Hour, true, false, "skipped: 1h0m0s late, StartWithin is 1m0s"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
@@ -384,7 +383,7 @@ func TestSkip(t *testing.T) {
 	}
 }
 
-func TestDescribe(t *testing.T) {
+func TestDefinition_Describe(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		d              provider.Definition

@@ -10,8 +10,9 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// Enqueue runs store inside the job's [jobs.TriggerMiddleware]. Providers store triggered
-// jobs through it. It is an error when middleware neither stores nor refuses.
+// Enqueue calls store wrapped in the job's [jobs.TriggerMiddleware]. Providers store triggered jobs through it. It
+// returns the error of the middleware or of store, and an error if the middleware returns nil without calling store.
+// Metadata that is not UTF-8 or contains U+0000 is [jobs.ErrInvalidData].
 func (d *Definition) Enqueue(ctx context.Context, reqs []*jobs.Request, store jobs.Enqueue) error {
 	if len(d.triggerMiddleware) == 0 || len(reqs) == 0 {
 		return store(ctx, reqs)
@@ -29,7 +30,7 @@ func (d *Definition) Enqueue(ctx context.Context, reqs []*jobs.Request, store jo
 	}
 	for i := len(d.triggerMiddleware) - 1; i >= 0; i-- {
 		if next = d.triggerMiddleware[i](next); next == nil {
-			return fmt.Errorf("jobs: trigger middleware %d of %d of %q returns nil", i+1, len(d.triggerMiddleware), d.Name)
+			return fmt.Errorf("jobs: trigger middleware %d of %d of %q returned nil", i+1, len(d.triggerMiddleware), d.Name)
 		}
 	}
 	if err := next(ctx, reqs); err != nil {
@@ -37,7 +38,7 @@ func (d *Definition) Enqueue(ctx context.Context, reqs []*jobs.Request, store jo
 	}
 	for _, req := range reqs {
 		if req.ID == "" {
-			return fmt.Errorf("jobs: the trigger middleware of %q has neither enqueued the job nor refused it", d.Name)
+			return fmt.Errorf("jobs: trigger middleware of %q has neither inserted nor refused the job", d.Name)
 		}
 	}
 	return nil
@@ -46,14 +47,14 @@ func (d *Definition) Enqueue(ctx context.Context, reqs []*jobs.Request, store jo
 func checkMetadata(r *jobs.Request) error {
 	for key, value := range r.Metadata {
 		if !utf8.ValidString(key) || !utf8.ValidString(value) || strings.ContainsRune(key+value, 0) {
-			return fmt.Errorf("%w for %q: metadata %q is not UTF-8 without U+0000", jobs.ErrInvalidData, r.Name, key)
+			return fmt.Errorf("%w for %q: metadata %q is not valid UTF-8 or contains U+0000", jobs.ErrInvalidData, r.Name, key)
 		}
 	}
 	return nil
 }
 
-// wrap puts the handler inside its middleware, each guarded, so that those outside of it
-// may rely on that.
+// wrap wraps the handler in its middleware. Each layer is guarded, so that outer middleware never sees a panic or an
+// error that is not redacted.
 func (d *Definition) wrap() error {
 	d.run = d.guard(d.Handler)
 	for i := len(d.middleware) - 1; i >= 0; i-- {
@@ -78,7 +79,7 @@ func around(m jobs.Middleware, h jobs.Handler) (outer jobs.Handler, err error) {
 	return outer, err
 }
 
-// guard makes an error of a panic, and redacts.
+// guard turns a panic of h into an error, and redacts error texts.
 func (d *Definition) guard(h jobs.Handler) jobs.Handler {
 	return func(ctx context.Context, job *jobs.Job) (err error) {
 		defer func() {
@@ -94,7 +95,7 @@ func (d *Definition) redactError(err error) error {
 	if err == nil {
 		return nil
 	}
-	text := err.Error() // may panic, and had better do so here
+	text := err.Error() // if it panics, guard recovers
 	if d.redact == nil {
 		return err
 	}
@@ -114,13 +115,13 @@ func (d *Definition) redactPanic(p *jobs.PanicError) *jobs.PanicError {
 func (d *Definition) redactText(text string) (clean string) {
 	defer func() {
 		if recover() != nil {
-			clean = "(left out: the Redact function panicked)"
+			clean = "(omitted: the Redact function panicked)"
 		}
 	}()
 	return d.redact(text)
 }
 
-// redactedError shows another text than the error it stands for.
+// redactedError replaces the text of an error.
 type redactedError struct {
 	err  error
 	text string

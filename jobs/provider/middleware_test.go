@@ -31,7 +31,7 @@ func attempt(t *testing.T, d *provider.Definition) error {
 	return d.Run(t.Context(), &jobs.Job{ID: "7", Name: "a.b", Attempt: 1, MaxAttempts: 3}, quiet)
 }
 
-func TestUse_MiddlewareThatMakesNoHandlerIsRefusedAtRegistration(t *testing.T) {
+func TestUse_RefusesMiddlewareThatReturnsNoHandler(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	fine := func(next jobs.Handler) jobs.Handler { return next }
@@ -49,13 +49,13 @@ func TestUse_MiddlewareThatMakesNoHandlerIsRefusedAtRegistration(t *testing.T) {
 	require.Empty(t, r.Jobs())
 }
 
-func TestUseTrigger_MiddlewareThatReturnsNilIsAnError(t *testing.T) {
+func TestUseTrigger_FailsIfMiddlewareReturnsNil(t *testing.T) {
 	t.Parallel()
 	d := define(t, nil, nothing, jobs.UseTrigger(func(jobs.Enqueue) jobs.Enqueue { return nil }))
 	req, err := d.Request(nil)
 	require.NoError(t, err)
 	err = d.Enqueue(t.Context(), []*jobs.Request{req}, func(context.Context, []*jobs.Request) error { return nil })
-	require.ErrorContains(t, err, `trigger middleware 1 of 1 of "a.b" returns nil`)
+	require.ErrorContains(t, err, `trigger middleware 1 of 1 of "a.b" returned nil`)
 }
 
 func TestUse_WrapsInOrder(t *testing.T) {
@@ -81,14 +81,14 @@ func TestUse_WrapsInOrder(t *testing.T) {
 	}
 }
 
-func TestUse_IsCalledOnceForEachRegistration(t *testing.T) {
+func TestUse_CallsMiddlewareOncePerRegistration(t *testing.T) {
 	t.Parallel()
 	calls := 0
 	r := newRegistry(t, jobs.Use(func(next jobs.Handler) jobs.Handler {
 		calls++
 		return next
 	}))
-	require.Zero(t, calls, "calls before any registration")
+	require.Zero(t, calls, "calls before a registration")
 	_, err := r.Undefined("a.b")
 	require.NoError(t, err)
 	require.NoError(t, r.RegisterDelayed("a.b", 0, nothing))
@@ -101,7 +101,7 @@ func TestUse_IsCalledOnceForEachRegistration(t *testing.T) {
 	require.Equal(t, 2, calls)
 }
 
-func TestUse_OfTheJobAloneDoesNotReachOthers(t *testing.T) {
+func TestUse_OfAJobDoesNotWrapOtherJobs(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t, jobs.Use(func(next jobs.Handler) jobs.Handler { return next }))
 	forgive := func(jobs.Handler) jobs.Handler { return nothing }
@@ -135,7 +135,7 @@ func TestMiddlewareOptions_RefuseNil(t *testing.T) {
 	}
 }
 
-func TestUse_MiddlewareSeesWhatTheAttemptComesTo(t *testing.T) {
+func TestUse_MiddlewareSeesTheResultOfTheHandler(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		handler jobs.Handler
@@ -167,7 +167,7 @@ func TestUse_MiddlewareSeesWhatTheAttemptComesTo(t *testing.T) {
 	}
 }
 
-func TestUse_MiddlewareSeesAPanicOfAnotherAsItDoesOfTheHandler(t *testing.T) {
+func TestUse_MiddlewareSeesAPanicOfInnerMiddlewareAsAnError(t *testing.T) {
 	t.Parallel()
 	var seen error
 	d := define(t, nil, nothing, redact, jobs.Use(func(next jobs.Handler) jobs.Handler {
@@ -183,7 +183,7 @@ func TestUse_MiddlewareSeesAPanicOfAnotherAsItDoesOfTheHandler(t *testing.T) {
 	require.EqualError(t, seen, "panic: the …")
 }
 
-func TestUse_APanicOfMiddlewareIsAFailedAttempt(t *testing.T) {
+func TestUse_TurnsAPanicOfMiddlewareIntoAFailedAttempt(t *testing.T) {
 	t.Parallel()
 	for name, m := range map[string]jobs.Middleware{
 		"before": func(jobs.Handler) jobs.Handler {
@@ -203,7 +203,7 @@ func TestUse_APanicOfMiddlewareIsAFailedAttempt(t *testing.T) {
 	}
 }
 
-func TestUse_AHandlerThatEndsItsGoroutineIsAnError(t *testing.T) {
+func TestUse_TurnsGoexitIntoAnError(t *testing.T) {
 	t.Parallel()
 	for _, d := range []*provider.Definition{
 		define(t, nil, func(context.Context, *jobs.Job) error { runtime.Goexit(); return nil },
@@ -216,12 +216,12 @@ func TestUse_AHandlerThatEndsItsGoroutineIsAnError(t *testing.T) {
 	}
 }
 
-// typedNil is the classic: an error that is not nil and panics when asked.
+// typedNil is an error whose Error method panics on a nil pointer, which as an error is not nil.
 type typedNil struct{ text string }
 
 func (e *typedNil) Error() string { return e.text }
 
-func TestRun_AnErrorWithoutATextIsAPanic(t *testing.T) {
+func TestDefinition_RunTurnsAPanicOfErrorIntoAPanicError(t *testing.T) {
 	t.Parallel()
 	for _, opts := range [][]jobs.Option{nil, {redact}, {jobs.Use(func(jobs.Handler) jobs.Handler {
 		return func(context.Context, *jobs.Job) error { return (*typedNil)(nil) }
@@ -232,7 +232,7 @@ func TestRun_AnErrorWithoutATextIsAPanic(t *testing.T) {
 	}
 }
 
-func TestRetries(t *testing.T) {
+func TestJob_Retries(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		attempt, max int
@@ -252,13 +252,13 @@ func TestRetries(t *testing.T) {
 		job := &jobs.Job{Attempt: test.attempt, MaxAttempts: test.max}
 		require.Equal(t, test.want, job.Retries(test.err), "attempt %d of %d with %v", test.attempt, test.max, test.err)
 		_, again := new(provider.Definition).Retry(job, test.err)
-		require.Equal(t, test.want, again, "Retry says otherwise")
+		require.Equal(t, test.want, again, "result of Retry")
 	}
 }
 
 var redact = jobs.Redact(func(text string) string { return strings.ReplaceAll(text, "secret", "…") })
 
-func TestRedact_ChangesTextsAndNothingElse(t *testing.T) {
+func TestRedact_ChangesOnlyTexts(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("the secret")
 	for _, opts := range [][]jobs.Option{{redact}, {redact, jobs.Use(func(next jobs.Handler) jobs.Handler { return next })}} {
@@ -279,7 +279,7 @@ func TestRedact_ChangesTextsAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestRedact_KeepsWhatTheHandlerWantsOfRetries(t *testing.T) {
+func TestRedact_KeepsPermanentAndRetryAfter(t *testing.T) {
 	t.Parallel()
 	job := &jobs.Job{Name: "a.b", Attempt: 1, MaxAttempts: 3}
 	d := define(t, nil, failing(jobs.Permanent(errors.New("the secret"))), redact)
@@ -290,13 +290,13 @@ func TestRedact_KeepsWhatTheHandlerWantsOfRetries(t *testing.T) {
 
 	d = define(t, nil, failing(jobs.RetryAfter(time.Hour, errors.New("the secret"))), redact)
 	err = d.Run(t.Context(), job, quiet)
-	require.EqualError(t, err, "the … (to be retried after 1h0m0s)")
+	require.EqualError(t, err, "the … (retry after 1h0m0s)")
 	delay, again := d.Retry(job, err)
 	require.True(t, again)
 	require.Equal(t, time.Hour, delay)
 }
 
-func TestRedact_OfTheMiddlewareToo(t *testing.T) {
+func TestRedact_AppliesToMiddleware(t *testing.T) {
 	t.Parallel()
 	adds := jobs.Use(func(next jobs.Handler) jobs.Handler {
 		return func(ctx context.Context, job *jobs.Job) error {
@@ -310,16 +310,16 @@ func TestRedact_OfTheMiddlewareToo(t *testing.T) {
 	require.EqualError(t, attempt(t, define(t, nil, nothing, redact, adds)), "panic: a … panic")
 }
 
-func TestRedact_TheLastOneCounts(t *testing.T) {
+func TestRedact_TheLastOneApplies(t *testing.T) {
 	t.Parallel()
 	d := define(t, []jobs.Option{jobs.Redact(strings.ToUpper)}, failing(errors.New("the secret")), redact)
 	require.EqualError(t, attempt(t, d), "the …")
 }
 
-func TestRedact_ThatPanicsLeavesTheTextOut(t *testing.T) {
+func TestRedact_OmitsTheTextIfItPanics(t *testing.T) {
 	t.Parallel()
 	broken := jobs.Redact(func(text string) string { panic("cannot redact " + text) })
-	const out = "(left out: the Redact function panicked)"
+	const out = "(omitted: the Redact function panicked)"
 	cause := errors.New("the secret")
 	err := attempt(t, define(t, nil, failing(jobs.Permanent(cause)), broken))
 	require.EqualError(t, err, out)
@@ -327,10 +327,10 @@ func TestRedact_ThatPanicsLeavesTheTextOut(t *testing.T) {
 	err = attempt(t, define(t, nil, func(context.Context, *jobs.Job) error { panic(cause) }, broken))
 	require.EqualError(t, err, "panic: "+out)
 	require.ErrorAs(t, err, new(*jobs.PanicError))
-	require.NoError(t, attempt(t, define(t, nil, nothing, broken)), "without an error there is nothing to redact")
+	require.NoError(t, attempt(t, define(t, nil, nothing, broken)), "without an error, Redact is not called")
 }
 
-func TestEnqueue_PassesThroughMiddlewareInOrder(t *testing.T) {
+func TestDefinition_EnqueueCallsMiddlewareInOrder(t *testing.T) {
 	t.Parallel()
 	var path []string
 	m := func(name string) jobs.TriggerMiddleware {
@@ -354,7 +354,7 @@ func TestEnqueue_PassesThroughMiddlewareInOrder(t *testing.T) {
 	require.Equal(t, "1 2 3 4 store /4:7 /3:7 /2:7 /1:7", strings.Join(path, " "))
 }
 
-func TestEnqueue_HandsOnTheContextRequestsAndErrors(t *testing.T) {
+func TestDefinition_EnqueuePassesOnContextRequestsAndErrors(t *testing.T) {
 	t.Parallel()
 	type key struct{}
 	errStore := errors.New("the store is full")
@@ -373,7 +373,7 @@ func TestEnqueue_HandsOnTheContextRequestsAndErrors(t *testing.T) {
 	}
 }
 
-func TestEnqueue_ARefusalStoresNothing(t *testing.T) {
+func TestDefinition_EnqueueStoresNothingIfMiddlewareRefuses(t *testing.T) {
 	t.Parallel()
 	store := func(context.Context, []*jobs.Request) error { panic("stored") }
 	for _, want := range []error{io.EOF, nil} {
@@ -386,23 +386,23 @@ func TestEnqueue_ARefusalStoresNothing(t *testing.T) {
 		if want != nil {
 			require.Equal(t, want, err)
 		} else {
-			require.EqualError(t, err, `jobs: the trigger middleware of "a.b" has neither enqueued the job nor refused it`)
+			require.EqualError(t, err, `jobs: trigger middleware of "a.b" has neither inserted nor refused the job`)
 		}
 	}
 }
 
-func TestEnqueue_OfNothingAsksNoMiddleware(t *testing.T) {
+func TestDefinition_EnqueueCallsNoMiddlewareWithoutRequests(t *testing.T) {
 	t.Parallel()
-	d := define(t, nil, nothing, jobs.UseTrigger(func(jobs.Enqueue) jobs.Enqueue { panic("composed for nothing") }))
+	d := define(t, nil, nothing, jobs.UseTrigger(func(jobs.Enqueue) jobs.Enqueue { panic("called without requests") }))
 	called := false
 	require.NoError(t, d.Enqueue(t.Context(), nil, func(context.Context, []*jobs.Request) error {
 		called = true
 		return nil
 	}))
-	require.True(t, called, "the provider decides what storing nothing is")
+	require.True(t, called, "store is called nevertheless")
 }
 
-func TestEnqueue_ChecksMetadata(t *testing.T) {
+func TestDefinition_EnqueueChecksMetadata(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		metadata map[string]string
@@ -415,7 +415,7 @@ func TestEnqueue_ChecksMetadata(t *testing.T) {
 		{map[string]string{"a\x00": "b"}, false},
 		{map[string]string{"a": "\xff"}, false},
 		{map[string]string{"\xff": "a"}, false},
-		{map[string]string{"\xe6\x97": "\xa5"}, false}, // valid together, and not apart
+		{map[string]string{"\xe6\x97": "\xa5"}, false}, // valid together, but not separately
 		{map[string]string{"a": "\xed\xa0\x80"}, false},
 	} {
 		d := define(t, nil, nothing, jobs.UseTrigger(func(next jobs.Enqueue) jobs.Enqueue {
@@ -435,7 +435,7 @@ func TestEnqueue_ChecksMetadata(t *testing.T) {
 		require.Equal(t, test.ok, stored, "%q", test.metadata)
 		if test.ok {
 			require.NoError(t, err, "%q", test.metadata)
-			require.Equal(t, len(test.metadata) == 0, reqs[1].Metadata == nil, "an empty map is none")
+			require.Equal(t, len(test.metadata) == 0, reqs[1].Metadata == nil, "an empty map becomes nil")
 			continue
 		}
 		require.ErrorIs(t, err, jobs.ErrInvalidData, "%q", test.metadata)

@@ -1,14 +1,13 @@
-// Package provider is what providers of background jobs share; applications use package jobs.
+// Package provider contains the parts that providers of background jobs share. Applications use package jobs.
 //
-// A provider keeps a [Registry] in an unexported field and forwards registrations to it.
-// It knows names, options and schedules. A [Definition] from it validates triggers, runs
-// the handler for an attempt, and says what follows from its error.
+// A provider keeps a [Registry] in an unexported field and forwards registrations to it. The registry checks names,
+// options and schedules. Its [Definition] of a job validates triggers, runs the handler for one attempt, and decides
+// whether a failed attempt is retried.
 //
-// [Plan] decides what becomes of a schedule that is due. It is a pure function: it reads no
-// clock, no database and no registry, so one table of tests holds for all providers. A
-// provider keeps a [Row] for each schedule, looks at it when its next tick is due, and stores
-// what Plan says together with the job it asks for, in one step. Then no tick is lost and none
-// is inserted twice, however late and by whomever the row is looked at.
+// [Plan] decides what to do about a schedule that is due. It is a pure function that reads no clock, database or
+// registry, so one table of tests covers all providers. A provider keeps a [Row] for each schedule, calls Plan when the
+// next tick is due, and stores the new row together with the job to insert, atomically. Then no tick is lost and none
+// is inserted twice, however late it happens and in whichever process.
 package provider
 
 import (
@@ -17,61 +16,61 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// A Row is what the plan knows of a schedule.
+// A Row is the state of a schedule.
 type Row struct {
-	Next       time.Time // when its next tick is due; zero if no tick is left
+	Next       time.Time // the next tick; zero if no tick is left
 	Last       time.Time // the latest tick that was inserted; zero if none was
-	LastMissed int       // how many earlier ticks that one stands for
-	LastJob    Progress  // how far its job has come
+	LastMissed int       // how many earlier ticks the run of Last also covers
+	LastJob    Progress  // the progress of that run
 }
 
-// Progress says how far the job of a tick has come.
+// Progress is the progress of a tick's run.
 type Progress int
 
-// How far the job of a tick can have come.
+// The progress of a tick's run.
 const (
-	Over    Progress = iota // ended, failed before, or gone: it holds nobody up
-	Waiting                 // waits and was never attempted
-	Going                   // was attempted (runs, or waits again after an interruption) and has never failed
+	Over    Progress = iota // has ended, has failed at least once, or was deleted; it holds up no tick
+	Waiting                 // waits for its first attempt
+	Going                   // is running, or waits again after an interruption, and has never failed
 )
 
-// A Policy is what the registration and the operators ask for.
+// A Policy is set by the job's options and by operators.
 type Policy struct {
 	CatchUp jobs.CatchUpPolicy
 	Paused  bool
 }
 
-// An Action is what to do about a tick.
+// An Action is what to do about a schedule.
 type Action int
 
 // The actions of an [Advance].
 const (
 	None   Action = iota // nothing is due
-	Insert               // insert a job for Tick
-	Fold                 // give the waiting job Tick and Missed instead of inserting another
-	Skip                 // the job is paused: advance, insert nothing
-	Hold                 // with CatchUpAll: wait for the run of the tick before
+	Insert               // insert a run for Tick
+	Fold                 // set Tick and Missed of the waiting run instead of inserting another
+	Skip                 // the job is paused: advance without inserting a run
+	Hold                 // with CatchUpAll: wait for the run of the previous tick
 )
 
-// An Advance is what becomes of a schedule at one look.
+// An Advance is a decision by [Plan].
 type Advance struct {
 	Action Action
-	Tick   time.Time // to insert, fold or skip; for Skip the latest that passed
-	Missed int       // how many earlier ticks that tick stands for
+	Tick   time.Time // the tick to insert, fold or skip; for Skip the latest that has passed
+	Missed int       // how many earlier ticks it also covers
 	Next   time.Time // the schedule's new next tick; unchanged for None and Hold
 }
 
-// maxMissed is where counting missed ticks stops, so that the years of a schedule of
-// every second are not walked through.
+// maxMissed limits the counting of missed ticks, so that years of a schedule that ticks every second are not walked
+// through.
 const maxMissed = 1_000_000
 
-// Plan decides what becomes of a schedule at now. row.Next counts as a tick even if s
-// does not name it any more, as when the data of its time zone changed.
+// Plan decides what to do about schedule s at now. row.Next counts as a tick even if s no longer has it, for example
+// because time zone data has changed.
 //
-// After an Insert the new tick is the row's Last, its Missed is LastMissed, and its job
-// is Waiting; a Fold changes Last and LastMissed alone. A Skip changes neither: a job
-// that waits goes on waiting, and the first tick after the pause folds into it. With
-// CatchUpAll the new Next may be due as well: look again when the run has ended.
+// The caller sets row.Next to the new Next. After an Insert, it also sets Last to Tick, LastMissed to Missed and
+// LastJob to Waiting. After a Fold, it sets Last and LastMissed. After a Skip, it sets neither: a waiting run keeps
+// waiting, and the first tick after the pause folds into it. With CatchUpAll the new Next may be due already; the
+// caller calls Plan again when the run has ended.
 func Plan(s jobs.Schedule, p Policy, row Row, now time.Time) Advance {
 	if row.Next.IsZero() || row.Next.After(now) {
 		return Advance{Next: row.Next}
@@ -87,7 +86,7 @@ func Plan(s jobs.Schedule, p Policy, row Row, now time.Time) Advance {
 		tick, missed, next := first, 0, time.Time{}
 		if horizon := now.Add(-jobs.CatchUpWindow); tick.Before(horizon) {
 			tick, missed, next = latest(s, tick, horizon.Add(-1))
-			if next.IsZero() || next.After(now) { // none lies in the window
+			if next.IsZero() || next.After(now) { // none is within the window
 				return Advance{Insert, tick, missed, next}
 			}
 			tick, missed = next, min(missed+1, maxMissed)
@@ -101,9 +100,9 @@ func Plan(s jobs.Schedule, p Policy, row Row, now time.Time) Advance {
 	return Advance{Insert, tick, missed, next}
 }
 
-// Next returns the first tick of s after t, in UTC, or the zero time if there is none.
-// There is none either if s panics or names an instant that is not after t, so that a
-// schedule with such a bug ends instead of running without end.
+// Next returns the first tick of s after t, in UTC, or the zero time if there is none. If s panics or returns a time
+// that is not after t, Next returns the zero time too, so that a schedule with such a bug ends instead of looping
+// forever.
 func Next(s jobs.Schedule, t time.Time) (next time.Time) {
 	defer func() {
 		if recover() != nil {
@@ -116,8 +115,8 @@ func Next(s jobs.Schedule, t time.Time) (next time.Time) {
 	return next.UTC()
 }
 
-// latest returns the latest tick up to limit, from first on, which is a tick itself;
-// how many come before it; and the one after it, or zero.
+// latest returns the latest tick of s that is not after limit, how many ticks precede it starting with first, which is
+// a tick itself, and the tick that follows, or the zero time.
 func latest(s jobs.Schedule, first, limit time.Time) (tick time.Time, before int, next time.Time) {
 	counter, _ := s.(interface {
 		Count(after, upTo time.Time) int
@@ -135,8 +134,7 @@ func latest(s jobs.Schedule, first, limit time.Time) (tick time.Time, before int
 	return tick, before, next
 }
 
-// halve returns the latest tick up to limit by halving the time from tick, which is one
-// of them, to limit.
+// halve returns the latest tick that is not after limit, by bisecting the time from tick, which is a tick, to limit.
 func halve(s jobs.Schedule, tick, limit time.Time) time.Time {
 	for end := limit; tick.Before(end); {
 		middle := tick.Add(end.Sub(tick) / 2)

@@ -34,10 +34,10 @@ func cron(t require.TestingT, pattern, zone string) jobs.Schedule {
 	return s
 }
 
-// walked hides that a schedule can count.
+// walked hides the Count method of a schedule.
 type walked struct{ jobs.Schedule }
 
-// fixed has the ticks listed, ascending, and no other.
+// fixed is a schedule with the given ticks, in ascending order.
 type fixed []time.Time
 
 func (f fixed) Next(t time.Time) time.Time {
@@ -50,7 +50,7 @@ func (f fixed) Next(t time.Time) time.Time {
 }
 func (fixed) String() string { return "fixed" }
 
-// schedule is a schedule that a function stands for.
+// schedule is a function as a schedule.
 type schedule func(time.Time) time.Time
 
 func (s schedule) Next(t time.Time) time.Time { return s(t) }
@@ -72,7 +72,7 @@ func TestPlan(t *testing.T) {
 		paused   bool
 		next     string
 		job      provider.Progress
-		missed   int // that the waiting job stands for already
+		missed   int // ticks that the waiting run also covers
 		now      string
 		action   provider.Action
 		tick     string
@@ -82,33 +82,33 @@ func TestPlan(t *testing.T) {
 		{rule: "no tick is left", schedule: minute, now: noon, action: provider.None},
 		{rule: "not due yet", schedule: minute, next: noon, now: "2025-01-01T11:59:59.999999999Z", action: provider.None, after: noon},
 		{rule: "not due yet while paused", schedule: minute, paused: true, next: noon, now: "2025-01-01T11:59:59Z", action: provider.None, after: noon},
-		{rule: "not due yet, and the job goes", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, job: provider.Going, now: "2025-01-01T11:59:59Z", action: provider.None, after: noon},
+		{rule: "not due yet while the job runs", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, job: provider.Going, now: "2025-01-01T11:59:59Z", action: provider.None, after: noon},
 
 		{rule: "due now", schedule: minute, next: noon, now: noon, action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
 		{rule: "a little late", schedule: minute, next: noon, now: "2025-01-01T12:00:59.999999999Z", action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
 		{rule: "one missed, the latest due now", schedule: minute, next: noon, now: "2025-01-01T12:01:00Z", action: provider.Insert, tick: "2025-01-01T12:01:00Z", want: 1, after: "2025-01-01T12:02:00Z"},
-		{rule: "the latest stands for all after days", schedule: minute, next: noon, now: "2025-01-03T12:00:30Z", action: provider.Insert, tick: "2025-01-03T12:00:00Z", want: 2880, after: "2025-01-03T12:01:00Z"},
+		{rule: "the latest covers all after days", schedule: minute, next: noon, now: "2025-01-03T12:00:30Z", action: provider.Insert, tick: "2025-01-03T12:00:00Z", want: 2880, after: "2025-01-03T12:01:00Z"},
 		{rule: "the same for a schedule that cannot count", schedule: walked{minute}, next: noon, now: "2025-01-03T12:00:30Z", action: provider.Insert, tick: "2025-01-03T12:00:00Z", want: 2880, after: "2025-01-03T12:01:00Z"},
-		{rule: "a job that goes holds nobody up", schedule: minute, next: noon, job: provider.Going, now: noon, action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
-		{rule: "a job that waits takes the tick", schedule: minute, next: noon, job: provider.Waiting, now: noon, action: provider.Fold, tick: noon, want: 1, after: "2025-01-01T12:01:00Z"},
-		{rule: "a job that waits takes all ticks", schedule: minute, next: noon, job: provider.Waiting, missed: 5, now: "2025-01-01T12:02:30Z", action: provider.Fold, tick: "2025-01-01T12:02:00Z", want: 8, after: "2025-01-01T12:03:00Z"},
-		{rule: "folding counts no further than a million", schedule: minute, next: noon, job: provider.Waiting, missed: 1_000_000, now: noon, action: provider.Fold, tick: noon, want: 1_000_000, after: "2025-01-01T12:01:00Z"},
+		{rule: "a running job holds up no tick", schedule: minute, next: noon, job: provider.Going, now: noon, action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
+		{rule: "a waiting job takes the tick", schedule: minute, next: noon, job: provider.Waiting, now: noon, action: provider.Fold, tick: noon, want: 1, after: "2025-01-01T12:01:00Z"},
+		{rule: "a waiting job takes all ticks", schedule: minute, next: noon, job: provider.Waiting, missed: 5, now: "2025-01-01T12:02:30Z", action: provider.Fold, tick: "2025-01-01T12:02:00Z", want: 8, after: "2025-01-01T12:03:00Z"},
+		{rule: "counting ends at a million when folding", schedule: minute, next: noon, job: provider.Waiting, missed: 1_000_000, now: noon, action: provider.Fold, tick: noon, want: 1_000_000, after: "2025-01-01T12:01:00Z"},
 
 		{rule: "All: due now", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, now: noon, action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
 		{rule: "All: the first missed one, the next is due as well", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-01T12:05:30Z", action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
-		{rule: "All: waits for a job that waits", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, job: provider.Waiting, now: "2025-01-01T12:05:30Z", action: provider.Hold, after: noon},
-		{rule: "All: waits for a job that goes", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, job: provider.Going, now: "2025-01-01T12:05:30Z", action: provider.Hold, after: noon},
+		{rule: "All: waits for a waiting job", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, job: provider.Waiting, now: "2025-01-01T12:05:30Z", action: provider.Hold, after: noon},
+		{rule: "All: waits for a running job", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, job: provider.Going, now: "2025-01-01T12:05:30Z", action: provider.Hold, after: noon},
 		{rule: "All: waits beyond the window too", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, job: provider.Going, now: "2025-01-03T12:00:00Z", action: provider.Hold, after: noon},
 		{rule: "All: as old as the window", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-02T00:00:00Z", action: provider.Insert, tick: noon, after: "2025-01-01T12:01:00Z"},
 		{rule: "All: a nanosecond older than the window", schedule: minute, catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-02T00:00:00.000000001Z", action: provider.Insert, tick: "2025-01-01T12:01:00Z", want: 1, after: "2025-01-01T12:02:00Z"},
-		{rule: "All: what is older than the window is missed", schedule: hour, catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-02T20:30:00Z", action: provider.Insert, tick: "2025-01-02T09:00:00Z", want: 21, after: "2025-01-02T10:00:00Z"},
-		{rule: "All: none in the window, so the latest that passed", schedule: cron(t, "0 12 * * *", "UTC"), catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-04T05:00:00Z", action: provider.Insert, tick: "2025-01-03T12:00:00Z", want: 2, after: "2025-01-04T12:00:00Z"},
+		{rule: "All: ticks older than the window are missed", schedule: hour, catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-02T20:30:00Z", action: provider.Insert, tick: "2025-01-02T09:00:00Z", want: 21, after: "2025-01-02T10:00:00Z"},
+		{rule: "All: the latest, if none is in the window", schedule: cron(t, "0 12 * * *", "UTC"), catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-04T05:00:00Z", action: provider.Insert, tick: "2025-01-03T12:00:00Z", want: 2, after: "2025-01-04T12:00:00Z"},
 		{rule: "All: the only one in the window", schedule: cron(t, "0 12 * * *", "UTC"), catchUp: jobs.CatchUpAll, next: noon, now: "2025-01-04T12:00:00Z", action: provider.Insert, tick: "2025-01-04T12:00:00Z", want: 3, after: "2025-01-05T12:00:00Z"},
 
 		{rule: "paused", schedule: minute, paused: true, next: noon, now: noon, action: provider.Skip, tick: noon, after: "2025-01-01T12:01:00Z"},
 		{rule: "paused for a while", schedule: minute, paused: true, next: noon, now: "2025-01-01T12:05:30Z", action: provider.Skip, tick: "2025-01-01T12:05:00Z", want: 5, after: "2025-01-01T12:06:00Z"},
 		{rule: "paused while a job waits", schedule: minute, paused: true, next: noon, job: provider.Waiting, missed: 7, now: noon, action: provider.Skip, tick: noon, after: "2025-01-01T12:01:00Z"},
-		{rule: "paused with All while a job goes", schedule: minute, catchUp: jobs.CatchUpAll, paused: true, next: noon, job: provider.Going, now: "2025-01-01T12:05:30Z", action: provider.Skip, tick: "2025-01-01T12:05:00Z", want: 5, after: "2025-01-01T12:06:00Z"},
+		{rule: "paused with All while a job runs", schedule: minute, catchUp: jobs.CatchUpAll, paused: true, next: noon, job: provider.Going, now: "2025-01-01T12:05:30Z", action: provider.Skip, tick: "2025-01-01T12:05:00Z", want: 5, after: "2025-01-01T12:06:00Z"},
 		{rule: "paused with All beyond the window", schedule: hour, catchUp: jobs.CatchUpAll, paused: true, next: noon, now: "2025-01-03T12:00:00Z", action: provider.Skip, tick: "2025-01-03T12:00:00Z", want: 48, after: "2025-01-03T13:00:00Z"},
 
 		{rule: "the last tick", schedule: last, next: noon, now: noon, action: provider.Insert, tick: noon},
@@ -119,13 +119,13 @@ func TestPlan(t *testing.T) {
 		{rule: "All: the last tick", schedule: last, catchUp: jobs.CatchUpAll, next: noon, now: noon, action: provider.Insert, tick: noon},
 		{rule: "All: the last tick, before the window", schedule: last, catchUp: jobs.CatchUpAll, next: "2025-01-01T11:00:00Z", now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon, want: 1},
 
-		{rule: "an hour that is repeated happens once", schedule: cron(t, "30 2 * * *", "Europe/Berlin"), next: "2025-10-25T00:30:00Z", now: "2025-10-26T01:30:00Z", action: provider.Insert, tick: "2025-10-26T00:30:00Z", want: 1, after: "2025-10-27T01:30:00Z"},
-		{rule: "an hour that is jumped over happens after it", schedule: cron(t, "30 2 * * *", "Europe/Berlin"), next: "2025-03-29T01:30:00Z", now: "2025-03-30T12:00:00Z", action: provider.Insert, tick: "2025-03-30T01:00:00Z", want: 1, after: "2025-03-31T00:30:00Z"},
-		{rule: "every hour of a clock that is set back", schedule: cron(t, "0 * * * *", "Europe/Berlin"), next: "2025-10-25T22:00:00Z", now: "2025-10-26T03:00:00Z", action: provider.Insert, tick: "2025-10-26T03:00:00Z", want: 5, after: "2025-10-26T04:00:00Z"},
-		{rule: "All: an hour that is repeated", schedule: cron(t, "30 2 * * *", "Europe/Berlin"), catchUp: jobs.CatchUpAll, next: "2025-10-26T00:30:00Z", now: "2025-10-26T01:30:00Z", action: provider.Insert, tick: "2025-10-26T00:30:00Z", after: "2025-10-27T01:30:00Z"},
+		{rule: "a repeated hour ticks once", schedule: cron(t, "30 2 * * *", "Europe/Berlin"), next: "2025-10-25T00:30:00Z", now: "2025-10-26T01:30:00Z", action: provider.Insert, tick: "2025-10-26T00:30:00Z", want: 1, after: "2025-10-27T01:30:00Z"},
+		{rule: "a skipped hour ticks after the gap", schedule: cron(t, "30 2 * * *", "Europe/Berlin"), next: "2025-03-29T01:30:00Z", now: "2025-03-30T12:00:00Z", action: provider.Insert, tick: "2025-03-30T01:00:00Z", want: 1, after: "2025-03-31T00:30:00Z"},
+		{rule: "every hour when a clock is set back", schedule: cron(t, "0 * * * *", "Europe/Berlin"), next: "2025-10-25T22:00:00Z", now: "2025-10-26T03:00:00Z", action: provider.Insert, tick: "2025-10-26T03:00:00Z", want: 5, after: "2025-10-26T04:00:00Z"},
+		{rule: "All: a repeated hour", schedule: cron(t, "30 2 * * *", "Europe/Berlin"), catchUp: jobs.CatchUpAll, next: "2025-10-26T00:30:00Z", now: "2025-10-26T01:30:00Z", action: provider.Insert, tick: "2025-10-26T00:30:00Z", after: "2025-10-27T01:30:00Z"},
 
 		{rule: "a next tick that is not on the grid counts", schedule: hour, next: "2025-01-01T12:17:00Z", now: "2025-01-01T12:30:00Z", action: provider.Insert, tick: "2025-01-01T12:17:00Z", after: "2025-01-01T13:00:00Z"},
-		{rule: "and is one of those that were missed", schedule: hour, next: "2025-01-01T12:17:00Z", now: "2025-01-01T14:30:00Z", action: provider.Insert, tick: "2025-01-01T14:00:00Z", want: 2, after: "2025-01-01T15:00:00Z"},
+		{rule: "and counts as missed", schedule: hour, next: "2025-01-01T12:17:00Z", now: "2025-01-01T14:30:00Z", action: provider.Insert, tick: "2025-01-01T14:00:00Z", want: 2, after: "2025-01-01T15:00:00Z"},
 		{rule: "the same for a schedule that cannot count", schedule: walked{hour}, next: "2025-01-01T12:17:00Z", now: "2025-01-01T14:30:00Z", action: provider.Insert, tick: "2025-01-01T14:00:00Z", want: 2, after: "2025-01-01T15:00:00Z"},
 		{rule: "All: a next tick that is not on the grid", schedule: hour, catchUp: jobs.CatchUpAll, next: "2025-01-01T12:17:00Z", now: "2025-01-01T14:30:00Z", action: provider.Insert, tick: "2025-01-01T12:17:00Z", after: "2025-01-01T13:00:00Z"},
 		{rule: "a next tick in another zone", schedule: hour, next: "2025-01-01T14:00:00+02:00", now: noon, action: provider.Insert, tick: noon, after: "2025-01-01T13:00:00Z"},
@@ -138,10 +138,10 @@ func TestPlan(t *testing.T) {
 		{rule: "an irregular schedule beyond a million", schedule: fixedEvery(time.Second, at(t, "2025-01-01T00:00:00Z"), at(t, "2026-01-01T00:00:00Z")), next: "2025-01-01T00:00:00Z", now: "2027-01-01T00:00:00Z", action: provider.Insert, tick: "2026-01-01T00:00:00Z", want: 1_000_000},
 
 		{rule: "a schedule that panics has no tick left", schedule: schedule(func(time.Time) time.Time { panic("boom") }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
-		{rule: "one that names its argument has no tick left", schedule: schedule(func(t time.Time) time.Time { return t }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
+		{rule: "one that returns its argument has no tick left", schedule: schedule(func(t time.Time) time.Time { return t }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
 		{rule: "one that goes back has no tick left", schedule: schedule(func(t time.Time) time.Time { return t.Add(-time.Hour) }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
 		{rule: "All: one that goes back has no tick left", schedule: schedule(func(t time.Time) time.Time { return t.Add(-time.Hour) }), catchUp: jobs.CatchUpAll, next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
-		{rule: "one that names local times", schedule: schedule(func(t time.Time) time.Time { return t.Add(year).In(time.FixedZone("", 3600)) }), next: noon, now: noon, action: provider.Insert, tick: noon, after: "2026-01-01T12:00:00Z"},
+		{rule: "one that returns local times", schedule: schedule(func(t time.Time) time.Time { return t.Add(year).In(time.FixedZone("", 3600)) }), next: noon, now: noon, action: provider.Insert, tick: noon, after: "2026-01-01T12:00:00Z"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
@@ -152,7 +152,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// fixedEvery has ticks every so often from first to last, and none after.
+// fixedEvery has ticks every d from first to last.
 func fixedEvery(d time.Duration, first, last time.Time) jobs.Schedule {
 	return schedule(func(t time.Time) time.Time {
 		if t.Before(first) {
@@ -165,7 +165,7 @@ func fixedEvery(d time.Duration, first, last time.Time) jobs.Schedule {
 	})
 }
 
-func TestPlan_EndsForAScheduleThatBreaksTheRules(t *testing.T) {
+func TestPlan_TerminatesForAnInvalidSchedule(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		offsets := rapid.SliceOfN(rapid.Int64Range(-1000, 1<<rapid.IntRange(1, 50).Draw(t, "bits")), 1, 50).Draw(t, "offsets")
@@ -186,19 +186,19 @@ func TestPlan_EndsForAScheduleThatBreaksTheRules(t *testing.T) {
 	})
 }
 
-// model is a schedule's row as a provider keeps it, with what became of each tick.
+// model is the row of a schedule, as a provider keeps it, with the fate of each tick.
 type model struct {
 	schedule jobs.Schedule
 	policy   provider.Policy
 	row      provider.Row
 	now      time.Time
-	ticks    []time.Time   // all there are up to now and some after, from a walk
-	taken    int           // how many of them the row has left behind
-	inserted [][]time.Time // the ticks that each job stands for
+	ticks    []time.Time   // all up to now and some after, from a walk
+	taken    int           // how many of them the row has passed
+	inserted [][]time.Time // the ticks that each run covers
 	skipped  []time.Time
 }
 
-// look does what a provider does at one look.
+// look does what a provider does when it checks the schedule.
 func (m *model) look(t require.TestingT) {
 	for {
 		a := provider.Plan(m.schedule, m.policy, m.row, m.now)
@@ -237,12 +237,12 @@ func (m *model) look(t require.TestingT) {
 		require.False(t, m.policy.Paused)
 		job := &m.inserted[len(m.inserted)-1]
 		*job = append(*job, passed...)
-		require.Equal(t, len(*job)-1, a.Missed, "ticks that the job stands for besides its own")
+		require.Equal(t, len(*job)-1, a.Missed, "ticks that the run covers besides its own")
 		m.row.Last, m.row.LastMissed, m.row.LastJob = a.Tick, a.Missed, provider.Waiting
 	}
 }
 
-// schedules draws schedules that have a tick at least every few hours, or end.
+// schedules generates schedules with a tick at least every few hours, or that end.
 var schedules = rapid.Custom(func(t *rapid.T) jobs.Schedule {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	require.NoError(t, err)
@@ -262,10 +262,10 @@ var schedules = rapid.Custom(func(t *rapid.T) jobs.Schedule {
 	}
 })
 
-// start is the day before the clocks of Berlin are set back.
+// start is the day before clocks in Berlin are set back.
 var start = time.Date(2025, 10, 25, 12, 0, 0, 0, time.UTC)
 
-func TestPlan_NeitherLosesATickNorDoublesOne(t *testing.T) {
+func TestPlan_NeitherLosesATickNorRunsItTwice(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := model{schedule: schedules.Draw(t, "schedule"), now: start}
@@ -284,7 +284,7 @@ func TestPlan_NeitherLosesATickNorDoublesOne(t *testing.T) {
 		if !provider.Next(m.schedule, whole).IsZero() {
 			m.ticks = append(m.ticks, provider.Next(m.schedule, whole))
 		}
-		late := false // a look came later than the window
+		late := false // a check was later than the window
 		for range rapid.IntRange(1, 60).Draw(t, "looks") {
 			step := time.Duration(rapid.Int64Range(0, int64(1)<<rapid.IntRange(1, 46).Draw(t, "bits")).Draw(t, "step"))
 			if m.now.Add(step).After(whole) {
@@ -318,7 +318,7 @@ func TestPlan_NeitherLosesATickNorDoublesOne(t *testing.T) {
 		var previous time.Time
 		for i, tick := range m.ticks {
 			if n := fate[tick]; n > 1 || (n == 1) != (i < m.taken) || n == 1 && tick.After(m.now) {
-				require.Failf(t, "a tick is lost or doubled", "%v has %d jobs or skips at %v", tick, n, m.now)
+				require.Failf(t, "a tick is lost or inserted twice", "%v has %d jobs or skips at %v", tick, n, m.now)
 			}
 		}
 		for _, job := range m.inserted {
@@ -335,8 +335,8 @@ func TestPlan_NeitherLosesATickNorDoublesOne(t *testing.T) {
 	})
 }
 
-// At most one tick waits under Once, whatever the workers do.
-func TestPlan_OnceLetsOneTickWait(t *testing.T) {
+// With CatchUpOnce, at most one tick waits, whatever the workers do.
+func TestPlan_OnceLetsAtMostOneTickWait(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		s := every(t, time.Minute)

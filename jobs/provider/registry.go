@@ -19,21 +19,19 @@ import (
 	"github.com/everytick/everytick/jobs/internal/verdict"
 )
 
-// A Definition is a registered job with its options folded in. Providers read it;
-// they do not change it.
+// A Definition is a registered job with its options applied. Providers must not modify it.
 type Definition struct {
-	// Name is the name it was registered under.
+	// Name is the name of the job.
 	Name string
-	// Handler does the work.
+	// Handler is the handler without middleware. Providers call Run instead.
 	Handler jobs.Handler
-	// Schedule tells its ticks. It is nil for a job that only runs when triggered.
+	// Schedule determines the job's ticks. It is nil for a job that runs only when triggered.
 	Schedule jobs.Schedule
-	// Delay is how long after a trigger a job without a schedule runs.
+	// Delay is how long after a trigger the job runs. It is 0 for a job with a schedule.
 	Delay time.Duration
 
-	// The options; see the functions of the same name. MaxAttempts is MaxRetries + 1,
-	// Concurrency is 0 for a job that shares the scheduler's workers, and StartWithin
-	// is 0 for no limit.
+	// The options; see the functions of the same name in package jobs. MaxAttempts is MaxRetries + 1, Concurrency is
+	// 0 for a job that shares the scheduler's workers, and StartWithin is 0 for no limit.
 	MaxAttempts int
 	RetryDelay  time.Duration
 	Timeout     time.Duration
@@ -43,34 +41,34 @@ type Definition struct {
 	Overlap     jobs.OverlapPolicy
 	StartWithin time.Duration
 
-	zone *time.Location // as set by TimeZone, nil if not
+	zone *time.Location // set by TimeZone, or nil
 	site string         // file:line of the registration
 
-	forCron, forTicks string // the first option of its own that is for cron patterns alone, or for ticks
+	forCron, forTicks string // the first option, not of the defaults, that requires a cron pattern, or ticks
 
 	middleware        []jobs.Middleware
 	triggerMiddleware []jobs.TriggerMiddleware
 	redact            func(string) string
-	run               jobs.Handler // the handler inside its middleware
+	run               jobs.Handler // the handler wrapped in its middleware
 }
 
-// A Registry is the portable half of a [jobs.Scheduler]: names, options, schedules,
-// the encoding of data, and the rules about duplicates and freezing. A provider
-// keeps one in an unexported field and forwards its registrations to it.
+// A Registry is the part of a [jobs.Scheduler] that all providers share: names, options, schedules, the encoding of
+// data, and the rules for duplicates and freezing. A provider keeps one in an unexported field and forwards
+// registrations to it.
 //
-// All methods may be called from several goroutines at once.
+// All methods are safe for concurrent use.
 type Registry struct {
 	defaults []jobs.Option
 
 	mu     sync.RWMutex
 	jobs   map[string]*Definition
-	frozen bool // registrations are refused
+	frozen bool // registering is an error
 }
 
 var _ jobs.Registrar = (*Registry)(nil)
 
-// NewRegistry returns an empty registry. The defaults are applied to every job
-// before its own options. An option out of range is [jobs.ErrInvalidOption].
+// NewRegistry returns an empty registry. The defaults are applied to every job before its own options. A default that
+// is out of range is [jobs.ErrInvalidOption]; one that does not apply to a job is ignored for it.
 func NewRegistry(defaults ...jobs.Option) (*Registry, error) {
 	r := &Registry{defaults: slices.Clone(defaults), jobs: make(map[string]*Definition)}
 	if _, err := r.define("defaults", "", func(context.Context, *jobs.Job) error { return nil }, nil); err != nil {
@@ -137,18 +135,18 @@ func (r *Registry) register(name string, h jobs.Handler, opts []jobs.Option, sch
 	return nil
 }
 
-// settings is what options fill in.
+// settings is set by the options of a registration.
 type settings = internal.Job[jobs.Middleware, jobs.TriggerMiddleware]
 
 func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option) (*Definition, error) {
 	if h == nil {
-		return nil, invalidOption("the handler is nil")
+		return nil, invalidOption("handler is nil")
 	}
 	set := settings{MaxRetries: 2, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1}
 	if err := apply(&set, r.defaults); err != nil {
 		return nil, err
 	}
-	set.ForCron, set.ForTicks = "", "" // as a default an option is for those jobs that it does something for
+	set.ForCron, set.ForTicks = "", "" // a default is for the jobs to which it applies
 	if err := apply(&set, opts); err != nil {
 		return nil, err
 	}
@@ -164,7 +162,7 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 func apply(set *settings, opts []jobs.Option) error {
 	for _, opt := range opts {
 		if opt == nil {
-			return invalidOption("an option is nil")
+			return invalidOption("option is nil")
 		}
 		if err := opt.ApplyTo(set); err != nil {
 			return err
@@ -173,14 +171,14 @@ func apply(set *settings, opts []jobs.Option) error {
 	return nil
 }
 
-// refuseTickOptions refuses options of the job's own that do nothing for it, which has no cron pattern, and has ticks
-// or not.
+// refuseTickOptions returns [jobs.ErrInvalidOption] if the job's own options require a cron pattern, which it does not
+// have, or ticks although it has none.
 func (d *Definition) refuseTickOptions(ticks bool) error {
 	switch {
 	case d.forCron != "":
-		return invalidOption("%s applies to cron patterns alone", d.forCron)
+		return invalidOption("%s applies only to cron patterns", d.forCron)
 	case d.forTicks != "" && !ticks:
-		return invalidOption("%s applies to ticks alone, and a job that only runs when triggered has none", d.forTicks)
+		return invalidOption("%s applies only to ticks, and a job that runs only when triggered has none", d.forTicks)
 	}
 	return nil
 }
@@ -189,15 +187,15 @@ func invalidOption(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", jobs.ErrInvalidOption, fmt.Sprintf(format, args...))
 }
 
-// maxNameBytes is the longest name; River stores fewer than 128 characters.
+// maxNameBytes limits the length of a name. River's limit is 127 characters.
 const maxNameBytes = 100
 
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+$`)
 
-// CheckName returns [jobs.ErrInvalidName] for a name that no job can have.
+// CheckName returns [jobs.ErrInvalidName] for an invalid job name.
 func CheckName(name string) error {
 	if len(name) > maxNameBytes {
-		return fmt.Errorf("%w: %q has %d bytes, allowed are %d", jobs.ErrInvalidName, name[:maxNameBytes]+"…", len(name), maxNameBytes)
+		return fmt.Errorf("%w: %q has %d bytes, at most %d are allowed", jobs.ErrInvalidName, name[:maxNameBytes]+"…", len(name), maxNameBytes)
 	}
 	if !namePattern.MatchString(name) {
 		return fmt.Errorf("%w: %q, want two or more parts of a-z, 0-9, _ and - joined by dots, beginning with a letter, such as \"audit.retention\"",
@@ -206,11 +204,11 @@ func CheckName(name string) error {
 	return nil
 }
 
-// registering matches the functions that forward a registration, and closures in them.
+// registering matches functions that forward a registration, and their closures.
 var registering = regexp.MustCompile(`/jobs\.Kind\[|\.Register(Cron|Interval|Delayed)(\.|$)`)
 
-// callSite returns the file and line of the code that registers: the first frame
-// that is not itself a registering method.
+// callSite returns the file and line of the code that registers a job, which is the first frame that is not itself a
+// registering method.
 func callSite() string {
 	var pcs [32]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
@@ -225,8 +223,8 @@ func callSite() string {
 	}
 }
 
-// Freeze refuses registrations from now on, until [Registry.Thaw]. It returns
-// [jobs.ErrStarted] if the registry is frozen already.
+// Freeze makes registering an error until [Registry.Thaw]. It returns [jobs.ErrStarted] if the registry is already
+// frozen.
 func (r *Registry) Freeze() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -256,7 +254,7 @@ func (r *Registry) Jobs() []*Definition {
 	return all
 }
 
-// Job returns the definition of that name, or [jobs.ErrUnknownJob].
+// Job returns the definition of the named job, or [jobs.ErrUnknownJob].
 func (r *Registry) Job(name string) (*Definition, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -266,7 +264,7 @@ func (r *Registry) Job(name string) (*Definition, error) {
 	return nil, fmt.Errorf("%w: %q, %d are registered%s", jobs.ErrUnknownJob, name, len(r.jobs), r.siblings(name))
 }
 
-// siblings lists the names of a module, for an error about one that it does not have.
+// siblings lists the jobs of the module that name belongs to, for an error about an unknown name.
 func (r *Registry) siblings(name string) string {
 	module, _, _ := strings.Cut(name, ".")
 	var names []string
@@ -282,14 +280,14 @@ func (r *Registry) siblings(name string) string {
 	if len(names) > maxSiblings {
 		names = append(names[:maxSiblings], "…")
 	}
-	return ", among them " + strings.Join(names, ", ")
+	return ", including " + strings.Join(names, ", ")
 }
 
-// maxSiblings is how many names siblings lists.
+// maxSiblings is how many names siblings lists at most.
 const maxSiblings = 10
 
-// Undefined returns a definition with the defaults for a job that another
-// process registers. It returns [jobs.ErrInvalidName] for a name no job can have.
+// Undefined returns a definition with the defaults for a job that is registered only in other processes, or
+// [jobs.ErrInvalidName]. Its handler does nothing.
 func (r *Registry) Undefined(name string) (*Definition, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
@@ -297,8 +295,8 @@ func (r *Registry) Undefined(name string) (*Definition, error) {
 	return r.define(name, "", func(context.Context, *jobs.Job) error { return nil }, nil)
 }
 
-// Request validates a trigger of the job d. Where no option says otherwise, the request has the delay and the
-// priority of the registration.
+// Request validates a trigger of the job. Unless an option sets them, the request has the delay and the priority of
+// the registration. For the errors, see [jobs.NewRequest].
 func (d *Definition) Request(data any, opts ...jobs.TriggerOption) (*jobs.Request, error) {
 	if d.Delay != 0 {
 		opts = slices.Concat([]jobs.TriggerOption{jobs.Delay(d.Delay)}, opts)
@@ -313,8 +311,8 @@ func (d *Definition) Request(data any, opts ...jobs.TriggerOption) (*jobs.Reques
 	return req, nil
 }
 
-// Requests does for many what [Definition.Request] does for one. [jobs.Unique] is [jobs.ErrInvalidOption] here: it
-// would make one job of them all. Options are checked without any data too.
+// Requests returns a request for each element of data; see [Definition.Request]. [jobs.Unique] is
+// [jobs.ErrInvalidOption], because all would have the same key. Options are checked even if data is empty.
 func (d *Definition) Requests(data []any, opts ...jobs.TriggerOption) ([]*jobs.Request, error) {
 	options, err := d.Request(nil, opts...)
 	if err != nil {
@@ -332,7 +330,7 @@ func (d *Definition) Requests(data []any, opts ...jobs.TriggerOption) ([]*jobs.R
 	return reqs, nil
 }
 
-// Due returns when the job is due if it is enqueued at now. Times in the past mean now.
+// Due returns when a request made at now is due. It is never before now.
 func Due(r *jobs.Request, now time.Time) time.Time {
 	due := r.At
 	if due.IsZero() {
@@ -344,13 +342,13 @@ func Due(r *jobs.Request, now time.Time) time.Time {
 	return due
 }
 
-// loggerOf returns the logger a handler is given: base with job, job_id and attempt. Most
-// handlers of short jobs log nothing, so the attributes wait until one does.
+// loggerOf returns the logger for a handler: base with the attributes job, job_id and attempt. They are added when the
+// handler logs, because most handlers of short jobs don't.
 func loggerOf(j *jobs.Job, base *slog.Logger) *slog.Logger {
 	return slog.New(&jobHandler{Handler: base.Handler(), name: j.Name, id: j.ID, attempt: j.Attempt})
 }
 
-// jobHandler adds a job's attributes to what is logged.
+// jobHandler adds a job's attributes.
 type jobHandler struct {
 	slog.Handler
 	name, id string
@@ -371,13 +369,14 @@ func (h *jobHandler) WithAttrs(attrs []slog.Attr) slog.Handler { return h.full()
 func (h *jobHandler) WithGroup(name string) slog.Handler { return h.full().WithGroup(name) }
 
 // errGoexit is the error of an attempt whose handler did not return.
-var errGoexit = errors.New("jobs: the handler ended its goroutine (runtime.Goexit, or t.FailNow in a test)")
+var errGoexit = errors.New("jobs: handler exited its goroutine (runtime.Goexit, or t.FailNow in a test)")
 
-// Run calls the handler for one attempt, under the job's [jobs.Timeout], with
-// job.Logger set from base. A panic becomes an error that carries the stack. The
-// handler gets a copy of job and another goroutine than the caller's, so that whatever it
-// does to either, the provider goes on. The methods of the error that Run returns do not panic, whatever those of the
-// handler's do: [errors.Is] and [errors.As] see that one, but [errors.Unwrap] does not.
+// Run calls the handler, wrapped in its middleware, for one attempt. It applies the job's [jobs.Timeout] and sets
+// job.Logger from base. A panic becomes a [*jobs.PanicError].
+//
+// The handler gets a copy of job and runs in a goroutine of its own, so that it cannot harm the provider. The methods
+// of the error that Run returns never panic, even if those of the handler's error do. [errors.Is] and [errors.As]
+// examine the handler's error; [errors.Unwrap] does not return it.
 func (d *Definition) Run(ctx context.Context, job *jobs.Job, base *slog.Logger) error {
 	job.Logger = loggerOf(job, base)
 	a := &attempt{job: *job, handler: d.run, timedOut: timeoutError{d, context.DeadlineExceeded}, ended: make(chan error, 1)}
@@ -385,19 +384,19 @@ func (d *Definition) Run(ctx context.Context, job *jobs.Job, base *slog.Logger) 
 	var cancel context.CancelFunc
 	a.ctx, cancel = context.WithTimeoutCause(ctx, d.Timeout, timedOut)
 	defer cancel()
-	if a.handler == nil { // not of a registry
+	if a.handler == nil { // d does not come from a registry
 		a.handler = d.guard(d.Handler)
 	}
 	go a.run()
 	err := a.wait(job.Logger)
 	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, timedOut) && ctx.Err() == nil && errors.Is(context.Cause(a.ctx), timedOut) {
-		return &timeoutError{d, err} // keeps what the handler says, and its Permanent or RetryAfter
+		return &timeoutError{d, err} // keeps the handler's text, and its Permanent or RetryAfter
 	}
 	return err
 }
 
-// timeoutError is the error of an attempt that took too long: err is what its handler
-// returned, or the cause of its context's end.
+// timeoutError is the error of an attempt that took too long. err is the handler's error, or
+// [context.DeadlineExceeded].
 type timeoutError struct {
 	job *Definition
 	err error
@@ -408,7 +407,7 @@ func (e *timeoutError) Error() string {
 }
 func (e *timeoutError) Unwrap() error { return e.err }
 
-// stack returns the frames below the panic, without those of the recovery.
+// stack returns the frames from the panicking function down to the handler, without those of the recovery.
 func stack() string {
 	var pcs [64]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(4, pcs[:])])
@@ -416,10 +415,10 @@ func stack() string {
 	for {
 		frame, more := frames.Next()
 		if more && b.Len() == 0 && strings.HasPrefix(frame.Function, "runtime.") {
-			continue // raised by the runtime: a nil pointer, an index out of range
+			continue // a panic of the runtime, such as a nil pointer or an index out of range
 		}
 		if strings.HasSuffix(frame.Function, "(*Definition).guard.func1") {
-			return b.String() // what called the handler is of no interest
+			return b.String() // the callers of the handler don't matter
 		}
 		fmt.Fprintf(&b, "%s\n\t%s:%d\n", frame.Function, frame.File, frame.Line)
 		if !more {
@@ -428,8 +427,8 @@ func stack() string {
 	}
 }
 
-// Retry tells what follows an attempt that failed with err: a retry after delay,
-// or, when again is false, nothing: the job has failed for good.
+// Retry decides what follows an attempt that failed with err. If again is true, the next attempt starts after delay.
+// Otherwise the job has failed for good.
 func (d *Definition) Retry(job *jobs.Job, err error) (delay time.Duration, again bool) {
 	if !job.Retries(err) {
 		return 0, false
@@ -441,8 +440,8 @@ func (d *Definition) Retry(job *jobs.Job, err error) (delay time.Duration, again
 	return d.Backoff(job.Attempt), true
 }
 
-// Backoff returns the wait after that attempt, counted from 1: RetryDelay,
-// doubled for every attempt before it, at most 24 hours.
+// Backoff returns the delay after the given attempt, which starts at 1. It is RetryDelay, doubled for every earlier
+// attempt, and at most 24 hours.
 func (d *Definition) Backoff(attempt int) time.Duration {
 	delay := d.RetryDelay
 	for range attempt - 1 {
@@ -453,24 +452,25 @@ func (d *Definition) Backoff(attempt int) time.Duration {
 	return delay
 }
 
-// Skip tells why a run is not to start, or "" when it is. due is when the attempt
-// was first due (for a tick, the tick), overlapping whether another run of the job goes
-// on. Only a first attempt is skipped for another run: skipping a retry would hide that the job fails.
+// Skip returns why a run must be skipped, or "" if it may start. due is when the run was first due, which for a tick is
+// the tick itself. overlapping is whether another run of the job is in progress. Retries are not skipped for it, which
+// would hide that the job fails.
 func (d *Definition) Skip(job *jobs.Job, due time.Time, overlapping bool) string {
 	late := job.StartedAt.Sub(due)
 	switch {
 	case d.StartWithin > 0 && job.Attempt == 1 && late > d.StartWithin:
-		return fmt.Sprintf("skipped: %s late, allowed is a start within %s", late.Round(time.Millisecond), d.StartWithin)
+		return fmt.Sprintf("skipped: %s late, StartWithin is %s", late.Round(time.Millisecond), d.StartWithin)
 	case overlapping && d.Overlap == jobs.OverlapSkip && !job.Tick.IsZero() && job.Attempt == 1:
-		return "skipped: another run of this job goes on"
+		return "skipped: another run of this job is in progress"
 	}
 	return ""
 }
 
-// upcomingTicks is how many ticks [jobs.Status.Upcoming] tells.
+// upcomingTicks is how many ticks Upcoming returns.
 const upcomingTicks = 3
 
-// Upcoming returns the ticks from next on for [jobs.Status.Upcoming]; none if next is zero.
+// Upcoming returns the next three ticks, starting with next, for [jobs.Status].Upcoming. It returns none if next is
+// zero.
 func (d *Definition) Upcoming(next time.Time) (ticks []time.Time) {
 	for ; !next.IsZero() && len(ticks) < upcomingTicks; next = d.Schedule.Next(next) {
 		ticks = append(ticks, next)
@@ -478,7 +478,7 @@ func (d *Definition) Upcoming(next time.Time) (ticks []time.Time) {
 	return ticks
 }
 
-// Describe returns the schedule in words for [jobs.Status.Schedule], and its zone.
+// Describe returns the values of [jobs.Status].Schedule and Zone.
 func (d *Definition) Describe() (schedule, zone string) {
 	switch {
 	case d.Schedule == nil && d.Delay == 0:

@@ -40,7 +40,7 @@ func newRegistry(t require.TestingT, defaults ...jobs.Option) *provider.Registry
 	return r
 }
 
-// here returns file:line of the line by that many after its call.
+// here returns the file:line that is the given number of lines after the call.
 func here(after int) string {
 	_, file, line, _ := runtime.Caller(1)
 	return fmt.Sprintf("%s:%d", file, line+after)
@@ -70,12 +70,12 @@ func TestRegistry_AppliesItsDefaultsBeforeAJobsOwnOptions(t *testing.T) {
 	t.Parallel()
 	defaults := []jobs.Option{jobs.MaxRetries(7), jobs.Timeout(time.Hour), jobs.Priority(3)}
 	r := newRegistry(t, defaults...)
-	defaults[0], defaults[1] = nil, jobs.Timeout(1) // the caller's list is the caller's
+	defaults[0], defaults[1] = nil, jobs.Timeout(1) // the registry must not keep the caller's slice
 	require.NoError(t, r.RegisterInterval("a.b", time.Minute, nothing, jobs.Timeout(time.Second), jobs.Timeout(2*time.Second)))
 	d, err := r.Job("a.b")
 	require.NoError(t, err)
 	require.Equal(t, 8, d.MaxAttempts)
-	require.Equal(t, 2*time.Second, d.Timeout, "the last one counts")
+	require.Equal(t, 2*time.Second, d.Timeout, "the last one applies")
 	require.Equal(t, 3, d.Priority)
 
 	undefined, err := r.Undefined("c.d")
@@ -85,12 +85,12 @@ func TestRegistry_AppliesItsDefaultsBeforeAJobsOwnOptions(t *testing.T) {
 	require.Equal(t, time.Hour, undefined.Timeout)
 	require.NotNil(t, undefined.Handler)
 	_, err = r.Job("c.d")
-	require.ErrorIs(t, err, jobs.ErrUnknownJob, "asking for it does not register it")
+	require.ErrorIs(t, err, jobs.ErrUnknownJob, "Undefined does not register the job")
 	_, err = r.Undefined("C")
 	require.ErrorIs(t, err, jobs.ErrInvalidName)
 }
 
-func TestRegistry_FoldsOptions(t *testing.T) {
+func TestRegistry_AppliesOptions(t *testing.T) {
 	t.Parallel()
 	berlin := zone(t, "Europe/Berlin")
 	r := newRegistry(t)
@@ -112,7 +112,7 @@ func TestRegistry_FoldsOptions(t *testing.T) {
 	require.Equal(t, at(t, "2025-01-01T02:00:00Z"), d.Schedule.Next(at(t, "2025-01-01T00:00:00Z")))
 }
 
-func TestRegistry_TakesOptionsUpToTheirBounds(t *testing.T) {
+func TestRegistry_AcceptsOptionsUpToTheirLimits(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	for i, opt := range []jobs.Option{
@@ -130,26 +130,26 @@ func TestRegistry_RefusesOptionsOutOfRange(t *testing.T) {
 		opt  jobs.Option
 		want string
 	}{
-		{jobs.MaxRetries(-1), "MaxRetries(-1): allowed is 0 to 30000"},
-		{jobs.MaxRetries(30_001), "MaxRetries(30001): allowed is 0 to 30000"},
-		{jobs.MaxRetries(math.MaxInt), "MaxRetries(9223372036854775807): allowed is 0 to 30000"},
-		{jobs.RetryDelay(-1), "RetryDelay(-1ns): allowed is 0 to 24h0m0s"},
-		{jobs.RetryDelay(24*time.Hour + 1), "RetryDelay(24h0m0.000000001s): allowed is 0 to 24h0m0s"},
+		{jobs.MaxRetries(-1), "MaxRetries(-1): must be 0 to 30000"},
+		{jobs.MaxRetries(30_001), "MaxRetries(30001): must be 0 to 30000"},
+		{jobs.MaxRetries(math.MaxInt), "MaxRetries(9223372036854775807): must be 0 to 30000"},
+		{jobs.RetryDelay(-1), "RetryDelay(-1ns): must be 0 to 24h0m0s"},
+		{jobs.RetryDelay(24*time.Hour + 1), "RetryDelay(24h0m0.000000001s): must be 0 to 24h0m0s"},
 		{jobs.Timeout(0), "Timeout(0s): must be positive"},
 		{jobs.Timeout(-1), "Timeout(-1ns): must be positive"},
-		{jobs.Priority(0), "Priority(0): allowed is 1 (first) to 4"},
-		{jobs.Priority(5), "Priority(5): allowed is 1 (first) to 4"},
-		{jobs.Concurrency(0), "Concurrency(0): allowed is 1 to 10000"},
-		{jobs.Concurrency(10_001), "Concurrency(10001): allowed is 1 to 10000"},
+		{jobs.Priority(0), "Priority(0): must be 1 (first) to 4"},
+		{jobs.Priority(5), "Priority(5): must be 1 (first) to 4"},
+		{jobs.Concurrency(0), "Concurrency(0): must be 1 to 10000"},
+		{jobs.Concurrency(10_001), "Concurrency(10001): must be 1 to 10000"},
 		{jobs.TimeZone(nil), "TimeZone(nil): want a *time.Location"},
-		{jobs.TimeZone(time.Local), `TimeZone(time.Local): processes may differ in it; want a zone by its name, such as time.LoadLocation("Europe/Berlin")`}, //nolint:gosmopolitan // is refused
-		{jobs.CatchUp(-1), "CatchUp(-1): allowed is CatchUpOnce or CatchUpAll"},
-		{jobs.CatchUp(2), "CatchUp(2): allowed is CatchUpOnce or CatchUpAll"},
-		{jobs.Overlap(-1), "Overlap(-1): allowed is OverlapAllow or OverlapSkip"},
-		{jobs.Overlap(2), "Overlap(2): allowed is OverlapAllow or OverlapSkip"},
+		{jobs.TimeZone(time.Local), `TimeZone(time.Local): processes may differ in it; use a named zone, such as time.LoadLocation("Europe/Berlin")`}, //nolint:gosmopolitan // is refused
+		{jobs.CatchUp(-1), "CatchUp(-1): must be CatchUpOnce or CatchUpAll"},
+		{jobs.CatchUp(2), "CatchUp(2): must be CatchUpOnce or CatchUpAll"},
+		{jobs.Overlap(-1), "Overlap(-1): must be OverlapAllow or OverlapSkip"},
+		{jobs.Overlap(2), "Overlap(2): must be OverlapAllow or OverlapSkip"},
 		{jobs.StartWithin(0), "StartWithin(0s): must be positive"},
 		{jobs.StartWithin(-1), "StartWithin(-1ns): must be positive"},
-		{nil, "an option is nil"},
+		{nil, "option is nil"},
 	} {
 		t.Run(test.want, func(t *testing.T) {
 			t.Parallel()
@@ -181,12 +181,12 @@ func TestRegistry_RefusesANilHandler(t *testing.T) {
 		r.RegisterCron("a.b", "@daily", nil), r.RegisterInterval("a.b", time.Minute, nil), r.RegisterDelayed("a.b", 0, nil),
 	} {
 		require.ErrorIs(t, err, jobs.ErrInvalidOption)
-		require.ErrorContains(t, err, "the handler is nil")
+		require.ErrorContains(t, err, "handler is nil")
 	}
 	require.Empty(t, r.Jobs())
 }
 
-func TestRegistry_RefusesSchedules(t *testing.T) {
+func TestRegistry_RefusesInvalidSchedules(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule     string
@@ -194,7 +194,7 @@ func TestRegistry_RefusesSchedules(t *testing.T) {
 		want     string
 	}{
 		{"a bad pattern", func(r *provider.Registry) error { return r.RegisterCron("a.b", "*/100 * * * *", nothing) }, "field minute"},
-		{"a short interval", func(r *provider.Registry) error { return r.RegisterInterval("a.b", time.Second-1, nothing) }, "at least 1s is allowed"},
+		{"a short interval", func(r *provider.Registry) error { return r.RegisterInterval("a.b", time.Second-1, nothing) }, "must be at least 1s"},
 		{"a negative interval", func(r *provider.Registry) error { return r.RegisterInterval("a.b", -time.Minute, nothing) }, "interval -1m0s"},
 		{"an interval finer than a millisecond", func(r *provider.Registry) error {
 			return r.RegisterInterval("a.b", time.Second+time.Microsecond, nothing)
@@ -218,7 +218,7 @@ func TestRegistry_RefusesSchedules(t *testing.T) {
 	}
 }
 
-func TestRegistry_ADefaultTimeZoneIsForTheCronPatternsAmongTheJobs(t *testing.T) {
+func TestRegistry_DefaultTimeZoneAppliesOnlyToCronPatterns(t *testing.T) {
 	t.Parallel()
 	r, err := provider.NewRegistry(jobs.TimeZone(zone(t, "Europe/Berlin")))
 	require.NoError(t, err)
@@ -231,7 +231,7 @@ func TestRegistry_ADefaultTimeZoneIsForTheCronPatternsAmongTheJobs(t *testing.T)
 	require.Equal(t, "Europe/Berlin", zone)
 }
 
-func TestRegistry_ZonesOfOneNameShowOneTime(t *testing.T) {
+func TestRegistry_ZonesWithTheSameNameShowTheSameTime(t *testing.T) {
 	t.Parallel()
 	for want, zone := range map[string]*time.Location{
 		"UTC":                     time.UTC,
@@ -248,21 +248,21 @@ func TestRegistry_ZonesOfOneNameShowOneTime(t *testing.T) {
 	}
 }
 
-func TestRegistry_TimeZoneIsForCronAlone(t *testing.T) {
+func TestRegistry_RefusesTimeZoneWithoutACronPattern(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	zone := jobs.TimeZone(time.UTC)
 	for _, err := range []error{r.RegisterInterval("a.b", time.Minute, nothing, zone), r.RegisterDelayed("a.b", 0, nothing, zone)} {
 		require.ErrorIs(t, err, jobs.ErrInvalidOption)
-		require.ErrorContains(t, err, "TimeZone applies to cron patterns alone")
+		require.ErrorContains(t, err, "TimeZone applies only to cron patterns")
 	}
 	err := r.RegisterInterval("a.b", 0, nothing, zone)
-	require.ErrorIs(t, err, jobs.ErrInvalidOption, "both faults are told")
-	require.ErrorIs(t, err, jobs.ErrInvalidSchedule, "both faults are told")
+	require.ErrorIs(t, err, jobs.ErrInvalidOption, "both errors are reported")
+	require.ErrorIs(t, err, jobs.ErrInvalidSchedule, "both errors are reported")
 	require.NoError(t, r.RegisterCron("a.b", "@daily", nothing, zone))
 }
 
-func TestRegistry_CatchUpAndOverlapAreForSchedules(t *testing.T) {
+func TestRegistry_RefusesCatchUpAndOverlapWithoutASchedule(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t, jobs.CatchUp(jobs.CatchUpAll), jobs.Overlap(jobs.OverlapSkip))
 	for name, opt := range map[string]jobs.Option{
@@ -270,12 +270,12 @@ func TestRegistry_CatchUpAndOverlapAreForSchedules(t *testing.T) {
 	} {
 		err := r.RegisterDelayed("a.b", 0, nothing, opt)
 		require.ErrorIs(t, err, jobs.ErrInvalidOption)
-		require.ErrorContains(t, err, name+" applies to ticks alone")
+		require.ErrorContains(t, err, name+" applies only to ticks")
 		err = r.RegisterInterval("a.b", 0, nothing, opt)
 		require.ErrorIs(t, err, jobs.ErrInvalidSchedule)
 		require.NotErrorIs(t, err, jobs.ErrInvalidOption)
 	}
-	require.NoError(t, r.RegisterDelayed("a.b", 0, nothing), "as defaults they are for the schedules among the jobs")
+	require.NoError(t, r.RegisterDelayed("a.b", 0, nothing), "as defaults they apply only to schedules")
 }
 
 func TestCheckName(t *testing.T) {
@@ -293,7 +293,7 @@ func TestCheckName(t *testing.T) {
 		require.ErrorIs(t, err, jobs.ErrInvalidName, "%.50q", name)
 		require.Less(t, len(err.Error()), 600)
 		if len(name) > 100 {
-			require.ErrorContains(t, err, fmt.Sprintf("has %d bytes, allowed are 100", len(name)))
+			require.ErrorContains(t, err, fmt.Sprintf("has %d bytes, at most 100 are allowed", len(name)))
 		} else {
 			require.ErrorContains(t, err, fmt.Sprintf("%q", name))
 			require.ErrorContains(t, err, "two or more parts of a-z, 0-9, _ and - joined by dots")
@@ -309,7 +309,7 @@ func TestCheckName(t *testing.T) {
 	}
 }
 
-// A provider forwards what it is asked, as adapters do.
+// forwarding forwards registrations, as providers do.
 type forwarding struct{ registry *provider.Registry }
 
 func (p *forwarding) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
@@ -324,19 +324,19 @@ func (p *forwarding) RegisterDelayed(name string, delay time.Duration, h jobs.Ha
 	return p.registry.RegisterDelayed(name, delay, h, opts...)
 }
 
-// One that forwards in a closure, as under a lock.
+// closing forwards in a closure.
 type closing struct{ forwarding }
 
 func (c *closing) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs.Option) error {
 	return func() error { return c.forwarding.RegisterCron(name, pattern, h, opts...) }()
 }
 
-// An application embeds what registers, as a value or an interface.
+// Applications may embed a registry or an interface.
 type embedding struct{ *provider.Registry }
 
 type embeddingInterface struct{ jobs.Registrar }
 
-func TestRegistry_RefusesADuplicateAndNamesBothSites(t *testing.T) {
+func TestRegistry_RefusesADuplicateAndNamesBothCallSites(t *testing.T) {
 	t.Parallel()
 	const kind jobs.Kind[text] = "a.b"
 	handle := func(context.Context, *jobs.Job, text) error { return nil }
@@ -400,7 +400,7 @@ func TestRegistry_RefusesADuplicateAndNamesBothSites(t *testing.T) {
 	}
 }
 
-func TestRegistry_ADuplicateLeavesTheFirst(t *testing.T) {
+func TestRegistry_KeepsTheFirstOfDuplicates(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	require.NoError(t, r.RegisterDelayed("a.b", time.Second, nothing))
@@ -414,7 +414,7 @@ func TestRegistry_ADuplicateLeavesTheFirst(t *testing.T) {
 func TestRegistry_RefusesRegistrationsWhileFrozen(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
-	r.Thaw() // nothing happens
+	r.Thaw() // does nothing
 	require.NoError(t, r.RegisterDelayed("a.b", 0, nothing))
 	require.NoError(t, r.Freeze())
 	require.Equal(t, jobs.ErrStarted, r.Freeze())
@@ -425,7 +425,7 @@ func TestRegistry_RefusesRegistrationsWhileFrozen(t *testing.T) {
 	require.ErrorContains(t, err, `"c.d" cannot be registered at `+site)
 	require.ErrorIs(t, r.RegisterCron("c.d", "@daily", nothing), jobs.ErrStarted)
 	require.ErrorIs(t, r.RegisterInterval("c.d", time.Minute, nothing), jobs.ErrStarted)
-	require.Len(t, r.Jobs(), 1, "what is there can be read")
+	require.Len(t, r.Jobs(), 1, "registered jobs can be read")
 
 	r.Thaw()
 	require.NoError(t, r.RegisterDelayed("c.d", 0, nothing))
@@ -433,7 +433,7 @@ func TestRegistry_RefusesRegistrationsWhileFrozen(t *testing.T) {
 	require.Len(t, r.Jobs(), 2)
 }
 
-func TestRegistry_JobsAreSortedAndTheCallers(t *testing.T) {
+func TestRegistry_JobsReturnsASortedCopy(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	require.Empty(t, r.Jobs())
@@ -453,7 +453,7 @@ func TestRegistry_JobsAreSortedAndTheCallers(t *testing.T) {
 	}
 }
 
-func TestRegistry_UnknownJob(t *testing.T) {
+func TestRegistry_JobNamesSiblingsOfAnUnknownJob(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
 	require.NoError(t, r.RegisterDelayed("a.b", 0, nothing))
@@ -467,11 +467,11 @@ func TestRegistry_UnknownJob(t *testing.T) {
 		require.NoError(t, r.RegisterDelayed(fmt.Sprintf("c.job%02d", i), 0, nothing))
 	}
 	_, err := r.Job("a.c")
-	require.ErrorContains(t, err, `"a.c", 12 are registered, among them a.b`, "those of its module are named")
+	require.ErrorContains(t, err, `"a.c", 12 are registered, including a.b`, "jobs of its module are named")
 	_, err = r.Job("c.job")
 	require.ErrorContains(t, err, "c.job08, c.job09, …", "ten at most")
 	_, err = r.Job("b.b")
-	require.NotContains(t, err.Error(), "among them")
+	require.NotContains(t, err.Error(), "including")
 }
 
 func TestRegistry_IsSafeForConcurrentUse(t *testing.T) {
@@ -520,7 +520,7 @@ func TestRegistry_IsSafeForConcurrentUse(t *testing.T) {
 	require.Len(t, r.Jobs(), names)
 }
 
-func TestRequest_FoldsTriggerOptions(t *testing.T) {
+func TestDefinition_RequestAppliesTriggerOptions(t *testing.T) {
 	t.Parallel()
 	now := at(t, "2025-01-01T12:00:00Z")
 	d := &provider.Definition{Name: "a.b", Delay: time.Minute, Priority: 2}
@@ -531,9 +531,9 @@ func TestRequest_FoldsTriggerOptions(t *testing.T) {
 		want jobs.Request
 		due  string
 	}{
-		{"none: those of the job", nil, jobs.Request{Delay: time.Minute, Priority: 2}, "2025-01-01T12:01:00Z"},
+		{"no options", nil, jobs.Request{Delay: time.Minute, Priority: 2}, "2025-01-01T12:01:00Z"},
 		{"Delay replaces the job's", []jobs.TriggerOption{jobs.Delay(time.Hour)}, jobs.Request{Delay: time.Hour, Priority: 2}, "2025-01-01T13:00:00Z"},
-		{"Delay of nothing", []jobs.TriggerOption{jobs.Delay(0)}, jobs.Request{Priority: 2}, "2025-01-01T12:00:00Z"},
+		{"Delay of 0", []jobs.TriggerOption{jobs.Delay(0)}, jobs.Request{Priority: 2}, "2025-01-01T12:00:00Z"},
 		{"At replaces the delay, in UTC", []jobs.TriggerOption{jobs.At(now.Add(time.Hour).In(zone))}, jobs.Request{At: now.Add(time.Hour), Priority: 2}, "2025-01-01T13:00:00Z"},
 		{"At a past time is now", []jobs.TriggerOption{jobs.At(now.Add(-time.Hour))}, jobs.Request{At: now.Add(-time.Hour), Priority: 2}, "2025-01-01T12:00:00Z"},
 		{"At then Delay", []jobs.TriggerOption{jobs.At(now), jobs.Delay(time.Hour)}, jobs.Request{Delay: time.Hour, Priority: 2}, "2025-01-01T13:00:00Z"},
@@ -554,7 +554,7 @@ func TestRequest_FoldsTriggerOptions(t *testing.T) {
 	}
 }
 
-func TestRequest_RefusesTriggerOptions(t *testing.T) {
+func TestDefinition_RequestRefusesInvalidTriggerOptions(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule string
@@ -569,11 +569,11 @@ func TestRequest_RefusesTriggerOptions(t *testing.T) {
 		{"a year too late", jobs.At(time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)), jobs.ErrInvalidSchedule, "years 1 to 9999"},
 		{"a year too early in UTC", jobs.At(time.Date(1, 1, 1, 0, 30, 0, 0, time.FixedZone("", 3600))), jobs.ErrInvalidSchedule, "years 1 to 9999"},
 		{"a year too late in UTC", jobs.At(time.Date(9999, 12, 31, 23, 30, 0, 0, time.FixedZone("", -3600))), jobs.ErrInvalidSchedule, "years 1 to 9999"},
-		{"a priority too low", jobs.Priority(0), jobs.ErrInvalidOption, "Priority(0): allowed is 1 (first) to 4"},
-		{"a priority too high", jobs.Priority(5), jobs.ErrInvalidOption, "Priority(5): allowed is 1 (first) to 4"},
-		{"an empty key", jobs.Unique(""), jobs.ErrInvalidOption, "Unique: key of 0 bytes, allowed is 1 to 1,000"},
-		{"a key too long", jobs.Unique(strings.Repeat("k", 1001)), jobs.ErrInvalidOption, "Unique: key of 1001 bytes, allowed is 1 to 1,000"},
-		{"nil", nil, jobs.ErrInvalidOption, "an option is nil"},
+		{"a priority too low", jobs.Priority(0), jobs.ErrInvalidOption, "Priority(0): must be 1 (first) to 4"},
+		{"a priority too high", jobs.Priority(5), jobs.ErrInvalidOption, "Priority(5): must be 1 (first) to 4"},
+		{"an empty key", jobs.Unique(""), jobs.ErrInvalidOption, "Unique: key of 0 bytes, must be 1 to 1,000"},
+		{"a key too long", jobs.Unique(strings.Repeat("k", 1001)), jobs.ErrInvalidOption, "Unique: key of 1001 bytes, must be 1 to 1,000"},
+		{"nil", nil, jobs.ErrInvalidOption, "option is nil"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
@@ -585,7 +585,7 @@ func TestRequest_RefusesTriggerOptions(t *testing.T) {
 	}
 }
 
-func TestRequests_IsOnePerElement(t *testing.T) {
+func TestDefinition_RequestsReturnsOnePerElement(t *testing.T) {
 	t.Parallel()
 	reqs, err := onDemand.Requests([]any{nil, text{"x"}, json.RawMessage(`{"a":1}`)}, jobs.Priority(3), jobs.Delay(time.Second))
 	require.NoError(t, err)
@@ -601,7 +601,7 @@ func TestRequests_IsOnePerElement(t *testing.T) {
 	require.Empty(t, reqs)
 }
 
-func TestRequests_RefusesAllForOne(t *testing.T) {
+func TestDefinition_RequestsRefusesAllIfOneIsInvalid(t *testing.T) {
 	t.Parallel()
 	reqs, err := onDemand.Requests([]any{nil, 7, nil})
 	require.ErrorIs(t, err, jobs.ErrInvalidData)

@@ -25,7 +25,7 @@ func TestNewActivity(t *testing.T) {
 		{time.Second, 1440, "2026-02-03T09:53:43Z"},
 		{1500 * time.Millisecond, 2, "2026-02-03T10:17:40.5Z"},
 		{24 * time.Hour, 7, "2026-01-28T00:00:00Z"},
-		{7 * 24 * time.Hour, 1, "2026-02-02T00:00:00Z"}, // a Monday, as an interval of a week has it
+		{7 * 24 * time.Hour, 1, "2026-02-02T00:00:00Z"}, // a Monday, like an interval of a week
 	} {
 		a, err := provider.NewActivity(now.In(time.FixedZone("", 5*3600)), test.step, test.n)
 		require.NoError(t, err)
@@ -33,8 +33,8 @@ func TestNewActivity(t *testing.T) {
 			Start: at(t, test.start), Step: test.step, CompleteSince: at(t, test.start), Jobs: map[string][]jobs.Outcomes{},
 		}, a, "%d steps of %s", test.n, test.step)
 		end := a.Start.Add(time.Duration(test.n) * test.step)
-		require.False(t, now.Before(end.Add(-test.step)), "now lies in the last step")
-		require.True(t, now.Before(end), "now lies in the last step")
+		require.False(t, now.Before(end.Add(-test.step)), "now is in the last step")
+		require.True(t, now.Before(end), "now is in the last step")
 	}
 }
 

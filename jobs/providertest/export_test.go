@@ -11,7 +11,7 @@ func RuleNames() []string {
 	return names
 }
 
-// RunRule holds h against one rule.
+// RunRule tests h against one rule.
 func RunRule(t testing.TB, name string, h Harness) {
 	for _, r := range rules {
 		if r.name == name {
@@ -19,5 +19,5 @@ func RunRule(t testing.TB, name string, h Harness) {
 			return
 		}
 	}
-	t.Fatalf("there is no rule %q", name)
+	t.Fatalf("unknown rule %q", name)
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/everytick/everytick/jobs/providertest"
 )
 
-func TestEveryRuleHasANameOfItsOwn(t *testing.T) {
+func TestRuleNames_AreUnique(t *testing.T) {
 	t.Parallel()
 	names := providertest.RuleNames()
 	slices.Sort(names)
@@ -32,15 +32,14 @@ func TestEveryRuleHasANameOfItsOwn(t *testing.T) {
 	require.NotContains(t, names, "")
 }
 
-// faulty is a scheduler with one fault: a function that is set takes the place of
-// the method behind it, or of part of it.
+// faulty is a scheduler with one fault. A function that is set replaces a method of the scheduler, or part of it.
 type faulty struct {
 	*memory.Scheduler
 
 	handler  func(jobs.Handler) jobs.Handler
-	options  []jobs.Option                        // come after those of the registration
-	own      func([]jobs.Option) []jobs.Option    // changes those of the registration
-	request  func(name string, req *jobs.Request) // changes what is asked with a trigger
+	options  []jobs.Option                        // applied after those of the registration
+	own      func([]jobs.Option) []jobs.Option    // replaces the options of the registration
+	request  func(name string, req *jobs.Request) // changes the request of a trigger
 	register func(error) error
 	trigger  func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error)
 	many     func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error)
@@ -58,10 +57,10 @@ type faulty struct {
 	pause    func(ctx context.Context, name string) error
 	resume   func(ctx context.Context, name string) error
 
-	broken atomic.Bool // the database is gone
+	broken atomic.Bool // the database is unreachable
 }
 
-var errBroken = errors.New("the database is gone")
+var errBroken = errors.New("the database is unreachable")
 
 func (f *faulty) handle(h jobs.Handler) jobs.Handler {
 	if f.handler == nil || h == nil {
@@ -104,7 +103,7 @@ func (f *faulty) Trigger(ctx context.Context, name string, data any, opts ...job
 		return f.trigger(ctx, name, data, opts...)
 	}
 	if f.request != nil {
-		// A delay of -1 stands for none given: no option can set it.
+		// A delay of -1, which no option can set, means that none was given.
 		const none = 123_456_789 * time.Millisecond
 		req, err := jobs.NewRequest(name, data, slices.Concat([]jobs.TriggerOption{jobs.Delay(none)}, opts)...)
 		if err != nil {
@@ -237,7 +236,7 @@ func (f *faulty) Resume(ctx context.Context, name string) error {
 	return f.Scheduler.Resume(ctx, name)
 }
 
-// before is a fault in what handlers are given, after one in what they return.
+// before changes the job given to handlers.
 func before(change func(*jobs.Job)) func(jobs.Handler) jobs.Handler {
 	return func(h jobs.Handler) jobs.Handler {
 		return func(ctx context.Context, job *jobs.Job) error {
@@ -247,6 +246,7 @@ func before(change func(*jobs.Job)) func(jobs.Handler) jobs.Handler {
 	}
 }
 
+// after changes the errors that handlers return.
 func after(change func(*jobs.Job, error) error) func(jobs.Handler) jobs.Handler {
 	return func(h jobs.Handler) jobs.Handler {
 		return func(ctx context.Context, job *jobs.Job) error {
@@ -258,7 +258,7 @@ func after(change func(*jobs.Job, error) error) func(jobs.Handler) jobs.Handler 
 	}
 }
 
-// forgetting makes an error one that errors.Is and errors.As know nothing of.
+// forgetting hides err from errors.Is and errors.As.
 func forgetting(err error) error {
 	if err == nil {
 		return nil
@@ -268,13 +268,13 @@ func forgetting(err error) error {
 
 // Rules that several faults break.
 const (
-	oneForAll   = "after missed ticks one run stands for all of them: its tick is the latest, and Missed counts the others"
-	oneWaits    = "ticks that pass while all workers are busy become one run, that of the latest"
-	oneIsDue    = "a schedule that is due while stopped counts as one job that waits, and as overdue"
-	lastSuccess = "Jobs tells the tick of the latest run that succeeded, through failures and a restart"
+	oneForAll   = "after missed ticks, one run covers all of them: its tick is the latest, and Missed counts the others"
+	oneWaits    = "ticks that pass while all workers are busy become one run, for the latest"
+	oneIsDue    = "a schedule that is due while stopped counts as one waiting run and as overdue"
+	lastSuccess = "Jobs returns the tick of the latest successful run, despite later failures and a restart"
 )
 
-// faults are schedulers with one fault each, and the rule that is to tell.
+// faults lists schedulers with one fault each, and the rule that detects it.
 var faults = []struct {
 	fault, rule string
 	seed        func(f *faulty, cfg providertest.Config)
@@ -296,46 +296,46 @@ var faults = []struct {
 			}
 		})
 	}},
-	{"data of no trigger is null", "data is {} when Trigger is given none", func(f *faulty, _ providertest.Config) {
+	{"nil data becomes null", "data is {} if Trigger gets none", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			if string(job.Data) == "{}" {
 				job.Data = json.RawMessage(`null`)
 			}
 		})
 	}},
-	{"attempts share their data", "what a handler does to its job ends with the attempt", func(f *faulty, _ providertest.Config) {
+	{"attempts share their data", "changes that a handler makes to its job end with the attempt", func(f *faulty, _ providertest.Config) {
 		var shared sync.Map
 		f.handler = before(func(job *jobs.Job) {
 			data, _ := shared.LoadOrStore(job.ID, job.Data)
 			job.Data = data.(json.RawMessage)
 		})
 	}},
-	{"the database is not handed on", "a handler is given every field of its job", func(f *faulty, _ providertest.Config) {
+	{"the database is not passed on", "a handler gets every field of its job", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.DB = nil })
 	}},
-	{"the start is in local time", "a handler is given every field of its job", func(f *faulty, _ providertest.Config) {
+	{"StartedAt is in local time", "a handler gets every field of its job", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.StartedAt = job.StartedAt.In(time.FixedZone("", 3600)) })
 	}},
-	{"the ID changes with the attempt", "a job keeps the ID that Trigger returned, and no other job has it", func(f *faulty, _ providertest.Config) {
+	{"the ID changes with the attempt", "a run keeps the ID that Trigger returned, and no other run has it", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.ID = fmt.Sprint(job.ID, "/", job.Attempt) })
 	}},
-	{"the logger lacks job_id", "the logger of a job carries job, job_id and attempt", func(f *faulty, cfg providertest.Config) {
+	{"the logger lacks job_id", "a job's logger has the attributes job, job_id and attempt", func(f *faulty, cfg providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Logger = cfg.Logger.With("job", job.Name, "attempt", job.Attempt) })
 	}},
-	{"handlers run under the context of Start", "the context of Start and Trigger does not reach the handlers", func(f *faulty, _ providertest.Config) {
+	{"handlers run under the context of Start", "the contexts of Start and Trigger don't reach handlers", func(f *faulty, _ providertest.Config) {
 		var started context.Context
 		f.start = func(ctx context.Context) error {
-			started = ctx //nolint:fatcontext // that is the fault
+			started = ctx //nolint:fatcontext // the fault
 			return f.Scheduler.Start(ctx)
 		}
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(_ context.Context, job *jobs.Job) error { return h(started, job) }
 		}
 	}},
-	{"the back-off is constant", "the wait before a retry doubles", func(f *faulty, _ providertest.Config) {
+	{"the retry delay is constant", "the delay before a retry doubles", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return jobs.RetryAfter(200*time.Millisecond, err) })
 	}},
-	{"there is one attempt fewer", "a job has three attempts unless set otherwise", func(f *faulty, _ providertest.Config) {
+	{"there is one attempt fewer", "a job has three attempts by default", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(job *jobs.Job, err error) error {
 			if job.Attempt == job.MaxAttempts-1 {
 				return jobs.Permanent(err)
@@ -346,16 +346,16 @@ var faults = []struct {
 	{"MaxRetries is ignored", "MaxRetries sets the number of attempts", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.MaxRetries(3)}
 	}},
-	{"the first retry comes at once", "the first retry comes after five seconds unless set otherwise", func(f *faulty, _ providertest.Config) {
+	{"the first retry comes at once", "the first retry comes after five seconds by default", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.RetryDelay(0)}
 	}},
-	{"a Permanent error is retried", "a Permanent error ends the job with its attempt", func(f *faulty, _ providertest.Config) {
+	{"a Permanent error is retried", "a Permanent error fails the job with its attempt", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
 	}},
-	{"RetryAfter is ignored", "RetryAfter sets the wait of one retry, and uses up an attempt", func(f *faulty, _ providertest.Config) {
+	{"RetryAfter is ignored", "RetryAfter sets the delay of one retry, and the attempt counts", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
 	}},
-	{"a panic passes for success", "a panic is a failed attempt, and the process lives", func(f *faulty, _ providertest.Config) {
+	{"a panic counts as success", "a panic is a failed attempt, and the process survives", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				defer func() { _ = recover() }()
@@ -363,7 +363,7 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"an error that panics is for good", "an error whose methods panic is a failed attempt, and the process lives", func(f *faulty, _ providertest.Config) {
+	{"an error whose methods panic is permanent", "an error whose methods panic is a failed attempt, and the process survives", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) (after error) {
 			defer func() {
 				if recover() != nil {
@@ -376,39 +376,39 @@ var faults = []struct {
 			return err
 		})
 	}},
-	{"an error that panics has no text", "an error whose methods panic is a failed attempt, and the process lives", listing(func(r *jobs.Run) { r.Error = "" })},
-	{"the timeout does not reach the handler", "a timeout cancels the context and is a failed attempt", func(f *faulty, _ providertest.Config) {
+	{"an error whose methods panic has no text", "an error whose methods panic is a failed attempt, and the process survives", changingRuns(func(r *jobs.Run) { r.Error = "" })},
+	{"the timeout does not reach the handler", "a timeout ends the context and is a failed attempt", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return h(context.WithoutCancel(ctx), job) }
 		}
 	}},
-	{"data that does not decode is retried", "data that does not decode fails the job for good, and that job alone", func(f *faulty, _ providertest.Config) {
+	{"data that does not decode is retried", "data that does not decode fails its run for good, and no other", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.MaxRetries(1000), jobs.RetryDelay(time.Minute)}
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
 	}},
-	{"the delay of the registration is ignored", "a job runs the delay of its registration after its trigger", func(f *faulty, _ providertest.Config) {
+	{"the registered delay is ignored", "a job runs the registered delay after its trigger", func(f *faulty, _ providertest.Config) {
 		f.request = func(_ string, req *jobs.Request) { req.Delay = 0 }
 	}},
-	{"Delay is ignored", "Delay takes the place of the delay of the registration", func(f *faulty, _ providertest.Config) {
+	{"Delay is ignored", "Delay replaces the registered delay", func(f *faulty, _ providertest.Config) {
 		f.request = func(_ string, req *jobs.Request) { req.Delay = -1 }
 	}},
 	{"At is ignored", "At sets when a job runs, and a time that has passed means now", func(f *faulty, _ providertest.Config) {
 		f.request = func(_ string, req *jobs.Request) { req.At = time.Time{}; req.Delay = 0 }
 	}},
-	{"Priority is ignored", "of jobs that are due a lower priority number starts first", func(f *faulty, _ providertest.Config) {
+	{"Priority is ignored", "of the runs that are due, those with the lowest priority number start first", func(f *faulty, _ providertest.Config) {
 		f.request = func(_ string, req *jobs.Request) { req.Priority = 0 }
 	}},
-	{"the newest job is taken first", "of jobs with the same priority the one due longer starts first", func(f *faulty, _ providertest.Config) {
+	{"the newest job is taken first", "of the runs with the same priority, the one due longest starts first", func(f *faulty, _ providertest.Config) {
 		priority := 5
 		f.request = func(_ string, req *jobs.Request) { priority--; req.Priority = priority }
 	}},
-	{"Concurrency is ignored", "Concurrency limits how many of a job run at once", func(f *faulty, _ providertest.Config) {
+	{"Concurrency is ignored", "Concurrency limits how many runs of a job execute at once", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Concurrency(50)}
 	}},
-	{"Unique is ignored", "Unique returns the live job of that key instead of a second one", func(f *faulty, _ providertest.Config) {
+	{"Unique is ignored", "Unique returns the live run with that key instead of inserting another", func(f *faulty, _ providertest.Config) {
 		f.request = func(_ string, req *jobs.Request) { req.Unique = "" }
 	}},
-	{"a Unique key is never free again", "a Unique key is free again when its job is done", func(f *faulty, _ providertest.Config) {
+	{"a Unique key is never free again", "a Unique key is free again when its run has ended", func(f *faulty, _ providertest.Config) {
 		taken := map[string]string{}
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			if taken[name] != "" {
@@ -419,7 +419,7 @@ var faults = []struct {
 			return id, err
 		}
 	}},
-	{"a Unique key is that of all jobs", "a Unique key is private to the name of its job", func(f *faulty, _ providertest.Config) {
+	{"a Unique key is shared by all jobs", "a Unique key is private to its job", func(f *faulty, _ providertest.Config) {
 		taken := map[string]string{}
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			req, err := jobs.NewRequest(name, data, opts...)
@@ -433,11 +433,11 @@ var faults = []struct {
 			return id, err
 		}
 	}},
-	{"a transaction is ignored", "a job triggered in a transaction exists once that commits, and never if it is rolled back", ignoresTx},
-	{"a transaction within one is ignored", "jobs of a transaction within a transaction exist once both commit", ignoresTx},
-	{"jobs of a transaction are lost", "a job triggered in a transaction exists once that commits, and never if it is rolled back", losesTx},
-	{"jobs of a transaction within one are lost", "jobs of a transaction within a transaction exist once both commit", losesTx},
-	{"no transaction is one too", "TriggerTx refuses what Trigger refuses, and leaves the transaction as it is", func(f *faulty, _ providertest.Config) {
+	{"a transaction is ignored", "a run triggered in a transaction exists once it commits, and never if it is rolled back", ignoresTx},
+	{"a nested transaction is ignored", "runs triggered in a nested transaction exist once both transactions commit", ignoresTx},
+	{"runs of a transaction are lost", "a run triggered in a transaction exists once it commits, and never if it is rolled back", losesTx},
+	{"runs of a nested transaction are lost", "runs triggered in a nested transaction exist once both transactions commit", losesTx},
+	{"a nil transaction is accepted", "TriggerTx refuses what Trigger refuses, and leaves the transaction usable", func(f *faulty, _ providertest.Config) {
 		f.inTx = func(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			if tx == nil {
 				return f.Scheduler.Trigger(ctx, name, data, opts...)
@@ -445,7 +445,7 @@ var faults = []struct {
 			return f.Scheduler.TriggerTx(ctx, tx, name, data, opts...)
 		}
 	}},
-	{"a transaction that has ended is one too", "TriggerTx refuses what Trigger refuses, and leaves the transaction as it is", func(f *faulty, _ providertest.Config) {
+	{"a transaction that has ended is accepted", "TriggerTx refuses what Trigger refuses, and leaves the transaction usable", func(f *faulty, _ providertest.Config) {
 		f.inTx = func(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			id, err := f.Scheduler.TriggerTx(ctx, tx, name, data, opts...)
 			if errors.Is(err, pgx.ErrTxClosed) {
@@ -454,9 +454,9 @@ var faults = []struct {
 			return id, err
 		}
 	}},
-	{"Unique is ignored in a transaction", "Unique in a transaction finds a live job, and those of the transaction", forgetsOptionsInTx},
-	{"a transaction takes no key", "a Unique key that an open transaction has taken is waited for", forgetsOptionsInTx},
-	{"TriggerMany stops half-way", "TriggerMany enqueues all or none", func(f *faulty, _ providertest.Config) {
+	{"Unique is ignored in a transaction", "Unique in a transaction finds live runs, including those of the transaction", forgetsOptionsInTx},
+	{"a transaction does not hold its key", "Trigger waits for a Unique key taken by an open transaction", forgetsOptionsInTx},
+	{"TriggerMany stops half-way", "TriggerMany inserts all or none", func(f *faulty, _ providertest.Config) {
 		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
 			for _, v := range data {
 				id, err := f.Scheduler.Trigger(ctx, name, v, opts...)
@@ -468,7 +468,7 @@ var faults = []struct {
 			return ids, nil
 		}
 	}},
-	{"TriggerBulk stops half-way", "TriggerBulk inserts all or none, and says how many", func(f *faulty, _ providertest.Config) {
+	{"TriggerBulk stops half-way", "TriggerBulk inserts all or none, and returns how many", func(f *faulty, _ providertest.Config) {
 		f.bulk = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error) {
 			for i, v := range data {
 				if _, err := f.Scheduler.Trigger(ctx, name, v, opts...); err != nil {
@@ -478,7 +478,7 @@ var faults = []struct {
 			return len(data), nil
 		}
 	}},
-	{"TriggerBulk forgets its options", "TriggerBulk inserts all or none, and says how many", func(f *faulty, _ providertest.Config) {
+	{"TriggerBulk forgets its options", "TriggerBulk inserts all or none, and returns how many", func(f *faulty, _ providertest.Config) {
 		f.bulk = func(ctx context.Context, name string, data []any, _ ...jobs.TriggerOption) (int, error) {
 			return f.Scheduler.TriggerBulk(ctx, name, data)
 		}
@@ -490,7 +490,7 @@ var faults = []struct {
 			return ids, err
 		}
 	}},
-	{"what is triggered before Start is dropped", "what is triggered before Start waits for it", func(f *faulty, _ providertest.Config) {
+	{"runs triggered before Start are dropped", "a run triggered before Start waits for it", func(f *faulty, _ providertest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			if h, err := f.Scheduler.Health(ctx); err != nil || !h.Started {
 				return "dropped", err
@@ -498,13 +498,13 @@ var faults = []struct {
 			return f.Scheduler.Trigger(ctx, name, data, opts...)
 		}
 	}},
-	{"Start is allowed twice", "a second Start is refused, and changes nothing", func(f *faulty, _ providertest.Config) {
+	{"Start is allowed twice", "a second Start is refused and changes nothing", func(f *faulty, _ providertest.Config) {
 		f.start = func(ctx context.Context) error { return accepting(jobs.ErrStarted)(f.Scheduler.Start(ctx)) }
 	}},
-	{"Shutdown is allowed twice", "a Shutdown of what is not started is refused", func(f *faulty, _ providertest.Config) {
+	{"Shutdown is allowed twice", "Shutdown is refused if the scheduler is not started", func(f *faulty, _ providertest.Config) {
 		f.shutdown = func(ctx context.Context) error { return accepting(jobs.ErrNotStarted)(f.Scheduler.Shutdown(ctx)) }
 	}},
-	{"calls during a Shutdown are refused", "while a Shutdown goes on, Start and another Shutdown wait for its end, but no longer than their context", func(f *faulty, _ providertest.Config) {
+	{"calls during a Shutdown are refused", "during a Shutdown, Start and another Shutdown wait for it to finish, but no longer than their context", func(f *faulty, _ providertest.Config) {
 		var stopping atomic.Bool
 		f.shutdown = func(ctx context.Context) error {
 			if !stopping.CompareAndSwap(false, true) {
@@ -517,13 +517,13 @@ var faults = []struct {
 	{"registering while started is ignored", "registering is refused while started, and allowed before and after", func(f *faulty, _ providertest.Config) {
 		f.register = accepting(jobs.ErrStarted)
 	}},
-	{"Shutdown does not wait", "a soft stop waits for the job that runs, and starts no other", func(f *faulty, _ providertest.Config) {
+	{"Shutdown does not wait", "a soft stop waits for running jobs and starts no others", func(f *faulty, _ providertest.Config) {
 		f.shutdown = func(ctx context.Context) error {
 			go func() { _ = f.Scheduler.Shutdown(context.WithoutCancel(ctx)) }()
 			return nil
 		}
 	}},
-	{"a hard stop uses up the attempt", "a hard stop gives the running job back, its attempt not used up", func(f *faulty, _ providertest.Config) {
+	{"a hard stop uses up the attempt", "a hard stop returns running jobs to the queue, and the attempt doesn't count", func(f *faulty, _ providertest.Config) {
 		var mu sync.Mutex
 		used := map[string]int{}
 		f.handler = func(h jobs.Handler) jobs.Handler {
@@ -541,7 +541,7 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"a hard stop drops the job", "a hard stop gives the running job back, its attempt not used up", func(f *faulty, _ providertest.Config) {
+	{"a hard stop drops the job", "a hard stop returns running jobs to the queue, and the attempt doesn't count", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				if err := h(ctx, job); ctx.Err() == nil {
@@ -551,24 +551,24 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"a hard stop hides its reason", "a Shutdown that is cut short stops nevertheless, and tells the error of its context", func(f *faulty, _ providertest.Config) {
+	{"a hard stop hides the error of its context", "a Shutdown whose context ends still stops, and returns the context's error", func(f *faulty, _ providertest.Config) {
 		f.shutdown = func(ctx context.Context) error { return forgetting(f.Scheduler.Shutdown(ctx)) }
 	}},
-	{"the context of a call is ignored", "a call with a context that has ended returns its error, and does nothing", func(f *faulty, _ providertest.Config) {
+	{"the context of a call is ignored", "a call whose context has ended returns its error and does nothing", func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			return f.Scheduler.QueueSize(context.WithoutCancel(ctx), name)
 		}
 	}},
-	{"the tick is the next one", "an interval runs at each multiple of it, with its tick", func(f *faulty, _ providertest.Config) {
+	{"the tick is the next one", "an interval runs at each of its multiples", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.Add(time.Second) })
 	}},
-	{"the tick is the time of the start", "Late tells how long after its tick a run started", func(f *faulty, _ providertest.Config) {
+	{"the tick is the time of the start", "Late returns how long after its tick a run started", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Tick = job.StartedAt })
 	}},
-	{"the tick is in local time", "a cron pattern runs at its instants, each with its tick", func(f *faulty, _ providertest.Config) {
+	{"the tick is in local time", "a cron pattern runs at its ticks", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.In(time.FixedZone("", 3600)) })
 	}},
-	{"a triggered run has a tick", "a triggered run of a scheduled job is beside its ticks", func(f *faulty, _ providertest.Config) {
+	{"a triggered run has a tick", "triggering a scheduled job does not affect its ticks", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			if job.Tick.IsZero() {
 				job.Tick = job.StartedAt.Truncate(time.Second)
@@ -578,7 +578,7 @@ var faults = []struct {
 	{"missed ticks are dropped", oneForAll, func(f *faulty, _ providertest.Config) {
 		losesFirstRun(f)
 	}},
-	{"missed ticks are all made up", oneForAll, func(f *faulty, _ providertest.Config) {
+	{"missed ticks all run", oneForAll, func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.CatchUp(jobs.CatchUpAll)}
 	}},
 	{"missed ticks are not counted", oneForAll, func(f *faulty, _ providertest.Config) {
@@ -591,10 +591,10 @@ var faults = []struct {
 			}
 		})
 	}},
-	{"a late run has the first missed tick", oneForAll, func(f *faulty, _ providertest.Config) {
+	{"the tick of a late run is the first missed one", oneForAll, func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.Add(-time.Duration(job.Missed) * time.Second) })
 	}},
-	{"the status does not tell of missed ticks", oneForAll, telling(func(st *jobs.Status) { st.Missed = 0 })},
+	{"the status does not count missed ticks", oneForAll, changingStatus(func(st *jobs.Status) { st.Missed = 0 })},
 	{"each tick waits for the busy worker", oneWaits, func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
@@ -612,8 +612,8 @@ var faults = []struct {
 			job.Tick, job.Missed = job.Tick.Add(-time.Duration(job.Missed)*time.Second), 0
 		})
 	}},
-	{"a tick that takes the place of another is in time", oneWaits, telling(func(st *jobs.Status) { st.OverdueBy %= time.Second })},
-	{"a late run is as late as its first tick", "with StartWithin a run that stands for several ticks is as late as the latest of them", func(f *faulty, _ providertest.Config) {
+	{"a tick that replaces another is on time", oneWaits, changingStatus(func(st *jobs.Status) { st.OverdueBy %= time.Second })},
+	{"a late run is as late as its first tick", "StartWithin counts from the latest of the ticks that a run covers", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				if job.Late()+time.Duration(job.Missed)*time.Second > 5*time.Second {
@@ -623,16 +623,16 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"StartWithin drops missed ticks", "with StartWithin a run that stands for several ticks is as late as the latest of them", func(f *faulty, _ providertest.Config) {
+	{"StartWithin drops missed ticks", "StartWithin counts from the latest of the ticks that a run covers", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.StartWithin(100 * time.Millisecond)}
 	}},
-	{"CatchUpAll is ignored", "with CatchUpAll each missed tick runs, in order and one at a time", func(f *faulty, _ providertest.Config) {
+	{"CatchUpAll is ignored", "with CatchUpAll, each missed tick runs, in order and one at a time", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.CatchUp(jobs.CatchUpOnce)}
 	}},
-	{"a tick that waits for the one before it counts for nothing", "with CatchUpAll a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ providertest.Config) {
+	{"a tick that waits for the previous one does not count", "with CatchUpAll, a tick that waits for the previous one is overdue, and not a run", func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.OldestWaiting = 0 }
 	}},
-	{"a tick that waits for the one before it is called a run now and then", "with CatchUpAll a tick that waits for the one before it is overdue, and no run", func(f *faulty, _ providertest.Config) {
+	{"a tick that waits for the previous one sometimes counts as running", "with CatchUpAll, a tick that waits for the previous one is overdue, and not a run", func(f *faulty, _ providertest.Config) {
 		n := 0
 		f.status = func(all []jobs.Status) {
 			if n++; n%10 == 0 {
@@ -640,7 +640,7 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"a retry beside another run is skipped", "with OverlapSkip a retry is not skipped", func(f *faulty, _ providertest.Config) {
+	{"a retry beside another run is skipped", "with OverlapSkip, a retry is not skipped", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				if job.Attempt > 1 && !job.Tick.IsZero() {
@@ -653,19 +653,19 @@ var faults = []struct {
 	{"ticks never overlap", "ticks run beside an earlier run of their job", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapSkip)}
 	}},
-	{"OverlapSkip is ignored", "with OverlapSkip a tick is skipped while another run goes on", func(f *faulty, _ providertest.Config) {
+	{"OverlapSkip is ignored", "with OverlapSkip, a tick is skipped while another run is in progress", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow)}
 	}},
-	{"OverlapSkip delays the tick", "with OverlapSkip a tick is skipped while another run goes on", func(f *faulty, _ providertest.Config) {
+	{"OverlapSkip delays the tick", "with OverlapSkip, a tick is skipped while another run is in progress", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow), jobs.Concurrency(1)}
 	}},
-	{"StartWithin is ignored", "with StartWithin a tick that could only start later is skipped", func(f *faulty, _ providertest.Config) {
+	{"StartWithin is ignored", "StartWithin skips a tick that could only start later", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.StartWithin(time.Hour)}
 	}},
-	{"StartWithin is for ticks alone", "with StartWithin a job that could only start later is skipped", func(f *faulty, _ providertest.Config) {
+	{"StartWithin applies only to ticks", "StartWithin skips a triggered run that could only start later", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.StartWithin(time.Hour)}
 	}},
-	{"QueueSize counts what runs", "QueueSize counts what is due, delayed or to be retried, and nothing else", func(f *faulty, _ providertest.Config) {
+	{"QueueSize counts running runs", "QueueSize counts runs that are due, delayed or to be retried, and no others", func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			all, err := f.Scheduler.Jobs(ctx)
 			for _, st := range all {
@@ -676,7 +676,7 @@ var faults = []struct {
 			return 0, err
 		}
 	}},
-	{"QueueSize counts the next tick", "QueueSize counts what is due, delayed or to be retried, and nothing else", func(f *faulty, _ providertest.Config) {
+	{"QueueSize counts the next tick", "QueueSize counts runs that are due, delayed or to be retried, and no others", func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			n, err := f.Scheduler.QueueSize(ctx, name)
 			if name == "test.hourly" {
@@ -685,20 +685,20 @@ var faults = []struct {
 			return n, err
 		}
 	}},
-	{"QueueSize of an unknown job is 0", "a job that nobody registered is refused", func(f *faulty, _ providertest.Config) {
+	{"QueueSize of an unknown job is 0", "a job that is not registered is refused", func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			n, _ := f.Scheduler.QueueSize(ctx, name)
 			return n, nil
 		}
 	}},
-	{"a late tick is not overdue", "a schedule that is due while stopped counts as one job that waits, and as overdue", func(f *faulty, _ providertest.Config) {
+	{"a late tick is not overdue", "a schedule that is due while stopped counts as one waiting run and as overdue", func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
 				all[i].OverdueBy = 0
 			}
 		}
 	}},
-	{"a due tick counts for nothing before it is inserted", oneIsDue, func(f *faulty, _ providertest.Config) {
+	{"a due tick does not count before it is inserted", oneIsDue, func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			n, err := f.Scheduler.QueueSize(ctx, name)
 			if h, _ := f.Scheduler.Health(ctx); !h.Started {
@@ -707,7 +707,7 @@ var faults = []struct {
 			return n, err
 		}
 	}},
-	{"each tick that has passed counts as one that waits", oneIsDue, func(f *faulty, _ providertest.Config) {
+	{"each tick that has passed counts as waiting", oneIsDue, func(f *faulty, _ providertest.Config) {
 		f.size = func(ctx context.Context, name string) (int, error) {
 			n, err := f.Scheduler.QueueSize(ctx, name)
 			if h, _ := f.Scheduler.Health(ctx); !h.Started && n > 0 {
@@ -716,20 +716,20 @@ var faults = []struct {
 			return n, err
 		}
 	}},
-	{"Jobs does not count a due tick before it is inserted", oneIsDue, telling(func(st *jobs.Status) { st.Waiting = 0 })},
+	{"Jobs does not count a due tick before it is inserted", oneIsDue, changingStatus(func(st *jobs.Status) { st.Waiting = 0 })},
 	{"Health does not count a due tick before it is inserted", oneIsDue, func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { delete(h.Totals, jobs.StateWaiting) }
 	}},
 	{"a due tick has not waited before it is inserted", oneIsDue, func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.OldestWaiting = 0 }
 	}},
-	{"what is triggered is a success of the schedule", lastSuccess, telling(func(st *jobs.Status) {
+	{"a triggered run counts as a success of the schedule", lastSuccess, changingStatus(func(st *jobs.Status) {
 		if st.LastSuccess.IsZero() {
 			st.LastSuccess = time.Now().UTC()
 		}
 	})},
-	{"a failure is a success", lastSuccess, telling(func(st *jobs.Status) { st.LastSuccess = st.PrevTick })},
-	{"a failure makes the last success be forgotten", lastSuccess, telling(func(st *jobs.Status) {
+	{"a failure counts as a success", lastSuccess, changingStatus(func(st *jobs.Status) { st.LastSuccess = st.PrevTick })},
+	{"a failure resets the last success", lastSuccess, changingStatus(func(st *jobs.Status) {
 		if st.PrevState == jobs.StateFailed {
 			st.LastSuccess = time.Time{}
 		}
@@ -743,7 +743,7 @@ var faults = []struct {
 			all[0].LastSuccess = first
 		}
 	}},
-	{"a stop makes the last success be forgotten", lastSuccess, func(f *faulty, _ providertest.Config) {
+	{"a stop resets the last success", lastSuccess, func(f *faulty, _ providertest.Config) {
 		var stopped atomic.Bool
 		f.shutdown = func(ctx context.Context) error {
 			stopped.Store(true)
@@ -755,36 +755,36 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"a stop makes the previous tick be forgotten", lastSuccess, func(f *faulty, _ providertest.Config) {
+	{"a stop resets the previous tick", lastSuccess, func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			if h, err := f.Scheduler.Health(context.Background()); err == nil && !h.Started {
 				all[0].PrevTick, all[0].PrevState = time.Time{}, ""
 			}
 		}
 	}},
-	{"Jobs is in no order", "Jobs lists every registered job by name, before, during and after", func(f *faulty, _ providertest.Config) {
+	{"Jobs is not sorted", "Jobs lists every registered job by name before Start, while started and after Shutdown", func(f *faulty, _ providertest.Config) {
 		f.status = slices.Reverse[[]jobs.Status]
 	}},
-	{"every previous tick is completed", "Jobs tells the previous tick and what became of it, and the next", func(f *faulty, _ providertest.Config) {
+	{"every previous tick is completed", "Jobs returns the previous tick with its state, and the next tick", func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
 				all[i].PrevState = jobs.StateCompleted
 			}
 		}
 	}},
-	{"Health is always good", "Health is good while started, and says why when it is not", func(f *faulty, _ providertest.Config) {
+	{"Health is always good", "Health is good while started, and otherwise says why not", func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.Healthy, h.Reasons = true, nil }
 	}},
-	{"Health gives no reason", "Health is good while started, and says why when it is not", func(f *faulty, _ providertest.Config) {
+	{"Health gives no reason", "Health is good while started, and otherwise says why not", func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.Reasons = nil }
 	}},
-	{"Health counts nothing", "Health counts the jobs by state, and tells how long the oldest has been due", func(f *faulty, _ providertest.Config) {
+	{"Health counts nothing", "Health counts runs by state, and reports how long the oldest has been due", func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.Totals = nil }
 	}},
-	{"a duplicate is accepted", "a second registration of a name is refused, and the error names both places", func(f *faulty, _ providertest.Config) {
+	{"a duplicate is accepted", "a duplicate name is refused, and the error names both call sites", func(f *faulty, _ providertest.Config) {
 		f.register = accepting(jobs.ErrDuplicate)
 	}},
-	{"the places of a duplicate are not named", "a second registration of a name is refused, and the error names both places", func(f *faulty, _ providertest.Config) {
+	{"the call sites of a duplicate are not named", "a duplicate name is refused, and the error names both call sites", func(f *faulty, _ providertest.Config) {
 		f.register = func(err error) error {
 			if errors.Is(err, jobs.ErrDuplicate) {
 				return fmt.Errorf("%w: test.job", jobs.ErrDuplicate)
@@ -792,10 +792,10 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"errors are text alone", "an option out of range is refused", func(f *faulty, _ providertest.Config) {
+	{"errors are only text", "an option out of range is refused", func(f *faulty, _ providertest.Config) {
 		f.register = forgetting
 	}},
-	{"bad data becomes no data", "data that is no JSON object or cannot be stored unchanged is refused, and nothing is enqueued", func(f *faulty, _ providertest.Config) {
+	{"invalid data becomes no data", "data that is not a JSON object or cannot be stored unchanged is refused, and nothing is inserted", func(f *faulty, _ providertest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
 			if errors.Is(err, jobs.ErrInvalidData) {
@@ -804,7 +804,7 @@ var faults = []struct {
 			return id, err
 		}
 	}},
-	{"a job that succeeds is run again", "a job that succeeds is done", func(f *faulty, _ providertest.Config) {
+	{"a job that succeeds runs again", "a job that succeeds is done", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.MaxRetries(5)}
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
@@ -815,12 +815,12 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"the context has no deadline", "the context of a handler ends at the timeout", func(f *faulty, _ providertest.Config) {
+	{"the context has no deadline", "a handler's context ends at the timeout", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return h(context.WithoutCancel(ctx), job) }
 		}
 	}},
-	{"one job runs at a time", "jobs do not stand in each other's way", func(f *faulty, _ providertest.Config) {
+	{"one job runs at a time", "jobs don't block each other", func(f *faulty, _ providertest.Config) {
 		one := make(chan struct{}, 1)
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
@@ -830,7 +830,7 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"a hard stop fails what ended well", "a job that ends well in spite of a hard stop is done", func(f *faulty, _ providertest.Config) {
+	{"a hard stop fails a run that succeeded", "a job that succeeds despite a hard stop is done", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return errors.Join(h(ctx, job), ctx.Err()) }
 		}
@@ -838,13 +838,13 @@ var faults = []struct {
 	{"a restart loses the first run", "a restart runs what waited", func(f *faulty, _ providertest.Config) {
 		losesFirstRun(f)
 	}},
-	{"a restart loses a tick", "a restart neither loses a tick nor doubles one", func(f *faulty, _ providertest.Config) {
+	{"a restart loses a tick", "a restart neither loses a tick nor runs it twice", func(f *faulty, _ providertest.Config) {
 		losesFirstRun(f)
 	}},
-	{"the retry of a tick has another tick", "a tick that fails is retried as the same job, and the next one comes in time", func(f *faulty, _ providertest.Config) {
+	{"the retry of a tick has another tick", "a tick that fails is retried as the same run, and the next tick is on time", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Tick = job.Tick.Add(time.Duration(job.Attempt-1) * time.Hour) })
 	}},
-	{"a tick is retried without its wait", "a tick that fails is retried as the same job, and the next one comes in time", func(f *faulty, _ providertest.Config) {
+	{"a tick is retried without delay", "a tick that fails is retried as the same run, and the next tick is on time", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				if job.Attempt > 1 || h(ctx, job) == nil {
@@ -856,38 +856,38 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"TriggerMany of nothing is refused", "TriggerMany of nothing enqueues nothing", func(f *faulty, _ providertest.Config) {
+	{"TriggerMany without data is refused", "TriggerMany without data inserts nothing", func(f *faulty, _ providertest.Config) {
 		f.many = func(context.Context, string, []any, ...jobs.TriggerOption) ([]string, error) {
 			return nil, errors.New("no jobs to insert")
 		}
 	}},
-	{"Jobs does not see what runs", "Jobs counts what waits, what is to be retried and what runs", func(f *faulty, _ providertest.Config) {
+	{"Jobs does not count running runs", "Jobs counts waiting, retrying and running runs", func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
 				all[i].Running = 0
 			}
 		}
 	}},
-	{"Jobs takes what is delayed for what is to be retried", "Jobs counts what waits, what is to be retried and what runs", func(f *faulty, _ providertest.Config) {
+	{"Jobs counts delayed runs as retrying", "Jobs counts waiting, retrying and running runs", func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
 				all[i].Retrying = all[i].Waiting
 			}
 		}
 	}},
-	{"Health does not ask the database", "Health tells when the database is gone", func(f *faulty, _ providertest.Config) {
+	{"Health does not check the database", "Health reports an unreachable database", func(f *faulty, _ providertest.Config) {
 		f.health = func(h *jobs.Health) { h.Healthy, h.Reasons = true, nil }
 	}},
-	{"a name that breaks the rule is accepted", "a name that breaks the rule for names is refused", func(f *faulty, _ providertest.Config) {
+	{"an invalid name is accepted", "an invalid name is refused", func(f *faulty, _ providertest.Config) {
 		f.register = accepting(jobs.ErrInvalidName)
 	}},
 	{"a pattern that never fires is accepted", "a cron pattern that is malformed or never fires is refused, and the error names the field", func(f *faulty, _ providertest.Config) {
 		f.register = accepting(jobs.ErrInvalidSchedule)
 	}},
-	{"an interval below a second is accepted", "an interval below a second is refused, and so is a negative delay, and either finer than a millisecond", func(f *faulty, _ providertest.Config) {
+	{"an interval below a second is accepted", "intervals below a second, negative delays, and either finer than a millisecond are refused", func(f *faulty, _ providertest.Config) {
 		f.register = accepting(jobs.ErrInvalidSchedule)
 	}},
-	{"intervals and delays are rounded", "an interval below a second is refused, and so is a negative delay, and either finer than a millisecond", func(f *faulty, _ providertest.Config) {
+	{"intervals and delays are rounded", "intervals below a second, negative delays, and either finer than a millisecond are refused", func(f *faulty, _ providertest.Config) {
 		f.register = func(err error) error {
 			if err != nil && strings.Contains(err.Error(), "milliseconds") {
 				return nil
@@ -895,7 +895,7 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"the delay of a trigger is rounded", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ providertest.Config) {
+	{"the delay of a trigger is rounded", "a trigger with an invalid option is refused, and nothing is inserted", func(f *faulty, _ providertest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
 			if err != nil && strings.Contains(err.Error(), "milliseconds") {
@@ -904,7 +904,7 @@ var faults = []struct {
 			return id, err
 		}
 	}},
-	{"a bad option of no job is ignored", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ providertest.Config) {
+	{"an invalid option is ignored if there is no data", "a trigger with an invalid option is refused, and nothing is inserted", func(f *faulty, _ providertest.Config) {
 		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
 			if len(data) == 0 {
 				return nil, nil
@@ -912,7 +912,7 @@ var faults = []struct {
 			return f.Scheduler.TriggerMany(ctx, name, data, opts...)
 		}
 	}},
-	{"a bad trigger option is ignored", "a trigger with a bad option is refused, and nothing is enqueued", func(f *faulty, _ providertest.Config) {
+	{"an invalid trigger option is ignored", "a trigger with an invalid option is refused, and nothing is inserted", func(f *faulty, _ providertest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
 			if errors.Is(err, jobs.ErrInvalidOption) {
@@ -923,18 +923,18 @@ var faults = []struct {
 	}},
 
 	// Middleware.
-	{"the last Use is outermost", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, _ providertest.Config) {
+	{"the last Use is outermost", "middleware wraps a handler in the order given, with the defaults outermost", func(f *faulty, _ providertest.Config) {
 		f.own = func(opts []jobs.Option) []jobs.Option { slices.Reverse(opts); return opts }
 	}},
-	{"the defaults wrap a second time", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, cfg providertest.Config) {
+	{"the defaults wrap a second time", "middleware wraps a handler in the order given, with the defaults outermost", func(f *faulty, cfg providertest.Config) {
 		f.options = cfg.Defaults
 	}},
-	{"middleware cannot change the context", "middleware wraps a handler in the order given, that of the defaults outermost", func(f *faulty, _ providertest.Config) {
+	{"middleware cannot change the context", "middleware wraps a handler in the order given, with the defaults outermost", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(_ context.Context, job *jobs.Job) error { return h(context.Background(), job) }
 		}
 	}},
-	{"a panic is a plain error", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ providertest.Config) {
+	{"a panic is a plain error", "middleware sees the handler's result: a panic as a PanicError, with texts redacted", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) (err error) {
 				defer func() {
@@ -946,65 +946,65 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"Redact comes too late for middleware", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ providertest.Config) {
+	{"Redact runs after middleware", "middleware sees the handler's result: a panic as a PanicError, with texts redacted", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Redact(func(text string) string { return text })}
 	}},
-	{"a redacted error is text alone", "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", func(f *faulty, _ providertest.Config) {
+	{"a redacted error is only text", "middleware sees the handler's result: a panic as a PanicError, with texts redacted", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
 	}},
-	{"middleware is left out", "what middleware returns is what the attempt comes to", func(f *faulty, _ providertest.Config) {
+	{"middleware is omitted", "the result of middleware is the result of the attempt", func(f *faulty, _ providertest.Config) {
 		f.own = func([]jobs.Option) []jobs.Option { return []jobs.Option{jobs.RetryDelay(0)} }
 	}},
-	{"middleware does not know the number of attempts", "Retries tells middleware whether another attempt follows", func(f *faulty, _ providertest.Config) {
+	{"middleware does not know the number of attempts", "Retries reports to middleware whether another attempt follows", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.MaxAttempts = 0 })
 	}},
-	{"the log has the error as it was", "Redact keeps secrets in errors and panics out of the log and of what is kept", func(f *faulty, cfg providertest.Config) {
+	{"the log has the original error", "Redact keeps secrets in errors and panics out of the log and the stored runs", func(f *faulty, cfg providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error {
 			cfg.Logger.Error("failed", "error", err)
 			return err
 		})
 	}},
-	{"Redact is ignored", "Redact keeps secrets in errors and panics out of the log and of what is kept", func(f *faulty, _ providertest.Config) {
+	{"Redact is ignored", "Redact keeps secrets in errors and panics out of the log and the stored runs", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Redact(func(text string) string { return text })}
 	}},
-	{"the stored error is as it was", "Redact keeps secrets in errors and panics out of the log and of what is kept", listing(func(r *jobs.Run) { r.Error = "the password is hunter2" })},
-	{"the last UseTrigger is outermost", "trigger middleware wraps a trigger in the order given, that of the defaults outermost", func(f *faulty, _ providertest.Config) {
+	{"the stored error is the original", "Redact keeps secrets in errors and panics out of the log and the stored runs", changingRuns(func(r *jobs.Run) { r.Error = "the password is hunter2" })},
+	{"the last UseTrigger is outermost", "trigger middleware wraps a trigger in the order given, with the defaults outermost", func(f *faulty, _ providertest.Config) {
 		f.own = func(opts []jobs.Option) []jobs.Option { slices.Reverse(opts); return opts }
 	}},
-	{"the defaults wrap a trigger twice", "trigger middleware wraps a trigger in the order given, that of the defaults outermost", func(f *faulty, cfg providertest.Config) {
+	{"the defaults wrap a trigger twice", "trigger middleware wraps a trigger in the order given, with the defaults outermost", func(f *faulty, cfg providertest.Config) {
 		f.options = cfg.Defaults
 	}},
-	{"retries have no metadata", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ providertest.Config) {
+	{"retries have no metadata", "the metadata of a trigger reaches every attempt of its run, and no other run", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			if job.Attempt > 1 {
 				job.Metadata = nil
 			}
 		})
 	}},
-	{"attempts share their metadata", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ providertest.Config) {
+	{"attempts share their metadata", "the metadata of a trigger reaches every attempt of its run, and no other run", func(f *faulty, _ providertest.Config) {
 		var shared sync.Map
 		f.handler = before(func(job *jobs.Job) {
 			metadata, _ := shared.LoadOrStore(job.ID, job.Metadata)
 			job.Metadata = metadata.(map[string]string)
 		})
 	}},
-	{"no metadata is an empty map", "the metadata of a trigger reaches every attempt of its run, and no other", func(f *faulty, _ providertest.Config) {
+	{"no metadata is an empty map", "the metadata of a trigger reaches every attempt of its run, and no other run", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) {
 			if job.Metadata == nil {
 				job.Metadata = map[string]string{}
 			}
 		})
 	}},
-	{"trigger middleware is left out", "what trigger middleware refuses is not enqueued", func(f *faulty, _ providertest.Config) {
+	{"trigger middleware is omitted", "a trigger that middleware refuses inserts nothing", func(f *faulty, _ providertest.Config) {
 		f.own = func([]jobs.Option) []jobs.Option { return nil }
 	}},
-	{"a refusal is kept from the caller", "what trigger middleware refuses is not enqueued", func(f *faulty, _ providertest.Config) {
+	{"a refusal is hidden from the caller", "a trigger that middleware refuses inserts nothing", func(f *faulty, _ providertest.Config) {
 		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
 			ids, _ := f.Scheduler.TriggerMany(ctx, name, data, opts...)
 			return ids, nil
 		}
 	}},
-	{"TriggerMany passes through middleware one by one", "what trigger middleware refuses is not enqueued", func(f *faulty, _ providertest.Config) {
+	{"TriggerMany passes through middleware one by one", "a trigger that middleware refuses inserts nothing", func(f *faulty, _ providertest.Config) {
 		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
 			for _, v := range data {
 				id, err := f.Scheduler.Trigger(ctx, name, v, opts...)
@@ -1016,13 +1016,13 @@ var faults = []struct {
 			return ids, nil
 		}
 	}},
-	{"Trigger returns another ID than middleware sees", "trigger middleware sees the IDs that the trigger returns", func(f *faulty, _ providertest.Config) {
+	{"Trigger returns a different ID than middleware sees", "trigger middleware sees the IDs that the trigger returns", func(f *faulty, _ providertest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
 			return "id-" + id, err
 		}
 	}},
-	{"TriggerMany returns other IDs than middleware sees", "trigger middleware sees the IDs that the trigger returns", func(f *faulty, _ providertest.Config) {
+	{"TriggerMany returns different IDs than middleware sees", "trigger middleware sees the IDs that the trigger returns", func(f *faulty, _ providertest.Config) {
 		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
 			ids, err := f.Scheduler.TriggerMany(ctx, name, data, opts...)
 			slices.Reverse(ids)
@@ -1030,67 +1030,67 @@ var faults = []struct {
 		}
 	}},
 
-	// What Jobs tells of schedules.
-	{"Upcoming leaves out the next tick", "Jobs tells the next three ticks of a schedule", telling(func(st *jobs.Status) {
+	// What Jobs reports about schedules.
+	{"Upcoming omits the next tick", "Jobs returns the next three ticks of a schedule", changingStatus(func(st *jobs.Status) {
 		if len(st.Upcoming) > 0 {
 			st.Upcoming = st.Upcoming[1:]
 		}
 	})},
-	{"Upcoming counts from NextTick in steps", "Jobs tells the next three ticks of a schedule", telling(func(st *jobs.Status) {
+	{"Upcoming assumes equal distances", "Jobs returns the next three ticks of a schedule", changingStatus(func(st *jobs.Status) {
 		if len(st.Upcoming) == 3 {
 			st.Upcoming[2] = st.Upcoming[1].Add(st.Upcoming[1].Sub(st.Upcoming[0]))
 		}
 	})},
-	{"a job without a schedule has ticks to come", "Jobs tells the next three ticks of a schedule", telling(func(st *jobs.Status) {
+	{"a job without a schedule has upcoming ticks", "Jobs returns the next three ticks of a schedule", changingStatus(func(st *jobs.Status) {
 		if len(st.Upcoming) == 0 {
 			st.Upcoming = make([]time.Time, 3)
 		}
 	})},
-	{"a late tick has no reason", "a schedule that is due while stopped counts as one job that waits, and as overdue", telling(func(st *jobs.Status) { st.OverdueReason = "" })},
-	{"a tick in time has a reason to be late", "a schedule that is due while stopped counts as one job that waits, and as overdue", telling(func(st *jobs.Status) { st.OverdueReason = "who knows" })},
+	{"a late tick has no reason", "a schedule that is due while stopped counts as one waiting run and as overdue", changingStatus(func(st *jobs.Status) { st.OverdueReason = "" })},
+	{"a tick on time has a reason to be late", "a schedule that is due while stopped counts as one waiting run and as overdue", changingStatus(func(st *jobs.Status) { st.OverdueReason = "who knows" })},
 
 	// Runs and Activity.
-	{"the oldest run is listed first", "Runs lists the latest jobs of a name, the newest first", func(f *faulty, _ providertest.Config) {
+	{"the oldest run is listed first", "Runs lists the latest runs of a job, newest first", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			slices.Reverse(runs)
 			return runs, err
 		}
 	}},
-	{"the limit takes the oldest runs", "Runs lists the latest jobs of a name, the newest first", func(f *faulty, _ providertest.Config) {
+	{"the limit takes the oldest runs", "Runs lists the latest runs of a job, newest first", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, 1000)
 			return runs[max(0, len(runs)-limit):], err
 		}
 	}},
-	{"runs have no data", "Runs lists the latest jobs of a name, the newest first", listing(func(r *jobs.Run) { r.Data = nil })},
-	{"runs are in local time", "Runs lists the latest jobs of a name, the newest first", listing(func(r *jobs.Run) { r.EndedAt = r.EndedAt.In(time.FixedZone("", 3600)) })},
-	{"a run has a tick when it was triggered", "Runs lists the latest jobs of a name, the newest first", listing(func(r *jobs.Run) { r.Tick = r.DueAt })},
-	{"a skipped run is cancelled", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) {
+	{"runs have no data", "Runs lists the latest runs of a job, newest first", changingRuns(func(r *jobs.Run) { r.Data = nil })},
+	{"runs are in local time", "Runs lists the latest runs of a job, newest first", changingRuns(func(r *jobs.Run) { r.EndedAt = r.EndedAt.In(time.FixedZone("", 3600)) })},
+	{"a triggered run is listed with a tick", "Runs lists the latest runs of a job, newest first", changingRuns(func(r *jobs.Run) { r.Tick = r.DueAt })},
+	{"a skipped run is listed as cancelled", "Runs returns each run's state and latest error", changingRuns(func(r *jobs.Run) {
 		if r.State == jobs.StateSkipped {
 			r.State = jobs.StateCancelled
 		}
 	})},
-	{"a run has an end before it has ended", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) { r.EndedAt = r.DueAt })},
-	{"a panic is kept without its stack", "Runs tells of a panic and its stack", listing(func(r *jobs.Run) { r.Error, _, _ = strings.Cut(r.Error, "\n") })},
-	{"runs have no error", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) { r.Error = "" })},
-	{"a job that completed has never failed", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) {
+	{"a run has EndedAt before it has ended", "Runs returns each run's state and latest error", changingRuns(func(r *jobs.Run) { r.EndedAt = r.DueAt })},
+	{"a panic is stored without its stack", "Runs returns the stack of a panic", changingRuns(func(r *jobs.Run) { r.Error, _, _ = strings.Cut(r.Error, "\n") })},
+	{"runs have no error", "Runs returns each run's state and latest error", changingRuns(func(r *jobs.Run) { r.Error = "" })},
+	{"a completed run loses its error", "Runs returns each run's state and latest error", changingRuns(func(r *jobs.Run) {
 		if r.State == jobs.StateCompleted {
 			r.Error = ""
 		}
 	})},
-	{"the run of a tick has none", "Runs lists a tick once it is inserted, with its instant", listing(func(r *jobs.Run) { r.Tick = time.Time{} })},
-	{"to be skipped takes an attempt", "Runs tells where each job stands, and its latest error", listing(func(r *jobs.Run) {
+	{"the run of a tick is listed without it", "Runs lists a tick once it is inserted", changingRuns(func(r *jobs.Run) { r.Tick = time.Time{} })},
+	{"skipping counts as an attempt", "Runs returns each run's state and latest error", changingRuns(func(r *jobs.Run) {
 		if r.State == jobs.StateSkipped {
 			r.Attempt = 1
 		}
 	})},
-	{"a job that was skipped stays so", "a job that was cancelled or skipped runs when it is retried", listing(func(r *jobs.Run) {
+	{"a retried run stays skipped", "Retry starts a run that was cancelled or skipped", changingRuns(func(r *jobs.Run) {
 		if r.Name == "test.late" {
 			r.Error = "skipped"
 		}
 	})},
-	{"a tick is listed before it is due", "Runs lists a tick once it is inserted, with its instant", func(f *faulty, _ providertest.Config) {
+	{"a tick is listed before it is due", "Runs lists a tick once it is inserted", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			if name == "test.hourly" {
@@ -1099,51 +1099,51 @@ var faults = []struct {
 			return runs, err
 		}
 	}},
-	{"a tick that waits is not listed", "Runs lists a tick once it is inserted, with its instant", func(f *faulty, _ providertest.Config) {
+	{"a waiting tick is not listed", "Runs lists a tick once it is inserted", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			return slices.DeleteFunc(runs, func(r jobs.Run) bool { return r.Attempt == 0 }), err
 		}
 	}},
-	{"any limit will do", "Runs refuses a limit that is out of range, and a job that nobody registered", func(f *faulty, _ providertest.Config) {
+	{"any limit is accepted", "Runs refuses a limit out of range and an unknown job", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			return f.Scheduler.Runs(ctx, name, max(1, min(limit, 1000)))
 		}
 	}},
-	{"an unknown job has no runs", "Runs refuses a limit that is out of range, and a job that nobody registered", func(f *faulty, _ providertest.Config) {
+	{"an unknown job has no runs", "Runs refuses a limit out of range and an unknown job", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			return runs, accepting(jobs.ErrUnknownJob)(err)
 		}
 	}},
-	{"what failed counts as completed", "Activity counts the jobs that ended, under their names", counting(func(a *jobs.Activity) {
+	{"failed runs count as completed", "Activity counts the runs that have ended, by job", changingActivity(func(a *jobs.Activity) {
 		for _, steps := range a.Jobs {
 			for i := range steps {
 				steps[i].Completed, steps[i].Failed = steps[i].Completed+steps[i].Failed, 0
 			}
 		}
 	})},
-	{"the last step is the first", "Activity counts the jobs that ended, under their names", counting(func(a *jobs.Activity) {
+	{"the steps are in reverse", "Activity counts the runs that have ended, by job", changingActivity(func(a *jobs.Activity) {
 		for _, steps := range a.Jobs {
 			slices.Reverse(steps)
 		}
 	})},
-	{"the steps end now", "Activity counts the jobs that ended, under their names", counting(func(a *jobs.Activity) {
+	{"the steps are not aligned", "Activity counts the runs that have ended, by job", changingActivity(func(a *jobs.Activity) {
 		a.Start = a.Start.Add(time.Minute)
 		a.CompleteSince = a.Start
 	})},
-	{"what is skipped is not counted", "Activity counts the jobs that ended, under their names", counting(func(a *jobs.Activity) { delete(a.Jobs, "test.late") })},
-	{"any step will do", "Activity refuses steps that are too short or too many", func(f *faulty, _ providertest.Config) {
+	{"skipped runs are not counted", "Activity counts the runs that have ended, by job", changingActivity(func(a *jobs.Activity) { delete(a.Jobs, "test.late") })},
+	{"any step is accepted", "Activity refuses steps that are too short or too many", func(f *faulty, _ providertest.Config) {
 		f.activity = func(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
 			return f.Scheduler.Activity(ctx, max(step, time.Second), n)
 		}
 	}},
 
-	// What an operator does.
-	{"Cancel does nothing to what waits", "a job that is cancelled while it waits never runs", func(f *faulty, _ providertest.Config) {
+	// Operators' calls.
+	{"Cancel ignores waiting runs", "a run cancelled while it waits never starts", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(context.Context, string, string) error { return nil }
 	}},
-	{"a cancelled job keeps its Unique key", "a job that is cancelled while it waits never runs", func(f *faulty, _ providertest.Config) {
+	{"a cancelled run keeps its Unique key", "a run cancelled while it waits never starts", func(f *faulty, _ providertest.Config) {
 		var kept string
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			req, err := jobs.NewRequest(name, data, opts...)
@@ -1155,15 +1155,15 @@ var faults = []struct {
 			return id, err
 		}
 	}},
-	{"a cancelled job is listed as failed", "a job that is cancelled while it waits never runs", listing(func(r *jobs.Run) {
+	{"a cancelled run is listed as failed", "a run cancelled while it waits never starts", changingRuns(func(r *jobs.Run) {
 		if r.State == jobs.StateCancelled {
 			r.State = jobs.StateFailed
 		}
 	})},
-	{"Cancel does nothing to what runs", "a job that is cancelled while it runs has its context ended, and is not retried", func(f *faulty, _ providertest.Config) {
+	{"Cancel ignores running runs", "a run cancelled while running has its context ended and is not retried", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(context.Context, string, string) error { return nil }
 	}},
-	{"Cancel ends all runs of the job", "a job that is cancelled while it runs has its context ended, and is not retried", func(f *faulty, _ providertest.Config) {
+	{"Cancel ends all runs of the job", "a run cancelled while running has its context ended and is not retried", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, _ string) error {
 			runs, err := f.Scheduler.Runs(ctx, name, 1000)
 			for _, r := range runs {
@@ -1172,17 +1172,17 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"a job that ends well is cancelled nevertheless", "a job that ends well in spite of being cancelled is completed", func(f *faulty, _ providertest.Config) {
+	{"a run that succeeds is cancelled nevertheless", "a run that succeeds despite being cancelled is completed", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return errors.Join(h(ctx, job), ctx.Err()) }
 		}
 	}},
-	{"a cancelled tick ends its schedule", "a tick that is cancelled does not end its schedule", func(f *faulty, _ providertest.Config) {
+	{"a cancelled tick ends its schedule", "cancelling a tick does not end its schedule", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, id string) error {
 			return errors.Join(f.Scheduler.Cancel(ctx, name, id), f.Scheduler.Pause(ctx, name))
 		}
 	}},
-	{"a tick that waits cannot be cancelled", "a tick that is cancelled does not end its schedule", func(f *faulty, _ providertest.Config) {
+	{"a waiting tick cannot be cancelled", "cancelling a tick does not end its schedule", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, id string) error {
 			runs, err := f.Scheduler.Runs(ctx, name, 1000)
 			if slices.ContainsFunc(runs, func(r jobs.Run) bool { return r.ID == id && r.State == jobs.StateWaiting }) {
@@ -1191,21 +1191,21 @@ var faults = []struct {
 			return f.Scheduler.Cancel(ctx, name, id)
 		}
 	}},
-	{"a job that has ended cannot be cancelled", "Cancel leaves a job that has ended as it is", func(f *faulty, _ providertest.Config) {
+	{"cancelling a run that has ended is an error", "Cancel does nothing to a run that has ended", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, id string) error {
 			runs, _ := f.Scheduler.Runs(ctx, name, 1000)
 			for _, r := range runs {
 				if r.ID == id && !r.EndedAt.IsZero() {
-					return errors.New("it has ended")
+					return errors.New("already ended")
 				}
 			}
 			return f.Scheduler.Cancel(ctx, name, id)
 		}
 	}},
-	{"a job that failed for good cannot be retried", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ providertest.Config) {
+	{"a failed run cannot be retried", "Retry starts a failed run at once, and it can complete", func(f *faulty, _ providertest.Config) {
 		f.retry = func(context.Context, string, string) error { return jobs.ErrNotRetryable }
 	}},
-	{"Retry triggers another job", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ providertest.Config) {
+	{"Retry triggers another run", "Retry starts a failed run at once, and it can complete", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, _ string) error {
 			runs, err := f.Scheduler.Runs(ctx, name, 1)
 			if err == nil {
@@ -1214,13 +1214,13 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"a retry counts from one again", "a job that failed for good runs again at once when it is retried, and can complete", func(f *faulty, _ providertest.Config) {
+	{"a retried run starts again at attempt 1", "Retry starts a failed run at once, and it can complete", func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.Attempt = 1 + (job.Attempt-1)%2 })
 	}},
-	{"what was skipped cannot be retried", "a job that was cancelled or skipped runs when it is retried", func(f *faulty, _ providertest.Config) {
+	{"a skipped run cannot be retried", "Retry starts a run that was cancelled or skipped", func(f *faulty, _ providertest.Config) {
 		f.retry = func(context.Context, string, string) error { return nil }
 	}},
-	{"what was cancelled cannot be retried", "a job that was cancelled or skipped runs when it is retried", func(f *faulty, _ providertest.Config) {
+	{"a cancelled run cannot be retried", "Retry starts a run that was cancelled or skipped", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, id string) error {
 			if name == "test.job" {
 				return nil
@@ -1228,15 +1228,15 @@ var faults = []struct {
 			return f.Scheduler.Retry(ctx, name, id)
 		}
 	}},
-	{"a retry comes when it would have come", "a job that waits for its next attempt has it at once when it is retried", func(f *faulty, _ providertest.Config) {
+	{"Retry does not start the next attempt earlier", "Retry starts the next attempt of a waiting run at once", func(f *faulty, _ providertest.Config) {
 		f.retry = func(context.Context, string, string) error { return nil }
 	}},
-	{"what is not retryable is no error", "a job that waits for its first attempt, runs or is completed cannot be retried", func(f *faulty, _ providertest.Config) {
+	{"Retry ignores runs that cannot be retried", "Retry refuses a run that waits for its first attempt, is running or has completed", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, id string) error {
 			return accepting(jobs.ErrNotRetryable)(f.Scheduler.Retry(ctx, name, id))
 		}
 	}},
-	{"a completed job can be retried", "a job that waits for its first attempt, runs or is completed cannot be retried", func(f *faulty, _ providertest.Config) {
+	{"a completed run can be retried", "Retry refuses a run that waits for its first attempt, is running or has completed", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, id string) error {
 			err := f.Scheduler.Retry(ctx, name, id)
 			if runs, _ := f.Scheduler.Runs(ctx, name, 1000); len(runs) > 0 && runs[len(runs)-1].State == jobs.StateCompleted {
@@ -1245,7 +1245,7 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"an ID of another name will do", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ providertest.Config) {
+	{"the ID of another job is accepted", "operators' calls refuse unknown jobs and IDs", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, id string) error {
 			err := f.Scheduler.Retry(ctx, name, id)
 			if other := f.Scheduler.Retry(ctx, "test.other", id); !errors.Is(other, jobs.ErrUnknownID) {
@@ -1254,27 +1254,27 @@ var faults = []struct {
 			return err
 		}
 	}},
-	{"an unknown ID is cancelled already", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ providertest.Config) {
+	{"cancelling an unknown ID is not an error", "operators' calls refuse unknown jobs and IDs", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, id string) error {
 			return accepting(jobs.ErrUnknownID)(f.Scheduler.Cancel(ctx, name, id))
 		}
 	}},
-	{"an unknown job is not paused", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ providertest.Config) {
+	{"resuming an unknown job is not an error", "operators' calls refuse unknown jobs and IDs", func(f *faulty, _ providertest.Config) {
 		f.resume = func(ctx context.Context, name string) error {
 			return accepting(jobs.ErrUnknownJob)(f.Scheduler.Resume(ctx, name))
 		}
 	}},
-	{"a pause ignores its context", "an operator's call for a job, or an ID, that is not known is refused", func(f *faulty, _ providertest.Config) {
+	{"a pause ignores its context", "operators' calls refuse unknown jobs and IDs", func(f *faulty, _ providertest.Config) {
 		f.pause = func(ctx context.Context, name string) error {
 			return f.Scheduler.Pause(context.WithoutCancel(ctx), name)
 		}
 	}},
 
 	// Pauses.
-	{"Pause does nothing", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
+	{"Pause does nothing", "runs triggered while their job is paused wait until it is resumed, and other jobs continue", func(f *faulty, _ providertest.Config) {
 		f.pause = func(context.Context, string) error { return nil }
 	}},
-	{"a pause is told, and that is all", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
+	{"Pause only changes the status", "runs triggered while their job is paused wait until it is resumed, and other jobs continue", func(f *faulty, _ providertest.Config) {
 		since := map[string]time.Time{}
 		f.pause = func(_ context.Context, name string) error {
 			if since[name].IsZero() {
@@ -1288,22 +1288,22 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"a second Pause begins anew", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
+	{"a second Pause starts over", "runs triggered while their job is paused wait until it is resumed, and other jobs continue", func(f *faulty, _ providertest.Config) {
 		f.pause = func(ctx context.Context, name string) error {
 			return errors.Join(f.Scheduler.Resume(ctx, name), f.Scheduler.Pause(ctx, name))
 		}
 	}},
-	{"a pause is that of all jobs", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
+	{"Pause pauses another job too", "runs triggered while their job is paused wait until it is resumed, and other jobs continue", func(f *faulty, _ providertest.Config) {
 		f.pause = func(ctx context.Context, name string) error {
 			return errors.Join(f.Scheduler.Pause(ctx, name), f.Scheduler.Pause(ctx, "test.other"))
 		}
 	}},
-	{"Resume ends all pauses", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
+	{"Resume resumes another job too", "runs triggered while their job is paused wait until it is resumed, and other jobs continue", func(f *faulty, _ providertest.Config) {
 		f.resume = func(ctx context.Context, _ string) error {
 			return errors.Join(f.Scheduler.Resume(ctx, "test.job"), f.Scheduler.Resume(ctx, "test.own"))
 		}
 	}},
-	{"a pause cancels what runs", "what is triggered while its job is paused waits until it is resumed, and other jobs go on", func(f *faulty, _ providertest.Config) {
+	{"Pause cancels running runs", "runs triggered while their job is paused wait until it is resumed, and other jobs continue", func(f *faulty, _ providertest.Config) {
 		f.pause = func(ctx context.Context, name string) error {
 			runs, err := f.Scheduler.Runs(ctx, name, 1000)
 			for _, r := range runs {
@@ -1324,10 +1324,10 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"ticks run while their job is paused", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ providertest.Config) {
+	{"ticks run while their job is paused", "ticks that come due while their job is paused are skipped, and the schedule continues", func(f *faulty, _ providertest.Config) {
 		f.pause = func(context.Context, string) error { return nil }
 	}},
-	{"a tick that a pause skips is a run", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ providertest.Config) {
+	{"a tick skipped by a pause is listed", "ticks that come due while their job is paused are skipped, and the schedule continues", func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
 			all, _ := f.Scheduler.Jobs(ctx)
@@ -1339,22 +1339,22 @@ var faults = []struct {
 			return runs, err
 		}
 	}},
-	{"a tick that a pause skips is not in the status", "ticks that come due while their job is paused are skipped, and the schedule goes on", telling(func(st *jobs.Status) {
+	{"a tick skipped by a pause is not in the status", "ticks that come due while their job is paused are skipped, and the schedule continues", changingStatus(func(st *jobs.Status) {
 		if st.PrevState == jobs.StateSkipped {
 			st.PrevTick, st.PrevState = st.LastSuccess, jobs.StateCompleted
 		}
 	})},
-	{"a schedule stands still while its job is paused", "ticks that come due while their job is paused are skipped, and the schedule goes on", telling(func(st *jobs.Status) {
+	{"a schedule stops while its job is paused", "ticks that come due while their job is paused are skipped, and the schedule continues", changingStatus(func(st *jobs.Status) {
 		if !st.PausedSince.IsZero() {
 			st.NextTick = st.PausedSince.Truncate(time.Second).Add(time.Second)
 		}
 	})},
-	{"a paused schedule is overdue", "ticks that come due while their job is paused are skipped, and the schedule goes on", telling(func(st *jobs.Status) {
+	{"a paused schedule is overdue", "ticks that come due while their job is paused are skipped, and the schedule continues", changingStatus(func(st *jobs.Status) {
 		if !st.PausedSince.IsZero() {
 			st.OverdueBy = time.Since(st.PausedSince)
 		}
 	})},
-	{"the ticks of a pause are missed", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ providertest.Config) {
+	{"ticks skipped by a pause count as missed", "ticks that come due while their job is paused are skipped, and the schedule continues", func(f *faulty, _ providertest.Config) {
 		var skipped atomic.Int64
 		f.resume = func(ctx context.Context, name string) error {
 			all, _ := f.Scheduler.Jobs(ctx)
@@ -1371,15 +1371,15 @@ var faults = []struct {
 			}
 		})
 	}},
-	{"Resume does nothing", "ticks that come due while their job is paused are skipped, and the schedule goes on", func(f *faulty, _ providertest.Config) {
+	{"Resume does nothing", "ticks that come due while their job is paused are skipped, and the schedule continues", func(f *faulty, _ providertest.Config) {
 		f.resume = func(context.Context, string) error { return nil }
 	}},
-	{"a restart ends a pause", "a pause lasts over a restart", func(f *faulty, _ providertest.Config) {
+	{"a restart ends a pause", "a pause outlasts a restart", func(f *faulty, _ providertest.Config) {
 		f.start = func(ctx context.Context) error {
 			return errors.Join(f.Scheduler.Resume(ctx, "test.job"), f.Scheduler.Start(ctx))
 		}
 	}},
-	{"a stop drops what is paused", "a pause lasts over a restart", func(f *faulty, _ providertest.Config) {
+	{"a stop drops runs of a paused job", "a pause outlasts a restart", func(f *faulty, _ providertest.Config) {
 		f.shutdown = func(ctx context.Context) error {
 			runs, err := f.Scheduler.Runs(ctx, "test.job", 1000)
 			for _, r := range runs {
@@ -1388,7 +1388,7 @@ var faults = []struct {
 			return errors.Join(err, f.Scheduler.Shutdown(ctx))
 		}
 	}},
-	{"a pause does not hold retries", "a retry waits while its job is paused, that of a tick too", func(f *faulty, _ providertest.Config) {
+	{"a pause does not hold back retries", "retries wait while their job is paused, including those of ticks", func(f *faulty, _ providertest.Config) {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				if job.Attempt > 1 || h(ctx, job) == nil {
@@ -1399,7 +1399,7 @@ var faults = []struct {
 			}
 		}
 	}},
-	{"Retry takes precedence over a pause", "a job that is retried by hand waits while it is paused", func(f *faulty, _ providertest.Config) {
+	{"Retry overrides a pause", "a run retried by an operator waits while its job is paused", func(f *faulty, _ providertest.Config) {
 		f.retry = func(ctx context.Context, name, id string) error {
 			defer func() { _ = f.Scheduler.Pause(ctx, name) }()
 			return errors.Join(f.Scheduler.Retry(ctx, name, id), f.Scheduler.Resume(ctx, name), pause(ctx))
@@ -1407,7 +1407,7 @@ var faults = []struct {
 	}},
 }
 
-// pause lets others go on for a moment.
+// pause lets other goroutines run for a moment.
 func pause(ctx context.Context) error {
 	select {
 	case <-time.After(time.Millisecond):
@@ -1417,8 +1417,8 @@ func pause(ctx context.Context) error {
 	}
 }
 
-// listing is a fault in each run that Runs returns.
-func listing(change func(*jobs.Run)) func(*faulty, providertest.Config) {
+// changingRuns changes each run that Runs returns.
+func changingRuns(change func(*jobs.Run)) func(*faulty, providertest.Config) {
 	return func(f *faulty, _ providertest.Config) {
 		f.runs = func(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 			runs, err := f.Scheduler.Runs(ctx, name, limit)
@@ -1430,8 +1430,8 @@ func listing(change func(*jobs.Run)) func(*faulty, providertest.Config) {
 	}
 }
 
-// telling is a fault in each status.
-func telling(change func(*jobs.Status)) func(*faulty, providertest.Config) {
+// changingStatus changes each status that Jobs returns.
+func changingStatus(change func(*jobs.Status)) func(*faulty, providertest.Config) {
 	return func(f *faulty, _ providertest.Config) {
 		f.status = func(all []jobs.Status) {
 			for i := range all {
@@ -1441,8 +1441,8 @@ func telling(change func(*jobs.Status)) func(*faulty, providertest.Config) {
 	}
 }
 
-// counting is a fault in what Activity returns.
-func counting(change func(*jobs.Activity)) func(*faulty, providertest.Config) {
+// changingActivity changes the result of Activity.
+func changingActivity(change func(*jobs.Activity)) func(*faulty, providertest.Config) {
 	return func(f *faulty, _ providertest.Config) {
 		f.activity = func(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
 			a, err := f.Scheduler.Activity(ctx, step, n)
@@ -1452,14 +1452,14 @@ func counting(change func(*jobs.Activity)) func(*faulty, providertest.Config) {
 	}
 }
 
-// ignoresTx makes f insert at once.
+// ignoresTx makes TriggerTx insert at once.
 func ignoresTx(f *faulty, _ providertest.Config) {
 	f.inTx = func(ctx context.Context, _ pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 		return f.Scheduler.Trigger(ctx, name, data, opts...)
 	}
 }
 
-// losesTx makes f insert in another transaction, which does not commit.
+// losesTx makes TriggerTx insert in another transaction, which is never committed.
 func losesTx(f *faulty, _ providertest.Config) {
 	f.inTx = func(ctx context.Context, _ pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 		return f.Scheduler.TriggerTx(ctx, new(memory.Tx), name, data, opts...)
@@ -1472,7 +1472,7 @@ func forgetsOptionsInTx(f *faulty, _ providertest.Config) {
 	}
 }
 
-// losesFirstRun makes f lose what it runs first after each start but the first.
+// losesFirstRun makes f drop the first run after each restart.
 func losesFirstRun(f *faulty) {
 	var lose atomic.Bool
 	f.shutdown = func(ctx context.Context) error {
@@ -1489,7 +1489,7 @@ func losesFirstRun(f *faulty) {
 	}
 }
 
-// accepting is the fault to let pass what is to be refused with that error.
+// accepting hides the error with which a call must be refused.
 func accepting(refusal error) func(error) error {
 	return func(err error) error {
 		if errors.Is(err, refusal) {
@@ -1499,7 +1499,7 @@ func accepting(refusal error) func(error) error {
 	}
 }
 
-func TestTheSuiteFindsEachFault(t *testing.T) {
+func TestRun_FindsEachFault(t *testing.T) {
 	t.Parallel()
 	sound := func(f *faulty, _ providertest.Config) {}
 	for _, tt := range faults {
@@ -1507,21 +1507,21 @@ func TestTheSuiteFindsEachFault(t *testing.T) {
 			t.Parallel()
 			require.Empty(t, hold(t, tt.rule, sound), "failures of a scheduler without a fault")
 			failures := hold(t, tt.rule, tt.seed)
-			require.NotEmpty(t, failures, "the fault went unnoticed")
+			require.NotEmpty(t, failures, "the fault was not detected")
 			require.Contains(t, failures[0], "rule broken: "+tt.rule)
 		})
 	}
 }
 
-// fakeDB is a database to tell from none.
+// fakeDB is a database that differs from nil.
 type fakeDB struct{ jobs.DB }
 
 func (*fakeDB) Begin(context.Context) (pgx.Tx, error) { return new(memory.Tx), nil }
 
-// hold holds a scheduler with one fault against one rule, and returns the failures.
+// hold tests a scheduler with one fault against one rule, and returns the failures.
 func hold(t *testing.T, rule string, seed func(*faulty, providertest.Config)) (failures []string) {
 	synctest.Test(t, func(t *testing.T) {
-		// A bubble ends when its goroutines have: give a faulty scheduler time for that.
+		// A bubble ends with its last goroutine, for which a faulty scheduler needs time.
 		t.Cleanup(func() { time.Sleep(time.Hour) })
 		c := &captured{TB: t}
 		db := &fakeDB{}
@@ -1540,7 +1540,7 @@ func hold(t *testing.T, rule string, seed func(*faulty, providertest.Config)) (f
 			},
 		}
 		done := make(chan struct{})
-		go func() { // a failure ends the goroutine it is in
+		go func() { // a failure ends its goroutine
 			defer close(done)
 			providertest.RunRule(c, rule, h)
 		}()
@@ -1550,7 +1550,7 @@ func hold(t *testing.T, rule string, seed func(*faulty, providertest.Config)) (f
 	return failures
 }
 
-// captured is a testing.TB whose failures are kept instead of failing the test.
+// captured is a testing.TB that records failures instead of failing the test.
 type captured struct {
 	testing.TB
 	mu       sync.Mutex
@@ -1572,7 +1572,7 @@ func (c *captured) Failed() bool                      { c.mu.Lock(); defer c.mu.
 func (c *captured) Log(...any)                        {}
 func (c *captured) Logf(string, ...any)               {}
 
-// FailNow ends the goroutine, as that of a test does.
+// FailNow ends the goroutine, like that of a testing.T.
 func (c *captured) FailNow() {
 	c.add("ended")
 	runtime.Goexit()

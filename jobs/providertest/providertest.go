@@ -1,6 +1,5 @@
-// Package providertest is the conformance suite of providers: the rules that the
-// documentation of package jobs states, each a named function that tries to break it. A
-// provider keeps them all, or is none:
+// Package providertest is the conformance suite for providers. It contains the rules documented in package jobs, each
+// as a named function that tries to break it. A provider must pass all of them:
 //
 //	func TestConformance(t *testing.T) {
 //		providertest.Run(t, providertest.Harness{
@@ -17,43 +16,37 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// A Harness tells [Run] how to make the schedulers of one provider.
+// A Harness connects [Run] to a provider.
 type Harness struct {
-	// New returns a fresh scheduler that is not started and shares nothing with any
-	// other: no jobs, no queue, no schema. It is called once or more for each rule,
-	// from several rules at once unless Bubble is set, and fails t when it cannot.
-	// What it opens it closes in t.Cleanup. The suite shuts the scheduler down
-	// before those clean-ups run, if the rule has not done so.
+	// New returns a new scheduler that is not started and shares no jobs, queue or schema with any other. It is
+	// called at least once per rule, concurrently unless Bubble is set, and fails t if it cannot create one. It
+	// must release its resources with t.Cleanup. The suite shuts the scheduler down before those cleanups run.
 	New func(t testing.TB, cfg Config) jobs.Scheduler
 
-	// Bubble says that the provider lives in this process alone, so that each rule
-	// can run in a bubble of [testing/synctest], where waiting takes no time. Without
-	// it the rules run against real time, in parallel: start them with a -parallel
-	// as large as the provider bears, since most of them wait most of the time.
+	// Bubble runs each rule in a [testing/synctest] bubble, where waiting takes no time. Set it for a provider that
+	// lives entirely in this process. Otherwise the rules run in real time and in parallel. Since they mostly wait,
+	// run the test with as large a -parallel as the provider can handle.
 	Bubble bool
 
-	// DB returns the database that handlers of s are to be given as [jobs.Job.DB].
-	// If it is nil, that field is not checked. If the provider is a [jobs.TxTriggerer],
-	// Begin of that database begins the transactions that TriggerTx is given.
+	// DB returns the database that handlers of s must get as [jobs.Job].DB. If DB is nil, that field is not checked.
+	// If the provider is a [jobs.TxTriggerer], the suite begins transactions for TriggerTx on this database.
 	DB func(s jobs.Scheduler) jobs.DB
 
-	// BreakDB makes the database unreachable for s, from now on and for s alone. A
-	// provider without a database leaves it nil, and the rule that needs it is
-	// skipped.
+	// BreakDB makes the database unreachable for s, and only for s, from now on. It is nil for a provider without a
+	// database; the rule that needs it is then skipped.
 	BreakDB func(t testing.TB, s jobs.Scheduler)
 }
 
-// Config is what a rule asks of the scheduler that [Harness].New makes.
+// Config configures a scheduler created by [Harness].New.
 type Config struct {
-	// Logger is the scheduler's logger, and the base of those that handlers get. It
-	// is never nil.
+	// Logger is the logger of the scheduler and the base of its handlers' loggers. It is never nil.
 	Logger *slog.Logger
-	// Defaults are applied to every job before its own options. Often there are none.
+	// Defaults are applied to every job before its own options. They are often empty.
 	Defaults []jobs.Option
 }
 
-// Run holds the schedulers that h makes against every rule, one subtest for each.
-// A failure names the rule that was seen broken.
+// Run tests the provider of h against every rule, each in a subtest. A failure names the rule that was broken. Rules
+// about optional roles that the provider lacks are skipped.
 func Run(t *testing.T, h Harness) {
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) {

@@ -16,19 +16,19 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// A rule is one sentence of the contract, and a function that tries to break it.
+// A rule is a sentence of the contract and a function that tries to break it.
 type rule struct {
-	// name is the sentence. Failures and skips begin with it.
+	// name is the sentence. Failures and skips start with it.
 	name string
-	// check is a named function, so that the trace of a failure shows which.
+	// check is a named function, so that the trace of a failure shows its name.
 	check func(e *env)
-	// defaults are those of the scheduler.
+	// defaults are the scheduler's defaults.
 	defaults []jobs.Option
-	// needs tells what the rule cannot do without and h lacks, or "".
+	// needs returns what the rule needs and h lacks, or "".
 	needs func(h Harness) string
 }
 
-// rules are all there are. Those that wait longest in real time come first.
+// rules lists all rules. Those that wait longest in real time come first.
 var rules = slices.Concat(
 	tickRules,
 	pauseRules,
@@ -46,31 +46,29 @@ var rules = slices.Concat(
 	inputRules,
 )
 
-// The patience of a rule. Only what must not happen too soon is checked closely;
-// a slow machine breaks no rule.
+// The time limits of a rule. Only what must not happen too early is checked closely, so a slow machine breaks no rule.
 const (
 	patience = 30 * time.Second      // for one thing to happen
-	slack    = 20 * time.Millisecond // by which clocks and their rounding may differ
+	slack    = 20 * time.Millisecond // how far clocks may differ, including rounding
 )
 
-// env is what a check works with: a scheduler of its own and means to wait. As a
-// testing.TB it names the rule in every failure.
+// env gives a check its own scheduler and ways to wait. As a testing.TB it names the rule in every failure.
 type env struct {
 	testing.TB
 	rule string
 	h    Harness
-	ctx  context.Context // of calls, and of what handlers wait for; ends when the rule does
+	ctx  context.Context // for calls and waiting handlers; ends with the rule
 	end  context.CancelFunc
 	logs *logbook
 	s    jobs.Scheduler
 }
 
-// run holds a new scheduler of h against the rule.
+// run tests a new scheduler of h against the rule.
 func (r rule) run(t testing.TB, h Harness) {
 	e := &env{TB: t, rule: r.name, h: h, logs: new(logbook)}
 	limit := 3 * time.Minute
 	if h.Bubble {
-		limit = 1000 * time.Hour // waiting is free
+		limit = 1000 * time.Hour // waiting takes no time
 	}
 	e.ctx, e.end = context.WithTimeout(context.Background(), limit)
 	t.Cleanup(e.end)
@@ -91,25 +89,25 @@ func (e *env) Fatalf(format string, args ...any) {
 	e.FailNow()
 }
 
-// new replaces the rule's scheduler by a fresh one.
+// new replaces the rule's scheduler with a new one.
 func (e *env) new(defaults ...jobs.Option) {
 	s := e.h.New(e.TB, Config{Logger: slog.New(e.logs), Defaults: defaults})
 	e.s = s
 	e.Cleanup(func() {
-		e.end() // lets handlers go that wait, so that a soft stop is enough
+		e.end() // releases waiting handlers, so that a soft stop is enough
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		_ = s.Shutdown(ctx) // often ErrNotStarted, and otherwise the rule's own failure tells
+		_ = s.Shutdown(ctx) // often ErrNotStarted; other failures are the rule's own to report
 	})
 }
 
-// noError is for calls that the rule needs and is not about.
+// noError requires a call that is not the subject of the rule to succeed.
 func (e *env) noError(err error) {
 	e.Helper()
 	require.NoError(e, err)
 }
 
-// start starts the scheduler. The rule ends if it fails, as with the helpers below.
+// start starts the scheduler. Like the helpers below, it ends the rule on failure.
 func (e *env) start() {
 	e.Helper()
 	require.NoError(e, e.s.Start(e.ctx), "Start")
@@ -132,7 +130,7 @@ func (e *env) trigger(name string, data any, opts ...jobs.TriggerOption) (id str
 	return id
 }
 
-// queueSize returns what QueueSize counts.
+// queueSize returns the result of QueueSize.
 func (e *env) queueSize(name string) int {
 	e.Helper()
 	n, err := e.s.QueueSize(e.ctx, name)
@@ -140,7 +138,7 @@ func (e *env) queueSize(name string) int {
 	return n
 }
 
-// health returns what Health answers, which is not an error even if it is bad.
+// health returns the result of Health, healthy or not.
 func (e *env) health() jobs.Health {
 	e.Helper()
 	h, err := e.s.Health(e.ctx)
@@ -148,7 +146,7 @@ func (e *env) health() jobs.Health {
 	return h
 }
 
-// status returns what Jobs tells of that name.
+// status returns the status of the named job.
 func (e *env) status(name string) jobs.Status {
 	e.Helper()
 	all, err := e.s.Jobs(e.ctx)
@@ -158,7 +156,7 @@ func (e *env) status(name string) jobs.Status {
 	return all[i]
 }
 
-// total waits until n jobs are in that state.
+// total waits until n runs are in that state.
 func (e *env) total(state jobs.State, n int) {
 	e.Helper()
 	e.eventually(fmt.Sprintf("Health to count %d as %s", n, state), func() (any, bool) {
@@ -167,7 +165,7 @@ func (e *env) total(state jobs.State, n int) {
 	})
 }
 
-// eventually asks again and again until the answer is true. seen is for the failure.
+// eventually calls ask until ok is true. seen is part of the failure message.
 func (e *env) eventually(what string, ask func() (seen any, ok bool)) {
 	e.Helper()
 	deadline := time.Now().Add(patience)
@@ -183,7 +181,7 @@ func (e *env) eventually(what string, ask func() (seen any, ok bool)) {
 	}
 }
 
-// until lets time pass where time itself is what the rule is about.
+// until waits until t, for rules that are about time itself.
 func (e *env) until(t time.Time) {
 	e.Helper()
 	timer := time.NewTimer(time.Until(t))
@@ -201,7 +199,7 @@ func receive[T any](e *env, ch <-chan T, what string) T {
 	return receiveWithin(e, patience, ch, what)
 }
 
-// receiveWithin is for what takes longer than patience, or must not.
+// receiveWithin is receive with another limit.
 func receiveWithin[T any](e *env, limit time.Duration, ch <-chan T, what string) (v T) {
 	e.Helper()
 	timer := time.NewTimer(limit)
@@ -214,13 +212,13 @@ func receiveWithin[T any](e *env, limit time.Duration, ch <-chan T, what string)
 	return v
 }
 
-// A run is one attempt that a probe saw.
+// A run is an attempt recorded by a probe.
 type run struct {
 	jobs.Job
-	at time.Time // when its handler was called, by this process's clock
+	at time.Time // when the handler was called, by this process's clock
 }
 
-// A probe is a handler that tells of each attempt.
+// A probe is a handler that records each attempt.
 type probe struct {
 	e      *env
 	runs   chan run
@@ -228,15 +226,15 @@ type probe struct {
 	result func(ctx context.Context, job *jobs.Job) error
 }
 
-// probe returns a probe whose attempts end as result says; nil means with success.
+// probe returns a probe whose attempts return the value of result, or succeed if result is nil.
 func (e *env) probe(result func(ctx context.Context, job *jobs.Job) error) *probe {
 	return &probe{e: e, runs: make(chan run, 10_000), result: result}
 }
 
-// handle is the probe as a [jobs.Handler].
+// handle is a [jobs.Handler].
 func (p *probe) handle(ctx context.Context, job *jobs.Job) error {
 	r := run{*job, time.Now()}
-	r.Data, r.Metadata = bytes.Clone(job.Data), maps.Clone(job.Metadata) // the job is the handler's own only until it returns
+	r.Data, r.Metadata = bytes.Clone(job.Data), maps.Clone(job.Metadata) // the job is valid only until the handler returns
 	p.runs <- r
 	if p.result == nil {
 		return nil
@@ -250,14 +248,14 @@ func (p *probe) next() run {
 	return p.nextWithin(patience)
 }
 
-// nextWithin is for attempts that are far apart.
+// nextWithin is next with another limit.
 func (p *probe) nextWithin(limit time.Duration) run {
 	p.e.Helper()
 	p.called++
 	return receiveWithin(p.e, limit, p.runs, fmt.Sprintf("call %d of the handler", p.called))
 }
 
-// none checks that there was no attempt beyond those received.
+// none requires that there were no attempts besides those received.
 func (p *probe) none(why string) {
 	p.e.Helper()
 	select {
@@ -267,16 +265,16 @@ func (p *probe) none(why string) {
 	}
 }
 
-// A gate holds handlers until it is opened, or the rule ends.
+// A gate blocks handlers until it is opened or the rule ends.
 type gate struct {
 	e    *env
 	open chan struct{}
 }
 
-// gate returns a gate that is closed; close its channel open to open it.
+// gate returns a closed gate. Closing its channel open opens it.
 func (e *env) gate() *gate { return &gate{e, make(chan struct{})} }
 
-// wait is a result of probes.
+// wait is a result function for probes that waits for the gate.
 func (g *gate) wait(context.Context, *jobs.Job) error {
 	select {
 	case <-g.open:
@@ -285,12 +283,12 @@ func (g *gate) wait(context.Context, *jobs.Job) error {
 	return nil
 }
 
-// fail returns a result that fails every attempt with err.
+// fail returns a result function for probes that returns err.
 func fail(err error) func(context.Context, *jobs.Job) error {
 	return func(context.Context, *jobs.Job) error { return err }
 }
 
-// untilCancelled is a result that waits for the end of its context.
+// untilCancelled is a result function for probes that waits for its context to end.
 func (e *env) untilCancelled(ctx context.Context, _ *jobs.Job) error {
 	select {
 	case <-ctx.Done():
@@ -300,7 +298,7 @@ func (e *env) untilCancelled(ctx context.Context, _ *jobs.Job) error {
 	}
 }
 
-// logbook is a [slog.Handler] that keeps what is logged.
+// logbook is a [slog.Handler] that records entries.
 type logbook struct {
 	attrs []slog.Attr
 	root  *logbook
@@ -309,7 +307,7 @@ type logbook struct {
 	entries []entry
 }
 
-// entry is one line of a log.
+// entry is a log entry.
 type entry struct {
 	message string
 	attrs   map[string]slog.Value

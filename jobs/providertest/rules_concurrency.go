@@ -10,11 +10,11 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// How many run at once.
+// Limits on concurrent runs.
 var concurrencyRules = []rule{
-	{name: "Concurrency limits how many of a job run at once", check: concurrencyLimitsHowManyRun},
-	{name: "jobs do not compete for another's own worker slots", check: othersDoNotTakeOwnSlots},
-	{name: "triggering and reading are safe from fifty goroutines", check: fiftyGoroutinesAtOnce},
+	{name: "Concurrency limits how many runs of a job execute at once", check: concurrencyLimitsHowManyRun},
+	{name: "jobs don't compete for the worker slots of another job", check: otherJobsDoNotTakeOwnSlots},
+	{name: "triggering and reading are safe for concurrent use", check: safeForConcurrentUse},
 }
 
 func concurrencyLimitsHowManyRun(e *env) {
@@ -41,26 +41,26 @@ func concurrencyLimitsHowManyRun(e *env) {
 	}
 	p.next()
 	p.next()
-	// Another job runs from trigger to end while the limited ones hold their slots;
-	// a third of those would have had the time to start as well.
+	// Another job runs from trigger to end while the limited runs hold their slots. In that time a third of them
+	// could have started too.
 	e.trigger("test.other", nil)
 	other.next()
 	e.total(jobs.StateCompleted, 1)
-	require.Equal(e, total-limit, e.queueSize("test.limited"), "jobs that wait for one of %d slots", limit)
+	require.Equal(e, total-limit, e.queueSize("test.limited"), "runs waiting for one of %d slots", limit)
 	for range total {
 		release <- struct{}{}
 	}
 	e.total(jobs.StateCompleted, total+1)
-	require.EqualValues(e, limit, most.Load(), "most that ran at once")
+	require.EqualValues(e, limit, most.Load(), "most runs at once")
 }
 
-func othersDoNotTakeOwnSlots(e *env) {
+func otherJobsDoNotTakeOwnSlots(e *env) {
 	release := e.gate()
 	limited := e.probe(release.wait)
 	crowd := e.probe(release.wait)
 	e.noError(e.s.RegisterDelayed("test.limited", 0, limited.handle, jobs.Concurrency(1)))
 	e.noError(e.s.RegisterDelayed("test.crowd", 0, crowd.handle))
-	// So many that they fill the general workers, whatever their number is.
+	// Enough to fill the shared workers, however many there are.
 	const many = 600
 	_, err := e.s.TriggerMany(e.ctx, "test.crowd", make([]any, many))
 	e.noError(err)
@@ -72,13 +72,13 @@ func othersDoNotTakeOwnSlots(e *env) {
 	for range many - 1 {
 		crowd.next()
 	}
-	e.eventually("the crowd to be done", func() (any, bool) {
+	e.eventually("the crowd to end", func() (any, bool) {
 		st := e.status("test.crowd")
 		return st, st.Waiting+st.Retrying+st.Running == 0
 	})
 }
 
-func fiftyGoroutinesAtOnce(e *env) {
+func safeForConcurrentUse(e *env) {
 	const n = 50
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
@@ -109,20 +109,20 @@ func fiftyGoroutinesAtOnce(e *env) {
 		seen[r.ID] = true
 	}
 	e.total(jobs.StateCompleted, n)
-	p.none("all have run")
+	p.none("all runs have ended")
 }
 
-// What a trigger enqueues.
+// What a trigger inserts.
 var triggerRules = []rule{
-	{name: "Unique returns the live job of that key instead of a second one", check: uniqueReturnsTheLiveJob},
-	{name: "a Unique key is free again when its job is done", check: uniqueKeyIsFreeAgain},
-	{name: "a Unique key is private to the name of its job", check: uniqueKeyIsPrivateToItsName},
-	{name: "a scheduled job's ticks and Unique triggers do not merge", check: ticksAndUniqueDoNotMerge},
+	{name: "Unique returns the live run with that key instead of inserting another", check: uniqueReturnsTheLiveJob},
+	{name: "a Unique key is free again when its run has ended", check: uniqueKeyIsFreeAgain},
+	{name: "a Unique key is private to its job", check: uniqueKeyIsPrivateToItsName},
+	{name: "ticks of a schedule and Unique triggers don't merge", check: ticksAndUniqueDoNotMerge},
 	{name: "TriggerMany returns the IDs in the order of the data", check: triggerManyReturnsIDsInOrder},
-	{name: "TriggerMany of nothing enqueues nothing", check: triggerManyOfNothing},
-	{name: "TriggerMany enqueues all or none", check: triggerManyIsAllOrNone},
-	{name: "TriggerBulk inserts all or none, and says how many", check: triggerBulkIsAllOrNone},
-	{name: "a handler may trigger, and ask", check: handlerMayTriggerAndAsk},
+	{name: "TriggerMany without data inserts nothing", check: triggerManyWithoutData},
+	{name: "TriggerMany inserts all or none", check: triggerManyIsAllOrNone},
+	{name: "TriggerBulk inserts all or none, and returns how many", check: triggerBulkIsAllOrNone},
+	{name: "a handler may trigger jobs and read their status", check: handlerMayTriggerAndRead},
 }
 
 func uniqueReturnsTheLiveJob(e *env) {
@@ -164,7 +164,7 @@ func uniqueKeyIsFreeAgain(e *env) {
 			return st, st.Running+st.Waiting == 0
 		})
 		second := e.trigger(name, nil, jobs.Unique("key"))
-		require.NotEqual(e, first, second, "ID given by a second trigger of %s", name)
+		require.NotEqual(e, first, second, "ID of a second trigger of %s", name)
 	}
 	e.total(jobs.StateCompleted, 2)
 	e.total(jobs.StateFailed, 2)
@@ -217,7 +217,7 @@ func triggerManyReturnsIDsInOrder(e *env) {
 	}
 }
 
-func triggerManyOfNothing(e *env) {
+func triggerManyWithoutData(e *env) {
 	e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))
 	ids, err := e.s.TriggerMany(e.ctx, "test.job", nil)
 	e.noError(err)
@@ -227,7 +227,7 @@ func triggerManyOfNothing(e *env) {
 
 func triggerManyIsAllOrNone(e *env) {
 	e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))
-	_, err := e.s.TriggerMany(e.ctx, "test.job", []any{map[string]int{"n": 1}, "no object", map[string]int{"n": 3}})
+	_, err := e.s.TriggerMany(e.ctx, "test.job", []any{map[string]int{"n": 1}, "not an object", map[string]int{"n": 3}})
 	require.ErrorIs(e, err, jobs.ErrInvalidData)
 	require.Zero(e, e.queueSize("test.job"), "QueueSize after an element was refused")
 	_, err = e.s.TriggerMany(e.ctx, "test.job", []any{nil, nil}, jobs.Unique("key"))
@@ -243,14 +243,14 @@ func triggerBulkIsAllOrNone(e *env) {
 	bulk := role[jobs.BulkTriggerer](e)
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
-	_, err := bulk.TriggerBulk(e.ctx, "test.job", []any{map[string]int{"n": 1}, "no object", map[string]int{"n": 3}})
+	_, err := bulk.TriggerBulk(e.ctx, "test.job", []any{map[string]int{"n": 1}, "not an object", map[string]int{"n": 3}})
 	require.ErrorIs(e, err, jobs.ErrInvalidData)
 	_, err = bulk.TriggerBulk(e.ctx, "test.job", []any{nil, nil}, jobs.Unique("key"))
 	require.ErrorIs(e, err, jobs.ErrInvalidOption, "Unique does not apply to TriggerBulk")
-	require.Zero(e, e.queueSize("test.job"), "QueueSize after what was refused")
+	require.Zero(e, e.queueSize("test.job"), "QueueSize after refused calls")
 	n, err := bulk.TriggerBulk(e.ctx, "test.job", nil)
 	e.noError(err)
-	require.Zero(e, n, "TriggerBulk of nothing")
+	require.Zero(e, n, "TriggerBulk without data")
 	data := []any{map[string]int{"n": 1}, map[string]int{"n": 2}, map[string]int{"n": 3}}
 	n, err = bulk.TriggerBulk(e.ctx, "test.job", data, jobs.Priority(2))
 	e.noError(err)
@@ -269,7 +269,7 @@ func triggerBulkIsAllOrNone(e *env) {
 	p.none("one is due in an hour")
 }
 
-func handlerMayTriggerAndAsk(e *env) {
+func handlerMayTriggerAndRead(e *env) {
 	child := e.probe(nil)
 	ids := make(chan string, 1)
 	p := e.probe(func(ctx context.Context, _ *jobs.Job) error {

@@ -14,19 +14,19 @@ import (
 	"github.com/everytick/everytick/jobs/internal/equal"
 )
 
-// What a handler is given.
+// What handlers get.
 var handlerRules = []rule{
-	{name: "a handler is given every field of its job", check: handlerGetsEveryField},
-	{name: "the logger of a job carries job, job_id and attempt", check: loggerCarriesTheJob},
-	{name: "a job keeps the ID that Trigger returned, and no other job has it", check: idStaysAndIsUnique},
+	{name: "a handler gets every field of its job", check: handlerGetsEveryField},
+	{name: "a job's logger has the attributes job, job_id and attempt", check: loggerCarriesTheJob},
+	{name: "a run keeps the ID that Trigger returned, and no other run has it", check: idStaysAndIsUnique},
 	{name: "data arrives unchanged", check: dataArrivesUnchanged},
 	{name: "data of any size below 1 MiB arrives", check: dataOfAnySizeArrives},
-	{name: "data is {} when Trigger is given none", check: dataIsEmptyObjectByDefault},
-	{name: "a Kind brings its arguments to the handler", check: kindBringsItsArguments},
-	{name: "what a handler does to its job ends with the attempt", check: changesEndWithTheAttempt},
-	{name: "the context of Start and Trigger does not reach the handlers", check: callersContextsDoNotReachHandlers},
-	{name: "the context of a handler ends at the timeout", check: contextEndsAtTheTimeout},
-	{name: "jobs do not stand in each other's way", check: jobsDoNotBlockEachOther},
+	{name: "data is {} if Trigger gets none", check: dataIsEmptyObjectByDefault},
+	{name: "a Kind passes its arguments to the handler", check: kindPassesItsArguments},
+	{name: "changes that a handler makes to its job end with the attempt", check: changesEndWithTheAttempt},
+	{name: "the contexts of Start and Trigger don't reach handlers", check: callersContextsDoNotReachHandlers},
+	{name: "a handler's context ends at the timeout", check: contextEndsAtTheTimeout},
+	{name: "jobs don't block each other", check: jobsDoNotBlockEachOther},
 }
 
 func handlerGetsEveryField(e *env) {
@@ -53,14 +53,14 @@ func handlerGetsEveryField(e *env) {
 
 func loggerCarriesTheJob(e *env) {
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
-		job.Logger.Info("said by the handler")
+		job.Logger.Info("logged by the handler")
 		return errors.New("again")
 	})
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.MaxRetries(1), jobs.RetryDelay(0)))
 	e.start()
 	id := e.trigger("test.job", nil)
 	e.total(jobs.StateFailed, 1)
-	said := e.logs.find("said by the handler")
+	said := e.logs.find("logged by the handler")
 	require.Len(e, said, 2, "messages that reached the scheduler's logger in 2 attempts")
 	for i, entry := range said {
 		require.Equal(e, "test.job", entry.attrs["job"].String(), "attribute job")
@@ -79,7 +79,7 @@ func idStaysAndIsUnique(e *env) {
 	for range 3 {
 		for _, name := range []string{"test.one", "test.two"} {
 			id := e.trigger(name, nil)
-			require.NotContains(e, attempts, id, "an ID was given twice")
+			require.NotContains(e, attempts, id, "an ID was returned twice")
 			attempts[id] = 0
 		}
 	}
@@ -111,7 +111,7 @@ func dataArrivesUnchanged(e *env) {
 		want, err := json.Marshal(data)
 		e.noError(err)
 		e.trigger("test.job", data)
-		// Not JSONEq, which takes numbers for float64.
+		// JSONEq would convert numbers to float64.
 		got := p.next().Data
 		require.True(e, equal.JSON(want, got), "data (%s) arrives as %s, want %s", what, got, want)
 	}
@@ -124,10 +124,10 @@ func dataOfAnySizeArrives(e *env) {
 	for _, size := range []int{100_000, jobs.MaxDataBytes - 1} {
 		text := strings.Repeat("x", size-len(`{"x":""}`))
 		e.trigger("test.job", map[string]string{"x": text})
-		// The text is not shown: it would fill the screen.
+		// The text is too long to show.
 		require.True(e, text == e.decode(p.next())["x"], "the data of %d bytes has changed", size)
 	}
-	// A database may write spaces between them, and numbers at greater length.
+	// A database may add spaces, and write numbers with more digits.
 	dense := `{"x":[` + strings.Repeat("1,", 524_283) + `1]}`
 	e.trigger("test.job", json.RawMessage(dense))
 	require.True(e, dense == strings.ReplaceAll(string(p.next().Data), " ", ""), "a list of 524,284 numbers has changed")
@@ -149,7 +149,7 @@ func dataIsEmptyObjectByDefault(e *env) {
 	require.Equal(e, "{}", string(p.next().Data))
 }
 
-func kindBringsItsArguments(e *env) {
+func kindPassesItsArguments(e *env) {
 	type args struct {
 		User int
 		Tags []string
@@ -223,7 +223,7 @@ func contextEndsAtTheTimeout(e *env) {
 }
 
 func jobsDoNotBlockEachOther(e *env) {
-	// Five of one name and five of another, all running at once.
+	// Five runs each of two jobs, all at once.
 	const each = 5
 	release := e.gate()
 	p := e.probe(release.wait)

@@ -14,16 +14,16 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// What is refused, and how.
+// Invalid input.
 var inputRules = []rule{
-	{name: "a name that breaks the rule for names is refused", check: invalidNameIsRefused},
-	{name: "a second registration of a name is refused, and the error names both places", check: duplicateIsRefused},
+	{name: "an invalid name is refused", check: invalidNameIsRefused},
+	{name: "a duplicate name is refused, and the error names both call sites", check: duplicateIsRefused},
 	{name: "a cron pattern that is malformed or never fires is refused, and the error names the field", check: invalidCronIsRefused},
-	{name: "an interval below a second is refused, and so is a negative delay, and either finer than a millisecond", check: invalidIntervalIsRefused},
+	{name: "intervals below a second, negative delays, and either finer than a millisecond are refused", check: invalidIntervalIsRefused},
 	{name: "an option out of range is refused", check: invalidOptionIsRefused},
-	{name: "data that is no JSON object or cannot be stored unchanged is refused, and nothing is enqueued", check: invalidDataIsRefused},
-	{name: "a trigger with a bad option is refused, and nothing is enqueued", check: invalidTriggerOptionIsRefused},
-	{name: "a job that nobody registered is refused", check: unknownJobIsRefused},
+	{name: "data that is not a JSON object or cannot be stored unchanged is refused, and nothing is inserted", check: invalidDataIsRefused},
+	{name: "a trigger with an invalid option is refused, and nothing is inserted", check: invalidTriggerOptionIsRefused},
+	{name: "a job that is not registered is refused", check: unknownJobIsRefused},
 }
 
 func invalidNameIsRefused(e *env) {
@@ -59,11 +59,11 @@ func duplicateIsRefused(e *env) {
 	for i, err := range second {
 		require.ErrorIs(e, err, jobs.ErrDuplicate)
 		require.ErrorContains(e, err, "test.job")
-		require.ErrorContains(e, err, fmt.Sprintf("%s:%d", file, line+1), "the place of the first registration")
-		require.ErrorContains(e, err, fmt.Sprintf("%s:%d", file, line+3+i), "the place of the second registration")
+		require.ErrorContains(e, err, fmt.Sprintf("%s:%d", file, line+1), "call site of the first registration")
+		require.ErrorContains(e, err, fmt.Sprintf("%s:%d", file, line+3+i), "call site of the second registration")
 	}
 	e.registered(1)
-	require.Equal(e, "on demand", e.status("test.job").Schedule, "the first registration holds")
+	require.Equal(e, "on demand", e.status("test.job").Schedule, "the first registration remains")
 }
 
 func invalidCronIsRefused(e *env) {
@@ -122,29 +122,29 @@ func invalidIntervalIsRefused(e *env) {
 func invalidOptionIsRefused(e *env) {
 	h := e.probe(nil).handle
 	for what, opt := range map[string]jobs.Option{
-		"MaxRetries(-1)":         jobs.MaxRetries(-1),
-		"MaxRetries(30,001)":     jobs.MaxRetries(30_001),
-		"RetryDelay(-1)":         jobs.RetryDelay(-1),
-		"RetryDelay(25h)":        jobs.RetryDelay(25 * time.Hour),
-		"Timeout(0)":             jobs.Timeout(0),
-		"Timeout(-1)":            jobs.Timeout(-1),
-		"Priority(0)":            jobs.Priority(0),
-		"Priority(5)":            jobs.Priority(5),
-		"Concurrency(0)":         jobs.Concurrency(0),
-		"Concurrency(10,001)":    jobs.Concurrency(10_001),
-		"TimeZone(nil)":          jobs.TimeZone(nil),
-		"TimeZone of a delay":    jobs.TimeZone(time.UTC),
-		"CatchUp of a delay":     jobs.CatchUp(jobs.CatchUpAll),
-		"Overlap of a delay":     jobs.Overlap(jobs.OverlapSkip),
-		"CatchUp(2)":             jobs.CatchUp(2),
-		"Overlap(-1)":            jobs.Overlap(-1),
-		"StartWithin(0)":         jobs.StartWithin(0),
-		"an option which is nil": nil,
+		"MaxRetries(-1)":      jobs.MaxRetries(-1),
+		"MaxRetries(30,001)":  jobs.MaxRetries(30_001),
+		"RetryDelay(-1)":      jobs.RetryDelay(-1),
+		"RetryDelay(25h)":     jobs.RetryDelay(25 * time.Hour),
+		"Timeout(0)":          jobs.Timeout(0),
+		"Timeout(-1)":         jobs.Timeout(-1),
+		"Priority(0)":         jobs.Priority(0),
+		"Priority(5)":         jobs.Priority(5),
+		"Concurrency(0)":      jobs.Concurrency(0),
+		"Concurrency(10,001)": jobs.Concurrency(10_001),
+		"TimeZone(nil)":       jobs.TimeZone(nil),
+		"TimeZone of a delay": jobs.TimeZone(time.UTC),
+		"CatchUp of a delay":  jobs.CatchUp(jobs.CatchUpAll),
+		"Overlap of a delay":  jobs.Overlap(jobs.OverlapSkip),
+		"CatchUp(2)":          jobs.CatchUp(2),
+		"Overlap(-1)":         jobs.Overlap(-1),
+		"StartWithin(0)":      jobs.StartWithin(0),
+		"a nil option":        nil,
 	} {
 		require.ErrorIs(e, e.s.RegisterDelayed("test.job", 0, h, opt), jobs.ErrInvalidOption, what)
 	}
 	require.ErrorIs(e, e.s.RegisterInterval("test.job", time.Hour, h, jobs.TimeZone(time.UTC)), jobs.ErrInvalidOption, "TimeZone of an interval")
-	require.ErrorIs(e, e.s.RegisterDelayed("test.job", 0, nil), jobs.ErrInvalidOption, "a handler which is nil")
+	require.ErrorIs(e, e.s.RegisterDelayed("test.job", 0, nil), jobs.ErrInvalidOption, "a nil handler")
 	e.registered(0)
 	e.noError(e.s.RegisterDelayed("test.job", 0, h, jobs.MaxRetries(30_000), jobs.RetryDelay(24*time.Hour), jobs.Timeout(1),
 		jobs.Priority(4), jobs.Concurrency(10_000), jobs.StartWithin(1)))
@@ -163,7 +163,7 @@ func invalidDataIsRefused(e *env) {
 		"a nil map":                  map[string]any(nil),
 		"a channel":                  make(chan int),
 		"a function in a map":        map[string]any{"f": func() {}},
-		"a number that is none":      map[string]float64{"x": math.NaN()},
+		"NaN":                        map[string]float64{"x": math.NaN()},
 		"malformed JSON":             json.RawMessage(`{"a":`),
 		"two JSON objects":           json.RawMessage(`{} {}`),
 		"empty JSON":                 json.RawMessage(``),
@@ -194,7 +194,7 @@ func invalidDataIsRefused(e *env) {
 		require.Empty(e, ids, "IDs of a TriggerMany with %s", what)
 	}
 	require.Zero(e, e.queueSize("test.job"), "QueueSize")
-	// What looks alike and is sound.
+	// Valid data that looks similar.
 	for what, data := range map[string]any{
 		"an escaped backslash before u0000": map[string]string{"x": `\u0000`},
 		"JSON with U+FFFD in a struct":      struct{ Body json.RawMessage }{json.RawMessage(`{"x":"caf\ufffd"}`)},
@@ -216,15 +216,15 @@ func invalidTriggerOptionIsRefused(e *env) {
 		opt  jobs.TriggerOption
 		want error
 	}{
-		"Delay(-1)":              {jobs.Delay(-1), jobs.ErrInvalidSchedule},
-		"Delay(1ms + 1ns)":       {jobs.Delay(time.Millisecond + 1), jobs.ErrInvalidSchedule},
-		"At of the zero time":    {jobs.At(time.Time{}), jobs.ErrInvalidSchedule},
-		"At in the year 10,000":  {jobs.At(time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)), jobs.ErrInvalidSchedule},
-		"Priority(0)":            {jobs.Priority(0), jobs.ErrInvalidOption},
-		"Priority(5)":            {jobs.Priority(5), jobs.ErrInvalidOption},
-		"Unique of nothing":      {jobs.Unique(""), jobs.ErrInvalidOption},
-		"Unique of 1,001 bytes":  {jobs.Unique(strings.Repeat("x", 1001)), jobs.ErrInvalidOption},
-		"an option which is nil": {nil, jobs.ErrInvalidOption},
+		"Delay(-1)":                   {jobs.Delay(-1), jobs.ErrInvalidSchedule},
+		"Delay(1ms + 1ns)":            {jobs.Delay(time.Millisecond + 1), jobs.ErrInvalidSchedule},
+		"At with the zero time":       {jobs.At(time.Time{}), jobs.ErrInvalidSchedule},
+		"At in the year 10,000":       {jobs.At(time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)), jobs.ErrInvalidSchedule},
+		"Priority(0)":                 {jobs.Priority(0), jobs.ErrInvalidOption},
+		"Priority(5)":                 {jobs.Priority(5), jobs.ErrInvalidOption},
+		"an empty Unique key":         {jobs.Unique(""), jobs.ErrInvalidOption},
+		"a Unique key of 1,001 bytes": {jobs.Unique(strings.Repeat("x", 1001)), jobs.ErrInvalidOption},
+		"a nil option":                {nil, jobs.ErrInvalidOption},
 	} {
 		_, err := e.s.Trigger(e.ctx, "test.job", nil, c.opt)
 		require.ErrorIs(e, err, c.want, "Trigger with %s", what)
@@ -252,7 +252,7 @@ func unknownJobIsRefused(e *env) {
 	require.Zero(e, e.queueSize("test.job"), "QueueSize")
 }
 
-// manyRefused checks that TriggerMany and TriggerBulk refuse the options, whatever the data.
+// manyRefused requires TriggerMany and TriggerBulk to refuse the options, with or without data.
 func (e *env) manyRefused(data []any, want error, what string, opts ...jobs.TriggerOption) {
 	e.Helper()
 	ids, err := e.s.TriggerMany(e.ctx, "test.job", data, opts...)
@@ -264,7 +264,7 @@ func (e *env) manyRefused(data []any, want error, what string, opts ...jobs.Trig
 	}
 }
 
-// registered checks how many jobs there are, so that what was refused left nothing.
+// registered requires that n jobs are registered, so that refused registrations left nothing behind.
 func (e *env) registered(n int) {
 	e.Helper()
 	all, err := e.s.Jobs(e.ctx)

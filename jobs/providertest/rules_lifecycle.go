@@ -10,20 +10,20 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// Start, Shutdown, and what they do to jobs.
+// Start, Shutdown, and their effect on jobs.
 var lifecycleRules = []rule{
-	{name: "what is triggered before Start waits for it", check: triggeredBeforeStartWaits},
-	{name: "a second Start is refused, and changes nothing", check: secondStartIsRefused},
-	{name: "a Shutdown of what is not started is refused", check: shutdownOfTheStoppedIsRefused},
-	{name: "while a Shutdown goes on, Start and another Shutdown wait for its end, but no longer than their context", check: callsWaitForAShutdown},
+	{name: "a run triggered before Start waits for it", check: triggeredBeforeStartWaits},
+	{name: "a second Start is refused and changes nothing", check: secondStartIsRefused},
+	{name: "Shutdown is refused if the scheduler is not started", check: shutdownWhenStoppedIsRefused},
+	{name: "during a Shutdown, Start and another Shutdown wait for it to finish, but no longer than their context", check: callsWaitForShutdown},
 	{name: "registering is refused while started, and allowed before and after", check: registeringWhileStartedIsRefused},
 	{name: "a restart runs what waited", check: restartRunsWhatWaited},
-	{name: "a soft stop waits for the job that runs, and starts no other", check: softStopWaits},
-	{name: "a hard stop gives the running job back, its attempt not used up", check: hardStopGivesTheJobBack},
-	{name: "a job that ends well in spite of a hard stop is done", check: hardStopLetsAJobEndWell},
-	{name: "a Shutdown that is cut short stops nevertheless, and tells the error of its context", check: shortShutdownStopsNevertheless},
-	{name: "after Shutdown no call blocks, and what is triggered is kept", check: afterShutdownNothingBlocks},
-	{name: "a call with a context that has ended returns its error, and does nothing", check: endedContextDoesNothing},
+	{name: "a soft stop waits for running jobs and starts no others", check: softStopWaits},
+	{name: "a hard stop returns running jobs to the queue, and the attempt doesn't count", check: hardStopReturnsTheRunToTheQueue},
+	{name: "a job that succeeds despite a hard stop is done", check: hardStopLetsARunSucceed},
+	{name: "a Shutdown whose context ends still stops, and returns the context's error", check: shutdownStopsWhenItsContextEnds},
+	{name: "after Shutdown no call blocks, and triggered runs are kept", check: afterShutdownNothingBlocks},
+	{name: "a call whose context has ended returns its error and does nothing", check: endedContextDoesNothing},
 }
 
 func triggeredBeforeStartWaits(e *env) {
@@ -33,7 +33,7 @@ func triggeredBeforeStartWaits(e *env) {
 	ids, err := e.s.TriggerMany(e.ctx, "test.job", []any{nil})
 	e.noError(err)
 	require.Equal(e, 2, e.queueSize("test.job"), "QueueSize before Start")
-	p.none("nothing is started")
+	p.none("the scheduler is not started")
 	e.start()
 	require.ElementsMatch(e, append(ids, id), []string{p.next().ID, p.next().ID}, "IDs that ran")
 }
@@ -52,14 +52,14 @@ func secondStartIsRefused(e *env) {
 	require.ErrorIs(e, e.s.Start(e.ctx), jobs.ErrStarted, "a second Start after a restart")
 }
 
-func shutdownOfTheStoppedIsRefused(e *env) {
+func shutdownWhenStoppedIsRefused(e *env) {
 	require.ErrorIs(e, e.s.Shutdown(e.ctx), jobs.ErrNotStarted, "Shutdown before Start")
 	e.start()
 	e.stop()
 	require.ErrorIs(e, e.s.Shutdown(e.ctx), jobs.ErrNotStarted, "a second Shutdown")
 }
 
-func callsWaitForAShutdown(e *env) {
+func callsWaitForShutdown(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
 	for _, second := range []struct {
@@ -85,14 +85,14 @@ func callsWaitForAShutdown(e *env) {
 		returned := make(chan error, 1)
 		go func() { returned <- second.call(e.ctx) }()
 		e.until(time.Now().Add(10 * slack))
-		require.Empty(e, returned, "%s has returned while a job of before still runs", second.name)
+		require.Empty(e, returned, "%s returned while a handler was still running", second.name)
 		close(release.open)
 		require.NoError(e, receive(e, stopped, "the Shutdown to end"))
 		require.ErrorIs(e, receive(e, returned, second.name+" to return"), second.want, second.name)
 	}
 	p.result = nil
 	id := e.trigger("test.job", nil)
-	require.Equal(e, id, p.next().ID, "the job that ran once started again")
+	require.Equal(e, id, p.next().ID, "ID of the run after the restart")
 }
 
 func registeringWhileStartedIsRefused(e *env) {
@@ -134,7 +134,7 @@ func restartRunsWhatWaited(e *env) {
 		e.stop()
 		waiting := []string{e.trigger("test.job", nil), e.trigger("test.job", nil, jobs.Delay(300*time.Millisecond))}
 		require.Equal(e, 2, e.queueSize("test.job"), "QueueSize while stopped")
-		p.none("nothing is started")
+		p.none("the scheduler is not started")
 		e.start()
 		require.ElementsMatch(e, waiting, []string{p.next().ID, p.next().ID}, "IDs that ran")
 		e.stop()
@@ -146,7 +146,7 @@ func softStopWaits(e *env) {
 	started := make(chan struct{}, 10)
 	e.noError(e.s.RegisterDelayed("test.job", 0, func(ctx context.Context, _ *jobs.Job) error {
 		started <- struct{}{}
-		// Long enough that a Shutdown which does not wait is back before.
+		// Long enough that a Shutdown that does not wait returns before.
 		timer := time.NewTimer(500 * time.Millisecond)
 		defer timer.Stop()
 		select {
@@ -160,15 +160,15 @@ func softStopWaits(e *env) {
 	e.start()
 	e.trigger("test.job", nil)
 	receive(e, started, "the job to start")
-	e.trigger("test.job", nil) // has to wait for the slot, and then for the next Start
+	e.trigger("test.job", nil) // waits for the slot, and then for the next Start
 	e.stop()
-	require.True(e, done.Load(), "the job has ended when Shutdown returns")
-	require.Empty(e, started, "jobs started by the shutdown")
+	require.True(e, done.Load(), "Shutdown returned before the handler")
+	require.Empty(e, started, "runs started during the shutdown")
 	require.Equal(e, 1, e.health().Totals[jobs.StateCompleted].N, "completed jobs")
 	require.Equal(e, 1, e.queueSize("test.job"), "QueueSize")
 }
 
-func hardStopGivesTheJobBack(e *env) {
+func hardStopReturnsTheRunToTheQueue(e *env) {
 	p := e.probe(nil)
 	p.result = func(ctx context.Context, job *jobs.Job) error {
 		if job.Name == "test.second" && job.Attempt == 1 {
@@ -184,10 +184,10 @@ func hardStopGivesTheJobBack(e *env) {
 	second := e.trigger("test.second", nil)
 	require.Equal(e, 1, p.next().Attempt)
 	require.Equal(e, 2, p.next().Attempt)
-	for range 2 { // twice: giving back may not be a matter of one spare attempt
+	for range 2 { // twice, so that one spare attempt is not enough
 		e.hardStop()
-		require.Equal(e, 1, e.queueSize("test.first"), "QueueSize of the job that was interrupted")
-		require.Equal(e, 1, e.queueSize("test.second"), "QueueSize of the job that was interrupted")
+		require.Equal(e, 1, e.queueSize("test.first"), "QueueSize of the interrupted job")
+		require.Equal(e, 1, e.queueSize("test.second"), "QueueSize of the interrupted job")
 		e.start()
 		attempts := map[string][2]int{}
 		for range 2 {
@@ -198,7 +198,7 @@ func hardStopGivesTheJobBack(e *env) {
 	}
 }
 
-func hardStopLetsAJobEndWell(e *env) {
+func hardStopLetsARunSucceed(e *env) {
 	p := e.probe(func(ctx context.Context, job *jobs.Job) error {
 		_ = e.untilCancelled(ctx, job)
 		return nil
@@ -212,7 +212,7 @@ func hardStopLetsAJobEndWell(e *env) {
 	require.Zero(e, e.queueSize("test.job"), "QueueSize")
 }
 
-func shortShutdownStopsNevertheless(e *env) {
+func shutdownStopsWhenItsContextEnds(e *env) {
 	p := e.probe(e.untilCancelled)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
 	e.start()
@@ -248,7 +248,7 @@ func afterShutdownNothingBlocks(e *env) {
 	}()
 	require.NoError(e, receive(e, returned, "the calls to return"))
 	require.Equal(e, 3, e.queueSize("test.job"), "QueueSize")
-	p.none("nothing is started")
+	p.none("the scheduler is not started")
 }
 
 func endedContextDoesNothing(e *env) {
@@ -277,14 +277,14 @@ func endedContextDoesNothing(e *env) {
 	}
 	e.trigger("test.job", nil)
 	p.next()
-	p.none("one job was triggered")
+	p.none("the job was triggered once")
 }
 
-// hardStop shuts down with too little time for the handlers.
+// hardStop shuts down with too little time for running handlers.
 func (e *env) hardStop() {
 	e.Helper()
 	ctx, cancel := context.WithTimeout(e.ctx, 200*time.Millisecond)
 	defer cancel()
 	err := e.s.Shutdown(ctx)
-	require.ErrorIs(e, err, context.DeadlineExceeded, "error of a Shutdown that was cut short")
+	require.ErrorIs(e, err, context.DeadlineExceeded, "error of a Shutdown whose context ended")
 }

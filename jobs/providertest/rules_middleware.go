@@ -13,22 +13,22 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// What stands around handlers and triggers.
+// Middleware of handlers and triggers.
 var middlewareRules = []rule{
 	{
-		name: "middleware wraps a handler in the order given, that of the defaults outermost", check: middlewareWrapsInOrder,
+		name: "middleware wraps a handler in the order given, with the defaults outermost", check: middlewareWrapsInOrder,
 		defaults: []jobs.Option{jobs.Use(passing("first")), jobs.Use(passing("second"))},
 	},
-	{name: "middleware sees what the handler came to: a panic as a PanicError, with texts redacted", check: middlewareSeesTheError},
-	{name: "what middleware returns is what the attempt comes to", check: middlewareDecidesTheOutcome},
-	{name: "Retries tells middleware whether another attempt follows", check: retriesTellsMiddleware},
-	{name: "Redact keeps secrets in errors and panics out of the log and of what is kept", check: redactKeepsSecrets},
+	{name: "middleware sees the handler's result: a panic as a PanicError, with texts redacted", check: middlewareSeesTheResult},
+	{name: "the result of middleware is the result of the attempt", check: middlewareDecidesTheOutcome},
+	{name: "Retries reports to middleware whether another attempt follows", check: retriesReportsToMiddleware},
+	{name: "Redact keeps secrets in errors and panics out of the log and the stored runs", check: redactHidesSecrets},
 	{
-		name: "trigger middleware wraps a trigger in the order given, that of the defaults outermost", check: triggerMiddlewareWrapsInOrder,
+		name: "trigger middleware wraps a trigger in the order given, with the defaults outermost", check: triggerMiddlewareWrapsInOrder,
 		defaults: []jobs.Option{jobs.UseTrigger(tracing("first")), jobs.UseTrigger(tracing("second"))},
 	},
-	{name: "the metadata of a trigger reaches every attempt of its run, and no other", check: metadataReachesEveryAttempt},
-	{name: "what trigger middleware refuses is not enqueued", check: triggerMiddlewareRefuses},
+	{name: "the metadata of a trigger reaches every attempt of its run, and no other run", check: metadataReachesEveryAttempt},
+	{name: "a trigger that middleware refuses inserts nothing", check: triggerMiddlewareRefuses},
 	{name: "trigger middleware sees the IDs that the trigger returns", check: triggerMiddlewareSeesIDs},
 }
 
@@ -49,7 +49,7 @@ func middlewareWrapsInOrder(e *env) {
 	}
 }
 
-func middlewareSeesTheError(e *env) {
+func middlewareSeesTheResult(e *env) {
 	seen := make(chan error, 10)
 	h := func(_ context.Context, job *jobs.Job) error {
 		switch job.Attempt {
@@ -85,37 +85,37 @@ func middlewareDecidesTheOutcome(e *env) {
 		"test.forgives":  func(*jobs.Job, error) error { return nil },
 		"test.gives-up":  func(_ *jobs.Job, err error) error { return jobs.Permanent(err) },
 		"test.panics":    func(*jobs.Job, error) error { panic("a panic of the conformance suite") },
-		"test.goes-on":   func(_ *jobs.Job, err error) error { return err },
-		"test.puts-off":  func(_ *jobs.Job, err error) error { return jobs.RetryAfter(time.Hour, err) },
-		"test.leaves-it": nil,
+		"test.passes-on": func(_ *jobs.Job, err error) error { return err },
+		"test.postpones": func(_ *jobs.Job, err error) error { return jobs.RetryAfter(time.Hour, err) },
+		"test.omits":     nil,
 	} {
 		e.noError(e.s.RegisterDelayed(name, 0, fail(errAgain), jobs.RetryDelay(0), jobs.Use(func(next jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error {
 				if m == nil {
-					return nil // without a call of the handler
+					return nil // without calling the handler
 				}
 				return m(job, next(ctx, job))
 			}
 		})))
 	}
 	e.start()
-	for _, name := range []string{"test.forgives", "test.gives-up", "test.panics", "test.goes-on", "test.puts-off", "test.leaves-it"} {
+	for _, name := range []string{"test.forgives", "test.gives-up", "test.panics", "test.passes-on", "test.postpones", "test.omits"} {
 		e.trigger(name, nil)
 	}
 	e.total(jobs.StateCompleted, 2)
 	e.total(jobs.StateFailed, 3)
-	e.eventually("a retry to be put off", func() (any, bool) {
-		st := e.status("test.puts-off")
+	e.eventually("a retry to be postponed", func() (any, bool) {
+		st := e.status("test.postpones")
 		return st, st.Retrying == 1 && st.Running == 0
 	})
 }
 
-func retriesTellsMiddleware(e *env) {
-	told := make(chan bool, 10)
+func retriesReportsToMiddleware(e *env) {
+	reported := make(chan bool, 10)
 	use := jobs.Use(func(next jobs.Handler) jobs.Handler {
 		return func(ctx context.Context, job *jobs.Job) error {
 			err := next(ctx, job)
-			told <- job.Retries(err)
+			reported <- job.Retries(err)
 			return err
 		}
 	})
@@ -135,14 +135,14 @@ func retriesTellsMiddleware(e *env) {
 	} {
 		e.trigger(c.name, nil)
 		for i, want := range c.want {
-			require.Equal(e, want, receive(e, told, "an attempt"), "Retries after attempt %d of %s", i+1, c.name)
+			require.Equal(e, want, receive(e, reported, "an attempt"), "Retries after attempt %d of %s", i+1, c.name)
 		}
 	}
 	e.total(jobs.StateFailed, 3)
-	require.Empty(e, told, "attempts after the last")
+	require.Empty(e, reported, "attempts after the last")
 }
 
-func redactKeepsSecrets(e *env) {
+func redactHidesSecrets(e *env) {
 	results := []func() error{
 		func() error { return fmt.Errorf("the password is %s", secret) },
 		func() error { panic("the password is " + secret) },
@@ -176,11 +176,11 @@ func redactKeepsSecrets(e *env) {
 			require.NotContains(e, runs[0].Error, secret, "Error of %s", name)
 		}
 	}
-	e.stop() // all is logged
+	e.stop() // now everything is logged
 	e.logs.mu.Lock()
 	defer e.logs.mu.Unlock()
 	for _, en := range e.logs.entries {
-		require.NotContains(e, fmt.Sprint(en.message, en.attrs), secret, "a line of the log")
+		require.NotContains(e, fmt.Sprint(en.message, en.attrs), secret, "log entry")
 	}
 }
 
@@ -265,7 +265,7 @@ func triggerMiddlewareRefuses(e *env) {
 	e.noError(e.s.RegisterDelayed("test.silent", 0, p.handle, jobs.UseTrigger(func(jobs.Enqueue) jobs.Enqueue {
 		return func(context.Context, []*jobs.Request) error { return nil }
 	})))
-	// A nil want stands for any error.
+	// A nil want means any error.
 	refused := func(name string, want error) {
 		e.Helper()
 		check := func(method string, err error) {
@@ -291,11 +291,11 @@ func triggerMiddlewareRefuses(e *env) {
 	refused("test.job", errRefused)
 	require.Equal(e, []int{1, 3}, calls[:2], "requests given to middleware by Trigger, and by TriggerMany of three")
 	before := len(calls)
-	_, err := e.s.Trigger(e.ctx, "test.job", "no object")
+	_, err := e.s.Trigger(e.ctx, "test.job", "not an object")
 	require.ErrorIs(e, err, jobs.ErrInvalidData)
 	_, err = e.s.TriggerMany(e.ctx, "test.job", nil)
-	require.NoError(e, err, "TriggerMany of nothing")
-	require.Len(e, calls, before, "calls of trigger middleware by invalid triggers, and by none")
+	require.NoError(e, err, "TriggerMany without data")
+	require.Len(e, calls, before, "calls of trigger middleware by triggers with invalid data, and without data")
 	refusal = nil
 	for _, metadata = range []map[string]string{{"zero": "a\x00b"}, {"a\x00b": ""}, {"bytes": "a\xffb"}, {"\xe6\x97": "\xa5"}} {
 		refused("test.job", jobs.ErrInvalidData)
@@ -306,7 +306,7 @@ func triggerMiddlewareRefuses(e *env) {
 	id := e.trigger("test.job", nil)
 	require.Equal(e, id, p.next().ID, "ID of the job that was not refused")
 	e.total(jobs.StateCompleted, 1)
-	p.none("the others were refused")
+	p.none("the other triggers were refused")
 }
 
 func triggerMiddlewareSeesIDs(e *env) {
@@ -349,7 +349,7 @@ var redacted = jobs.Redact(func(text string) string { return strings.ReplaceAll(
 
 type pathKey struct{}
 
-// passing is middleware that leaves its name in the context.
+// passing returns middleware that appends its name to a path in the context.
 func passing(name string) jobs.Middleware {
 	return func(next jobs.Handler) jobs.Handler {
 		return func(ctx context.Context, job *jobs.Job) error {
@@ -359,7 +359,7 @@ func passing(name string) jobs.Middleware {
 	}
 }
 
-// tracing is trigger middleware that leaves its name in the metadata.
+// tracing returns trigger middleware that appends its name to a path in the metadata.
 func tracing(name string) jobs.TriggerMiddleware {
 	return func(next jobs.Enqueue) jobs.Enqueue {
 		return func(ctx context.Context, reqs []*jobs.Request) error {
@@ -372,8 +372,8 @@ func tracing(name string) jobs.TriggerMiddleware {
 	}
 }
 
-// inTx hands test a function that triggers in a transaction, which is committed then.
-// It does nothing when the provider cannot.
+// inTx calls test with a function that triggers in a transaction, and then commits it. It does nothing if the provider
+// lacks the role.
 func (e *env) inTx(test func(trigger func(name string, opts ...jobs.TriggerOption) (string, error))) {
 	e.Helper()
 	tt, ok := e.s.(jobs.TxTriggerer)

@@ -12,18 +12,18 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// What a scheduler tells of itself.
+// What a scheduler reports.
 var monitorRules = []rule{
-	{name: "QueueSize counts what is due, delayed or to be retried, and nothing else", check: queueSizeCountsWhatWaits},
-	{name: "a schedule that is due while stopped counts as one job that waits, and as overdue", check: dueScheduleCountsAsOneWhileStopped},
-	{name: "Jobs lists every registered job by name, before, during and after", check: jobsListsByName},
-	{name: "Jobs tells the next three ticks of a schedule", check: jobsTellsUpcomingTicks},
-	{name: "Jobs tells the previous tick and what became of it, and the next", check: jobsTellsThePreviousTick},
-	{name: "Jobs tells the tick of the latest run that succeeded, through failures and a restart", check: jobsTellsTheLastSuccess},
-	{name: "Jobs counts what waits, what is to be retried and what runs", check: jobsCountsByState},
-	{name: "Health is good while started, and says why when it is not", check: healthSaysWhyNot},
-	{name: "Health counts the jobs by state, and tells how long the oldest has been due", check: healthCountsByState},
-	{name: "Health tells when the database is gone", check: healthTellsThatTheDatabaseIsGone, needs: func(h Harness) string {
+	{name: "QueueSize counts runs that are due, delayed or to be retried, and no others", check: queueSizeCountsWhatWaits},
+	{name: "a schedule that is due while stopped counts as one waiting run and as overdue", check: dueScheduleCountsAsOneWhileStopped},
+	{name: "Jobs lists every registered job by name before Start, while started and after Shutdown", check: jobsListsByName},
+	{name: "Jobs returns the next three ticks of a schedule", check: jobsReturnsUpcomingTicks},
+	{name: "Jobs returns the previous tick with its state, and the next tick", check: jobsReturnsThePreviousTick},
+	{name: "Jobs returns the tick of the latest successful run, despite later failures and a restart", check: jobsReturnsTheLastSuccess},
+	{name: "Jobs counts waiting, retrying and running runs", check: jobsCountsByState},
+	{name: "Health is good while started, and otherwise says why not", check: healthSaysWhyNot},
+	{name: "Health counts runs by state, and reports how long the oldest has been due", check: healthCountsByState},
+	{name: "Health reports an unreachable database", check: healthReportsAnUnreachableDatabase, needs: func(h Harness) string {
 		if h.BreakDB == nil {
 			return "the provider has no database: Harness.BreakDB is nil"
 		}
@@ -148,7 +148,7 @@ func jobsListsByName(e *env) {
 			if want[i].next == nil {
 				require.Zero(e, st.NextTick, "NextTick of %s %s", st.Name, when)
 			} else {
-				// The tick may pass between the two clock readings, hardly ever.
+				// In rare cases the tick passes between the two readings of the clock.
 				require.Contains(e, []time.Time{want[i].next(before), want[i].next(after)}, st.NextTick, "NextTick of %s %s", st.Name, when)
 			}
 		}
@@ -160,7 +160,7 @@ func jobsListsByName(e *env) {
 	check("after Shutdown")
 }
 
-func jobsTellsUpcomingTicks(e *env) {
+func jobsReturnsUpcomingTicks(e *env) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	e.noError(err)
 	p := e.probe(nil)
@@ -185,7 +185,7 @@ func jobsTellsUpcomingTicks(e *env) {
 	check("after Shutdown")
 }
 
-func jobsTellsThePreviousTick(e *env) {
+func jobsReturnsThePreviousTick(e *env) {
 	results := make(chan error, 1)
 	p := e.probe(func(context.Context, *jobs.Job) error {
 		select {
@@ -218,9 +218,9 @@ func jobsTellsThePreviousTick(e *env) {
 	}
 }
 
-func jobsTellsTheLastSuccess(e *env) {
+func jobsReturnsTheLastSuccess(e *env) {
 	var succeeds atomic.Bool
-	var latest atomic.Int64 // in seconds, the tick of the latest run that succeeded
+	var latest atomic.Int64 // the tick of the latest successful run, in seconds
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
 		switch {
 		case job.Tick.IsZero():
@@ -255,7 +255,7 @@ func jobsTellsTheLastSuccess(e *env) {
 			return tick, tick.After(after) && tick.Unix() == latest.Load()
 		})
 		succeeds.Store(false)
-		// One more may have succeeded since.
+		// Another tick may have succeeded since.
 		e.eventually("a tick to fail", func() (any, bool) {
 			st := e.status("test.tick")
 			tick = time.Unix(latest.Load(), 0).UTC()
@@ -301,7 +301,7 @@ func jobsCountsByState(e *env) {
 	st := e.status("test.other")
 	require.Equal(e, [3]int{}, [3]int{st.Waiting, st.Running, st.Retrying}, "Waiting, Running and Retrying of another job")
 	close(release.open)
-	e.eventually("none running", func() (any, bool) {
+	e.eventually("no runs in progress", func() (any, bool) {
 		st := e.status("test.job")
 		return st, st.Running == 0 && st.Waiting == 2 && st.Retrying == 1
 	})
@@ -313,7 +313,7 @@ func healthSaysWhyNot(e *env) {
 		require.False(e, h.Healthy, "Healthy while stopped")
 		require.False(e, h.Started, "Started while stopped")
 		require.NotEmpty(e, h.Reasons, "Reasons while stopped")
-		require.False(e, slices.ContainsFunc(h.Reasons, func(r jobs.Reason) bool { return r.Text == "" }), "Reasons without words")
+		require.False(e, slices.ContainsFunc(h.Reasons, func(r jobs.Reason) bool { return r.Text == "" }), "Reasons without a text")
 		e.start()
 		h = e.health()
 		require.True(e, h.Healthy, "Healthy while started; Reasons: %q", h.Reasons)
@@ -351,14 +351,14 @@ func healthCountsByState(e *env) {
 	})
 }
 
-func healthTellsThatTheDatabaseIsGone(e *env) {
+func healthReportsAnUnreachableDatabase(e *env) {
 	e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))
 	e.start()
-	require.True(e, e.health().Healthy, "Healthy before the database is gone")
+	require.True(e, e.health().Healthy, "Healthy before the database is unreachable")
 	e.h.BreakDB(e, e.s)
-	e.eventually("Health to see that the database is gone", func() (any, bool) {
+	e.eventually("Health to report the database", func() (any, bool) {
 		h, err := e.s.Health(e.ctx)
-		require.NoError(e, err, "Health: what is wrong belongs in the answer")
+		require.NoError(e, err, "Health: problems belong in the result")
 		return h, !h.Healthy && len(h.Reasons) > 0 && h.Reasons[0].Text != "" && h.Started
 	})
 	_, err := e.s.Trigger(e.ctx, "test.job", nil)

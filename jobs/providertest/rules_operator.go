@@ -10,24 +10,24 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// What an operator does to single jobs.
+// Cancelling and retrying runs.
 var operatorRules = []rule{
-	{name: "a job that is cancelled while it waits never runs", check: cancelledWhileWaitingNeverRuns},
-	{name: "a job that is cancelled while it runs has its context ended, and is not retried", check: cancelledWhileRunningIsNotRetried},
-	{name: "a job that ends well in spite of being cancelled is completed", check: cancelledAndEndsWellIsCompleted},
-	{name: "a tick that is cancelled does not end its schedule", check: cancelledTickLeavesTheSchedule},
-	{name: "Cancel leaves a job that has ended as it is", check: cancelLeavesTheEnded},
-	{name: "a job that failed for good runs again at once when it is retried, and can complete", check: retriedFailureRunsAtOnce},
-	{name: "a job that was cancelled or skipped runs when it is retried", check: retriedCancelledOrSkippedRuns},
-	{name: "a job that waits for its next attempt has it at once when it is retried", check: retryBringsTheNextAttemptForward},
-	{name: "a job that waits for its first attempt, runs or is completed cannot be retried", check: notRetryableIsRefused},
-	{name: "an operator's call for a job, or an ID, that is not known is refused", check: operatorsUnknownIsRefused},
+	{name: "a run cancelled while it waits never starts", check: cancelledWhileWaitingNeverRuns},
+	{name: "a run cancelled while running has its context ended and is not retried", check: cancelledWhileRunningIsNotRetried},
+	{name: "a run that succeeds despite being cancelled is completed", check: cancelledButSuccessfulIsCompleted},
+	{name: "cancelling a tick does not end its schedule", check: cancelledTickKeepsTheSchedule},
+	{name: "Cancel does nothing to a run that has ended", check: cancelIgnoresEndedRuns},
+	{name: "Retry starts a failed run at once, and it can complete", check: retriedFailureStartsAtOnce},
+	{name: "Retry starts a run that was cancelled or skipped", check: retriedCancelledOrSkippedRuns},
+	{name: "Retry starts the next attempt of a waiting run at once", check: retryStartsTheNextAttempt},
+	{name: "Retry refuses a run that waits for its first attempt, is running or has completed", check: notRetryableIsRefused},
+	{name: "operators' calls refuse unknown jobs and IDs", check: operatorsRefuseTheUnknown},
 }
 
 func cancelledWhileWaitingNeverRuns(e *env) {
 	canceller := role[jobs.Canceller](e)
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
-		if e.do(job) == "put off" {
+		if e.do(job) == "postpone" {
 			return jobs.RetryAfter(time.Hour, errAgain)
 		}
 		return nil
@@ -40,7 +40,7 @@ func cancelledWhileWaitingNeverRuns(e *env) {
 	require.NotEqual(e, due, delayed, "ID of a job with the key of one that was cancelled")
 	e.start()
 	e.noError(canceller.Cancel(e.ctx, "test.job", delayed))
-	retried := e.trigger("test.job", map[string]string{"do": "put off"})
+	retried := e.trigger("test.job", map[string]string{"do": "postpone"})
 	require.Equal(e, retried, p.next().ID, "ID of the job that ran")
 	e.eventually("the job to wait for its retry", func() (any, bool) {
 		st := e.status("test.job")
@@ -50,11 +50,11 @@ func cancelledWhileWaitingNeverRuns(e *env) {
 	e.total(jobs.StateCancelled, 3)
 	st := e.status("test.job")
 	require.Equal(e, [3]int{}, [3]int{st.Waiting, st.Retrying, st.Running}, "Waiting, Retrying and Running")
-	// One that would come after all of them.
+	// A run that would start after all of them.
 	last := e.trigger("test.job", nil, jobs.Delay(4100*time.Millisecond), jobs.Priority(4))
 	require.Equal(e, last, p.next().ID, "ID of the job that ran")
 	e.total(jobs.StateCompleted, 1)
-	p.none("the others were cancelled")
+	p.none("the other runs were cancelled")
 	if _, ok := e.s.(jobs.RunLister); ok {
 		for _, id := range []string{due, delayed, retried} {
 			r := e.runOf("test.job", id)
@@ -87,14 +87,14 @@ func cancelledWhileRunningIsNotRetried(e *env) {
 	e.trigger("test.job", map[string]string{"do": "end"})
 	p.next()
 	e.total(jobs.StateCompleted, 1)
-	p.none("it was cancelled")
+	p.none("the run was cancelled")
 	if _, ok := e.s.(jobs.RunLister); ok {
 		require.Equal(e, jobs.StateCancelled, e.runOf("test.job", id).State, "State")
 		require.Equal(e, jobs.StateRunning, e.runOf("test.job", other).State, "State of the job that was not cancelled")
 	}
 }
 
-func cancelledAndEndsWellIsCompleted(e *env) {
+func cancelledButSuccessfulIsCompleted(e *env) {
 	canceller := role[jobs.Canceller](e)
 	p := e.probe(func(ctx context.Context, job *jobs.Job) error {
 		_ = e.untilCancelled(ctx, job)
@@ -109,7 +109,7 @@ func cancelledAndEndsWellIsCompleted(e *env) {
 	require.Zero(e, e.health().Totals[jobs.StateCancelled].N, "cancelled jobs")
 }
 
-func cancelledTickLeavesTheSchedule(e *env) {
+func cancelledTickKeepsTheSchedule(e *env) {
 	canceller := role[jobs.Canceller](e)
 	var called atomic.Bool
 	p := e.probe(func(ctx context.Context, job *jobs.Job) error {
@@ -133,13 +133,13 @@ func cancelledTickLeavesTheSchedule(e *env) {
 	if _, ok := e.s.(jobs.RunLister); !ok {
 		return
 	}
-	// One that waits for a worker is cancelled as well, and others come.
+	// A tick that waits for a worker is cancelled too, and later ones come.
 	first := busy.next()
 	waiting := e.waitingTick("test.busy")
 	e.noError(canceller.Cancel(e.ctx, "test.busy", waiting.ID))
-	cancelled := e.runOf("test.busy", waiting.ID) // it may have taken a later tick meanwhile
+	cancelled := e.runOf("test.busy", waiting.ID) // it may have got a later tick meanwhile
 	require.Equal(e, jobs.StateCancelled, cancelled.State, "State of the tick")
-	require.True(e, cancelled.Tick.After(first.Tick), "Tick is %v, and %v runs", cancelled.Tick, first.Tick)
+	require.True(e, cancelled.Tick.After(first.Tick), "Tick is %v, while %v is running", cancelled.Tick, first.Tick)
 	close(release.open)
 	for range 2 {
 		r := busy.next()
@@ -148,7 +148,7 @@ func cancelledTickLeavesTheSchedule(e *env) {
 	}
 }
 
-func cancelLeavesTheEnded(e *env) {
+func cancelIgnoresEndedRuns(e *env) {
 	canceller := role[jobs.Canceller](e)
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
 		if e.do(job) == "fail" {
@@ -171,7 +171,7 @@ func cancelLeavesTheEnded(e *env) {
 	require.Equal(e, ended, nonZero(e.health().Totals), "Totals")
 }
 
-func retriedFailureRunsAtOnce(e *env) {
+func retriedFailureStartsAtOnce(e *env) {
 	retrier := role[jobs.Retrier](e)
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
 		if job.Attempt < 4 {
@@ -196,7 +196,7 @@ func retriedFailureRunsAtOnce(e *env) {
 	}
 	e.total(jobs.StateCompleted, 1)
 	require.Zero(e, e.health().Totals[jobs.StateFailed].N, "failed jobs")
-	p.none("it is completed")
+	p.none("the run is completed")
 	if _, ok := e.s.(jobs.RunLister); ok {
 		runs := e.runs("test.job")
 		require.Len(e, runs, 1, "Runs")
@@ -235,7 +235,7 @@ func retriedCancelledOrSkippedRuns(e *env) {
 	e.total(jobs.StateCancelled, 0)
 }
 
-func retryBringsTheNextAttemptForward(e *env) {
+func retryStartsTheNextAttempt(e *env) {
 	retrier := role[jobs.Retrier](e)
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
 		if job.Attempt == 1 {
@@ -257,7 +257,7 @@ func retryBringsTheNextAttemptForward(e *env) {
 	require.Equal(e, 2, second.Attempt, "Attempt")
 	require.Less(e, second.at.Sub(first.at), time.Hour, "wait before the second attempt")
 	e.total(jobs.StateCompleted, 1)
-	p.none("it is completed")
+	p.none("the run is completed")
 }
 
 func notRetryableIsRefused(e *env) {
@@ -284,10 +284,10 @@ func notRetryableIsRefused(e *env) {
 	close(release.open)
 	e.total(jobs.StateCompleted, 2)
 	require.Equal(e, 1, e.queueSize("test.job"), "QueueSize")
-	p.none("nothing was retried")
+	p.none("no run was retried")
 }
 
-func operatorsUnknownIsRefused(e *env) {
+func operatorsRefuseTheUnknown(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
 	e.noError(e.s.RegisterDelayed("test.other", 0, p.handle))
@@ -314,7 +314,7 @@ func operatorsUnknownIsRefused(e *env) {
 		require.Zero(e, e.status("test.job").PausedSince, "PausedSince")
 	}
 	if len(calls) == 0 {
-		e.Skip("the provider has no role of an operator")
+		e.Skip("the provider has no roles for operators")
 	}
 	for method, call := range calls {
 		for _, name := range []string{"test.unknown", "", "test.job\x00"} {
@@ -324,13 +324,13 @@ func operatorsUnknownIsRefused(e *env) {
 	require.Equal(e, [2]int{1, 1}, [2]int{e.queueSize("test.job"), e.queueSize("test.other")}, "QueueSize of both jobs")
 }
 
-// What a pause holds back.
+// Pauses.
 var pauseRules = []rule{
-	{name: "what is triggered while its job is paused waits until it is resumed, and other jobs go on", check: pausedTriggersWait},
-	{name: "ticks that come due while their job is paused are skipped, and the schedule goes on", check: pausedTicksAreSkipped},
-	{name: "a pause lasts over a restart", check: pauseLastsOverARestart},
-	{name: "a retry waits while its job is paused, that of a tick too", check: pausedRetriesWait},
-	{name: "a job that is retried by hand waits while it is paused", check: pausedRetriesByHandWait},
+	{name: "runs triggered while their job is paused wait until it is resumed, and other jobs continue", check: pausedTriggersWait},
+	{name: "ticks that come due while their job is paused are skipped, and the schedule continues", check: pausedTicksAreSkipped},
+	{name: "a pause outlasts a restart", check: pauseOutlastsARestart},
+	{name: "retries wait while their job is paused, including those of ticks", check: pausedRetriesWait},
+	{name: "a run retried by an operator waits while its job is paused", check: pausedRetriesByOperatorsWait},
 }
 
 func pausedTriggersWait(e *env) {
@@ -371,16 +371,16 @@ func pausedTriggersWait(e *env) {
 		e.noError(err)
 		waiting[ids[0]] = true
 	}
-	// It comes after those that wait, if they run.
+	// It would start after the waiting runs if they were not held back.
 	e.trigger("test.other", nil, jobs.Delay(300*time.Millisecond), jobs.Priority(4))
 	other.next()
 	for _, name := range names {
-		e.eventually("two jobs to wait, and one to go on", func() (any, bool) {
+		e.eventually("two runs to wait, and one to continue", func() (any, bool) {
 			st := e.status(name)
 			return st, st.Waiting == 2 && st.Running == 1 && e.queueSize(name) == 2
 		})
 		if _, ok := e.s.(jobs.RunLister); ok {
-			e.eventually("two jobs to be listed as waiting", func() (any, bool) {
+			e.eventually("two runs to be listed as waiting", func() (any, bool) {
 				runs := e.runs(name)
 				return runs, runs[0].State == jobs.StateWaiting && runs[1].State == jobs.StateWaiting
 			})
@@ -395,7 +395,7 @@ func pausedTriggersWait(e *env) {
 	for range 2 {
 		r := p.next()
 		require.Equal(e, "test.job", r.Name, "name of the job that ran")
-		require.True(e, waiting[r.ID], "the job that ran is not one that waited")
+		require.True(e, waiting[r.ID], "the run is not one that waited")
 		require.Equal(e, 1, r.Attempt, "Attempt of a job that waited")
 	}
 	require.Zero(e, e.status("test.job").PausedSince, "PausedSince after Resume")
@@ -406,7 +406,7 @@ func pausedTriggersWait(e *env) {
 		require.Equal(e, "test.own", p.next().Name, "name of the job that ran")
 	}
 	e.total(jobs.StateCompleted, 2*len(names)+len(names)+1)
-	p.none("each ran once")
+	p.none("each run started once")
 }
 
 func pausedTicksAreSkipped(e *env) {
@@ -437,18 +437,18 @@ func pausedTicksAreSkipped(e *env) {
 	}
 	e.noError(pauser.Resume(e.ctx, "test.tick"))
 	r := p.next()
-	if r.Tick.Before(first) { // it was due before the pause, and waited
+	if r.Tick.Before(first) { // it was due before the pause and waited
 		r = p.next()
 	}
 	require.True(e, r.Tick.After(last), "tick %v ran after %v was skipped", r.Tick, last)
 	require.True(e, r.Tick.After(drained.Tick), "tick %v ran after %v", r.Tick, drained.Tick)
-	// One tick that waited since before the pause may be among those that it stands for.
+	// It may also cover a tick that has waited since before the pause.
 	require.False(e, r.Tick.Add(-time.Duration(r.Missed)*time.Second).Before(last), "Missed is %d, and %v was skipped", r.Missed, last)
 	e.chain(p, r, 1)
 	e.chain(other, other.next(), 3)
 }
 
-func pauseLastsOverARestart(e *env) {
+func pauseOutlastsARestart(e *env) {
 	pauser := role[jobs.Pauser](e)
 	p := e.probe(nil)
 	other := e.probe(nil)
@@ -476,7 +476,7 @@ func pauseLastsOverARestart(e *env) {
 	e.start()
 	for range 3 {
 		r := p.next()
-		require.True(e, ids[r.ID], "the job that ran is not one that waited")
+		require.True(e, ids[r.ID], "the run is not one that waited")
 	}
 }
 
@@ -506,7 +506,7 @@ func pausedRetriesWait(e *env) {
 	e.reach()
 	e.skippedTick(time.Time{})
 	for len(p.runs) > 0 {
-		r := <-p.runs // ticks that came before the pause
+		r := <-p.runs // ticks from before the pause
 		retried[r.ID] = r
 	}
 	close(release.open)
@@ -523,7 +523,7 @@ func pausedRetriesWait(e *env) {
 	for seconds := 0; seconds < len(retried); {
 		r := p.next()
 		if r.Attempt == 1 {
-			continue // a tick since
+			continue // a later tick
 		}
 		if first, ok := retried[r.ID]; ok {
 			require.Equal(e, first.Tick, r.Tick, "Tick of a retry")
@@ -533,7 +533,7 @@ func pausedRetriesWait(e *env) {
 	}
 }
 
-func pausedRetriesByHandWait(e *env) {
+func pausedRetriesByOperatorsWait(e *env) {
 	pauser, retrier := role[jobs.Pauser](e), role[jobs.Retrier](e)
 	p := e.probe(func(_ context.Context, job *jobs.Job) error {
 		if job.Attempt == 1 {
@@ -565,13 +565,13 @@ func pausedRetriesByHandWait(e *env) {
 	e.total(jobs.StateCompleted, 2)
 }
 
-// reach gives a pause the time to reach every process.
+// reach waits until a pause has reached every process.
 func (e *env) reach() {
 	e.Helper()
 	e.until(time.Now().Add(3 * time.Second))
 }
 
-// skippedTick waits for a tick of test.tick after that one to be skipped, and returns it.
+// skippedTick waits until a tick of test.tick later than after is skipped, and returns it.
 func (e *env) skippedTick(after time.Time) (tick time.Time) {
 	e.Helper()
 	e.eventually("a tick to be skipped", func() (any, bool) {

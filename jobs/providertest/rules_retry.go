@@ -13,20 +13,20 @@ import (
 
 var errAgain = errors.New("not this time")
 
-// How often a job is tried, and when.
+// Retries and failures.
 var retryRules = []rule{
-	{name: "the first retry comes after five seconds unless set otherwise", check: firstRetryAfterFiveSeconds},
-	{name: "the wait before a retry doubles", check: retryDelayDoubles},
-	{name: "a job has three attempts unless set otherwise", check: threeAttemptsByDefault},
+	{name: "the first retry comes after five seconds by default", check: firstRetryAfterFiveSeconds},
+	{name: "the delay before a retry doubles", check: retryDelayDoubles},
+	{name: "a job has three attempts by default", check: threeAttemptsByDefault},
 	{name: "MaxRetries sets the number of attempts", check: maxRetriesSetsTheAttempts},
-	{name: "the defaults of the scheduler hold for a job that sets nothing else", defaults: []jobs.Option{jobs.MaxRetries(1), jobs.RetryDelay(0)}, check: defaultsOfTheScheduler},
+	{name: "the scheduler's defaults apply to a job that sets no other", defaults: []jobs.Option{jobs.MaxRetries(1), jobs.RetryDelay(0)}, check: defaultsOfTheScheduler},
 	{name: "a job that succeeds is done", check: successIsDone},
-	{name: "a Permanent error ends the job with its attempt", check: permanentEndsTheJob},
-	{name: "RetryAfter sets the wait of one retry, and uses up an attempt", check: retryAfterSetsOneWait},
-	{name: "a panic is a failed attempt, and the process lives", check: panicIsAFailedAttempt},
-	{name: "an error whose methods panic is a failed attempt, and the process lives", check: hostileErrorIsAFailedAttempt},
-	{name: "a timeout cancels the context and is a failed attempt", check: timeoutIsAFailedAttempt},
-	{name: "data that does not decode fails the job for good, and that job alone", check: undecodableDataFailsForGood},
+	{name: "a Permanent error fails the job with its attempt", check: permanentEndsTheJob},
+	{name: "RetryAfter sets the delay of one retry, and the attempt counts", check: retryAfterSetsOneWait},
+	{name: "a panic is a failed attempt, and the process survives", check: panicIsAFailedAttempt},
+	{name: "an error whose methods panic is a failed attempt, and the process survives", check: hostileErrorIsAFailedAttempt},
+	{name: "a timeout ends the context and is a failed attempt", check: timeoutIsAFailedAttempt},
+	{name: "data that does not decode fails its run for good, and no other", check: undecodableDataFailsForGood},
 }
 
 func firstRetryAfterFiveSeconds(e *env) {
@@ -192,13 +192,13 @@ func hostileErrorIsAFailedAttempt(e *env) {
 		runs, err := lister.Runs(e.ctx, name, 1)
 		e.noError(err)
 		require.Len(e, runs, 1, "runs of %s", name)
-		if name != "test.error" { // it has no text
+		if name != "test.error" { // its Error method panics
 			require.Contains(e, runs[0].Error, "a hostile error", "text of the error of %s", name)
 		}
 	}
 }
 
-// hostile is an error one of whose methods panics, like one that takes any error for its own.
+// hostile is an error with a method that panics, such as an Is that assumes its own type.
 type hostile struct{ panics string }
 
 func (e hostile) call(method string) {
@@ -243,13 +243,12 @@ func undecodableDataFailsForGood(e *env) {
 	e.trigger("test.kind", map[string]string{"N": "seven"})
 	e.total(jobs.StateFailed, 1)
 	e.trigger("test.kind", map[string]int{"N": 7})
-	require.Equal(e, 7, receive(e, got, "the job with sound data to run"))
+	require.Equal(e, 7, receive(e, got, "the run with valid data"))
 	require.Zero(e, e.queueSize("test.kind"), "QueueSize")
 	require.Empty(e, got, "calls with data that does not decode")
 }
 
-// attempts checks that a job that always fails is tried n times and then no more.
-// It is the only job that fails in its rule.
+// attempts requires that a job that always fails has n attempts and no more. It must be the only one that fails.
 func (e *env) attempts(p *probe, n int) {
 	e.Helper()
 	for attempt := 1; attempt <= n; attempt++ {

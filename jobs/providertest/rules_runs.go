@@ -13,14 +13,14 @@ import (
 	"github.com/everytick/everytick/jobs/internal/equal"
 )
 
-// What became of single jobs, and of many.
+// Lists and counts of runs.
 var runRules = []rule{
-	{name: "Runs lists the latest jobs of a name, the newest first", check: runsListsTheNewestFirst},
-	{name: "Runs tells of a panic and its stack", check: runsTellsAPanicsStack},
-	{name: "Runs tells where each job stands, and its latest error", check: runsTellsStateAndError},
-	{name: "Runs lists a tick once it is inserted, with its instant", check: runsListsInsertedTicks},
-	{name: "Runs refuses a limit that is out of range, and a job that nobody registered", check: runsRefusesBadInput},
-	{name: "Activity counts the jobs that ended, under their names", check: activityCountsTheEnded},
+	{name: "Runs lists the latest runs of a job, newest first", check: runsListsTheNewestFirst},
+	{name: "Runs returns the stack of a panic", check: runsReturnsAPanicsStack},
+	{name: "Runs returns each run's state and latest error", check: runsReturnsStateAndError},
+	{name: "Runs lists a tick once it is inserted", check: runsListsInsertedTicks},
+	{name: "Runs refuses a limit out of range and an unknown job", check: runsRefusesBadInput},
+	{name: "Activity counts the runs that have ended, by job", check: activityCountsTheEnded},
 	{name: "Activity refuses steps that are too short or too many", check: activityRefusesBadSteps},
 }
 
@@ -70,7 +70,7 @@ func runsListsTheNewestFirst(e *env) {
 	require.Equal(e, []string{ids[2], ids[1]}, []string{runs[0].ID, runs[1].ID}, "IDs of the latest two")
 }
 
-func runsTellsAPanicsStack(e *env) {
+func runsReturnsAPanicsStack(e *env) {
 	role[jobs.RunLister](e)
 	e.noError(e.s.RegisterDelayed("test.job", 0, panicking, jobs.MaxRetries(0)))
 	e.start()
@@ -78,25 +78,25 @@ func runsTellsAPanicsStack(e *env) {
 	e.total(jobs.StateFailed, 1)
 	r := e.runOf("test.job", id)
 	require.Contains(e, r.Error, "panic: a panic of the conformance suite", "Error")
-	require.Contains(e, r.Error, "panicking", "Error, in which the function that panicked is named")
+	require.Contains(e, r.Error, "panicking", "Error with the function that panicked")
 }
 
-func runsTellsStateAndError(e *env) {
+func runsReturnsStateAndError(e *env) {
 	_ = role[jobs.RunLister](e)
 	release := e.gate()
 	p := e.probe(func(ctx context.Context, job *jobs.Job) error {
 		switch do := e.do(job); {
 		case do == "wait":
 			return release.wait(ctx, job)
-		case do == "put off":
+		case do == "postpone":
 			return jobs.RetryAfter(time.Hour, errAgain)
-		case do == "give up", do == "fail once" && job.Attempt == 1:
+		case do == "fail always", do == "fail once" && job.Attempt == 1:
 			return errAgain
 		}
 		return nil
 	})
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.RetryDelay(0)))
-	e.noError(e.s.RegisterDelayed("test.late", 0, p.handle, jobs.StartWithin(1))) // any start is too late
+	e.noError(e.s.RegisterDelayed("test.late", 0, p.handle, jobs.StartWithin(1))) // every start is too late
 	late := e.trigger("test.late", nil)
 	e.until(time.Now().Add(slack)) // too late for test.late
 	e.start()
@@ -117,9 +117,9 @@ func runsTellsStateAndError(e *env) {
 	}{
 		{"delay", []jobs.TriggerOption{jobs.Delay(time.Hour)}, jobs.StateScheduled, 0, false},
 		{"wait", nil, jobs.StateRunning, 1, false},
-		{"put off", nil, jobs.StateRetrying, 1, true},
+		{"postpone", nil, jobs.StateRetrying, 1, true},
 		{"fail once", nil, jobs.StateCompleted, 2, true},
-		{"give up", nil, jobs.StateFailed, 3, true},
+		{"fail always", nil, jobs.StateFailed, 3, true},
 		{"succeed", nil, jobs.StateCompleted, 1, false},
 	} {
 		id := e.trigger("test.job", map[string]string{"do": c.do}, c.opts...)
@@ -155,7 +155,7 @@ func runsListsInsertedTicks(e *env) {
 	e.noError(e.s.RegisterInterval("test.busy", time.Second, e.gate().wait, inOrder))
 	e.start()
 	r := p.next()
-	for r.Name != "test.tick" { // the hour may be full just now
+	for r.Name != "test.tick" { // test.hourly runs if an hour starts now
 		r = p.next()
 	}
 	e.eventually("the tick to be completed", func() (any, bool) {
@@ -166,7 +166,7 @@ func runsListsInsertedTicks(e *env) {
 	require.Equal(e, "UTC", seen.Tick.Location().String(), "location of Tick")
 	require.WithinDuration(e, r.Tick, seen.DueAt, slack, "DueAt")
 	require.JSONEq(e, "{}", string(seen.Data), "Data")
-	e.eventually("the tick that waits for the worker to be listed, and to be the next one", func() (any, bool) {
+	e.eventually("the tick that waits for the worker to be listed as the next one", func() (any, bool) {
 		waiting, next := e.waitingTick("test.busy"), e.status("test.busy").NextTick
 		return []any{waiting, next}, waiting.Tick.Equal(next)
 	})
@@ -174,7 +174,7 @@ func runsListsInsertedTicks(e *env) {
 	require.Zero(e, waiting.Attempt, "Attempt")
 	require.Zero(e, waiting.StartedAt, "StartedAt")
 	for _, r := range e.runs("test.hourly") {
-		require.False(e, r.Tick.After(time.Now().Add(slack)), "a tick that is not due is listed: %v", r.Tick)
+		require.False(e, r.Tick.After(time.Now().Add(slack)), "listed tick %v is not due", r.Tick)
 	}
 }
 
@@ -206,7 +206,7 @@ func activityCountsTheEnded(e *env) {
 	p := e.probe(result)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
 	e.noError(e.s.RegisterDelayed("test.other", 0, p.handle))
-	e.noError(e.s.RegisterDelayed("test.late", 0, p.handle, jobs.StartWithin(1))) // any start is too late
+	e.noError(e.s.RegisterDelayed("test.late", 0, p.handle, jobs.StartWithin(1))) // every start is too late
 	e.noError(e.s.RegisterDelayed("test.never", 0, p.handle))
 	const step, n = time.Hour, 3
 	before, err := reporter.Activity(e.ctx, step, n)
@@ -235,7 +235,7 @@ func activityCountsTheEnded(e *env) {
 	for name, steps := range a.Jobs {
 		require.Len(e, steps, n, "steps of %s", name)
 		last[name] = steps[n-1]
-		if !a.Start.Equal(before.Start) { // the hour was full meanwhile
+		if !a.Start.Equal(before.Start) { // a new hour has started
 			last[name] = jobs.Outcomes{
 				Completed: steps[n-2].Completed + steps[n-1].Completed, Failed: steps[n-2].Failed + steps[n-1].Failed,
 				Other: steps[n-2].Other + steps[n-1].Other,
@@ -270,18 +270,18 @@ func activityRefusesBadSteps(e *env) {
 	require.ErrorIs(e, err, context.Canceled, "Activity with a context that has ended")
 }
 
-// role returns the scheduler in an optional role. A provider without it need not keep
-// the rule: what it has it declares, so that the compiler tells when it is lost.
+// role returns the scheduler in an optional role, or skips the rule. Providers assert their roles at compile time, so
+// none is lost unnoticed.
 func role[R any](e *env) R {
 	e.Helper()
 	r, ok := e.s.(R)
 	if !ok {
-		e.Skipf("the provider is no %s", reflect.TypeFor[R]())
+		e.Skipf("the provider does not implement %s", reflect.TypeFor[R]())
 	}
 	return r
 }
 
-// runs returns the latest runs of a job, fewer than there may be in a rule.
+// runs returns the runs of a job. The limit is more than any rule has.
 func (e *env) runs(name string) []jobs.Run {
 	e.Helper()
 	runs, err := e.s.(jobs.RunLister).Runs(e.ctx, name, 1000)
@@ -289,7 +289,7 @@ func (e *env) runs(name string) []jobs.Run {
 	return runs
 }
 
-// waitingTick waits until a tick of that name waits for its first attempt, and returns it.
+// waitingTick waits until a tick of the named job waits for its first attempt, and returns its run.
 func (e *env) waitingTick(name string) (r jobs.Run) {
 	e.Helper()
 	e.eventually("a tick to wait", func() (any, bool) {
@@ -303,7 +303,7 @@ func (e *env) waitingTick(name string) (r jobs.Run) {
 	return r
 }
 
-// runOf returns the run of that ID.
+// runOf returns the run with that ID.
 func (e *env) runOf(name, id string) jobs.Run {
 	e.Helper()
 	runs := e.runs(name)
@@ -312,7 +312,7 @@ func (e *env) runOf(name, id string) jobs.Run {
 	return runs[i]
 }
 
-// do returns what the data of a job asks for.
+// do returns the field "do" of a job's data.
 func (e *env) do(job *jobs.Job) string {
 	var data struct{ Do string }
 	if err := job.Decode(&data); err != nil {

@@ -12,33 +12,33 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// Which runs a schedule has.
+// The runs of a schedule.
 var tickRules = []rule{
-	{name: "a cron pattern runs at its instants, each with its tick", check: cronRunsAtItsInstants},
-	{name: "an interval runs at each multiple of it, with its tick", check: intervalRunsAtItsMultiples},
-	{name: "a restart neither loses a tick nor doubles one", check: restartKeepsEachTick},
-	{name: "Late tells how long after its tick a run started", check: lateTellsTheDelay},
-	{name: "a triggered run of a scheduled job is beside its ticks", check: triggeredRunsAreBesideTicks},
+	{name: "a cron pattern runs at its ticks", check: cronRunsAtItsTicks},
+	{name: "an interval runs at each of its multiples", check: intervalRunsAtItsMultiples},
+	{name: "a restart neither loses a tick nor runs it twice", check: restartKeepsEachTick},
+	{name: "Late returns how long after its tick a run started", check: lateReturnsTheDelay},
+	{name: "triggering a scheduled job does not affect its ticks", check: triggeredRunsDoNotAffectTicks},
 	{name: "a tick has the priority of its job", check: tickHasThePriority},
-	{name: "a tick that fails is retried as the same job, and the next one comes in time", check: failedTickIsRetried},
-	{name: "after missed ticks one run stands for all of them: its tick is the latest, and Missed counts the others", check: oneRunStandsForMissedTicks},
-	{name: "ticks that pass while all workers are busy become one run, that of the latest", check: busyTicksBecomeOneRun},
-	{name: "with CatchUpAll each missed tick runs, in order and one at a time", check: catchUpAllRunsEachTick},
-	{name: "with CatchUpAll a tick that waits for the one before it is overdue, and no run", check: catchUpAllHoldsTheNextTick},
+	{name: "a tick that fails is retried as the same run, and the next tick is on time", check: failedTickIsRetried},
+	{name: "after missed ticks, one run covers all of them: its tick is the latest, and Missed counts the others", check: oneRunCoversMissedTicks},
+	{name: "ticks that pass while all workers are busy become one run, for the latest", check: busyTicksBecomeOneRun},
+	{name: "with CatchUpAll, each missed tick runs, in order and one at a time", check: catchUpAllRunsEachTick},
+	{name: "with CatchUpAll, a tick that waits for the previous one is overdue, and not a run", check: catchUpAllHoldsTheNextTick},
 	{name: "ticks run beside an earlier run of their job", check: overlapAllowRunsBeside},
-	{name: "with OverlapSkip a tick is skipped while another run goes on", check: overlapSkipSkips},
-	{name: "with OverlapSkip a retry is not skipped", check: overlapSkipRetries},
-	{name: "with StartWithin a tick that could only start later is skipped", check: startWithinSkipsALateTick},
-	{name: "with StartWithin a run that stands for several ticks is as late as the latest of them", check: startWithinCountsFromTheLatest},
-	{name: "with StartWithin a job that could only start later is skipped", check: startWithinSkipsALateJob},
-	{name: "StartWithin does not affect retries", check: startWithinSparesRetries},
+	{name: "with OverlapSkip, a tick is skipped while another run is in progress", check: overlapSkipSkips},
+	{name: "with OverlapSkip, a retry is not skipped", check: overlapSkipRetries},
+	{name: "StartWithin skips a tick that could only start later", check: startWithinSkipsALateTick},
+	{name: "StartWithin counts from the latest of the ticks that a run covers", check: startWithinCountsFromTheLatest},
+	{name: "StartWithin skips a triggered run that could only start later", check: startWithinSkipsALateJob},
+	{name: "StartWithin does not affect retries", check: startWithinIgnoresRetries},
 }
 
-func cronRunsAtItsInstants(e *env) {
+func cronRunsAtItsTicks(e *env) {
 	schedule := e.cron("* * * * *", time.UTC)
 	p := e.probe(nil)
 	e.noError(e.s.RegisterCron("test.cron", "* * * * *", p.handle))
-	// A fixed hour of a zone, some minutes ago, is in the future by almost a day.
+	// The next tick of a fixed hour some minutes ago is almost a day away.
 	e.noError(e.s.RegisterCron("test.tomorrow", time.Now().UTC().Add(-10*time.Minute).Format("4 15 * * *"), p.handle))
 	e.start()
 	r := p.nextWithin(time.Minute + patience)
@@ -78,12 +78,12 @@ func restartKeepsEachTick(e *env) {
 	}
 }
 
-func lateTellsTheDelay(e *env) {
+func lateReturnsTheDelay(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, jobs.CatchUp(jobs.CatchUpAll)))
 	e.start()
 	r := p.next()
-	require.Equal(e, max(0, r.StartedAt.Sub(r.Tick)), r.Late(), "Late of a run in time")
+	require.Equal(e, max(0, r.StartedAt.Sub(r.Tick)), r.Late(), "Late of a run on time")
 	e.stop()
 	e.drain(p)
 	e.until(time.Now().Add(2500 * time.Millisecond))
@@ -97,7 +97,7 @@ func lateTellsTheDelay(e *env) {
 	require.GreaterOrEqual(e, latest, 1500*time.Millisecond-slack, "Late after a stop of 2.5 s")
 }
 
-func triggeredRunsAreBesideTicks(e *env) {
+func triggeredRunsDoNotAffectTicks(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterInterval("test.hourly", time.Hour, p.handle))
 	ticks := e.probe(nil)
@@ -161,7 +161,7 @@ func failedTickIsRetried(e *env) {
 	for retries := 0; retries < 2; {
 		r := p.next()
 		if r.Attempt == 1 {
-			require.NotContains(e, first, r.Tick, "a tick was enqueued twice")
+			require.NotContains(e, first, r.Tick, "a tick was inserted twice")
 			first[r.Tick] = r
 			continue
 		}
@@ -169,27 +169,27 @@ func failedTickIsRetried(e *env) {
 		failed := first[r.Tick]
 		require.Equal(e, failed.ID, r.ID, "ID of a retry")
 		if failed.Late() < time.Second {
-			require.Contains(e, first, r.Tick.Add(time.Second), "ticks that started before the retry of the one before")
+			require.Contains(e, first, r.Tick.Add(time.Second), "ticks that started before the retry of the previous one")
 		}
 		retries++
 	}
 }
 
-func oneRunStandsForMissedTicks(e *env) {
+func oneRunCoversMissedTicks(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, inOrder))
 	last, restarted := e.missTicks(p, 3500*time.Millisecond)
 	var missed, late int
-	for !last.Tick.Add(time.Second).After(restarted) { // a later tick had passed at the restart
+	for !last.Tick.Add(time.Second).After(restarted) { // a later tick had passed before the restart
 		last = e.chain(p, last, 1)
-		if st := e.status("test.tick"); st.PrevTick.Equal(last.Tick) { // no later one has started since
+		if st := e.status("test.tick"); st.PrevTick.Equal(last.Tick) { // no later tick has started
 			require.Equal(e, last.Missed, st.Missed, "Missed in the status")
 		}
 		missed = max(missed, last.Missed)
 		late++
 	}
-	// One tick may have waited for a worker already when the scheduler was stopped.
-	require.LessOrEqual(e, late, 2, "runs for the ticks that had passed at the restart, at %v", restarted)
+	// A tick may have been waiting for a worker when the scheduler stopped.
+	require.LessOrEqual(e, late, 2, "runs for the ticks that had passed before the restart at %v", restarted)
 	require.GreaterOrEqual(e, missed, 1, "Missed of the run for the missed ticks")
 	e.chain(p, last, 2)
 }
@@ -212,7 +212,7 @@ func busyTicksBecomeOneRun(e *env) {
 		return []any{st, size, oldest}, st.Waiting == 1 && size == 1 && st.Running == 1 && st.PrevTick.Equal(first.Tick) &&
 			st.NextTick.After(first.Tick) && st.OverdueBy >= 2*time.Second && oldest >= 2*time.Second && st.OverdueReason != ""
 	})
-	p.none("its only worker is busy")
+	p.none("the only worker is busy")
 	close(release.open)
 	next := e.chain(p, first, 1)
 	require.GreaterOrEqual(e, next.Missed, 2, "Missed of the run that waited through several ticks")
@@ -258,7 +258,7 @@ func catchUpAllHoldsTheNextTick(e *env) {
 		overdue, oldest        bool
 	}
 	want := answer{waits, first.Tick, 1, 1, 1, [2]int{1, 1}, true, true}
-	var wrong []answer // the first of each moment
+	var wrong []answer // the first of each series
 	right := true
 	for {
 		st, size, h := e.status("test.tick"), e.queueSize("test.tick"), e.health()
@@ -277,10 +277,10 @@ func catchUpAllHoldsTheNextTick(e *env) {
 		right = got == want
 		e.until(now.Add(slack))
 	}
-	// The tick may come a moment later by the provider's clock.
-	require.True(e, right && len(wrong) <= 1, "the answers are to be %+v, and are at times %+v", want, wrong)
+	// By the provider's clock, the tick may be due a moment later.
+	require.True(e, right && len(wrong) <= 1, "want %+v all the time, got %+v at times", want, wrong)
 	close(release.open)
-	require.Equal(e, waits, p.next().Tick, "Tick of the run after it")
+	require.Equal(e, waits, p.next().Tick, "Tick of the next run")
 }
 
 func overlapAllowRunsBeside(e *env) {
@@ -307,12 +307,12 @@ func overlapSkipSkips(e *env) {
 		skipped = st.PrevTick
 		return st, st.PrevState == jobs.StateSkipped
 	})
-	require.True(e, skipped.After(first.Tick), "PrevTick is %v, the tick that runs is %v", skipped, first.Tick)
-	e.eventually("two to run", func() (any, bool) { // a tick is taken, too, before it is skipped
+	require.True(e, skipped.After(first.Tick), "PrevTick is %v, while tick %v is running", skipped, first.Tick)
+	e.eventually("two runs in progress", func() (any, bool) { // a skipped tick is fetched first, and counts as running
 		st := e.status("test.tick")
 		return st, st.Running == 2
 	})
-	p.none("two runs go on")
+	p.none("two runs are in progress")
 	require.GreaterOrEqual(e, e.health().Totals[jobs.StateSkipped].N, 1, "skipped jobs in Totals")
 	close(release.open)
 	r := p.next()
@@ -350,7 +350,7 @@ func startWithinSkipsALateTick(e *env) {
 	})
 	r := p.next()
 	require.LessOrEqual(e, r.Late(), limit, "Late of a run that was not skipped")
-	require.True(e, r.Tick.After(last.Tick.Add(time.Second)), "tick %v ran, the last before the stop was %v", r.Tick, last.Tick)
+	require.True(e, r.Tick.After(last.Tick.Add(time.Second)), "tick %v ran, and the last before the stop was %v", r.Tick, last.Tick)
 }
 
 func startWithinCountsFromTheLatest(e *env) {
@@ -359,13 +359,13 @@ func startWithinCountsFromTheLatest(e *env) {
 	last, _ := e.missTicks(p, outlasted+1500*time.Millisecond)
 	r := p.next()
 	require.True(e, r.Tick.After(last.Tick), "tick %v ran after %v", r.Tick, last.Tick)
-	// One tick may have waited for a worker already when the scheduler was stopped, and is too late.
+	// A tick may have been waiting for a worker when the scheduler stopped, and is too late.
 	require.GreaterOrEqual(e, r.Missed, int(outlasted/time.Second)-1, "Missed of the first run after the missed ticks")
 	e.chain(p, r, 1)
 }
 
 func startWithinSkipsALateJob(e *env) {
-	const limit, later = 3 * time.Second, 3500 * time.Millisecond // a machine may be slow
+	const limit, later = 3 * time.Second, 3500 * time.Millisecond // long enough for a slow machine
 	release := e.gate()
 	p := e.probe(release.wait)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Concurrency(1), jobs.StartWithin(limit)))
@@ -373,17 +373,17 @@ func startWithinSkipsALateJob(e *env) {
 	first := e.trigger("test.job", nil)
 	require.Equal(e, first, p.next().ID)
 	e.trigger("test.job", nil)
-	inTime := e.trigger("test.job", nil, jobs.Delay(later)) // is not late, as it is not due until then
+	inTime := e.trigger("test.job", nil, jobs.Delay(later)) // due later, so not late
 	e.until(time.Now().Add(later))
 	close(release.open)
 	e.total(jobs.StateSkipped, 1)
 	require.Equal(e, inTime, p.next().ID, "ID of the job that ran")
 	e.total(jobs.StateCompleted, 2)
-	p.none("it was skipped")
+	p.none("the run was skipped")
 	require.Zero(e, e.queueSize("test.job"), "QueueSize")
 }
 
-func startWithinSparesRetries(e *env) {
+func startWithinIgnoresRetries(e *env) {
 	p := e.probe(fail(errors.New("again")))
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.MaxRetries(1), jobs.RetryDelay(1500*time.Millisecond), jobs.StartWithin(time.Second)))
 	e.start()
@@ -391,15 +391,13 @@ func startWithinSparesRetries(e *env) {
 	e.attempts(p, 2)
 }
 
-// outlasted is a limit for StartWithin that is exceeded by the first of missed ticks, and
-// by the latest of them only if the machine is very slow.
+// outlasted is a limit for StartWithin that the first missed tick exceeds, and the latest only on a very slow machine.
 const outlasted = 5 * time.Second
 
-// inOrder lets ticks that are due together start one by one, in the order in which
-// they came due, where a rule looks at their order.
+// inOrder makes ticks start one at a time in the order in which they came due, for rules that check the order.
 var inOrder = jobs.Concurrency(1)
 
-// onTick checks that a run stands for an instant of its schedule that has come.
+// onTick requires that the tick of a run is on its schedule and has passed.
 func (e *env) onTick(r run, schedule jobs.Schedule) {
 	e.Helper()
 	require.False(e, r.Tick.IsZero(), "Tick of a scheduled run is zero")
@@ -408,18 +406,17 @@ func (e *env) onTick(r run, schedule jobs.Schedule) {
 	require.False(e, r.StartedAt.Before(r.Tick.Add(-slack)), "started at %v, before its tick %v", r.StartedAt, r.Tick)
 }
 
-// follows checks that next runs after last, of an interval of a second: each tick
-// between the two is one that next stands for.
+// follows requires that next follows last on an interval of a second, and covers every tick between them.
 func (e *env) follows(last, next run) {
 	e.Helper()
 	e.onTick(next, e.every(time.Second))
 	require.True(e, next.Tick.After(last.Tick), "tick %v ran after %v", next.Tick, last.Tick)
 	require.Equal(e, int(next.Tick.Sub(last.Tick)/time.Second)-1, next.Missed,
-		"Missed of tick %v, which ran after %v: each tick between them is lost or counted", next.Tick, last.Tick)
+		"Missed of tick %v, which ran after %v, must count every tick between them", next.Tick, last.Tick)
 	require.NotEqual(e, last.ID, next.ID, "ID of two ticks")
 }
 
-// chain checks the n ticks after last, of an interval of a second.
+// chain requires n runs that follow last on an interval of a second, and returns the latest.
 func (e *env) chain(p *probe, last run, n int) run {
 	e.Helper()
 	for range n {
@@ -430,7 +427,7 @@ func (e *env) chain(p *probe, last run, n int) run {
 	return last
 }
 
-// drain returns the last of the runs that were not received yet.
+// drain receives all recorded runs and returns the last.
 func (e *env) drain(p *probe) (last run) {
 	for len(p.runs) > 0 {
 		last = <-p.runs
@@ -438,8 +435,8 @@ func (e *env) drain(p *probe) (last run) {
 	return last
 }
 
-// missTicks starts, stops after a first tick of an interval of a second, and starts
-// again when that long has passed since the tick. It returns the last run before the stop.
+// missTicks starts the scheduler, stops it after the first tick, and starts it again outage after that tick. It returns
+// the last run before the stop.
 func (e *env) missTicks(p *probe, outage time.Duration) (last run, restarted time.Time) {
 	e.Helper()
 	e.start()
@@ -454,7 +451,7 @@ func (e *env) missTicks(p *probe, outage time.Duration) (last run, restarted tim
 	return last, restarted
 }
 
-// pause takes that long, or until ctx ends.
+// pause waits for d or until ctx ends.
 func pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):

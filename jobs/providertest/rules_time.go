@@ -8,13 +8,13 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// When a job is due, and which one comes first.
+// Delays, times and priorities.
 var timeRules = []rule{
-	{name: "a job runs the delay of its registration after its trigger", check: registeredDelay},
-	{name: "Delay takes the place of the delay of the registration", check: delayReplacesTheRegistered},
+	{name: "a job runs the registered delay after its trigger", check: registeredDelay},
+	{name: "Delay replaces the registered delay", check: delayReplacesTheRegisteredDelay},
 	{name: "At sets when a job runs, and a time that has passed means now", check: atSetsTheTime},
-	{name: "of jobs that are due a lower priority number starts first", check: priorityComesFirst},
-	{name: "of jobs with the same priority the one due longer starts first", check: longerDueComesFirst},
+	{name: "of the runs that are due, those with the lowest priority number start first", check: priorityStartsFirst},
+	{name: "of the runs with the same priority, the one due longest starts first", check: longestDueStartsFirst},
 }
 
 func registeredDelay(e *env) {
@@ -31,7 +31,7 @@ func registeredDelay(e *env) {
 	}
 }
 
-func delayReplacesTheRegistered(e *env) {
+func delayReplacesTheRegisteredDelay(e *env) {
 	const delay = 700 * time.Millisecond
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.now", 0, p.handle))
@@ -59,7 +59,7 @@ func atSetsTheTime(e *env) {
 	p.next()
 }
 
-func priorityComesFirst(e *env) {
+func priorityStartsFirst(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Concurrency(1), jobs.Priority(3)))
 	for _, trigger := range []struct {
@@ -81,11 +81,11 @@ func priorityComesFirst(e *env) {
 	require.Equal(e, []string{"1", "2", "3, of the registration", "4"}, order, "order of the runs, by their priority")
 }
 
-func longerDueComesFirst(e *env) {
+func longestDueStartsFirst(e *env) {
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Concurrency(1)))
-	// At, not Delay: how long a trigger takes must not matter, and once more where it took so long
-	// that not all were yet to come.
+	// At, because with Delay it would matter how long a trigger takes. If the triggers take so long that the first run
+	// is already due, start over with more time.
 	const step = 100 * time.Millisecond
 	var first time.Time
 	var round string
@@ -112,7 +112,7 @@ func longerDueComesFirst(e *env) {
 	require.Equal(e, []string{"first", "second", "between", "third"}, order, "order of the runs")
 }
 
-// decode returns the data of a run whose values are strings.
+// decode returns the data of a run, whose values are strings.
 func (e *env) decode(r run) (data map[string]string) {
 	e.Helper()
 	e.noError(r.Decode(&data))

@@ -12,13 +12,13 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// Triggers in the caller's transaction, of providers that are a [jobs.TxTriggerer]. [Harness].DB begins it.
+// Triggers in the caller's transaction, for providers that implement [jobs.TxTriggerer].
 var txRules = []rule{
-	{name: "a job triggered in a transaction exists once that commits, and never if it is rolled back", needs: needsDB, check: txJobExistsOnceCommitted},
-	{name: "jobs of a transaction within a transaction exist once both commit", needs: needsDB, check: nestedTxJobsExistOnceBothCommit},
-	{name: "TriggerTx refuses what Trigger refuses, and leaves the transaction as it is", needs: needsDB, check: triggerTxRefusesWhatTriggerRefuses},
-	{name: "Unique in a transaction finds a live job, and those of the transaction", needs: needsDB, check: uniqueInTxFindsLiveJobs},
-	{name: "a Unique key that an open transaction has taken is waited for", needs: needsDB, check: uniqueKeyOfAnOpenTxIsWaitedFor},
+	{name: "a run triggered in a transaction exists once it commits, and never if it is rolled back", needs: needsDB, check: txJobExistsOnceCommitted},
+	{name: "runs triggered in a nested transaction exist once both transactions commit", needs: needsDB, check: nestedTxJobsExistOnceBothCommit},
+	{name: "TriggerTx refuses what Trigger refuses, and leaves the transaction usable", needs: needsDB, check: triggerTxRefusesWhatTriggerRefuses},
+	{name: "Unique in a transaction finds live runs, including those of the transaction", needs: needsDB, check: uniqueInTxFindsLiveJobs},
+	{name: "Trigger waits for a Unique key taken by an open transaction", needs: needsDB, check: triggerWaitsForAKeyOfAnOpenTx},
 }
 
 func txJobExistsOnceCommitted(e *env) {
@@ -50,11 +50,11 @@ func txJobExistsOnceCommitted(e *env) {
 		r := p.next()
 		runs[r.ID] = string(r.Data)
 	}
-	require.Contains(e, runs, second, "the jobs that ran")
+	require.Contains(e, runs, second, "IDs that ran")
 	require.JSONEq(e, `{"n": 1}`, runs[first], "data of the first job")
-	require.Equal(e, 1, e.queueSize("test.job"), "QueueSize after a Commit: one waits for its time")
+	require.Equal(e, 1, e.queueSize("test.job"), "QueueSize after a Commit, with one run delayed")
 	e.total(jobs.StateCompleted, 2)
-	p.none("one of the others was rolled back, and one is not due")
+	p.none("of the other runs, one was rolled back and one is not due")
 }
 
 func nestedTxJobsExistOnceBothCommit(e *env) {
@@ -98,14 +98,14 @@ func triggerTxRefusesWhatTriggerRefuses(e *env) {
 		opt  jobs.TriggerOption
 		want error
 	}{
-		"an unknown job":         {"test.unknown", nil, jobs.Priority(1), jobs.ErrUnknownJob},
-		"a string":               {"test.job", "text", jobs.Priority(1), jobs.ErrInvalidData},
-		"numbers of 149 MB":      {"test.job", json.RawMessage(`{"x":[` + strings.Repeat("1e1000,", 149_000) + `1]}`), jobs.Priority(1), jobs.ErrInvalidData},
-		"the character zero":     {"test.job", map[string]string{"x": "\x00"}, jobs.Priority(1), jobs.ErrInvalidData},
-		"Delay(-1)":              {"test.job", nil, jobs.Delay(-1), jobs.ErrInvalidSchedule},
-		"Priority(5)":            {"test.job", nil, jobs.Priority(5), jobs.ErrInvalidOption},
-		"Unique of nothing":      {"test.job", nil, jobs.Unique(""), jobs.ErrInvalidOption},
-		"an option which is nil": {"test.job", nil, nil, jobs.ErrInvalidOption},
+		"an unknown job":      {"test.unknown", nil, jobs.Priority(1), jobs.ErrUnknownJob},
+		"a string":            {"test.job", "text", jobs.Priority(1), jobs.ErrInvalidData},
+		"numbers of 149 MB":   {"test.job", json.RawMessage(`{"x":[` + strings.Repeat("1e1000,", 149_000) + `1]}`), jobs.Priority(1), jobs.ErrInvalidData},
+		"the character zero":  {"test.job", map[string]string{"x": "\x00"}, jobs.Priority(1), jobs.ErrInvalidData},
+		"Delay(-1)":           {"test.job", nil, jobs.Delay(-1), jobs.ErrInvalidSchedule},
+		"Priority(5)":         {"test.job", nil, jobs.Priority(5), jobs.ErrInvalidOption},
+		"an empty Unique key": {"test.job", nil, jobs.Unique(""), jobs.ErrInvalidOption},
+		"a nil option":        {"test.job", nil, nil, jobs.ErrInvalidOption},
 	} {
 		id, err := tt.TriggerTx(e.ctx, tx, c.name, c.data, c.opt)
 		require.ErrorIs(e, err, c.want, "TriggerTx with %s", what)
@@ -114,7 +114,7 @@ func triggerTxRefusesWhatTriggerRefuses(e *env) {
 	_, err := tt.TriggerTx(e.ctx, nil, "test.job", nil)
 	require.Error(e, err, "TriggerTx without a transaction")
 	_, err = tt.TriggerTx(e.ctx, tx, "test.job", nil)
-	require.NoError(e, err, "a good TriggerTx after those that were refused")
+	require.NoError(e, err, "a valid TriggerTx after refused ones")
 	e.noError(tx.Commit(e.ctx))
 	_, err = tt.TriggerTx(e.ctx, tx, "test.job", nil)
 	require.ErrorIs(e, err, pgx.ErrTxClosed, "TriggerTx in a transaction that has ended")
@@ -148,7 +148,7 @@ func uniqueInTxFindsLiveJobs(e *env) {
 	}
 }
 
-func uniqueKeyOfAnOpenTxIsWaitedFor(e *env) {
+func triggerWaitsForAKeyOfAnOpenTx(e *env) {
 	tt := e.txTriggerer()
 	e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))
 	type answer struct {
@@ -162,14 +162,14 @@ func uniqueKeyOfAnOpenTxIsWaitedFor(e *env) {
 		impatient, cancel := context.WithTimeout(e.ctx, 10*slack)
 		_, err = e.s.Trigger(impatient, "test.job", nil, jobs.Unique("key"))
 		cancel()
-		require.ErrorIs(e, err, context.DeadlineExceeded, "a Trigger that does not wait for long")
+		require.ErrorIs(e, err, context.DeadlineExceeded, "a Trigger with a short deadline")
 		waited := make(chan answer, 1)
 		go func() {
 			id, err := e.s.Trigger(e.ctx, "test.job", nil, jobs.Unique("key"))
 			waited <- answer{id, err}
 		}()
 		e.until(time.Now().Add(10 * slack))
-		require.Empty(e, waited, "a Trigger returned while another transaction held its key")
+		require.Empty(e, waited, "Trigger returned while another transaction held its key")
 		if commit {
 			e.noError(tx.Commit(e.ctx))
 		} else {
@@ -198,21 +198,21 @@ func needsDB(h Harness) string {
 	return ""
 }
 
-// txTriggerer returns the provider as one, or skips the rule.
+// txTriggerer returns the scheduler as a [jobs.TxTriggerer], or skips the rule.
 func (e *env) txTriggerer() jobs.TxTriggerer {
 	e.Helper()
 	tt, ok := e.s.(jobs.TxTriggerer)
 	if !ok {
-		e.Skip("the provider is no TxTriggerer")
+		e.Skip("the provider does not implement jobs.TxTriggerer")
 	}
 	return tt
 }
 
-// begin begins a transaction, which ends with the rule at the latest.
+// begin begins a transaction that is rolled back at the end of the rule unless it has ended.
 func (e *env) begin() pgx.Tx {
 	e.Helper()
 	tx, err := e.h.DB(e.s).Begin(e.ctx)
 	e.noError(err)
-	e.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(e.ctx)) }) // mostly it has ended
+	e.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(e.ctx)) }) // usually it has ended
 	return tx
 }

@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestNext_WhenTheClockChanges(t *testing.T) {
+func TestNext_AroundClockChanges(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		rule, zone, pattern, after, to string
@@ -174,8 +174,7 @@ func TestNext_WhenTheClockChanges(t *testing.T) {
 	}
 }
 
-// For years of which a zone file lists no changes the package time has the rule,
-// and then takes every year to have 365 days.
+// For years beyond the changes listed in a zone file, package time uses the zone's rule and assumes years of 365 days.
 func TestNext_OnTheLastDayOfALeapYear(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -212,7 +211,7 @@ func TestNext_OnTheLastDayOfALeapYear(t *testing.T) {
 // database, through ten years: when the clock first shows the hour or, on days on
 // which it never does, when it jumps over it. No zone lacks a whole civil day in
 // these years (the last one was Apia's 2011-12-30; see above for what happens then).
-func TestNext_AFixedHourRunsOncePerCivilDayInEveryZone(t *testing.T) {
+func TestNext_AFixedHourTicksOncePerCivilDayInEveryZone(t *testing.T) {
 	t.Parallel()
 	all, err := clocks()
 	require.NoError(t, err)
@@ -249,17 +248,17 @@ func TestNext_AFixedHourRunsOncePerCivilDayInEveryZone(t *testing.T) {
 		hm := times[i%len(times)]
 		walk(c, hm[0], hm[1], from, to)
 	}
-	require.Greater(t, jumped, 100, "the days on which the clock jumps over the hour were looked at")
+	require.Greater(t, jumped, 100, "days on which the clock skips the hour are covered")
 }
 
-// A moment is a change of a clock.
+// A moment is a clock change.
 type moment struct {
 	loc *time.Location
 	at  time.Time
 }
 
-// moments returns one change of each kind: the time of day, by how much, and
-// whether a rule or a list of changes says so.
+// moments returns one clock change of each kind. Kinds differ in the time of day, in the size of the change, and in
+// whether it comes from a rule or a list of changes.
 func moments(t require.TestingT) []moment {
 	all, err := clocks()
 	require.NoError(t, err)
@@ -277,7 +276,7 @@ func moments(t require.TestingT) []moment {
 	return found
 }
 
-func TestNext_SkipsAndAddsNothingAroundAnyChangeOfAClock(t *testing.T) {
+func TestNext_NeitherSkipsNorAddsTicksAroundClockChanges(t *testing.T) {
 	t.Parallel()
 	all := moments(t)
 	require.Greater(t, len(all), 30)
@@ -293,7 +292,7 @@ func TestNext_SkipsAndAddsNothingAroundAnyChangeOfAClock(t *testing.T) {
 	}
 }
 
-func TestNext_OfAnyPatternEqualsTheModelAroundChanges(t *testing.T) {
+func TestNext_EqualsTheModelAroundClockChanges(t *testing.T) {
 	t.Parallel()
 	all := moments(t)
 	rapid.Check(t, func(t *rapid.T) {
@@ -308,9 +307,8 @@ func TestNext_OfAnyPatternEqualsTheModelAroundChanges(t *testing.T) {
 	})
 }
 
-// Wherever between two ticks it is asked, the answer is the later one: this is what
-// lets every process, and every restart, name the same tick.
-func TestNext_IsTheSameAnywhereBetweenTwoTicks(t *testing.T) {
+// Between two ticks, Next always returns the later one. So all processes get the same tick, also after a restart.
+func TestNext_IsTheSameEverywhereBetweenTwoTicks(t *testing.T) {
 	t.Parallel()
 	all := moments(t)
 	rapid.Check(t, func(t *rapid.T) {
@@ -327,8 +325,8 @@ func TestNext_IsTheSameAnywhereBetweenTwoTicks(t *testing.T) {
 	})
 }
 
-// history returns all changes that have ever set a clock back over midnight, and one of each other kind: the times of day
-// before and after it, and the second of a minute at which it came.
+// history returns all changes that have ever set a clock back over midnight, and one of each other kind: the times of
+// day before and after it, and the second of a minute at which it came.
 func history(t require.TestingT) (found []moment) {
 	files, err := zoneData()
 	require.NoError(t, err)
@@ -352,7 +350,7 @@ func history(t require.TestingT) (found []moment) {
 	return found
 }
 
-func TestNext_FollowsRealTimeThroughAnyChangeInTheHistoryOfClocks(t *testing.T) {
+func TestNext_FollowsElapsedTimeThroughHistoricalClockChanges(t *testing.T) {
 	t.Parallel()
 	all, acrossMidnight := history(t), 0
 	require.Greater(t, len(all), 500)
@@ -368,7 +366,7 @@ func TestNext_FollowsRealTimeThroughAnyChangeInTheHistoryOfClocks(t *testing.T) 
 		if !after.Before(before) || after.Day() == before.Day() {
 			continue
 		}
-		acrossMidnight++ // an hour of the day before is shown again, or all of that day
+		acrossMidnight++ // an hour of the previous day, or all of it, appears again
 		for _, pattern := range []string{
 			fmt.Sprintf("13 * * * %d", after.Weekday()), fmt.Sprintf("*/7 * * * %d", after.Weekday()),
 			fmt.Sprintf("0,59 */5 * * %d", before.Weekday()), fmt.Sprintf("30 * %d * *", after.Day()), fmt.Sprintf("* * %d,3 * *", before.Day()),

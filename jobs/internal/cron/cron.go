@@ -1,5 +1,5 @@
-// Package cron reads cron patterns, names their ticks, and says them in words. It follows
-// cronie's rules at clock changes.
+// Package cron parses cron patterns, computes their ticks and describes them in words. When clocks change it follows
+// the rules of cronie, with the two exceptions that jobs.ParseCron lists.
 package cron
 
 import (
@@ -11,19 +11,20 @@ import (
 	"time"
 )
 
-// A Schedule is a parsed pattern. Why not robfig/cron: it skips or doubles runs at clock
-// changes, refuses Sunday as 7, panics on "TZ=0", and rests since 2021; its parser
-// is smaller than a wrapper that would mend all that. A differential test holds
-// this one against it in UTC.
+// A Schedule is a parsed pattern.
+//
+// robfig/cron is not used because it skips or repeats runs when clocks change, rejects Sunday as 7, panics on "TZ=0",
+// and has been unmaintained since 2021. A wrapper that corrects all that would be larger than this parser. A test
+// compares the two in UTC.
 type Schedule struct {
 	pattern string
 	loc     *time.Location
-	zone    string // its name
+	zone    string // the name of loc
 
-	minute, hour, dom, month, dow uint64 // bit n is set when the value n matches
+	minute, hour, dom, month, dow uint64 // bit n is set if the value n matches
 
-	// These say that the field begins with '*': the hour then follows real time at clock
-	// changes, and of two day fields only both restricted ones mean "either", as in cronie.
+	// Set if the field starts with '*'. As in cronie, such an hour field follows elapsed time when clocks change, and
+	// the two day fields are alternatives only if neither starts with '*'.
 	hourStar, domStar, dowStar bool
 }
 
@@ -41,7 +42,7 @@ type field struct {
 	names    []string // names[i] stands for min+i
 }
 
-// sunday is Sunday's second number in field day-of-week; the first is 0.
+// sunday is the second number for Sunday in the day-of-week field; the first is 0.
 const sunday = 7
 
 var cronFields = [5]field{
@@ -52,8 +53,8 @@ var cronFields = [5]field{
 	{name: "day-of-week", max: sunday, names: []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}},
 }
 
-// Parse returns the schedule of a pattern, read in the zone loc; nil means UTC. See jobs.ParseCron. An error says
-// which field is wrong and what is allowed.
+// Parse parses a pattern in the time zone loc; nil means UTC. jobs.ParseCron documents the syntax. An error names the
+// field and says what is allowed.
 func Parse(pattern string, loc *time.Location) (*Schedule, error) {
 	if loc == nil {
 		loc = time.UTC
@@ -65,17 +66,17 @@ func Parse(pattern string, loc *time.Location) (*Schedule, error) {
 		if expanded, ok = aliases[expanded]; !ok {
 			hint := ""
 			if strings.HasPrefix(c.pattern, "@every") {
-				hint = "; for an interval there is RegisterInterval"
+				hint = "; for an interval, use RegisterInterval"
 			}
-			return nil, fmt.Errorf("unknown alias, allowed are @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually%s", hint)
+			return nil, fmt.Errorf("unknown alias, want @hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually%s", hint)
 		}
 	}
 	if strings.HasPrefix(expanded, "TZ=") || strings.HasPrefix(expanded, "CRON_TZ=") {
-		return nil, errors.New("the time zone is set by the option TimeZone, not in the pattern")
+		return nil, errors.New("set the time zone with the TimeZone option, not in the pattern")
 	}
 	texts := strings.Fields(expanded)
 	if len(texts) == len(cronFields)+1 {
-		return nil, errors.New("6 fields, want 5: minute, hour, day-of-month, month, day-of-week; there are no seconds and no years")
+		return nil, errors.New("6 fields, want 5: minute, hour, day-of-month, month, day-of-week; seconds and years are not supported")
 	}
 	if len(texts) != len(cronFields) {
 		return nil, fmt.Errorf("%d fields, want 5: minute, hour, day-of-month, month, day-of-week", len(texts))
@@ -91,7 +92,7 @@ func Parse(pattern string, loc *time.Location) (*Schedule, error) {
 	}
 	c.hourStar, c.domStar, c.dowStar = texts[1][0] == '*', texts[2][0] == '*', texts[4][0] == '*'
 	if _, ok := c.nextDay(civilDay(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC))); !ok {
-		return nil, errors.New("field day-of-month: no such day in the months of field month, so it never fires")
+		return nil, errors.New("field day-of-month: no such day in these months, so the pattern never fires")
 	}
 	return c, nil
 }
@@ -113,7 +114,7 @@ func (f field) parse(text string) (bits uint64, err error) {
 				if high, err = f.value(to); err != nil {
 					return 0, err
 				}
-				if high == 0 && low > 0 && f.max == sunday { // a range that ends on Sunday, as 0 or by name
+				if high == 0 && low > 0 && f.max == sunday { // a range that ends on Sunday, written as 0 or by name
 					high = sunday
 				}
 			case stepped:
@@ -122,13 +123,13 @@ func (f field) parse(text string) (bits uint64, err error) {
 				high = low
 			}
 			if low > high {
-				return 0, fmt.Errorf("range %q runs backwards, allowed is low-high within %d-%d", span, f.min, f.max)
+				return 0, fmt.Errorf("range %q runs backwards, want low-high within %d-%d", span, f.min, f.max)
 			}
 		}
 		step := 1
 		if stepped {
 			if step, err = strconv.Atoi(stepText); err != nil || !isDigit(stepText[0]) || step < 1 || step > f.max {
-				return 0, fmt.Errorf("step %q, allowed is 1 to %d", stepText, f.max)
+				return 0, fmt.Errorf("step %q, want 1 to %d", stepText, f.max)
 			}
 		}
 		for v := low; v <= high; v += step {
@@ -140,7 +141,7 @@ func (f field) parse(text string) (bits uint64, err error) {
 
 func (f field) value(text string) (int, error) {
 	for i, name := range f.names {
-		if len(text) == len(name) && strings.EqualFold(text, name) { // the length keeps out a long s
+		if len(text) == len(name) && strings.EqualFold(text, name) { // the length excludes U+017F, which folds to s
 			return f.min + i, nil
 		}
 	}
@@ -154,7 +155,7 @@ func (f field) value(text string) (int, error) {
 		if text == "?" {
 			hint = "; write * for any, which is what ? means elsewhere"
 		}
-		return 0, fmt.Errorf("value %q, allowed is %d to %d%s%s", text, f.min, f.max, names, hint)
+		return 0, fmt.Errorf("value %q, want %d to %d%s%s", text, f.min, f.max, names, hint)
 	}
 	return v, nil
 }
@@ -162,18 +163,19 @@ func (f field) value(text string) (int, error) {
 // String returns the pattern.
 func (c *Schedule) String() string { return c.pattern }
 
-// Zone returns the name of its time zone.
+// Zone returns the name of the time zone.
 func (c *Schedule) Zone() string { return c.zone }
 
-// Next finds the tick on the wall clock, as if the zone never changed, and maps it
-// to an instant. A pattern whose hour follows real time walks real minutes instead.
+// Next returns the first tick after t, in UTC, or the zero time if there is none. It finds the tick in civil time, as
+// if clocks never changed, and maps it to an instant. A pattern whose hour follows elapsed time steps through real
+// minutes instead.
 func (c *Schedule) Next(t time.Time) time.Time {
 	t = t.UTC()
 	if c.hourStar {
 		return c.nextReal(t)
 	}
 	for civil, ok := c.nextCivil(wall(t, c.loc)); ok; civil, ok = c.nextCivil(civil) {
-		// In the second pass of a repeated hour the instants of the first are past.
+		// In the second pass of a repeated hour, the instants of the first are in the past.
 		if tick := firstInstant(civil, c.loc); tick.After(t) {
 			return tick
 		}
@@ -185,7 +187,7 @@ func (c *Schedule) nextReal(t time.Time) time.Time {
 	at := t.Truncate(time.Second).Add(time.Second)
 	for {
 		civil := wall(at, c.loc)
-		// Zones have been off by seconds, so a local minute may begin at any second.
+		// Historical offsets include seconds, so a local minute may start at any second.
 		next := at.Add(time.Duration(60-civil.Second()) * time.Second)
 		if end := zoneEnd(at.In(c.loc)); !end.IsZero() && end.Before(next) {
 			next = end.UTC()
@@ -205,24 +207,24 @@ func (c *Schedule) nextReal(t time.Time) time.Time {
 	}
 }
 
-// nextOn returns the first instant after at at which a clock may show a day that matches, given
-// that the next one in the calendar is day, but not one before next.
+// nextOn returns the first instant after at, but not before next, at which a clock may show a matching day. day is the
+// next matching one in the calendar.
 func (c *Schedule) nextOn(day, at, next time.Time) time.Time {
 	first := firstInstant(day, c.loc)
-	if !first.After(next) { // the clock has been set back over midnight: that day has begun before
+	if !first.After(next) { // the clock was set back over midnight, and the day had already started
 		return next
 	}
 	today := civilDay(wall(at, c.loc))
 	for end := zoneEnd(at.In(c.loc)); !end.IsZero() && end.Before(first); end = zoneEnd(end) {
-		if wall(end, c.loc).Before(today) { // it will be: a day before this one is shown again
+		if wall(end, c.loc).Before(today) { // it will be set back, and an earlier day appears again
 			return end.UTC()
 		}
 	}
 	return first
 }
 
-// nextCivil returns the first wall-clock time after civil that matches, reckoned
-// in UTC, and false if there is none.
+// nextCivil returns the first matching civil time after civil, and false if there is none. Civil times are represented
+// in UTC.
 func (c *Schedule) nextCivil(civil time.Time) (time.Time, bool) {
 	civil = civil.Truncate(time.Minute).Add(time.Minute)
 	for {
@@ -251,11 +253,11 @@ func (c *Schedule) nextCivil(civil time.Time) (time.Time, bool) {
 	}
 }
 
-// maxDays is further than two matching days can be apart: 29 February on a given
-// day of the week comes once in 40 years where a century skips a leap year.
+// maxDays exceeds the distance between any two matching days. 29 February on a given day of the week is 40 years apart
+// when a century skips a leap year.
 const maxDays = 41 * 366
 
-// nextDay returns the first matching day from day on, and false if there is none.
+// nextDay returns the first matching day on or after day, and false if there is none.
 func (c *Schedule) nextDay(day time.Time) (time.Time, bool) {
 	for range maxDays {
 		if match(c.month, int(day.Month())) {
@@ -273,8 +275,8 @@ func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 func match(bits uint64, v int) bool { return bits&(1<<v) != 0 }
 
-// zoneName names a zone so that two of the same name show the same time. A zone that the time
-// zone database does not know under its name has its offsets in it.
+// zoneName returns a name for the zone such that zones with the same name show the same time. If the time zone database
+// does not have the zone under its own name, the offsets are appended.
 func zoneName(loc *time.Location) string {
 	name := loc.String()
 	winter, summer := time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2025, 7, 1, 0, 0, 0, 0, time.UTC)
@@ -286,7 +288,7 @@ func zoneName(loc *time.Location) string {
 	return strings.TrimSpace(name + " UTC" + strings.Join(slices.Compact(offsets), "/"))
 }
 
-// wall returns the time that a clock in loc shows at t, reckoned in UTC.
+// wall returns the civil time in loc at t, represented in UTC.
 func wall(t time.Time, loc *time.Location) time.Time {
 	_, offset := t.In(loc).Zone()
 	return t.UTC().Add(time.Duration(offset) * time.Second)
@@ -296,10 +298,9 @@ func civilDay(civil time.Time) time.Time {
 	return time.Date(civil.Year(), civil.Month(), civil.Day(), 0, 0, 0, 0, time.UTC)
 }
 
-// firstInstant returns the first instant at which a clock in loc shows civil, or,
-// if it jumps over that, the instant of the jump.
+// firstInstant returns the first instant at which a clock in loc shows civil, or the instant at which it skips civil.
 func firstInstant(civil time.Time, loc *time.Location) time.Time {
-	// No zone is further than this from UTC, nor changes by as much.
+	// No zone is further than this from UTC or changes by more.
 	at := civil.Add(-26 * time.Hour).In(loc)
 	for {
 		start, _ := at.ZoneBounds()
@@ -316,12 +317,12 @@ func firstInstant(civil time.Time, loc *time.Location) time.Time {
 	}
 }
 
-// zoneEnd returns when the zone of t changes its offset after t, in that zone, or zero if it never does.
+// zoneEnd returns when the offset of t's zone next changes, in that zone, or the zero time if it never does.
 func zoneEnd(t time.Time) time.Time {
 	_, end := t.ZoneBounds()
 	if !end.IsZero() && !end.After(t) {
-		// Where a rule gives the zone, package time ends every year after 365 days, so
-		// on the last day of a leap year (in UTC) the end is past already.
+		// In zones defined by a rule, package time assumes years of 365 days, so on the last day of a leap year (in
+		// UTC) the end is already past.
 		end = t.Truncate(24 * time.Hour).Add(24 * time.Hour)
 	}
 	return end

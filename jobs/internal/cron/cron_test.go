@@ -16,7 +16,7 @@ import (
 
 func TestParseCron_AcceptsFiveFields(t *testing.T) {
 	t.Parallel()
-	// Ticks are those after Wednesday, 2025-01-01 00:00 UTC.
+	// The ticks after Wednesday, 2025-01-01 00:00 UTC.
 	for _, test := range []struct {
 		rule, pattern string
 		want          []string
@@ -75,20 +75,20 @@ func TestParseCron_AcceptsFiveFields(t *testing.T) {
 	}
 }
 
-func TestParseCron_RefusesAndNamesTheFieldAndWhatIsAllowed(t *testing.T) {
+func TestParseCron_ErrorsNameTheFieldAndWhatIsAllowed(t *testing.T) {
 	t.Parallel()
 	const fiveFields = "want 5: minute, hour, day-of-month, month, day-of-week"
 	for _, test := range []struct{ pattern, field, allowed string }{
 		{"", "0 fields", fiveFields},
 		{"   ", "0 fields", fiveFields},
 		{"* * * *", "4 fields", fiveFields},
-		{"0 0 3 * * *", "6 fields", fiveFields + "; there are no seconds"},
-		{"TZ=UTC 0 3 * * *", "time zone", "option TimeZone"},
-		{"CRON_TZ=Europe/Berlin 0 3 * * *", "time zone", "option TimeZone"},
-		{"TZ=0", "time zone", "option TimeZone"},
-		{" TZ=UTC 0 3 * * *", "time zone", "option TimeZone"},
+		{"0 0 3 * * *", "6 fields", fiveFields + "; seconds and years are not supported"},
+		{"TZ=UTC 0 3 * * *", "time zone", "TimeZone option"},
+		{"CRON_TZ=Europe/Berlin 0 3 * * *", "time zone", "TimeZone option"},
+		{"TZ=0", "time zone", "TimeZone option"},
+		{" TZ=UTC 0 3 * * *", "time zone", "TimeZone option"},
 		{"@reboot", "alias", "@hourly, @daily or @midnight, @weekly, @monthly, and @yearly or @annually"},
-		{"@every 5m", "alias", "and @yearly or @annually; for an interval there is RegisterInterval"},
+		{"@every 5m", "alias", "and @yearly or @annually; for an interval, use RegisterInterval"},
 		{"@", "alias", "@hourly"},
 		{"@Daily", "alias", "@daily"},
 
@@ -157,7 +157,7 @@ func TestParseCron_RefusesAndNamesTheFieldAndWhatIsAllowed(t *testing.T) {
 		{"* * 15W * *", `field day-of-month: value "15W"`, "1 to 31"},
 		{"* * * * 5#3", `field day-of-week: value "5#3"`, "0 to 7 or sun to sat"},
 
-		{"0 0 30 2 *", "field day-of-month", "no such day in the months of field month, so it never fires"},
+		{"0 0 30 2 *", "field day-of-month", "no such day in these months, so the pattern never fires"},
 		{"0 0 31 4,6,9,11 *", "field day-of-month", "never fires"},
 		{"0 0 30-31 feb *", "field day-of-month", "never fires"},
 		{"* * 31 2 */2", "field day-of-month", "never fires"},
@@ -174,14 +174,14 @@ func TestParseCron_RefusesAndNamesTheFieldAndWhatIsAllowed(t *testing.T) {
 	}
 }
 
-func TestParseCron_ADayThatNeverComesIsFineWhenTheOtherDayFieldCounts(t *testing.T) {
+func TestParseCron_AcceptsADayThatNeverComesIfTheOtherDayFieldMatches(t *testing.T) {
 	t.Parallel()
 	s := mustParse(t, "0 0 30 2 mon", nil)
 	require.Equal(t, []string{"2025-02-03T00:00:00Z", "2025-02-10T00:00:00Z", "2025-02-17T00:00:00Z", "2025-02-24T00:00:00Z"},
 		rfc3339(ticksOf(s, at(t, "2025-01-01T00:00:00Z"), at(t, "2026-01-01T00:00:00Z"))))
 }
 
-func TestNext_IsInUTCWhateverTheZones(t *testing.T) {
+func TestNext_IsInUTC(t *testing.T) {
 	t.Parallel()
 	berlin := mustZone(t, "Europe/Berlin")
 	from := at(t, "2025-01-01T00:00:00.5Z")
@@ -208,7 +208,7 @@ func TestNext_IsAfterItsArgumentToTheNanosecond(t *testing.T) {
 	}
 }
 
-// patterns draws cron patterns. Values are within bounds, but a pattern may never fire.
+// patterns generates cron patterns with valid values. A pattern may never fire.
 var patterns = rapid.Custom(func(t *rapid.T) string {
 	name := func(t *rapid.T, names string, v, low int) string {
 		if v == 7 && low == 0 && names != "" && rapid.Bool().Draw(t, "sunday as 0") {
@@ -250,13 +250,13 @@ var patterns = rapid.Custom(func(t *rapid.T) string {
 	}, " ")
 })
 
-// firing draws cron patterns that fire.
+// firing generates cron patterns that fire.
 var firing = patterns.Filter(func(pattern string) bool {
 	_, err := jobs.ParseCron(pattern, nil)
 	return err == nil
 })
 
-func TestParseCron_RefusesNoPatternThatFires(t *testing.T) {
+func TestParseCron_RefusesOnlyPatternsThatNeverFire(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		pattern := patterns.Draw(t, "pattern")
@@ -278,9 +278,9 @@ func TestParseCron_RefusesNoPatternThatFires(t *testing.T) {
 // endsOnSunday matches a range that ends on Sunday as 0 or by name.
 var endsOnSunday = regexp.MustCompile(`(?i)-(0|sun)`)
 
-// In UTC the clock never changes, and robfig/cron is right. It knows no Sunday as
-// 7 or at the end of a range, and a step or a list makes a day field that begins with a star "restricted".
-func TestNext_EqualsThatOfRobfigCronInUTC(t *testing.T) {
+// In UTC clocks never change, and robfig/cron is correct. It does not support Sunday as 7 or at the end of a range, and
+// treats a day field that starts with a star as restricted if it has a step or a list.
+func TestNext_EqualsRobfigCronInUTC(t *testing.T) {
 	t.Parallel()
 	robfigStar := func(field string) bool {
 		for part := range strings.SplitSeq(field, ",") {
@@ -302,7 +302,7 @@ func TestNext_EqualsThatOfRobfigCronInUTC(t *testing.T) {
 		tick := time.Unix(rapid.Int64Range(0, 1<<32).Draw(t, "unix"), rapid.Int64Range(0, 999_999_999).Draw(t, "ns")).UTC()
 		for range 200 {
 			next := want.Next(tick)
-			if next.IsZero() { // robfig/cron looks no further than five years
+			if next.IsZero() { // robfig/cron searches only five years
 				require.Greater(t, s.Next(tick).Sub(tick), 4*365*24*time.Hour)
 				return
 			}
@@ -312,9 +312,8 @@ func TestNext_EqualsThatOfRobfigCronInUTC(t *testing.T) {
 	})
 }
 
-// FuzzParseCron holds what must be true of any input: no panic; an error of the
-// right kind; and of a pattern that parses, that it reads the same again, that its
-// ticks are in order and those of the model.
+// FuzzParseCron checks that no input causes a panic or a wrong kind of error, and that a pattern that parses can be
+// parsed again from its String, with ticks that are in order and equal to the model's.
 func FuzzParseCron(f *testing.F) {
 	for i, seed := range []string{
 		"* * * * *", "0 3 * * *", "30 2 * * *", "0 0 * * *", "59 23 31 12 7", "*/7 */5 */3 */2 */7", "0 0 30 2 *", "0 0 29 2 */7",
@@ -345,7 +344,7 @@ func FuzzParseCron(f *testing.F) {
 		again := mustParse(t, s.String(), loc)
 		require.Equal(t, s.String(), again.String())
 
-		// From 1973 on all offsets are whole minutes. The model is too slow for more than days.
+		// Since 1973 all offsets are in whole minutes. The model is too slow for more than a few days.
 		const years = 120 * 365 * 24 * 3600
 		from := time.Unix(100_000_000+(unix%years+years)%years, unix%1e9)
 		tick := from

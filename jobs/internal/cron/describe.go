@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// values are those that a field of a pattern names, ascending.
+// values are the values that match a field, in ascending order.
 type values struct {
 	list []int
-	full bool // it names all there are
-	star bool // it begins with '*', which matters where both day fields are restricted
+	full bool // every value matches
+	star bool // the field starts with '*', which matters if both day fields are restricted
 }
 
 var (
@@ -20,7 +20,7 @@ var (
 	weekdays = []string{"Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"}
 )
 
-// Describe says the pattern in words: "every day at 03:00". A pattern that it cannot say exactly it returns as it is.
+// Describe returns the pattern in words, such as "every day at 03:00", or the pattern itself if words would be inexact.
 func (c *Schedule) Describe() string {
 	clock, at, ok := clockWords(valuesOf(c.minute, 0, 59), valuesOf(c.hour, 0, 23))
 	if !ok {
@@ -34,7 +34,7 @@ func (c *Schedule) Describe() string {
 	return c.pattern
 }
 
-// valuesOf lists the bits from low to high that are set.
+// valuesOf returns the numbers of the bits from low to high that are set.
 func valuesOf(bits uint64, low, high int) (v values) {
 	for n := low; n <= high; n++ {
 		if match(bits, n) {
@@ -45,7 +45,7 @@ func valuesOf(bits uint64, low, high int) (v values) {
 	return v
 }
 
-// everyMinutes says "every minute", "every 5 minutes" or "every hour".
+// everyMinutes returns "every minute", "every 5 minutes" or "every hour".
 func everyMinutes(n int) string {
 	switch n {
 	case 1:
@@ -59,10 +59,10 @@ func everyMinutes(n int) string {
 // one reports whether there is a single value.
 func (v values) one() bool { return len(v.list) == 1 }
 
-// run reports whether the values follow each other without a gap.
+// run reports whether the values are consecutive.
 func (v values) run() bool { return v.list[len(v.list)-1]-v.list[0] == len(v.list)-1 }
 
-// step returns n where the values are the multiples of n below size, and n divides size.
+// step returns n if the values are the multiples of n below size and n divides size.
 func (v values) step(size int) (int, bool) {
 	n := size / len(v.list)
 	if n*len(v.list) != size {
@@ -76,11 +76,11 @@ func (v values) step(size int) (int, bool) {
 	return n, true
 }
 
-// maxList is how many things are named one by one.
+// maxList is how many values are listed individually.
 const maxList = 4
 
-// clockWords says the time of day. at tells that it names instants ("at 03:00"), and not
-// how often ("every 5 minutes").
+// clockWords describes the time of day. at reports whether it is given as instants ("at 03:00") rather than as a
+// frequency ("every 5 minutes").
 func clockWords(minute, hour values) (text string, at, ok bool) {
 	n, stepped := minute.step(60)
 	often := everyMinutes(n)
@@ -114,7 +114,7 @@ func clockWords(minute, hour values) (text string, at, ok bool) {
 	return "", false, false
 }
 
-// dayWords joins the time of day with the days.
+// dayWords combines the time of day with the days.
 func dayWords(clock string, at bool, dom, month, dow values) (string, bool) {
 	ofMonth, inMonth := " of every month", ""
 	if !month.full {
@@ -133,7 +133,7 @@ func dayWords(clock string, at bool, dom, month, dow values) (string, bool) {
 			return "", false
 		}
 	}
-	either := !dom.star && !dow.star // a day that matches one of the two fields counts
+	either := !dom.star && !dow.star // a day has to match only one of the two fields
 	var days string
 	switch {
 	case dom.full && dow.full, either && (dom.full || dow.full):
@@ -160,7 +160,7 @@ func dayWords(clock string, at bool, dom, month, dow values) (string, bool) {
 		}
 		return clock + ", " + days, true
 	}
-	return "", false // both restricted and both needed, or in some months
+	return "", false // both fields are restricted, and a day must match both or is limited to some months
 }
 
 func weekdayWords(dow values) string {
@@ -174,7 +174,7 @@ func weekdayWords(dow values) string {
 	return join(names)
 }
 
-// dateWords says "on the 1st and 15th of every month", if all those months have the days.
+// dateWords returns "on the 1st and 15th of every month" if all these months have these days.
 func dateWords(dom, month values, ofMonth string) (string, bool) {
 	if len(dom.list) > maxList {
 		return "", false
@@ -194,7 +194,7 @@ func dateWords(dom, month values, ofMonth string) (string, bool) {
 		case missing:
 			return "", false
 		}
-	} else if last > 28 && !dom.one() { // 29 February, or a 31st that is not there
+	} else if last > 28 && !dom.one() { // 29 February, or a 31st of a shorter month
 		return "", false
 	}
 	return text, true
@@ -215,7 +215,7 @@ func ordinal(n int) string {
 	return strconv.Itoa(n) + suffix
 }
 
-// join makes "a, b and c".
+// join returns "a, b and c".
 func join(list []string) string {
 	if len(list) < 2 {
 		return strings.Join(list, "")

@@ -18,7 +18,7 @@ func describe(t testing.TB, pattern string) string {
 	return s.Describe()
 }
 
-func TestDescribe(t *testing.T) {
+func TestSchedule_Describe(t *testing.T) {
 	t.Parallel()
 	for pattern, want := range map[string]string{
 		"@daily":               "every day at 00:00",
@@ -66,9 +66,9 @@ func TestDescribe(t *testing.T) {
 		"* * 1 * *":            "every minute, on the 1st of every month",
 		"*/5 * * 6 *":          "every 5 minutes in June",
 		"0 3 13 * 5":           "on the 13th of every month and on Fridays at 03:00",
-		"0 3 1-31 * 5":         "every day at 03:00", // of two restricted day fields either counts
+		"0 3 1-31 * 5":         "every day at 03:00", // a day has to match only one of two restricted fields
 		"  0   3 * * * ":       "every day at 03:00",
-		"*/7 * * * *":          "*/7 * * * *", // not even at the hour
+		"*/7 * * * *":          "*/7 * * * *", // uneven at the hour
 		"0 0 15,31 * *":        "0 0 15,31 * *",
 		"0 0 31 1,4 *":         "0 0 31 1,4 *",
 		"0 0 */2 * 1":          "0 0 */2 * 1",
@@ -81,7 +81,7 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// ticks returns the next ticks as a text to compare.
+// ticks returns the next ticks as text.
 func ticks(t testing.TB, pattern string) string {
 	s, err := cron.Parse(pattern, nil)
 	require.NoError(t, err)
@@ -93,9 +93,8 @@ func ticks(t testing.TB, pattern string) string {
 	return b.String()
 }
 
-// Words that fit two patterns with different ticks claim something wrong of one of
-// them, or leave something out.
-func TestDescribe_TellsPatternsApart(t *testing.T) {
+// If two patterns with different ticks have the same description, it is wrong or incomplete for one of them.
+func TestDescribe_DistinguishesPatterns(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // not a secret
 	field := func(low, high int, often ...string) string {

@@ -22,16 +22,15 @@ import (
 	"github.com/everytick/everytick/jobs"
 )
 
-// The tests of cron schedules compare them with the slow and plain model of this
-// file, which shares no code with them: a pattern is five sets, and its ticks are
-// found by looking at every minute.
+// The tests compare cron schedules with the slow and simple model in this file, which shares no code with them. A
+// pattern is five sets, and its ticks are found by checking every minute.
 
 type refPattern struct {
 	minute, hour, dom, month, dow [60]bool
 	hourStar, domStar, dowStar    bool
 }
 
-// newRefPattern reads a pattern that is known to be valid.
+// newRefPattern parses a pattern that is known to be valid.
 func newRefPattern(pattern string) refPattern {
 	if long, ok := map[string]string{
 		"@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *", "@monthly": "0 0 1 * *", "@weekly": "0 0 * * 0",
@@ -86,7 +85,7 @@ func refInt(text string) int {
 	return n
 }
 
-// matches tells whether a clock that shows civil, given in UTC, is on the pattern.
+// matches reports whether the civil time, represented in UTC, matches the pattern.
 func (p refPattern) matches(civil time.Time) bool {
 	hour, minute, second := civil.Clock()
 	_, month, day := civil.Date()
@@ -100,12 +99,11 @@ func (p refPattern) matches(civil time.Time) bool {
 	return dom || dow
 }
 
-// ticks returns the ticks t with after < t <= to by looking at every minute: an
-// hour that begins with a star matches whenever the clock shows a match; any other
-// matches when the clock first reaches or passes it.
+// ticks returns the ticks t with after < t <= to by checking every minute. If the hour starts with a star, a tick is
+// whenever the clock shows a match. Otherwise it is when the clock first reaches or passes a match.
 func (p refPattern) ticks(loc *time.Location, after, to time.Time) []time.Time {
 	var found []time.Time
-	t := after.Add(-5 * time.Hour).Truncate(time.Minute) // since 1970 no clock was set back by more
+	t := after.Add(-5 * time.Hour).Truncate(time.Minute) // since 1970 no clock has been set back by more
 	reached := refWall(t, loc)
 	for t = t.Add(time.Minute); !t.After(to); t = t.Add(time.Minute) {
 		shown, tick := refWall(t, loc), false
@@ -123,13 +121,13 @@ func (p refPattern) ticks(loc *time.Location, after, to time.Time) []time.Time {
 	return found
 }
 
-// realTicks returns the ticks t with after < t <= to of a pattern that follows real time, in
-// zones too whose offsets are not whole minutes: whenever the clock shows a match.
+// realTicks returns the ticks t with after < t <= to of a pattern that follows elapsed time, which is whenever the
+// clock shows a match. Zones may have offsets that are not in whole minutes.
 func (p refPattern) realTicks(loc *time.Location, after, to time.Time) (found []time.Time) {
 	for t := after.Add(time.Second).Truncate(time.Second); !t.After(to); t = t.Add(time.Second) {
 		shown := refWall(t, loc)
 		if s := shown.Second(); s != 0 && s < 59 && refWall(t.Add(time.Duration(59-s)*time.Second), loc).Second() == 59 {
-			t = t.Add(time.Duration(58-s) * time.Second) // the next minute begins after 59
+			t = t.Add(time.Duration(58-s) * time.Second) // the next minute starts after 59
 		} else if p.matches(shown) {
 			found = append(found, t.UTC())
 		}
@@ -137,7 +135,7 @@ func (p refPattern) realTicks(loc *time.Location, after, to time.Time) (found []
 	return found
 }
 
-// refWall returns what a clock in loc shows at t, as if it were UTC.
+// refWall returns the civil time in loc at t, represented in UTC.
 func refWall(t time.Time, loc *time.Location) time.Time {
 	_, offset := t.In(loc).Zone()
 	return t.Add(time.Duration(offset) * time.Second).UTC()
@@ -178,9 +176,8 @@ func rfc3339(ticks []time.Time) []string {
 	return text
 }
 
-// ruleZone returns a zone that is given by a POSIX rule alone, such as
-// "EST5EDT,M3.2.0,M11.1.0": what the zone files of many systems give for the
-// present, where those that come with Go list every change until 2037.
+// ruleZone returns a zone defined only by a POSIX rule, such as "EST5EDT,M3.2.0,M11.1.0". The zone files of many
+// systems define the present this way, whereas those that come with Go list every change until 2037.
 func ruleZone(t require.TestingT, name, rule string) *time.Location {
 	var b bytes.Buffer
 	header := func(types, chars uint32) {
@@ -197,8 +194,7 @@ func ruleZone(t require.TestingT, name, rule string) *time.Location {
 	return loc
 }
 
-// zoneData returns the files of the tz database by name: those that come with Go,
-// or else the system's.
+// zoneData returns the files of the tz database by name, either those that come with Go or the system's.
 var zoneData = sync.OnceValues(func() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	add := func(name string, r io.Reader) error {
@@ -208,7 +204,7 @@ var zoneData = sync.OnceValues(func() (map[string][]byte, error) {
 		}
 		return err
 	}
-	goroot, _ := exec.Command("go", "env", "GOROOT").Output() // without it: the system's
+	goroot, _ := exec.Command("go", "env", "GOROOT").Output() // if it fails, the system's files are used
 	if archive, err := zip.OpenReader(filepath.Join(strings.TrimSpace(string(goroot)), "lib", "time", "zoneinfo.zip")); err == nil {
 		defer archive.Close()
 		for _, f := range archive.File {
@@ -227,7 +223,7 @@ var zoneData = sync.OnceValues(func() (map[string][]byte, error) {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && (entry.Name() == "right" || entry.Name() == "posix"): // with leap seconds; all again
+		case entry.IsDir() && (entry.Name() == "right" || entry.Name() == "posix"): // copies, some with leap seconds
 			return fs.SkipDir
 		case entry.IsDir():
 			return nil
@@ -241,10 +237,10 @@ var zoneData = sync.OnceValues(func() (map[string][]byte, error) {
 	return files, err
 })
 
-// A clock is how a zone's offset went over the years that the tests look at.
+// A clock is the history of a zone's offset over the years that the tests cover.
 type clock struct {
 	loc     *time.Location
-	changes []change // the first one stands for the start
+	changes []change // the first one is the start
 }
 
 type change struct {
@@ -257,9 +253,8 @@ var (
 	clocksTo   = time.Date(2031, 2, 1, 0, 0, 0, 0, time.UTC)
 )
 
-// clocks returns every zone of the tz database, and every rule that one of them
-// ends with as a zone of its own. Zones that do not differ in the years between
-// clocksFrom and clocksTo are returned once.
+// clocks returns every zone of the tz database, and a zone for every rule with which one of them ends. Zones that do
+// not differ between clocksFrom and clocksTo are returned once.
 var clocks = sync.OnceValues(func() ([]clock, error) {
 	files, err := zoneData()
 	if err != nil {
@@ -301,7 +296,7 @@ var clocks = sync.OnceValues(func() ([]clock, error) {
 	return all, nil
 })
 
-// refuser collects the message of a requirement that was not met.
+// refuser records the message of a failed requirement.
 type refuser string
 
 func (r *refuser) Errorf(format string, args ...any) { *r = refuser(fmt.Sprintf(format, args...)) }
@@ -331,7 +326,7 @@ func changesOf(loc *time.Location, from, to time.Time) (found []time.Time) {
 		if before == after {
 			continue
 		}
-		low, high := t, t.Add(step) // halve until the change is found to the second
+		low, high := t, t.Add(step) // bisect to the second
 		for high.Sub(low) > time.Second {
 			if middle := low.Add(high.Sub(low) / 2).Truncate(time.Second); offsetAt(middle) == before {
 				low = middle
@@ -344,8 +339,7 @@ func changesOf(loc *time.Location, from, to time.Time) (found []time.Time) {
 	return found
 }
 
-// first returns when the clock first shows civil, or, if it never does, the
-// instant at which it jumps over it.
+// first returns when the clock first shows civil, or the instant at which it skips civil.
 func (c clock) first(civil time.Time) (instant time.Time, shown bool) {
 	for i, ch := range c.changes {
 		instant = civil.Add(-ch.offset)

@@ -1,4 +1,4 @@
-// Package equal compares JSON by its meaning, for the tests of providers and of what is built on them.
+// Package equal compares JSON by value, for tests of providers and of applications.
 package equal
 
 import (
@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// JSON reports whether a and b are the same JSON, to the last digit.
+// JSON reports whether a and b are the same JSON value. Numbers are compared exactly.
 func JSON(a, b []byte) bool {
 	ca, errA := canonicalJSON(a)
 	cb, errB := canonicalJSON(b)
 	return errA == nil && errB == nil && ca == cb
 }
 
-// canonicalJSON renders JSON without spaces and with sorted keys. PostgreSQL keeps
-// numbers exactly but may write them otherwise, so they are compared by value.
+// canonicalJSON returns data without spaces, with sorted keys and with numbers as fractions. PostgreSQL stores numbers
+// exactly but may write them differently.
 func canonicalJSON(data []byte) (string, error) {
 	dec := json.NewDecoder(strings.NewReader(string(data)))
 	dec.UseNumber()

@@ -18,9 +18,9 @@ func TestJSON(t *testing.T) {
 		{"space and order", `{"a": 1, "b": [true, null]}`, `{"b":[true,null],"a":1}`, true},
 		{"numbers by value", `[1e2, 0.10]`, `[100, 0.1]`, true},
 		{"numbers to the last digit", `[12345678901234567890]`, `[12345678901234567891]`, false},
-		{"no number is a string", `["1"]`, `[1]`, false},
+		{"a string is not a number", `["1"]`, `[1]`, false},
 		{"the order of a list", `[1, 2]`, `[2, 1]`, false},
-		{"what is no JSON equals nothing", `{`, `{`, false},
+		{"invalid JSON equals nothing", `{`, `{`, false},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()

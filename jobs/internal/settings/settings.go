@@ -1,14 +1,14 @@
-// Package settings has what the options of a registration set. Package jobs fills it in and jobs/provider reads
-// it, so that applications see neither.
+// Package settings defines the settings made by the options of a registration. Package jobs writes them and
+// jobs/provider reads them, hidden from applications.
 package settings
 
 import "time"
 
-// MaxBackoff is the longest wait before a retry that RetryDelay allows and that doubling leads to.
+// MaxBackoff is the longest delay before a retry, as given with RetryDelay or after doubling.
 const MaxBackoff = 24 * time.Hour
 
-// A Job is what the options of one registration come to, each field by the function of its name in package jobs.
-// The type parameters are jobs.Middleware and jobs.TriggerMiddleware, which this package cannot import.
+// A Job holds the settings of one registration. Each field is set by the option of the same name in package jobs. The
+// type parameters are jobs.Middleware and jobs.TriggerMiddleware, which this package cannot import.
 type Job[Middleware, TriggerMiddleware any] struct {
 	MaxRetries  int
 	RetryDelay  time.Duration
@@ -23,7 +23,7 @@ type Job[Middleware, TriggerMiddleware any] struct {
 	UseTrigger  []TriggerMiddleware
 	Redact      func(string) string // nil if not set
 
-	// ForCron and ForTicks name the first option that does nothing without a cron pattern, or without
-	// ticks. They are "" if there was none.
+	// ForCron and ForTicks name the first option that requires a cron pattern, or ticks. They are "" if there is
+	// none.
 	ForCron, ForTicks string
 }

@@ -1,5 +1,5 @@
-// Package verdict has the errors with which a handler decides whether and when its job is retried. Package jobs makes
-// them, and jobs/provider obeys them.
+// Package verdict defines the errors with which a handler decides whether and when it is retried. Package jobs creates
+// them, and jobs/provider acts on them.
 package verdict
 
 import (
@@ -7,28 +7,28 @@ import (
 	"time"
 )
 
-// Permanent is the error of an attempt after which there is no other.
+// Permanent is an error that is not retried.
 type Permanent struct{ Err error }
 
 func (e *Permanent) Error() string { return e.Err.Error() }
 
-// Unwrap returns what the handler returned.
+// Unwrap returns the handler's error.
 func (e *Permanent) Unwrap() error { return e.Err }
 
-// RetryAfter is the error of an attempt after which the next one starts in the time After.
+// RetryAfter is an error after which the next attempt starts after the delay After.
 type RetryAfter struct {
 	After time.Duration
 	Err   error
 }
 
 func (e *RetryAfter) Error() string {
-	return fmt.Sprintf("%s (to be retried after %s)", e.Err, e.After)
+	return fmt.Sprintf("%s (retry after %s)", e.Err, e.After)
 }
 
-// Unwrap returns what the handler returned.
+// Unwrap returns the handler's error.
 func (e *RetryAfter) Unwrap() error { return e.Err }
 
-// Sound returns what ask returns, or false if it panics. ask calls methods of an error that a handler returned.
+// Sound returns the result of ask, or false if ask panics. ask calls methods of a handler's error, which may do so.
 func Sound(ask func() bool) (yes bool) {
 	defer func() {
 		if recover() != nil {

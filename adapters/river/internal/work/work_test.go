@@ -120,7 +120,7 @@ func TestWorker_ReportsTheResultOfAnAttempt(t *testing.T) {
 		},
 		{
 			name: "a late tick with StartWithin", metadata: tick, opts: []jobs.Option{jobs.StartWithin(time.Minute)},
-			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "allowed is a start within 1m0s",
+			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "StartWithin is 1m0s",
 		},
 		{
 			name: "a late tick whose first attempt started in time", opts: []jobs.Option{jobs.StartWithin(time.Minute)},

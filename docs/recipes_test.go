@@ -157,7 +157,7 @@ func TestOutbox(t *testing.T) {
 func sendDigest(ctx context.Context, job *jobs.Job) error {
 	until := job.Tick
 	if until.IsZero() {
-		until = job.StartedAt // somebody triggered it
+		until = job.StartedAt // triggered by hand
 	}
 	return pgx.BeginFunc(ctx, job.DB, func(tx pgx.Tx) error {
 		var since time.Time

@@ -55,7 +55,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, opts *MigrateOptions) erro
 	case SearchIndexesDrop, SearchIndexesBuild:
 		search = new(o.SearchIndexes == SearchIndexesBuild)
 	default:
-		return fmt.Errorf("river: SearchIndexes is %d, allowed are SearchIndexesKeep, SearchIndexesDrop and SearchIndexesBuild", o.SearchIndexes)
+		return fmt.Errorf("river: SearchIndexes is %d, must be SearchIndexesKeep, SearchIndexesDrop or SearchIndexesBuild", o.SearchIndexes)
 	}
 	m, err := migrate.New(pool, store.New(schema), search)
 	if err == nil {

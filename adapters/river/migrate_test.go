@@ -23,7 +23,7 @@ func TestMigrate_RejectsBadArguments(t *testing.T) {
 	t.Parallel()
 	require.ErrorContains(t, river.Migrate(t.Context(), nil, nil), "pool is nil")
 	unknown := &river.MigrateOptions{SearchIndexes: 3}
-	require.ErrorContains(t, river.Migrate(t.Context(), poolOf(t, 2, pgx.QueryExecModeCacheStatement), unknown), "SearchIndexes is 3, allowed are SearchIndexesKeep")
+	require.ErrorContains(t, river.Migrate(t.Context(), poolOf(t, 2, pgx.QueryExecModeCacheStatement), unknown), "SearchIndexes is 3, must be SearchIndexesKeep")
 }
 
 func TestStart_RequiresMigrateAfterRiversOwnMigrations(t *testing.T) {

@@ -72,7 +72,7 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 	return all, nil
 }
 
-// describe fills in what the row of a schedule tells.
+// describe fills in the fields that come from the row of a schedule.
 func (s *Scheduler) describe(d *provider.Definition, st *jobs.Status, row store.Standing, exists bool, now time.Time) {
 	if !exists {
 		st.NextTick = provider.Next(d.Schedule, now)

@@ -149,11 +149,11 @@ func (c Config) withDefaults() (Config, error) {
 	case !queuePattern.MatchString(c.Queue) || c.Queue == store.PausedQueue:
 		return c, fmt.Errorf("river: Queue %q: want 1 to 64 of a-z, 0-9, _ and -, and not %q", c.Queue, store.PausedQueue)
 	case c.MaxWorkers < 1 || c.MaxWorkers > riverqueue.QueueNumWorkersMax:
-		return c, fmt.Errorf("river: MaxWorkers %d: allowed is 1 to %d", c.MaxWorkers, riverqueue.QueueNumWorkersMax)
+		return c, fmt.Errorf("river: MaxWorkers %d: must be 1 to %d", c.MaxWorkers, riverqueue.QueueNumWorkersMax)
 	case c.DeadAfter < process.MinDeadAfter || c.DeadAfter > process.MaxDeadAfter:
-		return c, fmt.Errorf("river: DeadAfter %s: allowed is %s to %s", c.DeadAfter, process.MinDeadAfter, process.MaxDeadAfter)
+		return c, fmt.Errorf("river: DeadAfter %s: must be %s to %s", c.DeadAfter, process.MinDeadAfter, process.MaxDeadAfter)
 	case c.Retention < time.Minute:
-		return c, fmt.Errorf("river: Retention %s: at least 1m is allowed", c.Retention)
+		return c, fmt.Errorf("river: Retention %s: must be at least 1m", c.Retention)
 	}
 	return c, nil
 }

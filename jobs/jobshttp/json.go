@@ -16,7 +16,7 @@ type healthJSON struct {
 	Started       bool               `json:"started"`
 	OldestWaiting float64            `json:"oldest_waiting_seconds"`
 	Totals        map[jobs.State]int `json:"totals,omitempty"`
-	AtLeast       []jobs.State       `json:"at_least,omitempty"` // states of which there may be more than totals says
+	AtLeast       []jobs.State       `json:"at_least,omitempty"` // states with possibly more jobs than totals counts
 }
 
 type reasonJSON struct {

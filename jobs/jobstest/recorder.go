@@ -208,6 +208,7 @@ func (r *Recorder) TriggerAndWait(t testing.TB, name string, data any, opts ...j
 // Await waits for the outcome of the run with that ID and returns it. It fails t if there is none within
 // [Recorder].Wait. A run that is skipped or cancelled has no outcome, nor has one of a job that was not registered on
 // this recorder. If [jobs.Retrier] retried the run, Await returns its first outcome; [Recorder.Outcomes] has them all.
+// Await returns when the handler has; the provider may store the outcome a moment later, River within about 250 ms.
 func (r *Recorder) Await(t testing.TB, id string) Outcome {
 	t.Helper()
 	timer := time.NewTimer(r.wait())

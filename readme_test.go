@@ -289,12 +289,9 @@ var (
 	pool      *pgxpool.Pool
 	tx        pgx.Tx
 	scheduler *river.Scheduler
-	mux       *http.ServeMux
 	server    *http.Server
 
 	retain, sync jobs.Handler
-
-	requireOperator func(*http.Request) error
 )
 
 type Scheduler struct{ *river.Scheduler }

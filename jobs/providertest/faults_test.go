@@ -456,18 +456,7 @@ var faults = []struct {
 	}},
 	{"Unique is ignored in a transaction", "Unique in a transaction finds live runs, including those of the transaction", forgetsOptionsInTx},
 	{"a transaction does not hold its key", "Trigger waits for a Unique key taken by an open transaction", forgetsOptionsInTx},
-	{"TriggerMany stops half-way", "TriggerMany inserts all or none", func(f *faulty, _ providertest.Config) {
-		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
-			for _, v := range data {
-				id, err := f.Scheduler.Trigger(ctx, name, v, opts...)
-				if err != nil {
-					return nil, err
-				}
-				ids = append(ids, id)
-			}
-			return ids, nil
-		}
-	}},
+	{"TriggerMany stops half-way", "TriggerMany inserts all or none", triggersOneByOne},
 	{"TriggerBulk stops half-way", "TriggerBulk inserts all or none, and returns how many", func(f *faulty, _ providertest.Config) {
 		f.bulk = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error) {
 			for i, v := range data {
@@ -1004,18 +993,7 @@ var faults = []struct {
 			return ids, nil
 		}
 	}},
-	{"TriggerMany passes through middleware one by one", "a trigger that middleware refuses inserts nothing", func(f *faulty, _ providertest.Config) {
-		f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
-			for _, v := range data {
-				id, err := f.Scheduler.Trigger(ctx, name, v, opts...)
-				if err != nil {
-					return nil, err
-				}
-				ids = append(ids, id)
-			}
-			return ids, nil
-		}
-	}},
+	{"TriggerMany passes through middleware one by one", "a trigger that middleware refuses inserts nothing", triggersOneByOne},
 	{"Trigger returns a different ID than middleware sees", "trigger middleware sees the IDs that the trigger returns", func(f *faulty, _ providertest.Config) {
 		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
@@ -1449,6 +1427,20 @@ func changingActivity(change func(*jobs.Activity)) func(*faulty, providertest.Co
 			change(&a)
 			return a, err
 		}
+	}
+}
+
+// triggersOneByOne makes TriggerMany of f a Trigger for each job.
+func triggersOneByOne(f *faulty, _ providertest.Config) {
+	f.many = func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
+		for _, v := range data {
+			id, err := f.Scheduler.Trigger(ctx, name, v, opts...)
+			if err != nil {
+				return nil, err
+			}
+			ids = append(ids, id)
+		}
+		return ids, nil
 	}
 }
 

@@ -42,6 +42,89 @@ type RunLister interface {
 	Runs(ctx context.Context, name string, limit int) ([]Run, error)
 }
 
+// A RunFinder finds runs of all jobs.
+type RunFinder interface {
+	// Run returns the run with that ID. An ID that no stored run of a registered job has is [ErrUnknownID].
+	Run(ctx context.Context, id string) (Run, error)
+	// FindRuns returns a page of the runs that match q, newest first by CreatedAt. All pages together have every
+	// matching run once, except that a run that begins to match, or ceases to, between two pages may be missing.
+	// A name that is not registered is [ErrUnknownJob], and a field that is out of range is [ErrInvalidOption].
+	FindRuns(ctx context.Context, q RunQuery) (RunPage, error)
+}
+
+// A RunQuery says which runs a [RunFinder], a [BulkRetrier] or a [BulkCanceller] means: those for which all fields
+// hold.
+type RunQuery struct {
+	// Names has the names of their jobs. If empty, runs of all registered jobs match.
+	Names []string
+	// States has their states. If empty, all states match.
+	States []State
+	// Since and Until bound when a run ended or, if it has not, when it was due: Since <= t < Until. The zero time is
+	// no bound.
+	Since, Until time.Time
+	// After is [RunPage].Next of the page before, or "" for the first page. Only FindRuns uses it.
+	After string
+	// Limit is the most runs to return, 1 to 1,000. 0 means 100. Only FindRuns uses it.
+	Limit int
+}
+
+// A RunPage is a page of the runs that a [RunFinder] found.
+type RunPage struct {
+	// Runs has at most RunQuery.Limit runs. There are fewer, but at least one, if their data and errors are very
+	// large.
+	Runs []Run
+	// Next is RunQuery.After of the next page, or "" if this is the last one.
+	Next string
+}
+
+// A BulkRetrier retries all runs that match a query.
+type BulkRetrier interface {
+	// RetryMany does what [Retrier] does with each run that matches q and can be retried, and returns how many there
+	// were. Each is retried once: one that fails again meanwhile is left alone, and so is one that begins to match
+	// after the call. If the error is non-nil, n runs have been retried, and the call can be repeated.
+	RetryMany(ctx context.Context, q RunQuery) (n int, err error)
+	// CountRetryable returns how many runs RetryMany would retry now.
+	CountRetryable(ctx context.Context, q RunQuery) (int, error)
+}
+
+// A BulkCanceller cancels all runs that match a query.
+type BulkCanceller interface {
+	// CancelMany does what [Canceller] does with each run that matches q and has not ended, and returns how many
+	// there were. If the error is non-nil, n runs have been cancelled, and the call can be repeated.
+	CancelMany(ctx context.Context, q RunQuery) (n int, err error)
+	// CountCancellable returns how many runs CancelMany would cancel now.
+	CountCancellable(ctx context.Context, q RunQuery) (int, error)
+}
+
+// A ProcessLister lists the processes that run jobs.
+type ProcessLister interface {
+	// Processes returns the processes of all schedulers that share the database, ordered by start, without those
+	// that have stopped. A process that died is listed until others have taken its runs, and for a day after.
+	Processes(ctx context.Context) ([]Process, error)
+}
+
+// A Process is one process that runs jobs, as listed by [ProcessLister]. All times are in UTC.
+type Process struct {
+	// ID identifies the process since its Start; see [Run].Process.
+	ID string
+	// Host is the name of its machine, PID its process ID there, and Version the version of its main module.
+	Host    string
+	PID     int
+	Version string
+	// StartedAt is when its scheduler was started, and SeenAt when it last gave a sign of life.
+	StartedAt, SeenAt time.Time
+	// Alive is false if it has been silent for so long that others take over its runs.
+	Alive bool
+	// Leader is true if it does what one process does for all, such as making delayed runs available.
+	Leader bool
+	// Self is true for the process that was asked.
+	Self bool
+	// Jobs has the names of the jobs it has registered, ordered.
+	Jobs []string
+	// Workers is how many runs it executes at once at most, and Busy how many it executed at SeenAt.
+	Workers, Busy int
+}
+
 // An ActivityReporter counts the runs that have ended over time.
 type ActivityReporter interface {
 	// Activity counts the runs of all jobs that ended in the last n steps of time. step is at least one second and n
@@ -97,8 +180,22 @@ type Run struct {
 	// Error is the text of the latest error, followed by the stack if it was a panic, or the reason why the run was
 	// skipped.
 	Error string
+	// Errors has the errors of all attempts that failed, oldest first. Only [RunFinder].Run sets it.
+	Errors []RunError
+	// Process is the ID of the process that executes the run or executed its latest attempt, or "" before the first;
+	// see [ProcessLister].
+	Process string
 	// Data is the JSON object with which it was triggered.
 	Data json.RawMessage
+}
+
+// A RunError is the error of one attempt.
+type RunError struct {
+	// Attempt is the number of the attempt, and At when it failed.
+	Attempt int
+	At      time.Time
+	// Text is the error's text, followed by the stack if it was a panic.
+	Text string
 }
 
 // Activity is the result of [ActivityReporter].

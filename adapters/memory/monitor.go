@@ -170,20 +170,23 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 		}
 	}
 	slices.SortFunc(rows, func(a, b *row) int { return cmp.Compare(b.seq, a.seq) })
-	runs := make([]jobs.Run, min(limit, len(rows)))
-	for i := range runs {
-		runs[i] = rows[i].run()
+	rows = rows[:min(limit, len(rows))]
+	runs, whole := make([]jobs.Run, len(rows)), fitting(rows)
+	for i, r := range rows {
+		if runs[i] = r.run(); i >= whole {
+			runs[i].Data = nil
+		}
 	}
 	return runs, nil
 }
 
 func (r *row) run() jobs.Run {
 	run := jobs.Run{
-		ID: r.id, Name: r.queue.def.Name, State: r.state, Tick: r.tick, Attempt: r.attempt, MaxAttempts: r.attempts,
+		ID: r.id, Name: r.queue.def.Name, State: r.shown(), Tick: r.tick, Attempt: r.attempt, MaxAttempts: r.attempts,
 		CreatedAt: r.created, DueAt: r.due, EndedAt: r.ended, Error: r.err, Data: bytes.Clone(r.data),
 	}
 	if r.attempt > 0 { // otherwise no attempt has started, or the only one was interrupted
-		run.StartedAt = r.started
+		run.StartedAt, run.Process = r.started, r.process
 	}
 	return run
 }

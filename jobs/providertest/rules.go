@@ -43,6 +43,7 @@ var rules = slices.Concat(
 	monitorRules,
 	runRules,
 	operatorRules,
+	findRules,
 	inputRules,
 )
 

@@ -44,6 +44,7 @@ var rules = slices.Concat(
 	runRules,
 	operatorRules,
 	findRules,
+	pageRules,
 	inputRules,
 )
 

@@ -28,7 +28,8 @@ func (r *Run) Time() time.Time {
 func scanRun(row pgx.CollectableRow, more ...any) (r Run, err error) {
 	err = row.Scan(append([]any{
 		&r.Number, &r.Name, &r.State, (*instant)(&r.Tick), &r.Attempt, &r.MaxAttempts, (*instant)(&r.CreatedAt),
-		(*instant)(&r.DueAt), (*instant)(&r.StartedAt), (*instant)(&r.EndedAt), &r.Error, &r.Process, &r.Data,
+		(*instant)(&r.DueAt), (*instant)(&r.StartedAt), (*instant)(&r.EndedAt), &r.Error, &r.Process,
+		(*instant)(&r.CancelledAt), &r.Data,
 	}, more...)...)
 	return r, err
 }

@@ -15,7 +15,7 @@ coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error
 -- piece: run
 id, kind, {{state}}, {{tick}}, CASE WHEN {{is_skipped}} THEN attempt - 1 ELSE attempt END, max_attempts,
 	created_at, scheduled_at, attempted_at, finalized_at, {{error}},
-	coalesce(attempted_by[cardinality(attempted_by)], '')
+	coalesce(attempted_by[cardinality(attempted_by)], ''), (metadata->>'cancel_attempted_at')::timestamptz
 
 -- The data and error texts of the first n runs of found, in bytes, for each n until they exceed $3. Reading data is
 -- what takes long, so it ends there.

@@ -17,9 +17,11 @@ const (
 )
 
 // abandoned returns a reason for each job with waiting runs that no live process has registered: one that was removed
-// or renamed, or whose processes are all down. Processes pass over such runs without a word.
+// or renamed, or whose processes are all down. Processes pass over such runs without a word. Jobs that this scheduler has
+// registered are left out: if they wait, Health has another reason.
 func (s *Scheduler) abandoned(ctx context.Context) (reasons []jobs.Reason, err error) {
-	found, err := s.store.Abandoned(ctx, s.pool, abandonedAfter, s.cfg.DeadAfter, countedRows, abandonedJobs)
+	known := append([]string{}, namesOf(s.reg.Jobs())...) // nil would be NULL
+	found, err := s.store.Abandoned(ctx, s.pool, abandonedAfter, s.cfg.DeadAfter, countedRows, abandonedJobs, known)
 	for _, a := range found {
 		n := jobs.Count{N: a.N, AtLeast: a.N == countedRows}
 		due := time.Duration(a.Due * float64(time.Second)).Round(time.Second)

@@ -41,6 +41,13 @@ func TestHealth_ReportsRunsOfJobsThatNobodyRegisters(t *testing.T) {
 			('gone', 0, '', 5, '', '', '{a.removed}', 10, 0, now(), now())`)
 	insertRows(t, pool, 1, columns, `'other.services-job', 'available', now() - interval '1 hour'`)
 	require.Empty(t, abandoned())
+	stopped := newScheduler(t, pool, river.Config{})
+	require.NoError(t, stopped.RegisterDelayed("a.stopped", 0, noop))
+	insertRows(t, pool, 1, columns, `'a.stopped', 'available', now() - interval '1 hour'`)
+	h, err := stopped.Health(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []jobs.Reason{{Text: "the scheduler is not started"}}, h.Reasons)
+	execSQL(t, pool, `DELETE FROM river.river_job WHERE kind = 'a.stopped'`)
 
 	insertRows(t, pool, 3, columns, `'a.removed', 'available', now() - interval '1 hour'`)
 	insertRows(t, pool, 600, columns, `'a.renamed', 'available', now() - interval '2 minutes'`)

@@ -15,8 +15,10 @@ type Abandoned struct {
 }
 
 // Abandoned returns at most limit jobs that have runs which have been due for longer than the given time, but that no
-// process seen within deadAfter has registered. It counts at most rows runs of each.
-func (s *Store) Abandoned(ctx context.Context, db DB, due, deadAfter time.Duration, rows, limit int) ([]Abandoned, error) {
+// process seen within deadAfter has registered, except those in known. It counts at most rows runs of each.
+func (s *Store) Abandoned(
+	ctx context.Context, db DB, due, deadAfter time.Duration, rows, limit int, known []string,
+) ([]Abandoned, error) {
 	return collect(ctx, s, db, "Abandoned", pgx.RowToStructByPos[Abandoned],
-		due.Seconds(), deadAfter.Seconds(), PausedQueue, rows, limit)
+		due.Seconds(), deadAfter.Seconds(), PausedQueue, rows, limit, known)
 }

@@ -35,6 +35,14 @@ faults: ## Kill, freeze and disconnect processes, and report lost ticks (PROVIDE
 soak: ## Inject random faults for ten minutes, then check the database (SEED=n to repeat a run)
 	go test ./adapters/river/faults -run='^TestSoak$$' -count=1 -soak=10m -seed=$(or $(SEED),0) -timeout=30m -v
 
+.PHONY: matrix
+matrix: ## Run all tests that use a database on PostgreSQL 13 to 18 (VERSIONS="13 18" for some)
+	bash .ci/matrix $(VERSIONS)
+
+.PHONY: canary
+canary: ## Run the tests of adapters/river with the newest River (reports; a failure is no fault of this version)
+	bash .ci/canary
+
 .PHONY: fuzz
 fuzz: ## Fuzz the cron parser, the data checks and the admin API, one minute each
 	go test -run='^$$' -fuzz='^FuzzParseCron$$' -fuzztime=1m ./jobs/internal/cron

@@ -32,8 +32,20 @@ faults: ## Kill, freeze and disconnect processes, and report lost ticks (PROVIDE
 	go test ./adapters/river/faults -run='^TestFaults$$' -count=1 -faults -timeout=30m -v
 
 .PHONY: soak
-soak: ## Inject random faults for ten minutes, then check the database (SEED=n to repeat a run)
+soak: ## Inject random faults for ten minutes, then check the database and look for leaks (SEED=n to repeat a run)
 	go test ./adapters/river/faults -run='^TestSoak$$' -count=1 -soak=10m -seed=$(or $(SEED),0) -timeout=30m -v
+
+.PHONY: crash
+crash: ## Kill the database server 20 times under 50 callers, and report what was lost or doubled
+	go test ./adapters/river/faults -run='^TestCrash$$' -count=1 -crash=20 -timeout=30m -v
+
+.PHONY: failover
+failover: ## Kill a primary under load and promote its standby, and report what was lost or doubled
+	go test ./adapters/river/faults -run='^TestFailover$$' -count=1 -failover -timeout=30m -v
+
+.PHONY: bouncer
+bouncer: ## Run the conformance suite and faults through PgBouncer (package pgbouncer)
+	go test ./adapters/river -run='PgBouncer|^TestBouncer' -count=1 -bouncer -timeout=30m -v
 
 .PHONY: matrix
 matrix: ## Run all tests that use a database on PostgreSQL 13 to 18 (VERSIONS="13 18" for some)

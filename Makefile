@@ -56,7 +56,8 @@ canary: ## Run the tests of adapters/river with the newest River (reports; a fai
 	bash .ci/canary
 
 .PHONY: fuzz
-fuzz: ## Fuzz the cron parser, the data checks and the admin API, one minute each
+fuzz: ## Check cron around every clock change of every zone; fuzz it, the data checks and the admin API, one minute each
+	go test -run='Clock|Zone' -timeout=30m ./jobs/internal/cron -every
 	go test -run='^$$' -fuzz='^FuzzParseCron$$' -fuzztime=1m ./jobs/internal/cron
 	go test -run='^$$' -fuzz='^FuzzData$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzDataText$$' -fuzztime=1m ./jobs

@@ -379,3 +379,14 @@ func TestNext_FollowsElapsedTimeThroughHistoricalClockChanges(t *testing.T) {
 	}
 	require.Greater(t, acrossMidnight, 50)
 }
+
+// On that day the clocks of Winamac went two hours ahead, at another time than the rule that holds since says.
+func TestNext_AtTheChangeWhereARuleTakesOverFromAList(t *testing.T) {
+	t.Parallel()
+	files, err := zoneData()
+	require.NoError(t, err)
+	loc, err := time.LoadLocationFromTZData("America/Indiana/Winamac", files["America/Indiana/Winamac"])
+	require.NoError(t, err)
+	s := mustParse(t, "30 2 * * *", loc)
+	require.Equal(t, at(t, "2007-03-11T08:00:00Z"), s.Next(at(t, "2007-03-10T12:00:00Z")))
+}

@@ -214,7 +214,9 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 		h.OldestWaiting = max(h.OldestWaiting, st.OverdueBy)
 	}
 	h.Reasons = append(h.Reasons, provider.OverdueReasons(statuses)...)
-	return nil
+	abandoned, err := s.abandoned(ctx)
+	h.Reasons = append(h.Reasons, abandoned...)
+	return err
 }
 
 // countedRows bounds how many jobs Health counts in each of River's states.

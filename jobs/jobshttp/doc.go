@@ -14,14 +14,29 @@
 // application/x-www-form-urlencoded, are accepted only from the same origin, and redirect
 // back to the page.
 //
-//	GET  /                               read        the status page: every job; ?q= filters by name
+//	GET  /                               read        the status page: every job, and first what is wrong
 //	GET  /job/{name}                     read, job   one job with its last 50 runs; ?runs=n shows n
 //	POST /job/{name}/trigger             trigger     the field data is a JSON object, or empty
 //	POST /job/{name}/pause               pause
 //	POST /job/{name}/resume              pause
 //	POST /job/{name}/runs/{id}/cancel    cancel
 //	POST /job/{name}/runs/{id}/retry     retry
+//	GET  /runs                           read        the runs of all jobs, by the filters below
+//	GET  /runs/{id}                      read        one run, with the error of every attempt
+//	GET  /runs/retry                     retry       asks whether to retry all runs that the filters match, and how many
+//	POST /runs/retry                     retry       retries them
+//	GET  /runs/cancel                    cancel      asks whether to cancel all runs that the filters match, and how many
+//	POST /runs/cancel                    cancel      cancels them
+//	GET  /processes                      read        the processes that run jobs
 //	GET  /assets/…                       read        the style sheet, the script and the icon
+//
+// The status page takes ?q=, which is a part of a job's name or the ID of a run, and ?show=, which is one of failing,
+// hung, overdue, paused, retrying, running, unworked or waiting. The page of runs takes ?name=, which has names of jobs
+// or parts of names separated by spaces; ?state=, once for each state; and ?since= and ?until=, times such as
+// 2026-01-31T22:00Z that bound when a run ended or, if it has not, when it is due. Filters are in the address, so a
+// filtered page can be linked to. Of what a page lists, and of what an action on many runs applies to, jobs that the
+// caller may not read are left out. Pages of many runs and of processes need the roles [jobs.RunFinder],
+// [jobs.BulkRetrier], [jobs.BulkCanceller] and [jobs.ProcessLister]; other pages leave out what a scheduler lacks.
 //
 // JSON for programs. POST requests need Content-Type application/json, even without a body.
 // Every error is {"error": "…"}.

@@ -45,6 +45,7 @@ var rules = slices.Concat(
 	operatorRules,
 	findRules,
 	pageRules,
+	skippedRules,
 	inputRules,
 )
 

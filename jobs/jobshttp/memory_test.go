@@ -40,7 +40,7 @@ func TestHandler_WithTheMemoryProvider(t *testing.T) {
 		require.Contains(t, page("/"), "the scheduler is not started")
 		require.NoError(t, s.Start(t.Context()))
 		defer func() { require.NoError(t, s.Shutdown(context.WithoutCancel(t.Context()))) }()
-		require.Contains(t, page("/"), "✓ All 2 jobs are fine 2 jobs Next")
+		require.Contains(t, page("/"), "✓ All 2 jobs are fine 2 jobs 1 process Next")
 		require.Equal(t, http.StatusOK, send(h, "GET", "/readyz", "").Code)
 
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/trigger", url.Values{"data": {`{"to": "ann"}`}}.Encode()).Code)

@@ -530,10 +530,13 @@ func (h *handler) listPage(w http.ResponseWriter, r *http.Request) {
 	v.Modules, v.Part = modules(listed, r.Header.Get(haveHeader))
 	v.Facts = []fact{
 		{len(o.rows), plural(len(o.rows), "job", "jobs"), "", ""},
-		{paused, "paused", "warn", "paused"},
-		{running, "running", "", "running"},
-		{waiting, "waiting", "", "waiting"},
-		{retrying, "retrying", "warn", "retrying"},
+		{paused, "paused", "warn", "?show=paused"},
+		{running, "running", "", "?show=running"},
+		{waiting, "waiting", "", "?show=waiting"},
+		{retrying, "retrying", "warn", "?show=retrying"},
+	}
+	if alive := countAlive(o.processes); alive > 0 {
+		v.Facts = append(v.Facts, fact{alive, plural(alive, "process", "processes"), "", base(r) + "processes"})
 	}
 	if v.HasRuns {
 		v.Quick = quickLinks(o.now, base(r))[:2]

@@ -167,7 +167,7 @@ func (o *overview) reasons(health jobs.Health) (all []problem) {
 	case len(all) > 0:
 	case !health.Healthy:
 		all = append(all, problem{Kind: isMachine, Text: "The scheduler is unhealthy because of jobs that you may not see."})
-	case o.processes != nil && !slices.ContainsFunc(o.processes, func(p jobs.Process) bool { return p.Alive }):
+	case o.processes != nil && countAlive(o.processes) == 0:
 		all = append(all, problem{Kind: isMachine, Text: "No process runs jobs."})
 	}
 	return all
@@ -191,7 +191,7 @@ func (o *overview) headline(health *jobs.Health) *headline {
 	}
 	for _, kind := range []kind{isHung, isOverdue, isUnworked, isFailing} {
 		if n := counts[kind]; n > 0 {
-			h.Parts = append(h.Parts, fact{N: n, Text: kind.name(), Link: kind.name()})
+			h.Parts = append(h.Parts, fact{N: n, Text: kind.name(), Link: "?show=" + kind.name()})
 		}
 	}
 	switch {

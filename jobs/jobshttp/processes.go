@@ -50,6 +50,13 @@ func (o *overview) worker(id, root string) *worker {
 	return &worker{ID: id, Text: id}
 }
 
+func countAlive(all []jobs.Process) (n int) {
+	for _, p := range all {
+		n += one(p.Alive)
+	}
+	return n
+}
+
 // findUnworked finds the jobs that no live process has registered, unless no process is alive at all.
 func (o *overview) findUnworked() {
 	registered, alive := map[string]bool{}, false

@@ -43,7 +43,7 @@ func TestRunsPage_ListsWhatItsAddressAsksFor(t *testing.T) {
 			"since=2000-01-01T14:53":       {"12", "11"},
 			"since=2000-01-01T14:53Z":      {"12", "11"},
 			"since=2000-01-01T15:53%2B01:00&until=2000-01-01T14:59:59": {"11"},
-			"until=2000-01-01T14:00":                                   nil,
+			"until=2000-01-01T14:00&name=demo":                         nil,
 			"state=&since=&until=&after=":                              {"12", "21", "11", "10"},
 		} {
 			w := send(h, "GET", "/runs?"+query, "")
@@ -250,9 +250,9 @@ func TestRunPage_ShowsEveryAttempt(t *testing.T) {
 		require.Equal(t, http.StatusOK, w.Code)
 		text := visible(w.Body.String())
 		for _, want := range []string{
-			"All jobs / demo.flaky Run 11 ✗ failed", "Origin tick 14:53:00 UTC Inserted 12 min ago 14:48:00 UTC Due 7 min ago 14:53:00 UTC",
+			"All jobs / demo.flaky Run 11 ✗ failed Retry run 11", "Origin tick 14:53:00 UTC Inserted 12 min ago 14:48:00 UTC Due 7 min ago 14:53:00 UTC",
 			"Started 6 min ago 14:54:00 UTC Ended 5 min ago", "Duration 340 ms Wait, from due to start 1 min 0 s", "Attempt 3 of 3 timeout 5 minutes",
-			"Process web-1, pid 812 web-1:abc", "Log log of this run", "Actions Retry run 11",
+			"Process web-1, pid 812 web-1:abc", "Log log of this run",
 			"Errors Attempt 2 6 min ago 14:54:00 UTC panic: boom … all 3 lines panic: boom main.f /a.go:1 Attempt 1 7 min ago 14:53:00 UTC smtp: &lt;b&gt;421&lt;/b&gt; busy",
 			"Data is hidden.",
 		} {

@@ -62,7 +62,9 @@
       if (text === el.dataset.local) continue;
       const at = new Date(el.dateTime);
       if (at.getTimezoneOffset() === 0) continue;
-      el.dataset.local = `${local(at, text)} · ${text}`;
+      const mine = local(at, text);
+      const [date, hours] = text.split(", ");
+      el.dataset.local = `${mine} · ${hours && mine.startsWith(`${date}, `) ? hours : text}`; // the date once
       el.textContent = el.dataset.local;
     }
     const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;

@@ -36,9 +36,19 @@ type Options struct {
 	// Authorize returns nil if the request may perform action on the named job, or, if job
 	// is "", on no particular job. It does not log users in; middleware around the handler
 	// does. A page calls Authorize several times for each job, so it must be fast. Its error
-	// is logged at debug level and never shown. Defaults to refusing every request with
-	// status 403.
+	// is logged at debug level and never shown. The answer is status 401 if the error wraps
+	// [ErrUnauthenticated], otherwise 403 or 404. Defaults to refusing every request with
+	// status 403. [BasicAuth] returns an Authorize for names and passwords.
 	Authorize func(r *http.Request, action Action, job string) error
+	// Challenge is the header WWW-Authenticate of answers with status 401, such as "Bearer".
+	// Defaults to basic authentication, for which browsers ask for a name and a password.
+	Challenge string
+	// TrustedOrigins lists origins other than the handler's own whose pages may send POST
+	// requests, such as "https://admin.example.com". A proxy that changes the Host header
+	// needs its public origin here: without that, forms are refused in old browsers, and in
+	// all browsers unless the page is served over TLS. An origin that is not of the form
+	// scheme://host or scheme://host:port is logged as an error and not trusted.
+	TrustedOrigins []string
 	// Who returns the user's name for the log. Defaults to the remote address.
 	Who func(r *http.Request) string
 	// Logger logs who triggered, cancelled, retried, paused or resumed what, without the
@@ -116,6 +126,13 @@ func New(s jobs.Scheduler, opts *Options) http.Handler {
 	h := &handler{Options: *cmp.Or(opts, &Options{}), s: s, origin: http.NewCrossOriginProtection()}
 	h.Logger = cmp.Or(h.Logger, slog.New(slog.DiscardHandler))
 	h.Title = cmp.Or(h.Title, "Jobs")
+	h.Challenge = cmp.Or(h.Challenge, `Basic realm="jobs", charset="UTF-8"`)
+	for _, origin := range h.TrustedOrigins {
+		if err := h.origin.AddTrustedOrigin(origin); err != nil {
+			h.Logger.Error("jobshttp does not trust this origin; write it as https://host or https://host:port",
+				"origin", origin, "error", err)
+		}
+	}
 	if h.Who == nil {
 		h.Who = func(r *http.Request) string { return r.RemoteAddr }
 	}
@@ -151,8 +168,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	rt, allow := find(r)
 	if rt == nil {
-		if !h.allowed(r, ActionRead, "") {
-			h.problem(w, r, http.StatusForbidden, errForbidden)
+		if err := h.authorize(r, ActionRead, ""); err != nil {
+			h.deny(w, r, err)
 			return
 		}
 		if allow == nil {
@@ -164,13 +181,16 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	name := r.PathValue("name")
-	if !h.allowed(r, rt.action, name) || name != "" && !h.known(r.Context(), name) {
+	if err := h.authorize(r, rt.action, name); errors.Is(err, ErrUnauthenticated) {
+		h.deny(w, r, err)
+		return
+	} else if err != nil || name != "" && !h.known(r.Context(), name) {
 		h.refuse(w, r, rt.action)
 		return
 	}
 	if rt.method == http.MethodPost {
 		if h.origin.Check(r) != nil {
-			h.problem(w, r, http.StatusForbidden, "requests from other origins are refused")
+			h.problem(w, r, http.StatusForbidden, "requests from other origins are refused, unless the handler's options trust them")
 			return
 		}
 		want := "application/json"
@@ -251,14 +271,7 @@ func base(r *http.Request) string {
 }
 
 func (h *handler) allowed(r *http.Request, action Action, job string) bool {
-	if h.Authorize == nil {
-		return false
-	}
-	err := h.Authorize(r, action, job)
-	if err != nil {
-		h.Logger.DebugContext(r.Context(), "not authorized", "action", action, "job", job, "error", err)
-	}
-	return err == nil
+	return h.authorize(r, action, job) == nil
 }
 
 // known reports whether the job exists. It is checked before anything that depends on the
@@ -271,22 +284,6 @@ func (h *handler) known(ctx context.Context, name string) bool {
 	defer cancel()
 	_, err := h.s.QueueSize(ctx, name)
 	return !errors.Is(err, jobs.ErrUnknownJob) && !errors.Is(err, jobs.ErrInvalidName)
-}
-
-const errForbidden = "you are not allowed to do this"
-
-// refuse answers a request for a job that does not exist or that the caller may not act on.
-// Only a caller who may read the job can tell the two apart.
-func (h *handler) refuse(w http.ResponseWriter, r *http.Request, action Action) {
-	name := r.PathValue("name")
-	switch {
-	case name == "",
-		action != ActionRead && !h.allowed(r, action, name) && h.allowed(r, ActionRead, name) && h.known(r.Context(), name),
-		!h.allowed(r, ActionRead, ""):
-		h.problem(w, r, http.StatusForbidden, errForbidden)
-	default:
-		h.problem(w, r, http.StatusNotFound, "no such job")
-	}
 }
 
 // act performs and logs an action, with text as the data of a trigger. It returns the ID of

@@ -223,8 +223,7 @@ func (h *handler) healthy(w http.ResponseWriter, r *http.Request) {
 	_, _ = h.statuses.begin()
 	snap := h.health.get(ctx)
 	if snap.err != nil {
-		h.fail(w, r, snap.err)
-		return
+		snap.value = jobs.Health{Started: snap.value.Started, Reasons: []jobs.Reason{{Text: unanswered(snap.err)}}}
 	}
 	status := http.StatusOK
 	if !snap.value.Healthy {
@@ -233,6 +232,15 @@ func (h *handler) healthy(w http.ResponseWriter, r *http.Request) {
 	all := h.statuses.get(ctx)
 	_, hidden := h.readable(r, all.value)
 	writeJSON(w, status, healthOf(h.censor(r, snap.value, all.at.IsZero() || len(hidden) > 0)))
+}
+
+// unanswered says why there is no health to report. Other errors are in the log only, because
+// they may contain details of the database.
+func unanswered(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Sprintf("the database does not answer: no reply to the health check within %s", healthTimeout)
+	}
+	return "the health check failed; see the log"
 }
 
 // censor removes from health what r may not read: reasons name jobs, and totals count them.

@@ -59,5 +59,6 @@
 //
 // While the database does not answer, pages have status 503 and show the last known state and
 // its age. A call of the scheduler times out after 3 seconds. All viewers share what the pages
-// show, which is loaded at most once a second, activity at most every 10 seconds.
+// show, which is loaded at most once a second, activity at most every 10 seconds. /healthz
+// always answers with reasons, also while the database refuses connections or does not answer.
 package jobshttp

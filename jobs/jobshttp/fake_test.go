@@ -26,6 +26,8 @@ type core struct {
 	runs     map[string][]jobs.Run    // by job
 	activity map[string]jobs.Outcomes // of the last step but one
 	before   func(method string)      // called before each call
+	failing  map[string]error         // returned by a method
+	hanging  map[string]error         // returned by a method at the end of its context
 }
 
 func (c *core) call(ctx context.Context, method, name string) error {
@@ -41,11 +43,19 @@ func (c *core) call(ctx context.Context, method, name string) error {
 	switch {
 	case name != "" && !slices.ContainsFunc(c.statuses, func(st jobs.Status) bool { return st.Name == name }):
 		return fmt.Errorf("%w: %q", jobs.ErrUnknownJob, name)
+	case c.failing[method] != nil:
+		return c.failing[method]
 	case c.hang:
 		c.mu.Unlock()
 		<-ctx.Done()
 		c.mu.Lock()
 		return ctx.Err()
+	}
+	if err, hangs := c.hanging[method]; hangs {
+		c.mu.Unlock()
+		<-ctx.Done()
+		c.mu.Lock()
+		return err
 	}
 	return c.down
 }

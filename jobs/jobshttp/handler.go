@@ -65,6 +65,10 @@ type Options struct {
 // callTimeout bounds a call of the scheduler.
 const callTimeout = 3 * time.Second
 
+// healthTimeout bounds a call of Health. It is shorter than callTimeout, so that a scheduler
+// which returns its reasons at the end of its context is heard.
+const healthTimeout = callTimeout - 500*time.Millisecond
+
 // maxBody is the largest request body in bytes: a job's data with white space around it.
 const maxBody = 2 * jobs.MaxDataBytes
 
@@ -144,6 +148,8 @@ func New(s jobs.Scheduler, opts *Options) http.Handler {
 		return s.Jobs(ctx)
 	})
 	h.health = newCached(h.Logger, "health", time.Second, func(ctx context.Context) (jobs.Health, error) {
+		ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+		defer cancel()
 		return s.Health(ctx)
 	})
 	h.hour = newCached(h.Logger, "activity of the last hour", 10*time.Second, h.loadActivity(time.Minute, 60))

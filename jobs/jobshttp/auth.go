@@ -83,6 +83,8 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, action Action) 
 		!h.allowed(r, ActionRead, ""):
 		h.problem(w, r, http.StatusForbidden, errForbidden)
 	default:
-		h.problem(w, r, http.StatusNotFound, "no such job")
+		h.report(w, r, errUnknownJob)
 	}
 }
+
+var errUnknownJob = &fault{status: http.StatusNotFound, code: "unknown_job", text: "no such job"}

@@ -28,6 +28,9 @@ func TestErrUnauthenticated_AsksForALogin(t *testing.T) {
 				require.Equal(t, http.StatusUnauthorized, w.Code, "%v", route)
 				require.Equal(t, want, w.Header().Get("WWW-Authenticate"))
 				require.NotContains(t, w.Body.String(), "secret")
+				if strings.HasPrefix(route[1], "/api/") {
+					require.Equal(t, "unauthenticated", code(w), "%v", route)
+				}
 			}
 		}
 		for _, p := range strange {
@@ -64,7 +67,7 @@ func TestBasicAuth_LetsInUsersWithTheirPassword(t *testing.T) {
 		{"eve", "secret", 401},
 		{"", "", 401},
 	} {
-		r := httptest.NewRequest("GET", "/jobs", nil)
+		r := httptest.NewRequest("GET", "/api/jobs", nil)
 		r.SetBasicAuth(row.user, row.password)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
@@ -86,7 +89,7 @@ func TestBasicAuth_LetsInUsersWithTheirPassword(t *testing.T) {
 // What browsers send depends on their age and on whether the page is served over TLS.
 func TestTrustedOrigins_LetsFormsThroughAProxy(t *testing.T) {
 	t.Parallel()
-	const form, api = "/job/demo.flaky/pause", "/jobs/demo.flaky/pause"
+	const form, api = "/job/demo.flaky/pause", "/api/jobs/demo.flaky/pause"
 	for name, row := range map[string]struct {
 		trusted []string
 		header  []string
@@ -119,6 +122,9 @@ func TestTrustedOrigins_LetsFormsThroughAProxy(t *testing.T) {
 				continue
 			}
 			require.Equal(t, http.StatusForbidden, w.Code, name)
+			if p == api {
+				require.Equal(t, "cross_origin", code(w), name)
+			}
 		}
 	}
 }

@@ -55,18 +55,18 @@ func ExampleBasicAuth() {
 	ask("GET", "/livez", "", "")
 	ask("GET", "/readyz", "", "") // not started
 	ask("GET", "/", "", "")       // a browser asks for the password
-	ask("GET", "/jobs", "ann", "wrong")
-	ask("GET", "/jobs", "ann", "secret")
-	ask("GET", "/jobs", "guest", "welcome")
-	ask("POST", "/jobs/email.send/pause", "guest", "welcome")
-	ask("POST", "/jobs/email.send/pause", "ann", "secret")
+	ask("GET", "/api/jobs", "ann", "wrong")
+	ask("GET", "/api/jobs", "ann", "secret")
+	ask("GET", "/api/jobs", "guest", "welcome")
+	ask("POST", "/api/jobs/email.send/pause", "guest", "welcome")
+	ask("POST", "/api/jobs/email.send/pause", "ann", "secret")
 	// Output:
 	// /livez  200
 	// /readyz  503
 	// /  401
-	// /jobs ann 401
-	// /jobs ann 200
-	// /jobs guest 200
-	// /jobs/email.send/pause guest 403
-	// /jobs/email.send/pause ann 200
+	// /api/jobs ann 401
+	// /api/jobs ann 200
+	// /api/jobs guest 200
+	// /api/jobs/email.send/pause guest 403
+	// /api/jobs/email.send/pause ann 200
 }

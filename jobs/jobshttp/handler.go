@@ -97,15 +97,22 @@ var routes = []route{
 	{"GET", "/assets/script.js", ActionRead, asset("text/javascript; charset=utf-8")},
 	{"GET", "/assets/icon.svg", ActionRead, asset("image/svg+xml")},
 
-	{"GET", "/jobs", ActionRead, (*handler).apiList},
-	{"GET", "/jobs/{name}", ActionRead, (*handler).apiJob},
-	{"GET", "/jobs/{name}/size", ActionRead, (*handler).apiSize},
-	{"POST", "/jobs/{name}/trigger", ActionTrigger, api("trigger")},
-	{"POST", "/jobs/{name}/pause", ActionPause, api("pause")},
-	{"POST", "/jobs/{name}/resume", ActionPause, api("resume")},
-	{"POST", "/jobs/{name}/runs/{id}/cancel", ActionCancel, api("cancel")},
-	{"POST", "/jobs/{name}/runs/{id}/retry", ActionRetry, api("retry")},
-	{"GET", "/activity", ActionRead, (*handler).apiActivity},
+	{"GET", "/api/jobs", ActionRead, get((*handler).apiJobs)},
+	{"GET", "/api/jobs/{name}", ActionRead, get((*handler).apiJob, "runs")},
+	{"GET", "/api/jobs/{name}/size", ActionRead, get((*handler).apiSize)},
+	{"GET", "/api/jobs/{name}/runs/{id}", ActionRead, get((*handler).apiJobRun)},
+	{"POST", "/api/jobs/{name}/trigger", ActionTrigger, post((*handler).apiTrigger, "at", "delay", "priority", "unique")},
+	{"POST", "/api/jobs/{name}/pause", ActionPause, post((*handler).apiPause)},
+	{"POST", "/api/jobs/{name}/resume", ActionPause, post((*handler).apiResume)},
+	{"POST", "/api/jobs/{name}/runs/{id}/cancel", ActionCancel, post((*handler).apiCancel)},
+	{"POST", "/api/jobs/{name}/runs/{id}/retry", ActionRetry, post((*handler).apiRetry)},
+	{"GET", "/api/runs", ActionRead, get((*handler).apiRuns, "name", "state", "since", "until", "after", "limit")},
+	{"GET", "/api/runs/{id}", ActionRead, get((*handler).apiRun)},
+	{"POST", "/api/runs/cancel", ActionCancel, post((*handler).apiCancelMany, bulkParameters...)},
+	{"POST", "/api/runs/retry", ActionRetry, post((*handler).apiRetryMany, bulkParameters...)},
+	{"GET", "/api/processes", ActionRead, get((*handler).apiProcesses)},
+	{"GET", "/api/activity", ActionRead, get((*handler).apiActivity, "span")},
+	{"GET", "/api/openapi.json", ActionRead, get((*handler).apiDescription)},
 
 	{"GET", "/livez", ActionProbe, (*handler).live},
 	{"GET", "/readyz", ActionProbe, (*handler).ready},
@@ -196,7 +203,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if rt.method == http.MethodPost {
 		if h.origin.Check(r) != nil {
-			h.problem(w, r, http.StatusForbidden, "requests from other origins are refused, unless the handler's options trust them")
+			h.report(w, r, &fault{
+				status: http.StatusForbidden, code: "cross_origin",
+				text: "requests from other origins are refused, unless the handler's options trust them",
+			})
 			return
 		}
 		want := "application/json"
@@ -219,8 +229,17 @@ func segments(r *http.Request) []string {
 }
 
 // find returns the route of a request and sets its path values. If there is no route, allow
-// has the methods that the path allows, nil if the path does not exist.
+// has the methods that the path allows, nil if the path does not exist. A path that a pattern
+// has literally belongs to no pattern with a placeholder.
 func find(r *http.Request) (_ *route, allow []string) {
+	if rt, allow := findAmong(r, true); rt != nil || allow != nil {
+		return rt, allow
+	}
+	return findAmong(r, false)
+}
+
+// findAmong is find among the patterns without placeholders, or those with one.
+func findAmong(r *http.Request, literal bool) (_ *route, allow []string) {
 	have := segments(r)
 	method := r.Method
 	if method == http.MethodHead {
@@ -228,6 +247,9 @@ func find(r *http.Request) (_ *route, allow []string) {
 	}
 	for i := range routes {
 		rt := &routes[i]
+		if literal == strings.Contains(rt.pattern, "{") {
+			continue
+		}
 		want := strings.Split(rt.pattern[1:], "/")
 		values := map[string]string{}
 		if !slices.EqualFunc(want, have, func(want, have string) bool {
@@ -258,7 +280,7 @@ func isPage(r *http.Request) bool {
 	switch segments(r)[0] {
 	case "", "job":
 		return true
-	case "jobs", "activity", "assets", "livez", "readyz", "healthz":
+	case "api", "assets", "livez", "readyz", "healthz":
 		return false
 	}
 	return strings.Contains(r.Header.Get("Accept"), "text/html")
@@ -292,9 +314,9 @@ func (h *handler) known(ctx context.Context, name string) bool {
 	return !errors.Is(err, jobs.ErrUnknownJob) && !errors.Is(err, jobs.ErrInvalidName)
 }
 
-// act performs and logs an action, with text as the data of a trigger. It returns the ID of
-// the run.
-func (h *handler) act(r *http.Request, verb, text string) (id string, err error) {
+// act performs and logs an action, with text as the data of a trigger and opts as its options.
+// It returns the ID of the run.
+func (h *handler) act(r *http.Request, verb, text string, opts ...jobs.TriggerOption) (id string, err error) {
 	name, id := r.PathValue("name"), r.PathValue("id")
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
@@ -303,7 +325,7 @@ func (h *handler) act(r *http.Request, verb, text string) (id string, err error)
 	case "trigger":
 		var data any
 		if data, err = payload(text); err == nil {
-			id, err = h.s.Trigger(ctx, name, data)
+			id, err = h.s.Trigger(ctx, name, data, opts...)
 		}
 	case "pause":
 		if s, ok := jobs.As[jobs.Pauser](h.s); ok {
@@ -322,9 +344,7 @@ func (h *handler) act(r *http.Request, verb, text string) (id string, err error)
 			err = s.Retry(ctx, name, id)
 		}
 	}
-	h.statuses.expire()
-	h.latest.expire()
-	h.health.expire()
+	h.expire()
 	if err == nil {
 		attrs := []any{"action", verb, "job", name}
 		if id != "" {
@@ -335,55 +355,11 @@ func (h *handler) act(r *http.Request, verb, text string) (id string, err error)
 	return id, err
 }
 
-// explain returns the status and text for an error. An error that the client cannot fix is
-// logged and not shown, because it may contain details of the database.
-func (h *handler) explain(r *http.Request, err error) (status int, text string) {
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return http.StatusRequestEntityTooLarge, fmt.Sprintf("body: at most %d bytes are allowed", maxBody)
-	case errors.Is(err, errBody), errors.Is(err, jobs.ErrInvalidData), errors.Is(err, jobs.ErrInvalidOption):
-		return http.StatusBadRequest, err.Error()
-	case errors.Is(err, jobs.ErrUnknownID):
-		return http.StatusNotFound, "no such run of this job"
-	case errors.Is(err, jobs.ErrNotRetryable):
-		text = "only a run that failed, was cancelled or skipped, or waits for its next attempt can be retried"
-		return http.StatusConflict, text
-	case errors.Is(err, errors.ErrUnsupported):
-		return http.StatusNotImplemented, err.Error()
-	}
-	if r.Context().Err() == nil { // otherwise the client has gone
-		h.Logger.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-	}
-	text = "the scheduler returned an error, or the database did not answer; see the log"
-	if r.Method == http.MethodPost {
-		text += ". The request may have taken effect anyway"
-	}
-	return http.StatusServiceUnavailable, text
-}
-
-// errBody is returned for an invalid body or parameter.
-var errBody = errors.New("bad request")
-
-// fail answers with err.
-func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if errors.Is(err, jobs.ErrUnknownJob) || errors.Is(err, jobs.ErrInvalidName) {
-		h.refuse(w, r, ActionRead)
-		return
-	}
-	status, text := h.explain(r, err)
-	h.problem(w, r, status, text)
-}
-
-// problem answers with an error, as a page or as JSON. A page shows text as a sentence.
-func (h *handler) problem(w http.ResponseWriter, r *http.Request, status int, text string) {
-	if isPage(r) {
-		text = strings.ToUpper(text[:1]) + strings.TrimSuffix(text[1:], ".") + "."
-		heading := fmt.Sprintf("%d %s", status, http.StatusText(status))
-		h.render(w, r, status, "error", &view{Heading: heading, Text: text})
-		return
-	}
-	writeJSON(w, status, map[string]string{"error": text})
+// expire makes the next requests see the effect of an action.
+func (h *handler) expire() {
+	h.statuses.expire()
+	h.latest.expire()
+	h.health.expire()
 }
 
 func asset(contentType string) func(*handler, http.ResponseWriter, *http.Request) {

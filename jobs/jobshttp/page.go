@@ -174,7 +174,9 @@ func (h *handler) render(w http.ResponseWriter, r *http.Request, status int, nam
 	var body bytes.Buffer
 	if err := templates.ExecuteTemplate(&body, name+".html", v); err != nil {
 		h.Logger.ErrorContext(r.Context(), "could not render a page", "page", name, "error", err)
-		writeJSON(w, http.StatusInternalServerError, map[string]string{"error": "could not render the page; see the log"})
+		writeJSON(w, http.StatusInternalServerError, map[string]faultJSON{
+			"error": {Code: codes[http.StatusInternalServerError], Message: "could not render the page; see the log"},
+		})
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

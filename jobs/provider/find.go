@@ -169,7 +169,7 @@ func parseCursor(text string) (RunCursor, error) {
 			At: time.Unix(int64(binary.BigEndian.Uint64(b[1:])), int64(nanos)).UTC(),
 			ID: int64(binary.BigEndian.Uint64(b[13:])),
 		}
-		if nanos < 1e9 && inRange(c.At) {
+		if nanos < 1e9 && inRange(c.At) && !c.At.IsZero() {
 			return c, nil
 		}
 	}

@@ -177,6 +177,7 @@ func TestRunCursor_ForgeriesAreRefused(t *testing.T) {
 		"not base64":     strings.Repeat("*", len(valid)),
 		"version":        changed(0, 2),
 		"year":           changed(1, 0x70),
+		"no time":        provider.RunCursor{ID: 77}.String(),
 		"nanoseconds":    changed(9, 0xff),
 		"very long":      strings.Repeat("A", 1<<20),
 		"a run's ID":     "12345",

@@ -57,6 +57,8 @@ type faulty struct {
 	pause    func(ctx context.Context, name string) error
 	resume   func(ctx context.Context, name string) error
 
+	finding
+
 	broken atomic.Bool // the database is unreachable
 }
 
@@ -647,6 +649,15 @@ var faults = []struct {
 	}},
 	{"OverlapSkip delays the tick", "with OverlapSkip, a tick is skipped while another run is in progress", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow), jobs.Concurrency(1)}
+	}},
+	{"OnSkipped is not called", "OnSkipped is called for a skipped run with its reason, and for no other", func(f *faulty, _ providertest.Config) {
+		f.own = func([]jobs.Option) []jobs.Option { return []jobs.Option{jobs.StartWithin(1)} }
+	}},
+	{"OnSkipped is called for runs that fail", "OnSkipped is called for a skipped run with its reason, and for no other", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{jobs.StartWithin(1)}
+	}},
+	{"OnSkipped is not called during a pause", "OnSkipped is called for each tick that a pause skips", func(f *faulty, _ providertest.Config) {
+		f.own = func([]jobs.Option) []jobs.Option { return nil }
 	}},
 	{"StartWithin is ignored", "StartWithin skips a tick that could only start later", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.StartWithin(time.Hour)}
@@ -1494,7 +1505,7 @@ func accepting(refusal error) func(error) error {
 func TestRun_FindsEachFault(t *testing.T) {
 	t.Parallel()
 	sound := func(f *faulty, _ providertest.Config) {}
-	for _, tt := range faults {
+	for _, tt := range slices.Concat(faults, findFaults) {
 		t.Run(tt.fault, func(t *testing.T) {
 			t.Parallel()
 			require.Empty(t, hold(t, tt.rule, sound), "failures of a scheduler without a fault")

@@ -43,6 +43,8 @@ var rules = slices.Concat(
 	monitorRules,
 	runRules,
 	operatorRules,
+	findRules,
+	skippedRules,
 	inputRules,
 )
 

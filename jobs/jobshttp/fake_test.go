@@ -1,6 +1,7 @@
 package jobshttp_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,6 +27,12 @@ type core struct {
 	runs     map[string][]jobs.Run    // by job
 	activity map[string]jobs.Outcomes // of the last step but one
 	before   func(method string)      // called before each call
+	queries  []jobs.RunQuery          // of finds and bulk actions
+	halfway  error                    // returned by bulk actions together with a count
+	newID    string                   // returned by Trigger; defaults to 41
+	failing  map[string]error         // returned by a method
+	hanging  map[string]error         // returned by a method at the end of its context
+	requests []*jobs.Request          // of triggers
 }
 
 func (c *core) call(ctx context.Context, method, name string) error {
@@ -41,11 +48,19 @@ func (c *core) call(ctx context.Context, method, name string) error {
 	switch {
 	case name != "" && !slices.ContainsFunc(c.statuses, func(st jobs.Status) bool { return st.Name == name }):
 		return fmt.Errorf("%w: %q", jobs.ErrUnknownJob, name)
+	case c.failing[method] != nil:
+		return c.failing[method]
 	case c.hang:
 		c.mu.Unlock()
 		<-ctx.Done()
 		c.mu.Lock()
 		return ctx.Err()
+	}
+	if err, hangs := c.hanging[method]; hangs {
+		c.mu.Unlock()
+		<-ctx.Done()
+		c.mu.Lock()
+		return err
 	}
 	return c.down
 }
@@ -80,18 +95,18 @@ func (c *core) QueueSize(ctx context.Context, name string) (int, error) {
 	return 7, c.call(ctx, "QueueSize", name)
 }
 
-func (c *core) Trigger(ctx context.Context, name string, data any, _ ...jobs.TriggerOption) (string, error) {
+func (c *core) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 	if err := c.call(ctx, "Trigger", name); err != nil {
 		return "", err
 	}
-	req, err := jobs.NewRequest(name, data)
+	req, err := jobs.NewRequest(name, data, opts...)
 	if err != nil {
 		return "", err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.data = append(c.data, string(req.Data))
-	return "41", nil
+	c.data, c.requests = append(c.data, string(req.Data)), append(c.requests, req)
+	return cmp.Or(c.newID, "41"), nil
 }
 
 // full has all the optional roles.
@@ -99,10 +114,7 @@ type full struct {
 	core
 
 	began     time.Time
-	processes []jobs.Process       // nil means one that has all jobs
-	asked     []provider.RunFilter // of the roles that find runs
-	most      int                  // the most runs that are retried or cancelled at once; 0 means all
-	halfway   error                // returned after that
+	processes []jobs.Process // nil means one that has all jobs
 }
 
 func (f *full) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {

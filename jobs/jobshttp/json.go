@@ -77,13 +77,71 @@ type runJSON struct {
 	StartedAt   time.Time       `json:"started_at,omitzero"`
 	EndedAt     time.Time       `json:"ended_at,omitzero"`
 	Error       string          `json:"error,omitempty"`
+	Errors      []errorJSON     `json:"errors,omitempty"`
+	Omitted     int             `json:"errors_omitted,omitempty"` // earlier errors that Errors lacks
+	Process     string          `json:"process,omitempty"`
 	Data        json.RawMessage `json:"data,omitempty"`
 }
 
+type errorJSON struct {
+	Attempt int       `json:"attempt"`
+	At      time.Time `json:"at"`
+	Text    string    `json:"text"`
+}
+
+// maxErrors is the most bytes of the errors of one run.
+const maxErrors = 1 << 20
+
 func runOf(r jobs.Run) runJSON {
+	first, size := len(r.Errors), 0
+	for first > 0 && size+len(r.Errors[first-1].Text) <= maxErrors {
+		first--
+		size += len(r.Errors[first].Text)
+	}
+	var errs []errorJSON
+	for _, e := range r.Errors[first:] {
+		errs = append(errs, errorJSON(e))
+	}
 	return runJSON{
 		r.ID, r.Name, r.State, r.Tick, r.Attempt, r.MaxAttempts,
-		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, r.Data,
+		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, errs, first, r.Process, r.Data,
+	}
+}
+
+// maxRunsBytes bounds a list of runs in an answer. A single run may be larger.
+const maxRunsBytes = 4 << 20
+
+// fitting returns how many of the first runs fit into an answer, at least one if there are any.
+func fitting(runs []runJSON) int {
+	size := 0
+	for i, run := range runs {
+		body, _ := json.MarshalIndent(run, "    ", "  ") // the answer reports an error
+		if size += len(body); i > 0 && size > maxRunsBytes {
+			return i
+		}
+	}
+	return len(runs)
+}
+
+type processJSON struct {
+	ID        string    `json:"id"`
+	Host      string    `json:"host"`
+	PID       int       `json:"pid"`
+	Version   string    `json:"version,omitempty"`
+	StartedAt time.Time `json:"started_at"`
+	SeenAt    time.Time `json:"seen_at"`
+	Alive     bool      `json:"alive"`
+	Leader    bool      `json:"leader"`
+	Self      bool      `json:"self"`
+	Jobs      []string  `json:"jobs"`
+	Workers   int       `json:"workers"`
+	Busy      int       `json:"busy"`
+}
+
+func processOf(p jobs.Process) processJSON {
+	return processJSON{
+		p.ID, p.Host, p.PID, p.Version, p.StartedAt, p.SeenAt, p.Alive, p.Leader, p.Self, append([]string{}, p.Jobs...),
+		p.Workers, p.Busy,
 	}
 }
 

@@ -195,7 +195,9 @@ func (h *handler) render(w http.ResponseWriter, r *http.Request, status int, nam
 	var body bytes.Buffer
 	if err := templates.ExecuteTemplate(&body, name+".html", v); err != nil {
 		h.Logger.ErrorContext(r.Context(), "could not render a page", "page", name, "error", err)
-		writeJSON(w, http.StatusInternalServerError, map[string]string{"error": "could not render the page; see the log"})
+		writeJSON(w, http.StatusInternalServerError, map[string]faultJSON{
+			"error": {Code: codes[http.StatusInternalServerError], Message: "could not render the page; see the log"},
+		})
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -448,7 +450,7 @@ func (h *handler) loadLatest(ctx context.Context) (map[string][]jobs.Run, error)
 		} else {
 			answered = true
 		}
-		latest[st.Name] = withoutData(runs)
+		latest[st.Name] = noData(runs)
 	}
 	if answered { // some runs are better than none
 		failed = nil
@@ -470,8 +472,8 @@ func (h *handler) addEnded(ctx context.Context, runs []jobs.Run) ([]jobs.Run, er
 	return append(runs, ended.Runs...), err
 }
 
-// withoutData returns runs without their data, which may be large.
-func withoutData(runs []jobs.Run) []jobs.Run {
+// noData returns runs without their data, which may be large.
+func noData(runs []jobs.Run) []jobs.Run {
 	runs = slices.Clone(runs)
 	for i := range runs {
 		runs[i].Data = nil
@@ -497,8 +499,7 @@ func (h *handler) listPage(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	wanted, known := conditions[query.Get("show")]
 	if !known && query.Has("show") {
-		h.fail(w, r, fmt.Errorf("%w: show must be one of %s", errBody,
-			strings.Join(slices.Sorted(maps.Keys(conditions)), ", ")))
+		h.fail(w, r, invalid("show must be one of %s", strings.Join(slices.Sorted(maps.Keys(conditions)), ", ")))
 		return
 	}
 	o := h.look(ctx, r)

@@ -71,7 +71,7 @@ func (h *handler) loadRunning(ctx context.Context) (all []jobs.Run, err error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, withoutData(page.Runs)...)
+		all = append(all, noData(page.Runs)...)
 		if after = page.Next; after == "" {
 			break
 		}

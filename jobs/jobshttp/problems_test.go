@@ -186,6 +186,6 @@ func TestListPage_OrdersProblemsAndFoldsThem(t *testing.T) {
 		require.Empty(t, listed(send(h, "GET", "/?show=hung", "").Body.String()))
 		w := send(h, "GET", "/?show=everything", "")
 		require.Equal(t, 400, w.Code)
-		require.Contains(t, w.Body.String(), "show must be one of failing, hung, overdue")
+		require.Contains(t, w.Body.String(), "Show must be one of failing, hung, overdue")
 	})
 }

@@ -2,7 +2,6 @@ package jobshttp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -24,7 +23,7 @@ type process struct {
 func (h *handler) loadProcesses(ctx context.Context) ([]jobs.Process, error) {
 	lister, ok := jobs.As[jobs.ProcessLister](h.s)
 	if !ok {
-		return nil, fmt.Errorf("the scheduler cannot list processes: %w", errors.ErrUnsupported)
+		return nil, unsupported("list processes")
 	}
 	return lister.Processes(ctx)
 }
@@ -77,7 +76,7 @@ func (h *handler) processesPage(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := bounded(r)
 	defer cancel()
 	if _, ok := jobs.As[jobs.ProcessLister](h.s); !ok {
-		h.fail(w, r, fmt.Errorf("the scheduler cannot list processes: %w", errors.ErrUnsupported))
+		h.fail(w, r, unsupported("list processes"))
 		return
 	}
 	o := h.look(ctx, r)

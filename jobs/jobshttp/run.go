@@ -3,7 +3,6 @@ package jobshttp
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -88,11 +87,11 @@ func (h *handler) logLink(x jobs.Run) string {
 	return ""
 }
 
-// findRun returns the run with that ID if the request may read its job. Otherwise the error is [jobs.ErrUnknownID].
-func (h *handler) findRun(ctx context.Context, r *http.Request, id string) (jobs.Run, error) {
+// readableRun returns the run with that ID if the request may read its job. Otherwise the error is [jobs.ErrUnknownID].
+func (h *handler) readableRun(ctx context.Context, r *http.Request, id string) (jobs.Run, error) {
 	finder, ok := jobs.As[jobs.RunFinder](h.s)
 	if !ok {
-		return jobs.Run{}, fmt.Errorf("the scheduler cannot find runs: %w", errors.ErrUnsupported)
+		return jobs.Run{}, unsupported("find runs")
 	}
 	x, err := finder.Run(ctx, id)
 	if err == nil && !h.allowed(r, ActionRead, x.Name) {
@@ -115,7 +114,7 @@ func (h *handler) lookUp(ctx context.Context, r *http.Request, o *overview, id s
 	if len(id) > maxID {
 		return nil
 	}
-	x, err := h.findRun(ctx, r, id)
+	x, err := h.readableRun(ctx, r, id)
 	row := o.byName(x.Name)
 	if err != nil || row == nil {
 		return nil
@@ -132,7 +131,7 @@ func (h *handler) runPage(w http.ResponseWriter, r *http.Request) {
 func (h *handler) showRun(w http.ResponseWriter, r *http.Request, failure *notice, status int) {
 	ctx, cancel := bounded(r)
 	defer cancel()
-	x, err := h.findRun(ctx, r, r.PathValue("id"))
+	x, err := h.readableRun(ctx, r, r.PathValue("id"))
 	if err != nil {
 		code, text := h.explain(r, err)
 		if errors.Is(err, jobs.ErrUnknownID) {

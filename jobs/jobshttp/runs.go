@@ -23,20 +23,14 @@ type filter struct {
 	After        string
 }
 
-// allStates are the states in the order in which a run passes through them.
-var allStates = []jobs.State{
-	jobs.StateScheduled, jobs.StateWaiting, jobs.StateRunning, jobs.StateRetrying, jobs.StateCompleted, jobs.StateFailed,
-	jobs.StateCancelled, jobs.StateSkipped,
-}
-
 // parseFilter returns the filter of a URL or form. On an error it is as complete as possible.
 func parseFilter(values url.Values) (f filter, err error) {
 	f.Jobs, f.After = strings.Join(strings.Fields(values.Get("name")), " "), values.Get("after")
 	for _, text := range values["state"] {
-		if state := jobs.State(text); slices.Contains(allStates, state) {
+		if state := jobs.State(text); slices.Contains(states, state) {
 			f.States = append(f.States, state)
 		} else if text != "" {
-			err = fmt.Errorf("%w: state must be one of %s", errBody, join(allStates))
+			err = invalid("state must be one of %s", join(states))
 		}
 	}
 	for _, bound := range []struct {
@@ -45,12 +39,11 @@ func parseFilter(values url.Values) (f filter, err error) {
 	}{{"since", &f.Since}, {"until", &f.Until}} {
 		var badTime error
 		if *bound.to, badTime = parseTime(values.Get(bound.name)); badTime != nil {
-			err = fmt.Errorf("%w: %s must be a time such as 2026-01-31T22:00 in UTC, or 2026-01-31T22:00+01:00",
-				errBody, bound.name)
+			err = invalid("%s must be a time such as 2026-01-31T22:00 in UTC, or 2026-01-31T22:00+01:00", bound.name)
 		}
 	}
 	if err == nil && !f.Since.IsZero() && !f.Until.IsZero() && !f.Until.After(f.Since) {
-		err = fmt.Errorf("%w: until must be after since", errBody)
+		err = invalid("until must be after since")
 	}
 	return f, err
 }
@@ -179,13 +172,13 @@ func (h *handler) showRuns(w http.ResponseWriter, r *http.Request, values url.Va
 	defer cancel()
 	finder, ok := jobs.As[jobs.RunFinder](h.s)
 	if !ok {
-		h.fail(w, r, fmt.Errorf("the scheduler cannot find runs: %w", errors.ErrUnsupported))
+		h.fail(w, r, unsupported("find runs"))
 		return
 	}
 	o := h.look(ctx, r)
 	f, err := parseFilter(values)
 	l := &listing{Filter: f, Quick: quickLinks(o.now, base(r))}
-	for _, state := range allStates {
+	for _, state := range states {
 		l.Boxes = append(l.Boxes, box{state, outcomeOf(state), slices.Contains(f.States, state)})
 	}
 	v := o.view
@@ -210,7 +203,7 @@ func (h *handler) showRuns(w http.ResponseWriter, r *http.Request, values url.Va
 		err = o.jobs.err
 	case some:
 		if page, err = finder.FindRuns(ctx, q); errors.Is(err, jobs.ErrInvalidOption) {
-			err = fmt.Errorf("%w: the address of this page of runs is not valid; start with the first page", errBody)
+			err = invalid("the address of this page of runs is not valid; start with the first page")
 		}
 	}
 	if err != nil {
@@ -219,7 +212,7 @@ func (h *handler) showRuns(w http.ResponseWriter, r *http.Request, values url.Va
 			status = code
 		}
 	}
-	for _, x := range withoutData(page.Runs) {
+	for _, x := range noData(page.Runs) {
 		if row := o.byName(x.Name); row != nil {
 			shown := h.newRun(r, o, x, row)
 			shown.Back = f.values()
@@ -284,9 +277,6 @@ func (f filter) ended() bool {
 	})
 }
 
-// bulkTimeout bounds an action on many runs.
-const bulkTimeout = 50 * time.Second
-
 // confirmPage returns a handler for the page that says how many runs an action is for, and asks whether to go on.
 func confirmPage(verb string) func(*handler, http.ResponseWriter, *http.Request) {
 	return func(h *handler, w http.ResponseWriter, r *http.Request) {
@@ -342,7 +332,7 @@ func (h *handler) countMany(ctx context.Context, verb string, q jobs.RunQuery, s
 		}
 		return s.CountCancellable(ctx, q)
 	}
-	return 0, fmt.Errorf("the scheduler cannot %s many runs: %w", verb, errors.ErrUnsupported)
+	return 0, unsupported(verb + " many runs")
 }
 
 // formMany returns a handler for the form that does something to many runs.
@@ -355,7 +345,7 @@ func formMany(verb string) func(*handler, http.ResponseWriter, *http.Request) {
 		f, badFilter := parseFilter(r.PostForm)
 		before, badTime := parseTime(r.PostForm.Get("before"))
 		if badTime != nil {
-			badTime = fmt.Errorf("%w: before must be a time such as 2026-01-31T22:00:00Z", errBody)
+			badTime = invalid("before must be a time such as 2026-01-31T22:00:00Z")
 		}
 		n := 0
 		if err = cmp.Or(err, badFilter, badTime); err == nil {
@@ -396,17 +386,14 @@ func (h *handler) doToMany(r *http.Request, verb string, f filter, before time.T
 	}
 	ctx, cancel = context.WithTimeout(r.Context(), bulkTimeout)
 	defer cancel()
-	err = fmt.Errorf("the scheduler cannot %s many runs: %w", verb, errors.ErrUnsupported)
+	err = unsupported(verb + " many runs")
 	if s, ok := jobs.As[jobs.BulkRetrier](h.s); ok && verb == "retry" {
 		n, err = s.RetryMany(ctx, q)
 	}
 	if s, ok := jobs.As[jobs.BulkCanceller](h.s); ok && verb == "cancel" {
 		n, err = s.CancelMany(ctx, q)
 	}
-	h.statuses.expire()
-	h.latest.expire()
-	h.running.expire()
-	h.health.expire()
+	h.expire()
 	if n > 0 || err == nil {
 		h.Logger.InfoContext(r.Context(), "manual action", "action", verb, "runs", n, "jobs", f.Jobs, "states", f.States,
 			"since", f.Since, "until", f.Until, "who", h.Who(r))
@@ -440,11 +427,3 @@ func capital(text string) string { return strings.ToUpper(text[:1]) + text[1:] }
 
 // sentence returns a text as a sentence.
 func sentence(text string) string { return capital(strings.TrimSuffix(text, ".")) + "." }
-
-func join(states []jobs.State) string {
-	var all []string
-	for _, state := range states {
-		all = append(all, string(state))
-	}
-	return strings.Join(all, ", ")
-}

@@ -22,7 +22,6 @@ import (
 	"github.com/everytick/everytick/adapters/memory"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/jobshttp"
-	"github.com/everytick/everytick/jobs/provider"
 )
 
 func TestRunsPage_ListsWhatItsAddressAsksFor(t *testing.T) {
@@ -62,7 +61,7 @@ func TestRunsPage_ListsWhatItsAddressAsksFor(t *testing.T) {
 		require.NotContains(t, page, `value="completed" checked`)
 		require.Contains(t, page, `name="name" value="demo"`)
 		require.Contains(t, page, `name="since" step="1" value="2000-01-01T12:00:00"`)
-		require.Contains(t, visible(page), "11 demo.flaky ✗ failed 6 min ago 14:54:00 UTC tick 14:53:00 UTC 340 ms waited 1 min 0 s 3 of 3 panic: boom … all 3 lines panic: boom main.f /a.go:1 Retry run 11")
+		require.Contains(t, visible(page), "11 demo.flaky ✗ failed 5 min ago 14:54:00 UTC tick 14:53:00 UTC 340 ms waited 1 min 0 s 3 of 3 panic: boom … all 3 lines panic: boom main.f /a.go:1 Retry run 11")
 		require.NotContains(t, page, "ann@example.com")
 
 		// Links to what is often looked for.
@@ -76,11 +75,11 @@ func TestRunsPage_SaysWhatIsWrongWithItsAddress(t *testing.T) {
 	t.Parallel()
 	h, s := open(t)
 	for query, want := range map[string]string{
-		"since=yesterday": "since must be a time such as 2026-01-31T22:00 in UTC",
-		"until=25:00":     "until must be a time",
-		"state=broken":    "state must be one of scheduled, waiting, running, retrying, completed, failed, cancelled, skipped",
-		"after=nonsense":  "start with the first page",
-		"since=2026-01-02T00:00&until=2026-01-01T00:00": "until must be after since",
+		"since=yesterday": "Since must be a time such as 2026-01-31T22:00 in UTC",
+		"until=25:00":     "Until must be a time",
+		"state=broken":    "State must be one of scheduled, waiting, running, retrying, completed, failed, cancelled, skipped",
+		"after=nonsense":  "is not valid; start with the first page",
+		"since=2026-01-02T00:00&until=2026-01-01T00:00": "Until must be after since",
 	} {
 		w := send(h, "GET", "/runs?"+query, "")
 		require.Equal(t, http.StatusBadRequest, w.Code, query)
@@ -152,12 +151,12 @@ func TestRunsPage_RetriesAllThatMatch(t *testing.T) {
 			form.Add(m[1], m[2])
 		}
 		time.Sleep(time.Minute) // runs that fail meanwhile are not among those counted
-		s.set(func() { s.asked = nil })
+		s.set(func() { s.queries = nil })
 		w := send(h, "POST", "/runs/retry", form.Encode())
 		require.Equal(t, http.StatusSeeOther, w.Code, w.Body)
 		require.Equal(t, "../runs?done=retry&n=1&since=2000-01-01T12%3A00%3A00Z&state=failed", w.Header().Get("Location"))
 		noon := time.Date(2000, 1, 1, 12, 0, 0, 0, time.UTC)
-		require.Equal(t, []provider.RunFilter{{States: []jobs.State{jobs.StateFailed}, Since: noon, Until: noon.Add(3 * time.Hour)}}, s.asked)
+		require.Equal(t, []jobs.RunQuery{{States: []jobs.State{jobs.StateFailed}, Since: noon, Until: noon.Add(3 * time.Hour)}}, s.queries)
 		require.Contains(t, log.String(), `"action":"retry","runs":1,"jobs":"","states":["failed"],"since":"2000-01-01T12:00:00Z"`)
 		require.Contains(t, log.String(), `"who":"ann"`)
 		require.Contains(t, visible(send(h, "GET", "/runs?done=retry&n=4870", "").Body.String()), "✓ Retried 4,870 runs. They start as workers become free.")
@@ -165,7 +164,7 @@ func TestRunsPage_RetriesAllThatMatch(t *testing.T) {
 		page = visible(send(h, "GET", "/runs/cancel?name=email.send", "").Body.String())
 		require.Contains(t, page, "Cancel 1 run? Job: email.send All states in which a run can be cancelled Cancel 1 run Back")
 		require.Equal(t, "../runs?done=cancel&n=1&name=email.send", send(h, "POST", "/runs/cancel", "name=email.send").Header().Get("Location"))
-		require.Equal(t, []string{"email.send"}, s.asked[len(s.asked)-1].Names)
+		require.Equal(t, []string{"email.send"}, s.queries[len(s.queries)-1].Names)
 
 		page = visible(send(h, "GET", "/runs/retry?name=audit", "").Body.String())
 		require.Contains(t, page, "Retry 0 runs? No run that matches can be retried. Back")
@@ -193,16 +192,16 @@ func TestRunsPage_LeavesOutJobsThatAreNotAllowed(t *testing.T) {
 	require.NotContains(t, page, "audit.retention")
 	require.Contains(t, page, "Retry all that match")
 	require.NotContains(t, send(h, "GET", "/runs?name=email.send", "").Body.String(), "all that match")
-	last := func() []string { return s.asked[len(s.asked)-1].Names }
+	last := func() []string { return s.queries[len(s.queries)-1].Names }
 	for _, verb := range []string{"retry", "cancel"} {
 		send(h, "GET", "/runs/"+verb, "")
 		require.Equal(t, []string{"demo.flaky"}, last())
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/runs/"+verb, "").Code)
 		require.Equal(t, []string{"demo.flaky"}, last())
-		n := len(s.asked)
+		n := len(s.queries)
 		w := send(h, "POST", "/runs/"+verb, "name=audit.retention+email.send")
 		require.Equal(t, "../runs?done="+verb+"&n=0&name=audit.retention+email.send", w.Header().Get("Location"))
-		require.Len(t, s.asked, n, "no job is not all jobs")
+		require.Len(t, s.queries, n, "no job is not all jobs")
 	}
 	for _, p := range []string{"/runs/31", "/runs/99"} {
 		w := send(h, "GET", p, "")

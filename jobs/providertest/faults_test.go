@@ -57,6 +57,8 @@ type faulty struct {
 	pause    func(ctx context.Context, name string) error
 	resume   func(ctx context.Context, name string) error
 
+	finding
+
 	broken atomic.Bool // the database is unreachable
 }
 
@@ -1516,7 +1518,7 @@ func accepting(refusal error) func(error) error {
 func TestRun_FindsEachFault(t *testing.T) {
 	t.Parallel()
 	sound := func(f *faulty, _ providertest.Config) {}
-	for _, tt := range faults {
+	for _, tt := range slices.Concat(faults, findFaults) {
 		t.Run(tt.fault, func(t *testing.T) {
 			t.Parallel()
 			require.Empty(t, hold(t, tt.rule, sound), "failures of a scheduler without a fault")

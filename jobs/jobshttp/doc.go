@@ -30,13 +30,11 @@
 //	GET  /processes                      read        the processes that run jobs
 //	GET  /assets/…                       read        the style sheet, the script and the icon
 //
-// The status page takes ?q=, which is a part of a job's name or the ID of a run, and ?show=, which is one of failing,
-// hung, overdue, paused, retrying, running, unworked or waiting. The page of runs takes ?name=, which has names of jobs
-// or parts of names separated by spaces; ?state=, once for each state; and ?since= and ?until=, times such as
-// 2026-01-31T22:00Z that bound when a run ended or, if it has not, when it is due. Filters are in the address, so a
-// filtered page can be linked to. Of what a page lists, and of what an action on many runs applies to, jobs that the
-// caller may not read are left out. Pages of many runs and of processes need the roles [jobs.RunFinder],
-// [jobs.BulkRetrier], [jobs.BulkCanceller] and [jobs.ProcessLister]; other pages leave out what a scheduler lacks.
+// The status page takes ?q=, a part of a job's name or the ID of a run, and ?show=, one of failing, hung, without-a-process,
+// overdue, paused, retrying, running and waiting. The page of runs takes ?name=, which has names of jobs, or parts of
+// them, separated by spaces; ?state=, once for each state; and ?since= and ?until=, times such as 2026-01-31T22:00Z that
+// bound when a run ended or, if it has not, when it is due. What needs a role that the scheduler lacks, such as
+// [jobs.RunFinder], [jobs.BulkRetrier], [jobs.BulkCanceller] or [jobs.ProcessLister], is left out.
 //
 // JSON for programs. POST requests need Content-Type application/json, even without a body.
 // GET answers have an ETag. Parameters that a path does not know are refused.

@@ -50,7 +50,7 @@ type view struct {
 
 	Listing   *listing  // on the page of all runs
 	Processes []process // on the page of processes
-	Unworked  []*row    // jobs that no live process has registered
+	Stranded  []*row    // jobs that no live process has registered
 	Run       *run      // on a run's page
 	Timeout   string    // of an attempt of the run
 	Attempts  []attempt
@@ -117,7 +117,7 @@ type row struct {
 	Words, Pattern, Zone          string
 	Overdue, OverdueReason        string // by how much, and why
 	Paused                        *moment
-	Failing, Hung, Unworked       bool
+	Failing, Hung, Stranded       bool
 	Why, WhyLink                  string // error or reason of the latest failure or skip; the page that has all of it
 	Prev                          outcome
 	PrevAt                        *moment
@@ -262,7 +262,7 @@ func (h *handler) look(ctx context.Context, r *http.Request) *overview {
 	if knows {
 		if snap := h.processes.get(ctx); !snap.at.IsZero() {
 			o.processes = snap.value
-			o.findUnworked()
+			o.findStranded()
 		}
 	}
 	o.findHung(running, visible, base(r))
@@ -483,14 +483,14 @@ func noData(runs []jobs.Run) []jobs.Run {
 
 // conditions are the values of the parameter show: whether a job is listed.
 var conditions = map[string]func(*row) bool{
-	"hung":     func(x *row) bool { return x.Hung },
-	"overdue":  func(x *row) bool { return x.Overdue != "" },
-	"unworked": func(x *row) bool { return x.Unworked },
-	"failing":  func(x *row) bool { return x.Failing },
-	"paused":   func(x *row) bool { return x.Paused != nil },
-	"running":  func(x *row) bool { return x.Running > 0 },
-	"waiting":  func(x *row) bool { return x.Waiting > 0 },
-	"retrying": func(x *row) bool { return x.Retrying > 0 },
+	isHung.show():     func(x *row) bool { return x.Hung },
+	isOverdue.show():  func(x *row) bool { return x.Overdue != "" },
+	isStranded.show(): func(x *row) bool { return x.Stranded },
+	isFailing.show():  func(x *row) bool { return x.Failing },
+	isPaused.show():   func(x *row) bool { return x.Paused != nil },
+	"running":         func(x *row) bool { return x.Running > 0 },
+	"waiting":         func(x *row) bool { return x.Waiting > 0 },
+	"retrying":        func(x *row) bool { return x.Retrying > 0 },
 }
 
 func (h *handler) listPage(w http.ResponseWriter, r *http.Request) {

@@ -28,15 +28,18 @@ const (
 	isHung     kind = iota // a run executes past its timeout
 	isMachine              // the scheduler has a problem
 	isOverdue              // a tick is late
-	isUnworked             // no process has registered the job
+	isStranded             // no process has registered the job
 	isFailing              // the latest run failed for good
 	isPaused               // for the reader to know, although nothing is wrong
 )
 
-// name is the word for jobs with a problem of that kind, and the value of the parameter show that lists them.
+// name says after a number what is wrong with so many jobs.
 func (k kind) name() string {
-	return [...]string{"hung", "", "overdue", "unworked", "failing", "paused"}[k]
+	return [...]string{"hung", "of the scheduler", "overdue", "without a process", "failing", "paused"}[k]
 }
+
+// show is the value of the parameter show that lists the jobs.
+func (k kind) show() string { return strings.ReplaceAll(k.name(), " ", "-") }
 
 // hung is a run that still executes after its timeout.
 type hung struct {
@@ -125,8 +128,8 @@ func (o *overview) problems(health *jobs.Health) (all []problem) {
 		if row.Overdue != "" && !slices.ContainsFunc(all, known) {
 			add(isOverdue, "is overdue by "+row.Overdue+colon(row.OverdueReason))
 		}
-		if row.Unworked {
-			add(isUnworked, "is not registered in any live process, so its runs wait")
+		if row.Stranded {
+			add(isStranded, "is not registered in any live process, so its runs wait")
 		}
 		if row.Failing {
 			add(isFailing, "is failing"+colon(headOf(row.Why, 100)))
@@ -189,9 +192,9 @@ func (o *overview) headline(health *jobs.Health) *headline {
 	if health != nil && counts[isMachine] > 0 {
 		h.Parts = append(h.Parts, fact{Text: "Unhealthy"})
 	}
-	for _, kind := range []kind{isHung, isOverdue, isUnworked, isFailing} {
+	for _, kind := range []kind{isHung, isOverdue, isStranded, isFailing} {
 		if n := counts[kind]; n > 0 {
-			h.Parts = append(h.Parts, fact{N: n, Text: kind.name(), Link: "?show=" + kind.name()})
+			h.Parts = append(h.Parts, fact{N: n, Text: kind.name(), Link: "?show=" + kind.show()})
 		}
 	}
 	switch {
@@ -243,11 +246,7 @@ func (v *view) OtherKinds() string {
 			n += one(p.Kind == kind)
 		}
 		if n > 0 {
-			name := kind.name()
-			if kind == isMachine {
-				name = "of the scheduler"
-			}
-			parts = append(parts, count(n)+" "+name)
+			parts = append(parts, count(n)+" "+kind.name())
 		}
 	}
 	return strings.Join(parts, ", ")

@@ -1,6 +1,7 @@
 package jobshttp_test
 
 import (
+	"net/http"
 	"regexp"
 	"strings"
 	"testing"
@@ -80,7 +81,7 @@ func TestHeadline_IsGoodOnlyIfNothingIsWrong(t *testing.T) {
 		}, "✓ All 2 jobs are fine", true},
 		"registered nowhere": {func(s *full, _ time.Time) {
 			s.processes = []jobs.Process{{ID: "x", Alive: true, Jobs: []string{"b.second"}}, {ID: "dead", Jobs: []string{"a.first"}}}
-		}, "✗ 1 unworked", false},
+		}, "✗ 1 without a process", false},
 		"no process": {func(s *full, _ time.Time) { s.processes = []jobs.Process{} }, "✗ Unhealthy", false},
 		"a scheduler's reason": {func(s *full, _ time.Time) {
 			s.health = jobs.Health{Reasons: []jobs.Reason{{Text: "no leader for 40s"}}}
@@ -119,6 +120,21 @@ func TestHeadline_SaysThatHealthIsUnknownOrHidden(t *testing.T) {
 	text, class := headline(t, send(jobshttp.New(s, &jobshttp.Options{Authorize: everybody}), "GET", "/", "").Body.String())
 	require.Equal(t, "? Health unknown", text)
 	require.Equal(t, "bad", class)
+}
+
+func TestHeadline_SaysThatReasonsAreHidden(t *testing.T) {
+	t.Parallel()
+	s := calm(time.Now())
+	s.health = jobs.Health{Started: true, Reasons: []jobs.Reason{{Job: "b.second", Text: "is overdue by 1h0m0s"}}}
+	h := jobshttp.New(s, &jobshttp.Options{Authorize: func(_ *http.Request, _ jobshttp.Action, job string) error {
+		return refuseUnless(job != "b.second")
+	}})
+	page := send(h, "GET", "/", "").Body.String()
+	text, class := headline(t, page)
+	require.Equal(t, "✗ Unhealthy", text)
+	require.Equal(t, "bad", class)
+	require.Contains(t, visible(page), "The scheduler is unhealthy because of jobs that you may not see.")
+	require.NotContains(t, page, "b.second")
 }
 
 func TestListPage_NamesTheHungRunFirst(t *testing.T) {

@@ -56,8 +56,8 @@ func countAlive(all []jobs.Process) (n int) {
 	return n
 }
 
-// findUnworked finds the jobs that no live process has registered, unless no process is alive at all.
-func (o *overview) findUnworked() {
+// findStranded finds the jobs that no live process has registered, unless no process is alive at all.
+func (o *overview) findStranded() {
 	registered, alive := map[string]bool{}, false
 	for _, p := range o.processes {
 		if p.Alive {
@@ -68,7 +68,7 @@ func (o *overview) findUnworked() {
 		}
 	}
 	for _, row := range o.rows {
-		row.Unworked = alive && !registered[row.Name]
+		row.Stranded = alive && !registered[row.Name]
 	}
 }
 
@@ -105,8 +105,8 @@ func (h *handler) processesPage(w http.ResponseWriter, r *http.Request) {
 		v.Processes = append(v.Processes, shown)
 	}
 	for _, row := range o.rows {
-		if row.Unworked {
-			v.Unworked = append(v.Unworked, row)
+		if row.Stranded {
+			v.Stranded = append(v.Stranded, row)
 		}
 	}
 	v.Heading = "Processes"

@@ -591,7 +591,7 @@ func TestListPage_ShowsEveryJob(t *testing.T) {
 		text := visible(w.Body.String())
 		for _, want := range []string{
 			"✗ Unhealthy 1 overdue 1 failing 5 jobs 1 paused 1 running 5 waiting 1 retrying",
-			"email.stuck is overdue by 12m0s: no process works this queue", "no leader for 40s",
+			"no leader for 40s email.stuck is overdue by 12 min 0 s: no process works this queue",
 			"demo.flaky is failing: smtp: &lt;b&gt;421&lt;/b&gt; busy run of demo.flaky 1 more: 1 paused notifs.cleanup has been paused since 14:00:00 UTC",
 			"Next: demo.flaky in 3 min 0 s",
 			"Last hour", "41 done", "2 failed", "1 skipped or cancelled",

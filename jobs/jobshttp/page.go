@@ -298,6 +298,9 @@ func (h *handler) look(ctx context.Context, r *http.Request) *overview {
 // maxHead is the number of characters of an error shown before it is expanded.
 const maxHead = 160
 
+// maxWhy is the number of characters of an error shown in the list of jobs.
+const maxWhy = 100
+
 // head returns the first line of text, at most maxHead characters of it.
 func head(text string) string { return headOf(text, maxHead) }
 
@@ -307,7 +310,7 @@ func headOf(text string, most int) string {
 		line, more = string(runes[:most]), true
 	}
 	if more {
-		line = strings.TrimSuffix(line, " …") + " …"
+		line += " …"
 	}
 	return strings.ToValidUTF8(line, "")
 }
@@ -393,7 +396,7 @@ func newRow(st jobs.Status, latest []jobs.Run, now time.Time) *row {
 		}
 		return st.Retrying > 0 && run.State == jobs.StateRetrying
 	}); i >= 0 {
-		x.Why, x.why = head(latest[i].Error), latest[i].ID
+		x.Why, x.why = headOf(latest[i].Error, maxWhy), latest[i].ID
 	}
 	return x
 }

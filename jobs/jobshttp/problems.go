@@ -124,15 +124,14 @@ func (o *overview) problems(health *jobs.Health) (all []problem) {
 		add := func(kind kind, text string) {
 			all = append(all, problem{Kind: kind, Job: row.Name, Link: row.Link, Text: text})
 		}
-		known := func(p problem) bool { return p.Job == row.Name && p.Kind == isOverdue }
-		if row.Overdue != "" && !slices.ContainsFunc(all, known) {
+		if row.Overdue != "" {
 			add(isOverdue, "is overdue by "+row.Overdue+colon(row.OverdueReason))
 		}
 		if row.Stranded {
 			add(isStranded, "is not registered in any live process, so its runs wait")
 		}
 		if row.Failing {
-			add(isFailing, "is failing"+colon(headOf(row.Why, 100)))
+			add(isFailing, "is failing"+colon(row.Why))
 			all[len(all)-1].More = row.WhyLink
 		}
 		if row.Paused != nil {
@@ -160,14 +159,15 @@ func (o *overview) reasons(health jobs.Health) (all []problem) {
 	for _, r := range health.Reasons {
 		p := problem{Kind: isMachine, Job: r.Job, Text: r.Text}
 		if row := o.byName(r.Job); row != nil {
-			if p.Link = row.Link; row.Overdue != "" {
-				p.Kind = isOverdue
+			p.Link = row.Link
+			if row.Overdue != "" && strings.HasPrefix(r.Text, "is overdue by ") {
+				continue // the row says it too
 			}
 		}
 		all = append(all, p)
 	}
 	switch {
-	case len(all) > 0:
+	case len(health.Reasons) > 0:
 	case !health.Healthy:
 		all = append(all, problem{Kind: isMachine, Text: "The scheduler is unhealthy because of jobs that you may not see."})
 	case o.processes != nil && countAlive(o.processes) == 0:

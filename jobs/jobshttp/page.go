@@ -243,8 +243,10 @@ func (h *handler) look(ctx context.Context, r *http.Request) *overview {
 	var latest map[string][]jobs.Run
 	var running []jobs.Run
 	if o.jobs.err == nil {
+		if lists {
+			_, _ = h.latest.begin()
+		}
 		if finds && slices.ContainsFunc(o.jobs.value, func(st jobs.Status) bool { return st.Running > 0 }) {
-			_, _ = h.running.begin()
 			running = h.running.get(ctx).value
 		}
 		if lists {

@@ -19,6 +19,7 @@ type problem struct {
 	Text      string // continues from the name of the job, if it has one
 	More      string // URL of the run with the whole error, or ""
 	Hung      *hung
+	row       *row // of the job; nil for isMachine
 }
 
 // kind is the kind of a problem, the most severe first.
@@ -115,14 +116,15 @@ func hungSince(run jobs.Run, st jobs.Status, now time.Time) time.Time {
 // problems returns what is wrong, the most severe first, and the paused jobs. health is nil if it is unknown.
 func (o *overview) problems(health *jobs.Health) (all []problem) {
 	for _, hung := range o.hung {
-		all = append(all, problem{Kind: isHung, Job: hung.job, Link: o.byName(hung.job).Link, Hung: &hung})
+		row := o.byName(hung.job)
+		all = append(all, problem{Kind: isHung, Job: hung.job, Link: row.Link, Hung: &hung, row: row})
 	}
 	if health != nil {
 		all = append(all, o.reasons(*health)...)
 	}
 	for _, row := range o.rows {
 		add := func(kind kind, text string) {
-			all = append(all, problem{Kind: kind, Job: row.Name, Link: row.Link, Text: text})
+			all = append(all, problem{Kind: kind, Job: row.Name, Link: row.Link, Text: text, row: row})
 		}
 		if row.Overdue != "" {
 			add(isOverdue, "is overdue by "+row.Overdue+colon(row.OverdueReason))
@@ -139,15 +141,13 @@ func (o *overview) problems(health *jobs.Health) (all []problem) {
 		}
 	}
 	slices.SortStableFunc(all, func(a, b problem) int {
-		if a.Kind != b.Kind || a.Job == "" || b.Job == "" {
+		switch {
+		case a.Kind != b.Kind:
 			return cmp.Compare(a.Kind, b.Kind)
-		}
-		switch x, y := o.byName(a.Job), o.byName(b.Job); {
-		case x == nil || y == nil:
-		case a.Kind == isOverdue:
-			return cmp.Compare(y.overdueBy, x.overdueBy)
-		case a.Kind == isFailing:
-			return y.prev.Compare(x.prev)
+		case a.Kind == isOverdue: // for the longest time
+			return cmp.Compare(b.row.overdueBy, a.row.overdueBy)
+		case a.Kind == isFailing: // latest
+			return b.row.prev.Compare(a.row.prev)
 		}
 		return 0
 	})
@@ -198,7 +198,7 @@ func (o *overview) headline(health *jobs.Health) *headline {
 		}
 	}
 	switch {
-	case health == nil:
+	case health == nil, len(h.Parts) == 0 && o.jobs.err != nil:
 		h.Sign = "?"
 		h.Parts = slices.Insert(h.Parts, 0, fact{Text: "Health unknown"})
 	case len(h.Parts) > 0:

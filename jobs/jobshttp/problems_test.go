@@ -120,6 +120,11 @@ func TestHeadline_SaysThatHealthIsUnknownOrHidden(t *testing.T) {
 	text, class := headline(t, send(jobshttp.New(s, &jobshttp.Options{Authorize: everybody}), "GET", "/", "").Body.String())
 	require.Equal(t, "? Health unknown", text)
 	require.Equal(t, "bad", class)
+
+	// The jobs are unknown, although the scheduler says that it is healthy.
+	text, class = headline(t, send(jobshttp.New(jobless{calm(time.Now())}, &jobshttp.Options{Authorize: everybody}), "GET", "/", "").Body.String())
+	require.Equal(t, "? Health unknown", text)
+	require.Equal(t, "bad", class)
 }
 
 func TestHeadline_SaysThatReasonsAreHidden(t *testing.T) {

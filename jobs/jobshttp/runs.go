@@ -308,7 +308,11 @@ func (h *handler) confirm(
 		}
 		l.N, err = h.countMany(ctx, verb, q, ok)
 	}
-	if err != nil && failure == nil {
+	switch {
+	case err != nil && failure != nil:
+		h.problem(w, r, status, strings.TrimSuffix(failure.Text, "."))
+		return
+	case err != nil:
 		h.fail(w, r, err)
 		return
 	}

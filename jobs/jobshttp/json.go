@@ -41,27 +41,50 @@ func healthOf(h jobs.Health) healthJSON {
 }
 
 type statusJSON struct {
-	Name          string      `json:"name"`
-	Schedule      string      `json:"schedule"`
-	Zone          string      `json:"zone,omitempty"`
-	PrevTick      time.Time   `json:"previous_tick,omitzero"`
-	PrevState     jobs.State  `json:"previous_state,omitempty"`
-	Missed        int         `json:"missed,omitempty"`
-	LastSuccess   time.Time   `json:"last_success,omitzero"`
-	NextTick      time.Time   `json:"next_tick,omitzero"`
-	Upcoming      []time.Time `json:"upcoming,omitempty"`
-	OverdueBy     float64     `json:"overdue_seconds,omitzero"`
-	OverdueReason string      `json:"overdue_reason,omitempty"`
-	PausedSince   time.Time   `json:"paused_since,omitzero"`
-	Waiting       int         `json:"waiting"`
-	Running       int         `json:"running"`
-	Retrying      int         `json:"retrying"`
+	Name          string       `json:"name"`
+	Schedule      string       `json:"schedule"`
+	Zone          string       `json:"zone,omitempty"`
+	PrevTick      time.Time    `json:"previous_tick,omitzero"`
+	PrevState     jobs.State   `json:"previous_state,omitempty"`
+	Missed        int          `json:"missed,omitempty"`
+	LastSuccess   time.Time    `json:"last_success,omitzero"`
+	NextTick      time.Time    `json:"next_tick,omitzero"`
+	Upcoming      []time.Time  `json:"upcoming,omitempty"`
+	OverdueBy     float64      `json:"overdue_seconds,omitzero"`
+	OverdueReason string       `json:"overdue_reason,omitempty"`
+	PausedSince   time.Time    `json:"paused_since,omitzero"`
+	Waiting       int          `json:"waiting"`
+	Running       int          `json:"running"`
+	Retrying      int          `json:"retrying"`
+	Options       *optionsJSON `json:"options,omitempty"` // nil if the scheduler does not tell them
+}
+
+// optionsJSON has the options of a job. Those that are not set are omitted.
+type optionsJSON struct {
+	MaxAttempts int     `json:"max_attempts"`
+	RetryDelay  float64 `json:"retry_delay_seconds"`
+	Timeout     float64 `json:"timeout_seconds"`
+	Priority    int     `json:"priority"`
+	Concurrency int     `json:"concurrency,omitempty"`
+	CatchUpAll  bool    `json:"catch_up_all,omitempty"`
+	OverlapSkip bool    `json:"overlap_skip,omitempty"`
+	StartWithin float64 `json:"start_within_seconds,omitempty"`
+}
+
+func optionsJSONOf(o jobs.JobOptions) *optionsJSON {
+	if o.MaxAttempts == 0 {
+		return nil
+	}
+	return &optionsJSON{
+		o.MaxAttempts, o.RetryDelay.Seconds(), o.Timeout.Seconds(), o.Priority, o.Concurrency,
+		o.CatchUp == jobs.CatchUpAll, o.Overlap == jobs.OverlapSkip, o.StartWithin.Seconds(),
+	}
 }
 
 func statusOf(s jobs.Status) statusJSON {
 	return statusJSON{
 		s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.Missed, s.LastSuccess, s.NextTick, s.Upcoming,
-		s.OverdueBy.Seconds(), s.OverdueReason, s.PausedSince, s.Waiting, s.Running, s.Retrying,
+		s.OverdueBy.Seconds(), s.OverdueReason, s.PausedSince, s.Waiting, s.Running, s.Retrying, optionsJSONOf(s.Options),
 	}
 }
 
@@ -76,6 +99,7 @@ type runJSON struct {
 	DueAt       time.Time       `json:"due_at,omitzero"`
 	StartedAt   time.Time       `json:"started_at,omitzero"`
 	EndedAt     time.Time       `json:"ended_at,omitzero"`
+	CancelledAt time.Time       `json:"cancelled_at,omitzero"`
 	Error       string          `json:"error,omitempty"`
 	Errors      []errorJSON     `json:"errors,omitempty"`
 	Omitted     int             `json:"errors_omitted,omitempty"` // earlier errors that Errors lacks
@@ -104,7 +128,7 @@ func runOf(r jobs.Run) runJSON {
 	}
 	return runJSON{
 		r.ID, r.Name, r.State, r.Tick, r.Attempt, r.MaxAttempts,
-		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, errs, first, r.Process, r.Data,
+		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.CancelledAt, r.Error, errs, first, r.Process, r.Data,
 	}
 }
 

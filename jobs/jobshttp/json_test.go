@@ -22,11 +22,11 @@ func TestJSON(t *testing.T) {
 		{
 			jobs.Run{
 				ID: "7", Name: "a.b", State: jobs.StateFailed, Tick: tick, Attempt: 3, MaxAttempts: 3, CreatedAt: tick.Add(-time.Hour), DueAt: tick,
-				StartedAt: tick.Add(time.Second), EndedAt: tick.Add(time.Minute), Error: "<boom>", Data: json.RawMessage(`{"n":1}`),
+				StartedAt: tick.Add(time.Second), EndedAt: tick.Add(time.Minute), CancelledAt: tick.Add(30 * time.Second), Error: "<boom>", Data: json.RawMessage(`{"n":1}`),
 			},
 			`{"id": "7", "name": "a.b", "state": "failed", "tick": "2026-02-03T10:00:00Z", "attempt": 3, "max_attempts": 3,
 				"created_at": "2026-02-03T09:00:00Z", "due_at": "2026-02-03T10:00:00Z", "started_at": "2026-02-03T10:00:01Z",
-				"ended_at": "2026-02-03T10:01:00Z", "error": "<boom>", "data": {"n": 1}}`,
+				"ended_at": "2026-02-03T10:01:00Z", "cancelled_at": "2026-02-03T10:00:30Z", "error": "<boom>", "data": {"n": 1}}`,
 		},
 		{
 			jobs.Activity{Start: tick, Step: 90 * time.Second, CompleteSince: tick.Add(time.Second), Jobs: map[string][]jobs.Outcomes{"a.b": {{}, {Completed: 1, Failed: 2, Other: 3}}}},
@@ -55,9 +55,11 @@ func TestJSON(t *testing.T) {
 			jobs.Status{
 				Name: "a.b", Schedule: "0 3 * * *", Zone: "UTC", PrevTick: tick, PrevState: jobs.StateCompleted,
 				Missed: 4, LastSuccess: tick, NextTick: tick.Add(24 * time.Hour), OverdueBy: 90 * time.Second, Waiting: 3, Running: 2, Retrying: 1,
+				Options: jobs.JobOptions{MaxAttempts: 3, RetryDelay: 1500 * time.Millisecond, Timeout: time.Minute, Priority: 1, Overlap: jobs.OverlapSkip},
 			},
 			`{"name":"a.b","schedule":"0 3 * * *","zone":"UTC","previous_tick":"2026-02-03T10:00:00Z","previous_state":"completed","missed":4,"last_success":"2026-02-03T10:00:00Z",
-				"next_tick":"2026-02-04T10:00:00Z","overdue_seconds":90,"waiting":3,"running":2,"retrying":1}`,
+				"next_tick":"2026-02-04T10:00:00Z","overdue_seconds":90,"waiting":3,"running":2,"retrying":1,
+				"options":{"max_attempts":3,"retry_delay_seconds":1.5,"timeout_seconds":60,"priority":1,"overlap_skip":true}}`,
 		},
 	} {
 		got, err := json.Marshal(jobshttp.JSON(test.v))

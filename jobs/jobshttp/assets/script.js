@@ -67,12 +67,11 @@
       el.dataset.local = `${mine} · ${hours && mine.startsWith(`${date}, `) ? hours : text}`; // the date once
       el.textContent = el.dataset.local;
     }
+    if (new Date().getTimezoneOffset() === 0) return;
     const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-    if (new Date().getTimezoneOffset() !== 0) {
-      const note = document.getElementById("zone");
-      if (note) note.textContent = `Times are in your zone (${zone}), then in UTC.`;
-      for (const el of document.querySelectorAll("[data-zone]")) el.textContent = `(${zone})`;
-    }
+    const note = document.getElementById("zone");
+    if (note) note.textContent = `Times are in your zone (${zone}), then in UTC.`;
+    for (const el of document.querySelectorAll("[data-zone]")) el.textContent = `(${zone})`;
     // Links to runs since a time of the day mean it in the reader's zone.
     for (const el of document.querySelectorAll("[data-clock]")) {
       const at = new Date(Date.now() + skew);

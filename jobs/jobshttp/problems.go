@@ -107,7 +107,8 @@ func (o *overview) findHung(running []jobs.Run, visible []jobs.Status, root stri
 // hungSince returns when the timeout of a run passed, the zero time if it does not hang.
 func hungSince(run jobs.Run, st jobs.Status, now time.Time) time.Time {
 	timeout := st.Options.Timeout
-	if run.State != jobs.StateRunning || run.StartedAt.IsZero() || timeout <= 0 || now.Sub(run.StartedAt)-hungAfter < timeout {
+	known := run.State == jobs.StateRunning && !run.StartedAt.IsZero() && timeout > 0
+	if !known || now.Sub(run.StartedAt)-hungAfter < timeout {
 		return time.Time{}
 	}
 	return run.StartedAt.Add(timeout)

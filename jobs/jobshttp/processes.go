@@ -85,7 +85,8 @@ func (h *handler) processesPage(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusOK
 	switch {
 	case snap.err != nil && snap.at.IsZero():
-		v.Stale, status = "The database does not answer, and there is no earlier state to show.", http.StatusServiceUnavailable
+		v.Stale = "The database does not answer, and there is no earlier state to show."
+		status = http.StatusServiceUnavailable
 	case snap.err != nil:
 		at := newMoment(snap.at, o.now)
 		v.Stale = fmt.Sprintf("The database does not answer. Showing the state as of %s, %s.", at.Text(), at.Relative)

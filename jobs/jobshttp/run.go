@@ -26,7 +26,8 @@ func (h *handler) newRun(r *http.Request, o *overview, x jobs.Run, of *row) run 
 	v := run{
 		Run: x, Outcome: outcomeOf(x.State), JobLink: of.Link, Link: of.Link + "/runs/" + url.PathEscape(x.ID),
 		ForTick: newMoment(x.Tick, now), Created: newMoment(x.CreatedAt, now), Start: newMoment(x.StartedAt, now),
-		DueMoment: newMoment(x.DueAt, now), End: newMoment(x.EndedAt, now), Worker: o.worker(x.Process, root), Log: h.logLink(x),
+		DueMoment: newMoment(x.DueAt, now), End: newMoment(x.EndedAt, now),
+		Worker: o.worker(x.Process, root), Log: h.logLink(x),
 		CancelAsked: newMoment(x.CancelledAt, now),
 	}
 	if _, finds := jobs.As[jobs.RunFinder](h.s); finds {

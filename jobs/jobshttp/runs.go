@@ -53,7 +53,9 @@ func parseTime(text string) (t time.Time, err error) {
 	if text == "" {
 		return t, nil
 	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02T15:04Z07:00"} {
+	for _, layout := range []string{
+		time.RFC3339Nano, "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02T15:04Z07:00",
+	} {
 		if t, err = time.Parse(layout, text); err == nil {
 			break
 		}
@@ -265,7 +267,8 @@ func (h *handler) mayDoToMany(r *http.Request, o *overview, verb string, f filte
 		_, can = jobs.As[jobs.BulkCanceller](h.s)
 	}
 	m := manyActions[verb]
-	some := len(f.States) == 0 || slices.ContainsFunc(f.States, func(s jobs.State) bool { return slices.Contains(m.states, s) })
+	applies := func(s jobs.State) bool { return slices.Contains(m.states, s) }
+	some := len(f.States) == 0 || slices.ContainsFunc(f.States, applies)
 	_, ok := o.query(f, m.may)
 	return can && some && ok && h.allowed(r, m.action, "")
 }
@@ -292,11 +295,12 @@ func (h *handler) confirm(
 	o := h.look(ctx, r)
 	f, err := parseFilter(values)
 	f.After = ""
-	l := &listing{Filter: f, Verb: verb, Do: capital(verb), Fields: f.values(), Back: base(r) + "runs?" + f.values().Encode()}
+	l := &listing{Filter: f, Verb: verb, Do: capital(verb), Fields: f.values()}
+	l.Back = base(r) + "runs?" + l.Fields.Encode()
 	if err == nil {
 		err = o.jobs.err
 	}
-	if f.Until.IsZero() && f.ended() && o.now.After(f.Since) { // runs that end while the reader decides are not among those counted
+	if f.Until.IsZero() && f.ended() && o.now.After(f.Since) { // leave out runs that end while the reader decides
 		f.Until = o.now.UTC()
 		l.Fields.Set("before", f.Until.Format(time.RFC3339Nano))
 	}

@@ -44,8 +44,8 @@ var rules = slices.Concat(
 	runRules,
 	operatorRules,
 	findRules,
-	pageRules,
 	skippedRules,
+	pageRules,
 	inputRules,
 )
 

@@ -125,11 +125,6 @@ func (h *handler) lookUp(ctx context.Context, r *http.Request, o *overview, id s
 }
 
 func (h *handler) runPage(w http.ResponseWriter, r *http.Request) {
-	h.showRun(w, r, nil, http.StatusOK)
-}
-
-// showRun serves the page of a run, with the notice of a form that failed.
-func (h *handler) showRun(w http.ResponseWriter, r *http.Request, failure *notice, status int) {
 	ctx, cancel := bounded(r)
 	defer cancel()
 	x, err := h.readableRun(ctx, r, r.PathValue("id"))
@@ -149,10 +144,7 @@ func (h *handler) showRun(w http.ResponseWriter, r *http.Request, failure *notic
 	}
 	v := o.view
 	v.Heading, v.Job, v.ShowData = "Run "+x.ID, row, h.ShowData
-	v.Notice, v.Live = failure, failure == nil
-	if failure == nil {
-		v.Notice = done(r, o.rows)
-	}
+	v.Notice = done(r, o.rows)
 	v.Run = new(h.newRun(r, o, x, row))
 	v.Run.Back = url.Values{"back": {"run"}}
 	if st, ok := byName(o.jobs.value, x.Name); ok && st.Options.Timeout > 0 {
@@ -162,5 +154,5 @@ func (h *handler) showRun(w http.ResponseWriter, r *http.Request, failure *notic
 		shown, _ := cut(e.Text)
 		v.Attempts = append(v.Attempts, attempt{e.Attempt, newMoment(e.At, o.now), head(e.Text), shown, lines(e.Text)})
 	}
-	h.render(w, r, status, "run", v)
+	h.render(w, r, http.StatusOK, "run", v)
 }

@@ -140,9 +140,9 @@ type listing struct {
 // pageSize is the number of runs on a page.
 const pageSize = 100
 
-// clock returns the latest time at which clocks in UTC showed hour.
-func clock(now time.Time, hour int) time.Time {
-	at := time.Date(now.Year(), now.Month(), now.Day(), hour, 0, 0, 0, time.UTC)
+// evening returns the latest time at which clocks in UTC showed 22:00.
+func evening(now time.Time) time.Time {
+	at := time.Date(now.Year(), now.Month(), now.Day(), 22, 0, 0, 0, time.UTC)
 	if at.After(now) {
 		at = at.AddDate(0, 0, -1)
 	}
@@ -156,7 +156,7 @@ func quickLinks(now time.Time, root string) []quick {
 	failed := []jobs.State{jobs.StateFailed}
 	return []quick{
 		{"failed in the last hour", link(filter{States: failed, Since: now.Add(-time.Hour).Truncate(time.Minute)}), ""},
-		{"failed since 22:00 UTC", link(filter{States: failed, Since: clock(now, 22)}), "22:00"},
+		{"failed since 22:00 UTC", link(filter{States: failed, Since: evening(now)}), "22:00"},
 		{"all failed", link(filter{States: failed}), ""},
 		{"running", link(filter{States: []jobs.State{jobs.StateRunning}}), ""},
 		{"waiting", link(filter{States: []jobs.State{jobs.StateWaiting}}), ""},
@@ -165,11 +165,6 @@ func quickLinks(now time.Time, root string) []quick {
 }
 
 func (h *handler) runsPage(w http.ResponseWriter, r *http.Request) {
-	h.showRuns(w, r, r.URL.Query(), nil, http.StatusOK)
-}
-
-// showRuns serves the page of all runs, with the notice of a form that failed.
-func (h *handler) showRuns(w http.ResponseWriter, r *http.Request, values url.Values, failure *notice, status int) {
 	ctx, cancel := bounded(r)
 	defer cancel()
 	finder, ok := jobs.As[jobs.RunFinder](h.s)
@@ -178,16 +173,15 @@ func (h *handler) showRuns(w http.ResponseWriter, r *http.Request, values url.Va
 		return
 	}
 	o := h.look(ctx, r)
-	f, err := parseFilter(values)
+	f, err := parseFilter(r.URL.Query())
 	l := &listing{Filter: f, Quick: quickLinks(o.now, base(r))}
 	for _, state := range states {
 		l.Boxes = append(l.Boxes, box{state, outcomeOf(state), slices.Contains(f.States, state)})
 	}
 	v := o.view
-	v.Heading, v.Listing, v.Notice = "Runs", l, failure
-	v.Live = failure == nil && f.After == "" && err == nil
-	if failure == nil {
-		v.Notice = doneMany(values)
+	v.Heading, v.Listing, v.Live = "Runs", l, f.After == "" && err == nil
+	if v.Notice = doneMany(r.URL.Query()); v.Notice == nil {
+		v.Notice = done(r, o.rows)
 	}
 	here := base(r) + "runs"
 	if query := f.values(); len(query) > 0 {
@@ -199,6 +193,7 @@ func (h *handler) showRuns(w http.ResponseWriter, r *http.Request, values url.Va
 	q, some := o.query(f, func(*row) bool { return true })
 	q.Limit = pageSize
 	var page jobs.RunPage
+	status := http.StatusOK
 	switch {
 	case err != nil:
 	case o.jobs.err != nil:
@@ -209,10 +204,9 @@ func (h *handler) showRuns(w http.ResponseWriter, r *http.Request, values url.Va
 		}
 	}
 	if err != nil {
-		code, text := h.explain(r, err)
-		if l.Failed = sentence(text); status == http.StatusOK {
-			status = code
-		}
+		var text string
+		status, text = h.explain(r, err)
+		l.Failed = sentence(text)
 	}
 	for _, x := range noData(page.Runs) {
 		if row := o.byName(x.Name); row != nil {

@@ -69,6 +69,9 @@ func TestRunsPage_ListsWhatItsAddressAsksFor(t *testing.T) {
 		require.Contains(t, page, `<a href="./runs?since=2000-01-01T14%3A00%3A00Z&amp;state=failed">failed in the last hour</a>`)
 		require.Contains(t, page, `<a href="./runs?since=1999-12-31T22%3A00%3A00Z&amp;state=failed" data-clock="22:00">failed since 22:00 UTC</a>`)
 		require.Contains(t, send(h, "GET", "/", "").Body.String(), `data-clock="22:00">failed since 22:00 UTC</a>`)
+
+		// What a button on the page has done.
+		require.Contains(t, visible(send(h, "GET", "/runs?done=retry&job=demo.flaky&run=11&state=failed", "").Body.String()), "✓ The run will be retried now. demo.flaky, run 11")
 	})
 }
 

@@ -254,6 +254,11 @@ func TestOpenAPI_DescribesEveryRouteAndAnswer(t *testing.T) {
 		{"with a large body", 413, func(method, path string) *httptest.ResponseRecorder {
 			return send(jobshttp.New(rich(t), allow), method, path, strings.Repeat("x", jobshttp.MaxBody+1))
 		}},
+		{"with an idempotency key of other data", 422, func(method, path string) *httptest.ResponseRecorder {
+			h := jobshttp.New(rich(t), allow)
+			_ = send(h, method, path, `{"n": 1}`, "Idempotency-Key", "key")
+			return send(h, method, path, "", "Idempotency-Key", "key")
+		}},
 		{"with a form", 415, func(method, path string) *httptest.ResponseRecorder {
 			return send(jobshttp.New(rich(t), allow), method, path, "a=b", "Content-Type", "application/x-www-form-urlencoded")
 		}},

@@ -199,6 +199,9 @@ type Run struct {
 	// Process is the ID of the process that executes the run or executed its latest attempt, or "" if no attempt
 	// counts yet; see [ProcessLister].
 	Process string
+	// CancelledAt is when Cancel was called for the run, or zero. A run that was cancelled while it was running stays in
+	// that state until its handler returns.
+	CancelledAt time.Time
 	// Data is the JSON object with which it was triggered, {} for a tick. Runs of [RunLister] leaves it nil where a
 	// list would have more than 4 MiB of data and error texts; Run of [RunFinder] always has it.
 	Data json.RawMessage

@@ -531,7 +531,7 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 		if q := r.queue; r.tick.After(q.lastSuccess) {
 			q.lastSuccess = r.tick
 		}
-	case r.cancelled:
+	case !r.cancelled.IsZero():
 		level, msg = slog.LevelInfo, "memory: job cancelled"
 		r.addError(text, now)
 		s.finish(r, jobs.StateCancelled, text, now)

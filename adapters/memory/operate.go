@@ -25,8 +25,8 @@ func (s *Scheduler) cancel(now time.Time, rows ...*row) {
 	rows = slices.DeleteFunc(slices.Clone(rows), func(r *row) bool { return !r.ended.IsZero() })
 	s.unpark(rows...)
 	for _, r := range rows {
+		r.cancelled = now
 		if r.state == jobs.StateRunning {
-			r.cancelled = true
 			r.cancel()
 		} else {
 			s.finish(r, jobs.StateCancelled, "", now)
@@ -64,7 +64,7 @@ func (s *Scheduler) retry(now time.Time, rows ...*row) {
 			if r.state == jobs.StateSkipped {
 				r.err = ""
 			}
-			r.ended, r.begun, r.aside, r.cancelled = time.Time{}, true, true, false
+			r.ended, r.cancelled, r.begun, r.aside = time.Time{}, time.Time{}, true, true
 			r.attempts = max(r.attempts, r.attempt+1)
 			r.queue.claim(r)
 		}

@@ -41,7 +41,7 @@ type row struct {
 	settled chan struct{} // closed when tx has ended
 
 	cancel    context.CancelFunc // cancels the running attempt
-	cancelled bool               // Cancel was called during the attempt
+	cancelled time.Time          // when Cancel was called; zero if it was not
 
 	created, started, ended time.Time
 }

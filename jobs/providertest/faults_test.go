@@ -1238,6 +1238,19 @@ var faults = []struct {
 			return f.Scheduler.Cancel(ctx, name, id)
 		}
 	}},
+	{"a status has the default options", "a status has the options of its job", changingStatus(func(st *jobs.Status) {
+		st.Options = jobs.JobOptions{MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1}
+	})},
+	{"a running run does not say that it was cancelled", "a run says when it was cancelled, until it is retried", changingRuns(func(r *jobs.Run) {
+		if r.State == jobs.StateRunning {
+			r.CancelledAt = time.Time{}
+		}
+	})},
+	{"a retried run is still cancelled", "a run says when it was cancelled, until it is retried", changingRuns(func(r *jobs.Run) {
+		if r.State == jobs.StateCompleted {
+			r.CancelledAt = r.CreatedAt
+		}
+	})},
 	{"cancelling a run that has ended is an error", "Cancel does nothing to a run that has ended", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, id string) error {
 			runs, _ := f.Scheduler.Runs(ctx, name, 1000)

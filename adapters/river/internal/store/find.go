@@ -28,7 +28,8 @@ func (r *Run) Time() time.Time {
 func scanRun(row pgx.CollectableRow, more ...any) (r Run, err error) {
 	err = row.Scan(append([]any{
 		&r.Number, &r.Name, &r.State, (*instant)(&r.Tick), &r.Attempt, &r.MaxAttempts, (*instant)(&r.CreatedAt),
-		(*instant)(&r.DueAt), (*instant)(&r.StartedAt), (*instant)(&r.EndedAt), &r.Error, &r.Process, &r.Data,
+		(*instant)(&r.DueAt), (*instant)(&r.StartedAt), (*instant)(&r.EndedAt), &r.Error, &r.Process,
+		(*instant)(&r.CancelledAt), &r.Data,
 	}, more...)...)
 	return r, err
 }
@@ -89,7 +90,7 @@ func (s *Store) FindRuns(ctx context.Context, pool Beginner, f Filter, maxBytes 
 	found := 0 // runs from the start of the page, but at most one more than the limit
 	err = s.reading(ctx, pool, func(tx pgx.Tx) (err error) {
 		runs, err = collect(ctx, s, tx, "FindRuns", func(row pgx.CollectableRow) (Run, error) { return scanRun(row, &found) },
-			f.Live, f.Ended, maxBytes, f.Names, f.States, orNull(f.Since), orNull(f.Until), f.Limit+1, orNull(f.After.At), f.After.ID)
+			f.Live, f.Ended, maxBytes, f.Names, f.states(), orNull(f.Since), orNull(f.Until), f.Limit+1, orNull(f.After.At), f.After.ID)
 		return err
 	})
 	runs = runs[:min(f.Limit, len(runs))]
@@ -121,5 +122,14 @@ func (s *Store) CountMatching(ctx context.Context, pool Beginner, f Filter, due 
 }
 
 func (f *Filter) matching(due bool) []any {
-	return []any{f.Live, f.Ended, due, f.Names, f.States, orNull(f.Since), orNull(f.Until)}
+	return []any{f.Live, f.Ended, due, f.Names, f.states(), orNull(f.Since), orNull(f.Until)}
+}
+
+// states returns the states as strings: not every query mode knows how to send other types.
+func (f *Filter) states() []string {
+	states := make([]string, len(f.States))
+	for i, state := range f.States {
+		states[i] = string(state)
+	}
+	return states
 }

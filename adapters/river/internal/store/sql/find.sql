@@ -15,7 +15,7 @@ coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error
 -- piece: run
 id, kind, {{state}}, {{tick}}, CASE WHEN {{is_skipped}} THEN attempt - 1 ELSE attempt END, max_attempts,
 	created_at, scheduled_at, attempted_at, finalized_at, {{error}},
-	coalesce(attempted_by[cardinality(attempted_by)], '')
+	coalesce(attempted_by[cardinality(attempted_by)], ''), (metadata->>'cancel_attempted_at')::timestamptz
 
 -- The data and error texts of the first n runs of found, in bytes, for each n until they exceed $3. Reading data is
 -- what takes long, so it ends there.
@@ -41,9 +41,10 @@ FROM found CROSS JOIN unnest(found.ids) WITH ORDINALITY AS each (id, n)
 LEFT JOIN measured USING (n) JOIN {{schema}}.river_job USING (id)
 ORDER BY n
 
--- Conditions for runs of any state.
+-- Conditions for runs of any state. The planner takes "= ANY" for rare, and would rather sort all rows of a state than
+-- read the first ones from an index.
 -- piece: is_wanted
-kind = ANY ($4) AND {{state}} = ANY ($5)
+kind = ANY ($4) AND array_position($5::text[], {{state}}) IS NOT NULL
 
 -- piece: ended_in_time
 finalized_at >= coalesce($6::timestamptz, '-infinity') AND finalized_at < coalesce($7::timestamptz, 'infinity')
@@ -55,7 +56,18 @@ scheduled_at >= coalesce($6::timestamptz, '-infinity') AND scheduled_at < coales
 -- it, up to $8. Each state, and of live runs each queue and priority, has its runs in the order of an index, so
 -- the first $8 of each are enough. An index may read past other jobs' runs, though.
 -- name: FindRuns
-{{used_queues}}, page AS (
+WITH RECURSIVE used (state, queue, priority) AS (
+	SELECT each.state, first.* FROM unnest($1::text[]::{{schema}}.river_job_state[]) AS each (state), LATERAL (
+		SELECT queue, priority FROM {{schema}}.river_job AS row
+		WHERE row.state = each.state ORDER BY queue, priority LIMIT 1
+	) AS first
+	UNION ALL
+	SELECT used.state, next.* FROM used, LATERAL (
+		SELECT queue, priority FROM {{schema}}.river_job AS row
+		WHERE row.state = used.state AND (row.queue, row.priority) > (used.queue, used.priority)
+		ORDER BY queue, priority LIMIT 1
+	) AS next
+), page AS (
 	SELECT latest.* FROM unnest($2::text[]::{{schema}}.river_job_state[]) AS each (state), LATERAL (
 		SELECT id, finalized_at AS at FROM {{schema}}.river_job
 		WHERE state = each.state AND {{ended_in_time}} AND {{is_wanted}}
@@ -63,9 +75,9 @@ scheduled_at >= coalesce($6::timestamptz, '-infinity') AND scheduled_at < coales
 		ORDER BY finalized_at DESC, id DESC LIMIT $8
 	) AS latest
 	UNION ALL
-	SELECT latest.* FROM used, generate_series(1, 4) AS each (priority), LATERAL (
+	SELECT latest.* FROM used, LATERAL (
 		SELECT id, scheduled_at AS at FROM {{schema}}.river_job
-		WHERE state = used.state AND queue = used.queue AND priority = each.priority AND {{due_in_time}} AND {{is_wanted}}
+		WHERE state = used.state AND queue = used.queue AND priority = used.priority AND {{due_in_time}} AND {{is_wanted}}
 			AND ($9::timestamptz IS NULL OR scheduled_at <= $9 AND (scheduled_at, id) < ($9, $10::bigint))
 		ORDER BY scheduled_at DESC, id DESC LIMIT $8
 	) AS latest
@@ -84,14 +96,19 @@ SELECT {{run}}, args, to_jsonb(errors[greatest(1, array_upper(errors, 1) - $2::i
 FROM {{schema}}.river_job WHERE id = $1
 
 -- Runs that match, with their times. Unless $3 is set, runs that are available and due are left out: they start
--- without being retried.
+-- without being retried. OFFSET 0 keeps the states apart, so that none is read from the table's start to its end
+-- because another one is frequent, or is not asked for.
 -- piece: matching
-SELECT id, finalized_at AS at FROM {{schema}}.river_job
-WHERE state = ANY ($2::text[]::{{schema}}.river_job_state[]) AND {{ended_in_time}} AND {{is_wanted}}
+SELECT matching.* FROM unnest($2::text[]::{{schema}}.river_job_state[]) AS each (state), LATERAL (
+	SELECT id, finalized_at AS at FROM {{schema}}.river_job
+	WHERE state = each.state AND {{ended_in_time}} AND {{is_wanted}} OFFSET 0
+) AS matching
 UNION ALL
-SELECT id, scheduled_at FROM {{schema}}.river_job
-WHERE state = ANY ($1::text[]::{{schema}}.river_job_state[]) AND {{due_in_time}} AND {{is_wanted}}
-	AND ($3 OR NOT (state = 'available' AND scheduled_at <= now()))
+SELECT matching.* FROM unnest($1::text[]::{{schema}}.river_job_state[]) AS each (state), LATERAL (
+	SELECT id, scheduled_at FROM {{schema}}.river_job
+	WHERE state = each.state AND {{due_in_time}} AND {{is_wanted}}
+		AND ($3 OR NOT (state = 'available' AND scheduled_at <= now())) OFFSET 0
+) AS matching
 
 -- name: MatchingRuns
 {{matching}} ORDER BY at DESC, id DESC

@@ -56,12 +56,33 @@ type statusJSON struct {
 	Waiting       int         `json:"waiting"`
 	Running       int         `json:"running"`
 	Retrying      int         `json:"retrying"`
+	Options       optionsJSON `json:"options"`
+}
+
+type optionsJSON struct {
+	MaxAttempts int     `json:"max_attempts"`
+	RetryDelay  float64 `json:"retry_delay_seconds"`
+	Timeout     float64 `json:"timeout_seconds"`
+	Priority    int     `json:"priority"`
+	Concurrency int     `json:"concurrency,omitempty"`
+	CatchUp     string  `json:"catch_up"`
+	Overlap     string  `json:"overlap"`
+	StartWithin float64 `json:"start_within_seconds,omitzero"`
+}
+
+func optionsOf(o jobs.JobOptions) optionsJSON {
+	catchUp := map[jobs.CatchUpPolicy]string{jobs.CatchUpOnce: "once", jobs.CatchUpAll: "all"}
+	overlap := map[jobs.OverlapPolicy]string{jobs.OverlapAllow: "allow", jobs.OverlapSkip: "skip"}
+	return optionsJSON{
+		o.MaxAttempts, o.RetryDelay.Seconds(), o.Timeout.Seconds(), o.Priority, o.Concurrency,
+		catchUp[o.CatchUp], overlap[o.Overlap], o.StartWithin.Seconds(),
+	}
 }
 
 func statusOf(s jobs.Status) statusJSON {
 	return statusJSON{
 		s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.Missed, s.LastSuccess, s.NextTick, s.Upcoming,
-		s.OverdueBy.Seconds(), s.OverdueReason, s.PausedSince, s.Waiting, s.Running, s.Retrying,
+		s.OverdueBy.Seconds(), s.OverdueReason, s.PausedSince, s.Waiting, s.Running, s.Retrying, optionsOf(s.Options),
 	}
 }
 
@@ -76,6 +97,7 @@ type runJSON struct {
 	DueAt       time.Time       `json:"due_at,omitzero"`
 	StartedAt   time.Time       `json:"started_at,omitzero"`
 	EndedAt     time.Time       `json:"ended_at,omitzero"`
+	CancelledAt time.Time       `json:"cancelled_at,omitzero"`
 	Error       string          `json:"error,omitempty"`
 	Errors      []errorJSON     `json:"errors,omitempty"`
 	Omitted     int             `json:"errors_omitted,omitempty"` // earlier errors that Errors lacks
@@ -104,7 +126,7 @@ func runOf(r jobs.Run) runJSON {
 	}
 	return runJSON{
 		r.ID, r.Name, r.State, r.Tick, r.Attempt, r.MaxAttempts,
-		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, errs, first, r.Process, r.Data,
+		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.CancelledAt, r.Error, errs, first, r.Process, r.Data,
 	}
 }
 

@@ -172,7 +172,11 @@ func rich(t testing.TB) *full {
 		s.health.Reasons = []jobs.Reason{{Job: "email.stuck", Text: "is overdue"}, {Text: "no leader"}}
 		s.health.Totals[jobs.StateRunning] = jobs.Count{N: 500, AtLeast: true}
 		first := &s.runs["demo.flaky"][0]
-		first.Process, first.EndedAt = "one", time.Now().UTC()
+		first.Process, first.EndedAt, first.CancelledAt = "one", time.Now().UTC(), time.Now().UTC()
+		s.statuses[0].Options = jobs.JobOptions{
+			MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1, Concurrency: 2, CatchUp: jobs.CatchUpAll,
+			Overlap: jobs.OverlapSkip, StartWithin: time.Hour,
+		}
 		for i := range 3 {
 			first.Errors = append(first.Errors, jobs.RunError{Attempt: i + 1, At: time.Now().UTC(), Text: "no such host"})
 		}

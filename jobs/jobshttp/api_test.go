@@ -351,7 +351,15 @@ func TestAPIBulk_CountsOrActs(t *testing.T) {
 
 func TestAPIProcesses_ListsThem(t *testing.T) {
 	t.Parallel()
-	h, _ := open(t)
+	h, s := open(t)
+	now := time.Date(2026, 11, 30, 8, 0, 0, 0, time.UTC)
+	s.processes = []jobs.Process{
+		{
+			ID: "one", Host: "web-1", PID: 7, Version: "v1.2.3", StartedAt: now.Add(-time.Hour), SeenAt: now, Alive: true,
+			Leader: true, Self: true, Jobs: []string{"audit.retention", "demo.flaky"}, Workers: 100, Busy: 3,
+		},
+		{ID: "two", Host: "web-2", PID: 8, StartedAt: now.Add(-time.Minute), SeenAt: now.Add(-time.Minute)},
+	}
 	require.JSONEq(t, `{"processes": [
 		{"id": "one", "host": "web-1", "pid": 7, "version": "v1.2.3", "started_at": "2026-11-30T07:00:00Z", "seen_at": "2026-11-30T08:00:00Z",
 			"alive": true, "leader": true, "self": true, "jobs": ["audit.retention", "demo.flaky"], "workers": 100, "busy": 3},

@@ -14,14 +14,27 @@
 // application/x-www-form-urlencoded, are accepted only from the same origin, and redirect
 // back to the page.
 //
-//	GET  /                               read        the status page: every job; ?q= filters by name
+//	GET  /                               read        the status page: every job, and first what is wrong
 //	GET  /job/{name}                     read, job   one job with its last 50 runs; ?runs=n shows n
 //	POST /job/{name}/trigger             trigger     the field data is a JSON object, or empty
 //	POST /job/{name}/pause               pause
 //	POST /job/{name}/resume              pause
 //	POST /job/{name}/runs/{id}/cancel    cancel
 //	POST /job/{name}/runs/{id}/retry     retry
+//	GET  /runs                           read        the runs of all jobs, by the filters below
+//	GET  /runs/{id}                      read        one run, with the error of every attempt
+//	GET  /runs/retry                     retry       asks whether to retry all runs that the filters match, and how many
+//	POST /runs/retry                     retry       retries them
+//	GET  /runs/cancel                    cancel      asks whether to cancel all runs that the filters match, and how many
+//	POST /runs/cancel                    cancel      cancels them
+//	GET  /processes                      read        the processes that run jobs
 //	GET  /assets/…                       read        the style sheet, the script and the icon
+//
+// The status page takes ?q=, a part of a job's name or the ID of a run, and ?show=, one of failing, hung, without-a-process,
+// overdue, paused, retrying, running and waiting. The page of runs takes ?name=, which has names of jobs, or parts of
+// them, separated by spaces; ?state=, once for each state; and ?since= and ?until=, times such as 2026-01-31T22:00Z that
+// bound when a run ended or, if it has not, when it is due. What needs a role that the scheduler lacks, such as
+// [jobs.RunFinder], [jobs.BulkRetrier], [jobs.BulkCanceller] or [jobs.ProcessLister], is left out.
 //
 // JSON for programs. POST requests need Content-Type application/json, even without a body.
 // GET answers have an ETag. Parameters that a path does not know are refused.

@@ -111,10 +111,17 @@ func (f *full) Processes(ctx context.Context) ([]jobs.Process, error) {
 	if err := f.call(ctx, "Processes", ""); err != nil {
 		return nil, err
 	}
-	now := time.Date(2026, 11, 30, 8, 0, 0, 0, time.UTC)
-	return []jobs.Process{
-		{ID: "one", Host: "web-1", PID: 7, Version: "v1.2.3", StartedAt: now.Add(-time.Hour), SeenAt: now, Alive: true, Leader: true, Self: true,
-			Jobs: []string{"audit.retention", "demo.flaky"}, Workers: 100, Busy: 3},
-		{ID: "two", Host: "web-2", PID: 8, StartedAt: now.Add(-time.Minute), SeenAt: now.Add(-time.Minute)},
-	}, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.processes != nil {
+		return slices.Clone(f.processes), nil
+	}
+	p := jobs.Process{
+		ID: "web-1:abc", Host: "web-1", PID: 812, Version: "v1.2.3", StartedAt: f.began, SeenAt: f.began.Add(48 * time.Hour),
+		Alive: true, Leader: true, Self: true, Workers: 100, Busy: 1,
+	}
+	for _, st := range f.statuses {
+		p.Jobs = append(p.Jobs, st.Name)
+	}
+	return []jobs.Process{p}, nil
 }

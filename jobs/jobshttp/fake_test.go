@@ -115,7 +115,12 @@ func (c *core) Trigger(ctx context.Context, name string, data any, opts ...jobs.
 }
 
 // full has all the optional roles.
-type full struct{ core }
+type full struct {
+	core
+
+	began     time.Time
+	processes []jobs.Process // nil means one that has all jobs
+}
 
 func (f *full) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 	if err := f.call(ctx, "Runs", name); err != nil {
@@ -196,7 +201,7 @@ func newFake(now time.Time) *full {
 	tick := func(d time.Duration) []time.Time {
 		return []time.Time{now.Add(d), now.Add(2 * d), now.Add(3 * d)}
 	}
-	f := &full{}
+	f := &full{began: now.Add(-48 * time.Hour)}
 	f.health = jobs.Health{Healthy: true, Started: true, Totals: map[jobs.State]jobs.Count{jobs.StateCompleted: {N: 12}}}
 	f.statuses = []jobs.Status{
 		{Name: "audit.retention", Schedule: "0 3 * * *", Zone: "Europe/Berlin", PrevTick: now.Add(-9 * time.Hour), PrevState: jobs.StateCompleted, LastSuccess: now.Add(-9 * time.Hour), NextTick: now.Add(15 * time.Hour), Upcoming: tick(15 * time.Hour)},

@@ -13,6 +13,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/everytick/everytick/jobs"
@@ -60,6 +61,12 @@ type Options struct {
 	// Title is the heading of the pages, for example the name of the environment. Defaults
 	// to "Jobs".
 	Title string
+	// LogURL returns the address of a run's log, which its page links to, such as a search for
+	// its ID at the place where logs are kept, or "" for no link. Data of the run is nil unless
+	// ShowData is set. It is called for each run that a page shows, so it must be fast. An
+	// address with another scheme than http or https is logged as an error and not shown.
+	// Defaults to no links.
+	LogURL func(jobs.Run) string
 }
 
 // callTimeout bounds a call of the scheduler.
@@ -83,7 +90,10 @@ type route struct {
 }
 
 // page reports whether the route serves a page, not JSON.
-func (rt *route) page() bool { return rt.pattern == "/" || strings.HasPrefix(rt.pattern, "/job/") }
+func (rt *route) page() bool {
+	first, _, _ := strings.Cut(rt.pattern[1:], "/")
+	return slices.Contains([]string{"", "job", "runs", "processes"}, first)
+}
 
 var routes = []route{
 	{"GET", "/", ActionRead, (*handler).listPage},
@@ -93,6 +103,13 @@ var routes = []route{
 	{"POST", "/job/{name}/resume", ActionPause, form("resume")},
 	{"POST", "/job/{name}/runs/{id}/cancel", ActionCancel, form("cancel")},
 	{"POST", "/job/{name}/runs/{id}/retry", ActionRetry, form("retry")},
+	{"GET", "/runs", ActionRead, (*handler).runsPage},
+	{"GET", "/runs/retry", ActionRetry, confirmPage("retry")},
+	{"POST", "/runs/retry", ActionRetry, formMany("retry")},
+	{"GET", "/runs/cancel", ActionCancel, confirmPage("cancel")},
+	{"POST", "/runs/cancel", ActionCancel, formMany("cancel")},
+	{"GET", "/runs/{id}", ActionRead, (*handler).runPage},
+	{"GET", "/processes", ActionRead, (*handler).processesPage},
 	{"GET", "/assets/style.css", ActionRead, asset("text/css; charset=utf-8")},
 	{"GET", "/assets/script.js", ActionRead, asset("text/javascript; charset=utf-8")},
 	{"GET", "/assets/icon.svg", ActionRead, asset("image/svg+xml")},
@@ -123,11 +140,14 @@ type handler struct {
 	Options
 	s      jobs.Scheduler
 	origin *http.CrossOriginProtection
+	badLog sync.Once // LogURL has returned an invalid address
 
 	statuses  *cached[[]jobs.Status]
 	health    *cached[jobs.Health]
 	hour, day *cached[jobs.Activity]
 	latest    *cached[map[string][]jobs.Run]
+	running   *cached[[]jobs.Run]
+	processes *cached[[]jobs.Process]
 }
 
 // New returns the status page and admin API of s. If opts is nil or has no Authorize, the
@@ -162,6 +182,8 @@ func New(s jobs.Scheduler, opts *Options) http.Handler {
 	h.hour = newCached(h.Logger, "activity of the last hour", 10*time.Second, h.loadActivity(time.Minute, 60))
 	h.day = newCached(h.Logger, "activity of the last day", 10*time.Second, h.loadActivity(time.Hour, 24))
 	h.latest = newCached(h.Logger, "latest runs", 10*time.Second, h.loadLatest)
+	h.running = newCached(h.Logger, "running runs", 5*time.Second, h.loadRunning)
+	h.processes = newCached(h.Logger, "processes", 5*time.Second, h.loadProcesses)
 	return h
 }
 
@@ -280,7 +302,7 @@ func findAmong(r *http.Request, literal bool) (_ *route, allow []string) {
 // isPage reports whether an error is shown as a page, not as JSON.
 func isPage(r *http.Request) bool {
 	switch segments(r)[0] {
-	case "", "job":
+	case "", "job", "runs", "processes":
 		return true
 	case "api", "assets", "livez", "readyz", "healthz":
 		return false
@@ -361,6 +383,7 @@ func (h *handler) act(r *http.Request, verb, text string, opts ...jobs.TriggerOp
 func (h *handler) expire() {
 	h.statuses.expire()
 	h.latest.expire()
+	h.running.expire()
 	h.health.expire()
 }
 

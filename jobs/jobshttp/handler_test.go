@@ -46,7 +46,7 @@ func send(h http.Handler, method, path, body string, header ...string) *httptest
 	}
 	if method == http.MethodPost {
 		r.Header.Set("Content-Type", "application/json")
-		if strings.HasPrefix(r.URL.Path, "/job/") {
+		if strings.HasPrefix(r.URL.Path, "/job/") || strings.HasPrefix(r.URL.Path, "/runs/") {
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		}
 	}
@@ -56,6 +56,10 @@ func send(h http.Handler, method, path, body string, header ...string) *httptest
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w
+}
+
+func isPage(path string) bool {
+	return path == "/" || path == "/processes" || strings.HasPrefix(path, "/job/") || strings.HasPrefix(path, "/runs")
 }
 
 func path(pattern, name, id string) string {
@@ -125,6 +129,7 @@ func TestHandler_ServesEachRouteWithItsOwnMethodOnly(t *testing.T) {
 	want := map[string]int{ // status for the route's own method
 		"/": 200, "/job/{name}": 200, "/job/{name}/trigger": 303, "/job/{name}/pause": 303, "/job/{name}/resume": 303,
 		"/job/{name}/runs/{id}/cancel": 303, "/job/{name}/runs/{id}/retry": 303,
+		"/runs": 200, "/runs/retry": 200, "/runs/cancel": 200, "/runs/{id}": 200, "/processes": 200,
 		"/assets/style.css": 200, "/assets/script.js": 200, "/assets/icon.svg": 200,
 		"/api/jobs": 200, "/api/jobs/{name}": 200, "/api/jobs/{name}/size": 200, "/api/jobs/{name}/trigger": 202, "/api/jobs/{name}/pause": 200,
 		"/api/jobs/{name}/resume": 200, "/api/jobs/{name}/runs/{id}/cancel": 202, "/api/jobs/{name}/runs/{id}/retry": 202,
@@ -134,24 +139,28 @@ func TestHandler_ServesEachRouteWithItsOwnMethodOnly(t *testing.T) {
 	}
 	unsupported := []string{
 		"/job/{name}/pause", "/job/{name}/resume", "/job/{name}/runs/{id}/cancel", "/job/{name}/runs/{id}/retry", "/api/activity",
+		"/runs", "/runs/retry", "/runs/cancel", "/runs/{id}", "/processes",
 		"/api/jobs/{name}/runs/{id}", "/api/runs", "/api/runs/{id}", "/api/runs/cancel", "/api/runs/retry", "/api/processes",
 		"/api/jobs/{name}/pause", "/api/jobs/{name}/resume", "/api/jobs/{name}/runs/{id}/cancel", "/api/jobs/{name}/runs/{id}/retry",
 	}
 	h, s := open(t)
 	poor := jobshttp.New(&core{statuses: s.statuses, health: s.health}, &jobshttp.Options{Authorize: everybody})
-	require.Len(t, jobshttp.Routes(), len(want))
+	both := []string{"/runs/retry", "/runs/cancel"} // a page and the form on it
+	require.Len(t, jobshttp.Routes(), len(want)+len(both))
 	for _, route := range jobshttp.Routes() {
 		for _, method := range methods {
 			p := path(route[1], "demo.flaky", "12")
 			w := send(h, method, p, "")
 			status := want[route[1]]
-			if method != route[0] && (method != "HEAD" || route[0] != "GET") {
+			if slices.Contains(both, p) && method == "POST" {
+				status = http.StatusSeeOther
+			} else if method != route[0] && (method != "HEAD" || route[0] != "GET") && (!slices.Contains(both, p) || method != "GET" && method != "HEAD") {
 				status = http.StatusMethodNotAllowed
 				require.Contains(t, w.Header().Get("Allow"), route[0])
 			}
 			require.Equal(t, status, w.Code, "%s %s: %s", method, p, w.Body)
 			requireHeaders(t, w.Header())
-			if w.Code != http.StatusSeeOther && !strings.HasPrefix(p, "/assets/") && p != "/" && !strings.HasPrefix(p, "/job/") {
+			if w.Code != http.StatusSeeOther && !strings.HasPrefix(p, "/assets/") && !isPage(p) {
 				require.Equal(t, "application/json", w.Header().Get("Content-Type"))
 				require.True(t, json.Valid(w.Body.Bytes()))
 			}
@@ -486,6 +495,15 @@ func TestPages_HaveNoInlineScriptsAndLabelEveryControl(t *testing.T) {
 		"missing":  send(h, "GET", "/job/no.such", "").Body.String(),
 		"closed":   send(jobshttp.New(s, nil), "GET", "/", "").Body.String(),
 		"data":     send(jobshttp.New(s, &jobshttp.Options{Authorize: everybody, ShowData: true}), "GET", "/job/demo.flaky", "").Body.String(),
+		"runs":     send(h, "GET", "/runs?state=failed&state=retrying&name=demo&since=2026-01-01T00:00", "").Body.String(),
+		"no runs":  send(h, "GET", "/runs?name=nothing-like-it", "").Body.String(),
+		"bad runs": send(h, "GET", "/runs?since=yesterday", "").Body.String(),
+		"retry":    send(h, "GET", "/runs/retry?state=failed", "").Body.String(),
+		"cancel":   send(h, "GET", "/runs/cancel?name=nothing-like-it", "").Body.String(),
+		"run":      send(h, "GET", "/runs/11", "").Body.String(),
+		"hit":      send(h, "GET", "/?q=1", "").Body.String(),
+		"shown":    send(h, "GET", "/?show=failing", "").Body.String(),
+		"machines": send(h, "GET", "/processes", "").Body.String(),
 		"empty":    send(jobshttp.New(&full{}, &jobshttp.Options{Authorize: everybody}), "GET", "/", "").Body.String(),
 		"poor":     send(jobshttp.New(&core{statuses: s.statuses}, &jobshttp.Options{Authorize: everybody}), "GET", "/", "").Body.String(),
 	}
@@ -569,16 +587,16 @@ func TestListPage_ShowsEveryJob(t *testing.T) {
 		h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody, Title: "Shop"})
 		w := send(h, "GET", "/", "")
 		require.Equal(t, http.StatusOK, w.Code)
-		require.Contains(t, w.Body.String(), "<title>1 overdue · Shop</title>")
+		require.Contains(t, w.Body.String(), "<title>unhealthy, 1 overdue, 1 failing · Shop</title>")
 		text := visible(w.Body.String())
 		for _, want := range []string{
-			"✗ Unhealthy", "5 jobs 1 overdue 1 failing 1 paused 1 running 5 waiting 1 retrying",
-			"email.stuck is overdue by 12m0s: no process works this queue", "no leader for 40s",
-			"demo.flaky is failing: smtp: &lt;b&gt;421&lt;/b&gt; busy", "notifs.cleanup has been paused since 14:00:00 UTC",
+			"✗ Unhealthy 1 overdue 1 failing 5 jobs 1 paused 1 running 5 waiting 1 retrying",
+			"no leader for 40s email.stuck is overdue by 12 min 0 s: no process works this queue",
+			"demo.flaky is failing: smtp: &lt;b&gt;421&lt;/b&gt; busy run of demo.flaky 1 more: 1 paused notifs.cleanup has been paused since 14:00:00 UTC",
 			"Next: demo.flaky in 3 min 0 s",
 			"Last hour", "41 done", "2 failed", "1 skipped or cancelled",
-			"audit audit.retention every day at 03:00 0 3 * * * Europe/Berlin ✓ done 9 h 0 min ago 06:00:00 UTC in 15 h 0 min 2 Jan, 06:00 2 Jan, 21:00 3 Jan, 12:00 UTC",
-			"every 5 minutes ✗ failed 2 min ago 14:58:00 UTC, also covers 2 earlier ticks last success 12 min ago, 14:48:00 UTC", "1 waiting 1 of them retrying",
+			"audit audit.retention every day at 03:00 0 3 * * * Europe/Berlin ✓ done 9 h 0 min ago 06:00:00 UTC in 15 h 0 min 2 Jan, 06:00 UTC 1 done empty",
+			"every 5 minutes ✗ failed 2 min ago 14:58:00 UTC, also covers 2 earlier ticks last success 12 min ago", "1 waiting 1 of them retrying",
 			"email.send ● running on demand ● running 2 s ago", "4 waiting 1 running",
 			"! overdue by 12 min 0 s no process works this queue every 10 minutes */10 * * * * UTC", "due 12 min ago",
 			"‖ paused since 14:00:00 UTC, 1 h 0 min ago", "no runs recorded skipped in 1 min 0 s",
@@ -606,9 +624,9 @@ func TestJobPage_ShowsRunsAndActions(t *testing.T) {
 		require.Equal(t, http.StatusOK, w.Code)
 		text := visible(w.Body.String())
 		for _, want := range []string{
-			"12 ↻ retrying in 8 s tick 14:58:00 UTC 14:59:00 UTC 1 min ago – 1 of 3 smtp: &lt;b&gt;421&lt;/b&gt; busy Retry run 12 Cancel run 12",
-			"11 ✗ failed tick 14:53:00 UTC 14:54:00 UTC 6 min ago 340 ms 3 of 3 panic: boom … panic: boom main.f /a.go:1 Retry run 11",
-			"10 ✓ done triggered 14:40:00 UTC 14:40:00 UTC 20 min ago 1 min 0 s 1 of 3 –",
+			"12 ↻ retrying in 8 s tick 14:58:00 UTC 1 min ago 14:59:00 UTC – 1 of 3 smtp: &lt;b&gt;421&lt;/b&gt; busy Retry run 12 Cancel run 12",
+			"11 ✗ failed tick 14:53:00 UTC 6 min ago 14:54:00 UTC 340 ms waited 1 min 0 s 3 of 3 panic: boom … all 3 lines panic: boom main.f /a.go:1 Retry run 11",
+			"10 ✓ done triggered 14:40:00 UTC 20 min ago 14:40:00 UTC 1 min 0 s 1 of 3 –",
 			"Pause", "Data is hidden.",
 		} {
 			require.Contains(t, text, want)
@@ -759,12 +777,12 @@ func TestCached_SharesCallsBetweenViewers(t *testing.T) {
 		}
 		look()
 		first := maps.Clone(s.calls)
-		require.Equal(t, map[string]int{"Jobs": 1, "Health": 1, "Activity": 2, "Runs": 3}, first)
+		require.Equal(t, map[string]int{"Jobs": 1, "Health": 1, "Activity": 2, "Runs": 3, "FindRuns": 1, "Processes": 1}, first)
 		look()
 		require.Equal(t, first, s.calls, "calls within a second")
 		time.Sleep(1500 * time.Millisecond)
 		look()
-		require.Equal(t, map[string]int{"Jobs": 2, "Health": 2, "Activity": 2, "Runs": 3}, s.calls)
+		require.Equal(t, map[string]int{"Jobs": 2, "Health": 2, "Activity": 2, "Runs": 3, "FindRuns": 1, "Processes": 1}, s.calls)
 		time.Sleep(10 * time.Second)
 		look()
 		require.Equal(t, 4, s.called("Activity"))

@@ -41,22 +41,22 @@ func healthOf(h jobs.Health) healthJSON {
 }
 
 type statusJSON struct {
-	Name          string      `json:"name"`
-	Schedule      string      `json:"schedule"`
-	Zone          string      `json:"zone,omitempty"`
-	PrevTick      time.Time   `json:"previous_tick,omitzero"`
-	PrevState     jobs.State  `json:"previous_state,omitempty"`
-	Missed        int         `json:"missed,omitempty"`
-	LastSuccess   time.Time   `json:"last_success,omitzero"`
-	NextTick      time.Time   `json:"next_tick,omitzero"`
-	Upcoming      []time.Time `json:"upcoming,omitempty"`
-	OverdueBy     float64     `json:"overdue_seconds,omitzero"`
-	OverdueReason string      `json:"overdue_reason,omitempty"`
-	PausedSince   time.Time   `json:"paused_since,omitzero"`
-	Waiting       int         `json:"waiting"`
-	Running       int         `json:"running"`
-	Retrying      int         `json:"retrying"`
-	Options       optionsJSON `json:"options"`
+	Name          string       `json:"name"`
+	Schedule      string       `json:"schedule"`
+	Zone          string       `json:"zone,omitempty"`
+	PrevTick      time.Time    `json:"previous_tick,omitzero"`
+	PrevState     jobs.State   `json:"previous_state,omitempty"`
+	Missed        int          `json:"missed,omitempty"`
+	LastSuccess   time.Time    `json:"last_success,omitzero"`
+	NextTick      time.Time    `json:"next_tick,omitzero"`
+	Upcoming      []time.Time  `json:"upcoming,omitempty"`
+	OverdueBy     float64      `json:"overdue_seconds,omitzero"`
+	OverdueReason string       `json:"overdue_reason,omitempty"`
+	PausedSince   time.Time    `json:"paused_since,omitzero"`
+	Waiting       int          `json:"waiting"`
+	Running       int          `json:"running"`
+	Retrying      int          `json:"retrying"`
+	Options       *optionsJSON `json:"options,omitempty"` // nil if the scheduler does not report them
 }
 
 type optionsJSON struct {
@@ -70,10 +70,13 @@ type optionsJSON struct {
 	StartWithin float64 `json:"start_within_seconds,omitzero"`
 }
 
-func optionsOf(o jobs.JobOptions) optionsJSON {
+func optionsJSONOf(o jobs.JobOptions) *optionsJSON {
+	if o.MaxAttempts == 0 {
+		return nil
+	}
 	catchUp := map[jobs.CatchUpPolicy]string{jobs.CatchUpOnce: "once", jobs.CatchUpAll: "all"}
 	overlap := map[jobs.OverlapPolicy]string{jobs.OverlapAllow: "allow", jobs.OverlapSkip: "skip"}
-	return optionsJSON{
+	return &optionsJSON{
 		o.MaxAttempts, o.RetryDelay.Seconds(), o.Timeout.Seconds(), o.Priority, o.Concurrency,
 		catchUp[o.CatchUp], overlap[o.Overlap], o.StartWithin.Seconds(),
 	}
@@ -82,7 +85,7 @@ func optionsOf(o jobs.JobOptions) optionsJSON {
 func statusOf(s jobs.Status) statusJSON {
 	return statusJSON{
 		s.Name, s.Schedule, s.Zone, s.PrevTick, s.PrevState, s.Missed, s.LastSuccess, s.NextTick, s.Upcoming,
-		s.OverdueBy.Seconds(), s.OverdueReason, s.PausedSince, s.Waiting, s.Running, s.Retrying, optionsOf(s.Options),
+		s.OverdueBy.Seconds(), s.OverdueReason, s.PausedSince, s.Waiting, s.Running, s.Retrying, optionsJSONOf(s.Options),
 	}
 }
 

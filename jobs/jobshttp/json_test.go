@@ -46,11 +46,9 @@ func TestJSON(t *testing.T) {
 				OverdueBy: 90 * time.Second, OverdueReason: "no worker", PausedSince: tick.Add(-time.Hour),
 			},
 			`{"name": "a.b", "schedule": "every 1h0m0s", "next_tick": "2026-02-03T10:00:00Z", "upcoming": ["2026-02-03T10:00:00Z", "2026-02-03T11:00:00Z"],
-				"overdue_seconds": 90, "overdue_reason": "no worker", "paused_since": "2026-02-03T09:00:00Z", "waiting": 0, "running": 0, "retrying": 0,
-				"options": {"max_attempts": 0, "retry_delay_seconds": 0, "timeout_seconds": 0, "priority": 0, "catch_up": "once", "overlap": "allow"}}`,
+				"overdue_seconds": 90, "overdue_reason": "no worker", "paused_since": "2026-02-03T09:00:00Z", "waiting": 0, "running": 0, "retrying": 0}`,
 		},
-		{jobs.Status{Name: "a.b", Schedule: "on demand"}, `{"name": "a.b", "schedule": "on demand", "waiting": 0, "running": 0, "retrying": 0,
-				"options": {"max_attempts": 0, "retry_delay_seconds": 0, "timeout_seconds": 0, "priority": 0, "catch_up": "once", "overlap": "allow"}}`},
+		{jobs.Status{Name: "a.b", Schedule: "on demand"}, `{"name": "a.b", "schedule": "on demand", "waiting": 0, "running": 0, "retrying": 0}`},
 		{
 			jobs.Health{Healthy: true, Reasons: []jobs.Reason{{Text: "x"}, {Job: "a.b", Text: "is y"}}, Started: true, OldestWaiting: 1500 * time.Millisecond, Totals: map[jobs.State]jobs.Count{jobs.StateWaiting: {N: 2}}},
 			`{"healthy":true,"reasons":[{"text":"x"},{"job":"a.b","text":"is y"}],"started":true,"oldest_waiting_seconds":1.5,"totals":{"waiting":2}}`,

@@ -40,7 +40,7 @@ func TestHandler_WithTheMemoryProvider(t *testing.T) {
 		require.Contains(t, page("/"), "the scheduler is not started")
 		require.NoError(t, s.Start(t.Context()))
 		defer func() { require.NoError(t, s.Shutdown(context.WithoutCancel(t.Context()))) }()
-		require.Contains(t, page("/"), "✓ Healthy 2 jobs 0 overdue 0 failing")
+		require.Contains(t, page("/"), "✓ All 2 jobs are fine 2 jobs 1 process Next")
 		require.Equal(t, http.StatusOK, send(h, "GET", "/readyz", "").Code)
 
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/trigger", url.Values{"data": {`{"to": "ann"}`}}.Encode()).Code)
@@ -51,7 +51,7 @@ func TestHandler_WithTheMemoryProvider(t *testing.T) {
 		broken = false
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/runs/"+url.PathEscape(runs[0].ID)+"/retry", "").Code)
 		require.Contains(t, page("/job/email.send"), "✓ done")
-		require.Contains(t, page("/"), "0 failing")
+		require.Contains(t, page("/"), "✓ All 2 jobs are fine")
 
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/pause", "").Code)
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/trigger", "").Code)

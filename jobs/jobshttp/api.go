@@ -344,14 +344,16 @@ func (h *handler) healthy(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	_, _ = h.statuses.begin()
 	snap := h.health.get(ctx)
-	if snap.err != nil {
+	var all snapshot[[]jobs.Status]
+	if snap.err == nil {
+		all = h.statuses.get(ctx)
+	} else {
 		snap.value = jobs.Health{Started: snap.value.Started, Reasons: []jobs.Reason{{Text: unanswered(snap.err)}}}
 	}
 	status := http.StatusOK
 	if !snap.value.Healthy {
 		status = http.StatusServiceUnavailable
 	}
-	all := h.statuses.get(ctx)
 	_, hidden := h.readable(r, all.value)
 	writeJSON(w, status, healthOf(h.censor(r, snap.value, all.at.IsZero() || len(hidden) > 0)))
 }

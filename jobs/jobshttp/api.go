@@ -202,6 +202,16 @@ func (h *handler) apiTrigger(r *http.Request, query url.Values, body string) (re
 	if err != nil {
 		return reply{}, err
 	}
+	key, err := idempotencyKey(r.Header.Values("Idempotency-Key"))
+	if err != nil {
+		return reply{}, err
+	}
+	if key != "" {
+		if query.Has("unique") {
+			return reply{}, invalid("Idempotency-Key and unique exclude each other: a run has one key")
+		}
+		opts = append(opts, jobs.IdempotencyKey(key))
+	}
 	id, err := h.act(r, "trigger", body, opts...)
 	return accepted(id, "runs/"+url.PathEscape(id)), err
 }
@@ -334,14 +344,16 @@ func (h *handler) healthy(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	_, _ = h.statuses.begin()
 	snap := h.health.get(ctx)
-	if snap.err != nil {
+	var all snapshot[[]jobs.Status]
+	if snap.err == nil {
+		all = h.statuses.get(ctx)
+	} else {
 		snap.value = jobs.Health{Started: snap.value.Started, Reasons: []jobs.Reason{{Text: unanswered(snap.err)}}}
 	}
 	status := http.StatusOK
 	if !snap.value.Healthy {
 		status = http.StatusServiceUnavailable
 	}
-	all := h.statuses.get(ctx)
 	_, hidden := h.readable(r, all.value)
 	writeJSON(w, status, healthOf(h.censor(r, snap.value, all.at.IsZero() || len(hidden) > 0)))
 }

@@ -169,6 +169,62 @@ func TestAPI_LocationLeadsToTheRun(t *testing.T) {
 	}
 }
 
+func TestAPITrigger_TakesAnIdempotencyKey(t *testing.T) {
+	t.Parallel()
+	const trigger = "/api/jobs/demo.flaky/trigger"
+	for header, want := range map[string]string{
+		`8e03978e-40d5`: "8e03978e-40d5", `"8e03978e-40d5"`: "8e03978e-40d5", `"with \"quotes\" and \\"`: `with "quotes" and \`,
+		strings.Repeat("k", 1000): strings.Repeat("k", 1000), `"` + strings.Repeat("k", 1000) + `"`: strings.Repeat("k", 1000),
+	} {
+		h, s := open(t)
+		require.Equal(t, http.StatusAccepted, send(h, "POST", trigger, "", "Idempotency-Key", header).Code, header)
+		require.Equal(t, want, s.requests[0].IdempotencyKey)
+	}
+	for _, header := range []string{"", `""`, `"`, `"open`, `open"`, "two words", `"a", "b"`, "a,b", "ü", `"\x"`, "a\x00", strings.Repeat("k", 1001)} {
+		h, s := open(t)
+		w := send(h, "POST", trigger, "", "Idempotency-Key", header)
+		require.Equal(t, http.StatusBadRequest, w.Code, header)
+		require.Equal(t, "invalid_parameter", code(w))
+		require.Empty(t, s.requests)
+	}
+	h, _ := open(t)
+	require.Equal(t, http.StatusBadRequest, send(h, "POST", trigger+"?unique=a", "", "Idempotency-Key", "b").Code)
+}
+
+// A request can be repeated until the run is deleted.
+func TestAPITrigger_CanBeRepeatedWithAnIdempotencyKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, err := memory.New(&memory.Config{Retention: time.Hour})
+		require.NoError(t, err)
+		n := 0
+		require.NoError(t, s.RegisterDelayed("email.send", 0, func(context.Context, *jobs.Job) error { n++; return nil }))
+		require.NoError(t, s.Start(t.Context()))
+		defer func() { require.NoError(t, s.Shutdown(context.WithoutCancel(t.Context()))) }()
+		h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody})
+		repeat := func(query, body string) *httptest.ResponseRecorder {
+			return send(h, "POST", "/api/jobs/email.send/trigger"+query, body, "Idempotency-Key", `"key"`)
+		}
+		first := repeat("?delay=5", `{"to": "ann"}`)
+		for range 3 {
+			again := repeat("?delay=5", ` {"to":"ann"}`)
+			require.Equal(t, first.Code, again.Code)
+			require.Equal(t, first.Body, again.Body)
+			require.Equal(t, first.Header(), again.Header())
+			time.Sleep(4 * time.Second)
+		}
+		require.Equal(t, 1, n)
+		for _, w := range []*httptest.ResponseRecorder{repeat("?delay=5", `{"to": "bob"}`), repeat("?delay=6", `{"to": "ann"}`), repeat("", `{"to": "ann"}`)} {
+			require.Equal(t, http.StatusUnprocessableEntity, w.Code)
+			require.Equal(t, "idempotency_key_reused", code(w))
+		}
+		time.Sleep(2 * time.Hour)
+		later := repeat("?delay=5", `{"to": "ann"}`)
+		require.Equal(t, http.StatusAccepted, later.Code)
+		require.NotEqual(t, first.Body, later.Body, "the first run is deleted")
+	})
+}
+
 type runPage struct {
 	Runs []struct {
 		ID, Name string

@@ -44,6 +44,7 @@
 //	GET  /api/jobs/{name}/size               read, job   200 how many runs wait
 //	GET  /api/jobs/{name}/runs/{id}          read, job   200 a run, with the errors of all attempts
 //	POST /api/jobs/{name}/trigger            trigger     202 the ID; the body is the data; ?delay=, at, priority, unique
+//	                                                     and the header Idempotency-Key
 //	POST /api/jobs/{name}/pause              pause       200
 //	POST /api/jobs/{name}/resume             pause       200
 //	POST /api/jobs/{name}/runs/{id}/cancel   cancel      202 the ID
@@ -55,6 +56,9 @@
 //	GET  /api/processes                      read        200 the processes that run jobs
 //	GET  /api/activity                       read        200 counts of ended runs: 60 minutes, or 24 hours with ?span=day
 //	GET  /api/openapi.json                   read        200 all of this as an OpenAPI 3.1 description
+//
+// A trigger with the header Idempotency-Key can be repeated until its answer arrives; see
+// [jobs.IdempotencyKey].
 //
 // Paths that concern several jobs ask Authorize first about "", then about each job with the
 // same action. They leave out the jobs that it refuses; naming such a job is an error.
@@ -78,6 +82,7 @@
 //	404  no such page, job or run
 //	405  wrong method
 //	409  the run cannot be retried
+//	422  [jobs.ErrKeyReused]
 //
 // In JSON, an error is {"error": {"code": "unknown_job", "message": "no such job"}}. Programs
 // compare the code; the description lists all of them.

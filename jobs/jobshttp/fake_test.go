@@ -105,6 +105,11 @@ func (c *core) Trigger(ctx context.Context, name string, data any, opts ...jobs.
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, before := range c.requests {
+		if req.IdempotencyKey != "" && before.IdempotencyKey == req.IdempotencyKey && before.Fingerprint != req.Fingerprint {
+			return "", fmt.Errorf("trigger: %w: run 41", jobs.ErrKeyReused)
+		}
+	}
 	c.data, c.requests = append(c.data, string(req.Data)), append(c.requests, req)
 	return cmp.Or(c.newID, "41"), nil
 }

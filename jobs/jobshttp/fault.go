@@ -71,6 +71,9 @@ func (h *handler) faultOf(r *http.Request, err error) *fault {
 	case errors.Is(err, jobs.ErrNotRetryable):
 		return given(http.StatusConflict, "not_retryable",
 			"only a run that failed, was cancelled or skipped, or waits for its next attempt can be retried")
+	case errors.Is(err, jobs.ErrKeyReused):
+		return given(http.StatusUnprocessableEntity, "idempotency_key_reused",
+			"the Idempotency-Key belongs to a trigger with other data or parameters")
 	case errors.Is(err, errors.ErrUnsupported):
 		text, _, _ := strings.Cut(err.Error(), ": "+errors.ErrUnsupported.Error())
 		return given(http.StatusNotImplemented, "unsupported", text)

@@ -96,8 +96,33 @@ func triggerOptions(query url.Values) (opts []jobs.TriggerOption, err error) {
 	return opts, nil
 }
 
-// maxKey is the most bytes of the key of [jobs.Unique].
+// maxKey is the most bytes of the keys of [jobs.Unique] and [jobs.IdempotencyKey].
 const maxKey = 1000
+
+// bare is an idempotency key without quotation marks, as many clients send it.
+var bare = regexp.MustCompile(`^[!#-+\--~]+$`)
+
+// quoted is a String of RFC 9651, without the parameters that could follow it.
+var quoted = regexp.MustCompile(`^"((?:[ !#-\[\]-~]|\\["\\])+)"$`)
+
+var unescape = strings.NewReplacer(`\"`, `"`, `\\`, `\`)
+
+// idempotencyKey returns the key in the values of the header Idempotency-Key, or "" if there is none.
+func idempotencyKey(headers []string) (key string, err error) {
+	if len(headers) == 0 {
+		return "", nil
+	}
+	if text := headers[0]; bare.MatchString(text) {
+		key = text
+	} else if m := quoted.FindStringSubmatch(text); m != nil {
+		key = unescape.Replace(m[1])
+	}
+	if len(headers) > 1 || key == "" || len(key) > maxKey {
+		return "", invalid("Idempotency-Key must be given once and have 1 to %d printable ASCII characters, "+
+			`such as "8e03978e-40d5-43dd-bc93-6894a57f9324"`, maxKey)
+	}
+	return key, nil
+}
 
 var states = []jobs.State{
 	jobs.StateScheduled, jobs.StateWaiting, jobs.StateRunning, jobs.StateRetrying,

@@ -56,28 +56,29 @@ type statusJSON struct {
 	Waiting       int          `json:"waiting"`
 	Running       int          `json:"running"`
 	Retrying      int          `json:"retrying"`
-	Options       *optionsJSON `json:"options,omitempty"` // nil if the scheduler does not tell them
+	Options       *optionsJSON `json:"options,omitempty"` // nil if the scheduler does not report them
 }
 
-// optionsJSON has the options of a job. Those that are not set are omitted.
 type optionsJSON struct {
 	MaxAttempts int     `json:"max_attempts"`
 	RetryDelay  float64 `json:"retry_delay_seconds"`
 	Timeout     float64 `json:"timeout_seconds"`
 	Priority    int     `json:"priority"`
 	Concurrency int     `json:"concurrency,omitempty"`
-	CatchUpAll  bool    `json:"catch_up_all,omitempty"`
-	OverlapSkip bool    `json:"overlap_skip,omitempty"`
-	StartWithin float64 `json:"start_within_seconds,omitempty"`
+	CatchUp     string  `json:"catch_up"`
+	Overlap     string  `json:"overlap"`
+	StartWithin float64 `json:"start_within_seconds,omitzero"`
 }
 
 func optionsJSONOf(o jobs.JobOptions) *optionsJSON {
 	if o.MaxAttempts == 0 {
 		return nil
 	}
+	catchUp := map[jobs.CatchUpPolicy]string{jobs.CatchUpOnce: "once", jobs.CatchUpAll: "all"}
+	overlap := map[jobs.OverlapPolicy]string{jobs.OverlapAllow: "allow", jobs.OverlapSkip: "skip"}
 	return &optionsJSON{
 		o.MaxAttempts, o.RetryDelay.Seconds(), o.Timeout.Seconds(), o.Priority, o.Concurrency,
-		o.CatchUp == jobs.CatchUpAll, o.Overlap == jobs.OverlapSkip, o.StartWithin.Seconds(),
+		catchUp[o.CatchUp], overlap[o.Overlap], o.StartWithin.Seconds(),
 	}
 }
 

@@ -173,9 +173,9 @@ func rich(t testing.TB) *full {
 		s.health.Totals[jobs.StateRunning] = jobs.Count{N: 500, AtLeast: true}
 		first := &s.runs["demo.flaky"][0]
 		first.Process, first.EndedAt, first.CancelledAt = "one", time.Now().UTC(), time.Now().UTC()
-		s.statuses[1].Options = jobs.JobOptions{
-			MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: time.Minute, Priority: 2, Concurrency: 4,
-			CatchUp: jobs.CatchUpAll, Overlap: jobs.OverlapSkip, StartWithin: time.Hour,
+		s.statuses[0].Options = jobs.JobOptions{
+			MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1, Concurrency: 2, CatchUp: jobs.CatchUpAll,
+			Overlap: jobs.OverlapSkip, StartWithin: time.Hour,
 		}
 		for i := range 3 {
 			first.Errors = append(first.Errors, jobs.RunError{Attempt: i + 1, At: time.Now().UTC(), Text: "no such host"})
@@ -257,6 +257,11 @@ func TestOpenAPI_DescribesEveryRouteAndAnswer(t *testing.T) {
 		}},
 		{"with a large body", 413, func(method, path string) *httptest.ResponseRecorder {
 			return send(jobshttp.New(rich(t), allow), method, path, strings.Repeat("x", jobshttp.MaxBody+1))
+		}},
+		{"with an idempotency key of other data", 422, func(method, path string) *httptest.ResponseRecorder {
+			h := jobshttp.New(rich(t), allow)
+			_ = send(h, method, path, `{"n": 1}`, "Idempotency-Key", "key")
+			return send(h, method, path, "", "Idempotency-Key", "key")
 		}},
 		{"with a form", 415, func(method, path string) *httptest.ResponseRecorder {
 			return send(jobshttp.New(rich(t), allow), method, path, "a=b", "Content-Type", "application/x-www-form-urlencoded")

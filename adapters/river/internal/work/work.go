@@ -76,6 +76,8 @@ type Meta struct {
 	Started  bool              `json:"everytick_started,omitempty"`
 	Retried  bool              `json:"everytick_retried,omitempty"`  // by hand
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
+	// Fingerprint is that of the trigger with a jobs.IdempotencyKey.
+	Fingerprint string `json:"everytick_fingerprint,omitempty"`
 }
 
 // Slots counts the workers of a queue in this process.

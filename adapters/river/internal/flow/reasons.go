@@ -1,0 +1,56 @@
+package flow
+
+import (
+	"fmt"
+	"time"
+)
+
+// Grace is how long something may fail or wait before it is a reason for bad health. It is longer than a short outage
+// of the database, and than the poll intervals.
+const Grace = 10 * time.Second
+
+// A Queue is what a process knows about one of its queues.
+type Queue struct {
+	Name          string
+	Workers, Free int
+	// Failure is of the fetches.
+	Failure Failure
+	// Due is how long the oldest job has been due that a worker could take; 0 if there is none.
+	Due time.Duration
+	// Paused means that River has paused the queue.
+	Paused bool
+}
+
+// Reason returns why jobs of the queue do not start though workers are free, or "". The caller has made sure that the
+// oldest due job is no longer about to be fetched.
+func (q Queue) Reason(now time.Time) string {
+	switch {
+	case q.Free == 0:
+		return ""
+	case q.Failure.Err != nil && now.Sub(q.Failure.Since) >= Grace && now.Sub(q.Failure.Last) < 3*Grace:
+		return fmt.Sprintf("no job of queue %q could be fetched for %s: %v",
+			q.Name, seconds(now.Sub(q.Failure.Since)), q.Failure.Err)
+	case q.Due < Grace:
+		return ""
+	case q.Paused:
+		return fmt.Sprintf("queue %q is paused in River, and a job in it has been due for %s: resume the queue",
+			q.Name, seconds(q.Due))
+	}
+	return fmt.Sprintf("a job in queue %q has been due for %s, and none was fetched, though %d of %d workers are free: "+
+		"see the log, and look for a transaction that locks the job", q.Name, seconds(q.Due), q.Free, q.Workers)
+}
+
+// ResultsReason returns why results are not stored, or "". n jobs have ended since first, and the latest attempt to
+// store results failed with err.
+func ResultsReason(n int, first time.Time, err error, now time.Time) string {
+	if n == 0 || now.Sub(first) < Grace {
+		return ""
+	}
+	cause := "see the log"
+	if err != nil {
+		cause = err.Error()
+	}
+	return fmt.Sprintf("the results of %d ended jobs could not be stored for %s: %s", n, seconds(now.Sub(first)), cause)
+}
+
+func seconds(d time.Duration) time.Duration { return d.Round(time.Second) }

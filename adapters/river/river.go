@@ -177,6 +177,7 @@ type Scheduler struct {
 	started  atomic.Bool
 	ending   atomic.Bool // Shutdown is running
 	migrated atomic.Bool // the schema has been found complete
+	resets   resets
 }
 
 var (

@@ -1,0 +1,29 @@
+-- The oldest run in each of the queues $1 that a worker of the kinds $2 could take, if it has been due for $3 seconds,
+-- and whether River has paused the queue. It reads past the rows of other kinds, as River's fetch does.
+-- name: Stalls
+SELECT queue, id, extract(epoch FROM now() - scheduled_at)::float8,
+	EXISTS (SELECT FROM {{schema}}.river_queue WHERE name = queue AND paused_at IS NOT NULL)
+FROM unnest($1::text[]) AS own (queue), LATERAL (
+	SELECT id, scheduled_at FROM generate_series(1, 4) AS each (priority), LATERAL (
+		SELECT id, scheduled_at FROM {{schema}}.river_job AS row
+		WHERE state = 'available' AND row.queue = own.queue AND row.priority = each.priority AND kind = ANY ($2)
+			AND scheduled_at <= now() - $3::float8 * interval '1 second'
+		ORDER BY scheduled_at, id LIMIT 1
+	) AS first
+	ORDER BY scheduled_at, id LIMIT 1
+) AS oldest
+
+-- Gives back the runs that were fetched for client $1 and that it does not hold, $2 being those it holds: the answer to
+-- the fetch was lost. A fetch takes much less than $3 seconds. No handler was called, so the attempt does not count.
+-- name: GiveBack
+UPDATE {{schema}}.river_job SET
+	state = CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled' ELSE 'available' END::{{schema}}.river_job_state,
+	finalized_at = CASE WHEN metadata ? 'cancel_attempted_at' THEN now() END,
+	attempt = greatest(attempt - 1, 0)
+WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $1 AND id <> ALL ($2)
+	AND attempted_at < now() - $3::float8 * interval '1 second'
+RETURNING queue
+
+-- name: OwnedAttempts
+SELECT id FROM unnest($1::bigint[], $2::int[]) AS own (id, attempt) JOIN {{schema}}.river_job USING (id, attempt)
+WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $3

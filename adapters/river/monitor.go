@@ -166,6 +166,9 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	if err == nil && working {
 		stalled, err = s.findStalls(bounded, ss)
 	}
+	if working {
+		h.Reasons = append(s.flowReasons(ss, stalled), h.Reasons...)
+	}
 	switch {
 	case store.IsMissing(err):
 		s.migrated.Store(false)
@@ -174,9 +177,6 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 		return jobs.Health{}, ctx.Err()
 	case err != nil:
 		h.Reasons = append([]jobs.Reason{{Text: s.noAnswer(err, bounded.Err() != nil, limit)}}, h.Reasons...)
-	}
-	if working {
-		h.Reasons = append(h.Reasons, s.flowReasons(ss, stalled)...)
 	}
 	if !h.Started && !s.cfg.TriggerOnly {
 		h.Reasons = append(h.Reasons, jobs.Reason{Text: "the scheduler is " + s.notRunning()})

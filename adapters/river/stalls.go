@@ -115,7 +115,7 @@ func (s *Scheduler) flowReasons(ss *session, stalled map[string]store.Stall) (re
 		slots := ss.slots[queue]
 		_, failure := ss.flow.Fetches(queue)
 		q := flow.Queue{
-			Name: queue, Workers: slots.N, Free: max(0, slots.N-slots.Taken()), Failure: failure,
+			Name: queue, Own: job != "", Workers: slots.N, Free: max(0, slots.N-slots.Taken()), Failure: failure,
 			Due: time.Duration(stalled[queue].Due * float64(time.Second)), Paused: stalled[queue].Paused,
 		}
 		if text := q.Reason(now); text != "" {

@@ -152,7 +152,7 @@ func TestHealth_ReportsJobsDueWhileWorkersAreFree(t *testing.T) {
 	require.Empty(t, reasonsOf(t, s), "nothing has waited for long")
 
 	awaitReason(t, s, `a job in queue "default" has been due for 1`)
-	awaitReason(t, s, `queue "`+own+`" is paused in River, and a job in it has been due for 1`)
+	awaitReason(t, s, `, and its queue "`+own+`" is paused in River: `)
 	health, err := s.Health(t.Context())
 	require.NoError(t, err)
 	require.Len(t, health.Reasons, 2)
@@ -519,4 +519,24 @@ func TestScheduler_ListensWhateverTheIdleSessionTimeout(t *testing.T) {
 	eventually(t, "the handler is cancelled", func() bool { return stateOf(t, s, "a.long", id) == jobs.StateCancelled })
 	require.NotContains(t, logged.String(), "level=ERROR")
 	require.NotContains(t, logged.String(), "heartbeat")
+}
+
+// Each of River's parts logs an error for each try, and each queue tries twice a second.
+func TestScheduler_FoldsWhatRiverLogsInAnOutage(t *testing.T) {
+	t.Parallel()
+	pool, network := breakablePool(t)
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{Logger: log})
+	for n := range 5 {
+		require.NoError(t, s.RegisterDelayed(fmt.Sprintf("a.job-%d", n), 0, noop, jobs.Concurrency(1)))
+	}
+	require.NoError(t, s.Start(t.Context()))
+	network.cut()
+	eventually(t, "fetches fail", func() bool { return strings.Contains(logged.String(), "Error fetching jobs") })
+	pass(t, 3*time.Second)
+	require.Equal(t, 1, strings.Count(logged.String(), "Error fetching jobs"))
+	_ = interrupt(s)
+	eventually(t, "the shutdown says how often", func() bool {
+		return strings.Contains(logged.String(), `msg="River's error repeated until the shutdown" message="producer: Error fetching jobs" times=`)
+	})
 }

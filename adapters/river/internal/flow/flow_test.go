@@ -388,6 +388,9 @@ func TestQueue_Reason(t *testing.T) {
 		"due":                         {flow.Queue{Free: 3, Due: 10 * s}, `a job in queue "q" has been due for 10s, and none was fetched, though 3 of 7 workers are free: `},
 		"due for a moment":            {flow.Queue{Free: 3, Due: 9 * s}, ""},
 		"paused":                      {flow.Queue{Free: 3, Due: 10 * s, Paused: true}, `queue "q" is paused in River, and a job in it has been due for 10s: `},
+		"own, and failing":            {flow.Queue{Own: true, Free: 3, Failure: failing(10*s, 0)}, "could not be fetched for 10s: "},
+		"own, and due":                {flow.Queue{Own: true, Free: 3, Due: 10 * s}, "has been due for 10s, and was not fetched, though 3 of 7 workers are free: "},
+		"own, and paused":             {flow.Queue{Own: true, Free: 3, Due: 10 * s, Paused: true}, `has been due for 10s, and its queue "q" is paused in River: `},
 		"paused and empty":            {flow.Queue{Free: 3, Paused: true}, ""},
 	} {
 		row.queue.Name, row.queue.Workers = "q", 7

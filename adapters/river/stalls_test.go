@@ -414,15 +414,6 @@ func TestTrigger_LeavesAServerThatHasBecomeReadOnly(t *testing.T) {
 	})
 }
 
-func column[T any](t testing.TB, pool *pgxpool.Pool, sql string) []T {
-	t.Helper()
-	rows, err := pool.Query(t.Context(), sql)
-	require.NoError(t, err)
-	all, err := pgx.CollectRows(rows, pgx.RowTo[T])
-	require.NoError(t, err)
-	return all
-}
-
 func TestMigrateAndStart_RefuseAnEncodingOtherThanUTF8(t *testing.T) {
 	t.Parallel()
 	for _, encoding := range []string{"SQL_ASCII", "LATIN1"} {

@@ -43,7 +43,9 @@ var rules = slices.Concat(
 	monitorRules,
 	runRules,
 	operatorRules,
+	findRules,
 	skippedRules,
+	pageRules,
 	inputRules,
 )
 

@@ -3,6 +3,7 @@ package river
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,15 +132,25 @@ func (s *Scheduler) flowReasons(ss *session, stalled map[string]store.Stall) (re
 	return reasons
 }
 
-// lostFetchAfter is how old an attempt is that was fetched and lost on its way to this process. River's timeout of a
-// fetch is 10 s.
+// lostFetchAfter is how old an attempt must be to be lost on its way to this process. River's timeout of a fetch is
+// 10 s, so younger ones need no look.
 const lostFetchAfter = 30 * time.Second
 
-// giveBack returns jobs to the queue that the database has marked as running here, when the connection broke before
-// this process heard of them. Nobody would run them while this process lives.
+// giveBack returns jobs to the queue that the database has marked as running here for some time, when the connection
+// broke before this process heard of them. Nobody would run them while this process lives.
 func (s *Scheduler) giveBack(ctx context.Context, ss *session, after time.Duration) error {
-	held := ss.flow.Held() // before the query: what is fetched after this is too young
-	queues, err := s.store.GiveBack(ctx, ss.pool, ss.client.ID(), held, after)
+	running, err := s.store.RunningBy(ctx, ss.pool, ss.client.ID(), after)
+	if err != nil || len(running) == 0 {
+		return err
+	}
+	// In this order: once their fetches have ended, all of these that are not lost are held or have ended. A process
+	// may be frozen at any point.
+	held, ok := ss.flow.Held(time.Now())
+	lost := slices.DeleteFunc(running, func(a store.Attempt) bool { return held[a.ID] })
+	if !ok || len(lost) == 0 {
+		return nil
+	}
+	queues, err := s.store.GiveBack(ctx, ss.pool, ss.client.ID(), lost)
 	if n := len(queues); n > 0 {
 		s.log.WarnContext(ctx, "jobs whose fetch was lost on the way to this process return to the queue", "jobs", n)
 		s.wake.Notify(ctx, queues)

@@ -51,6 +51,9 @@ func (e *ended) count() (jobs, repeated int) {
 // returned nil runs again or fails, though its timeout has long passed: each process is alive.
 func TestOutage_RunsStayEnded(t *testing.T) {
 	t.Parallel()
+	if provider == native {
+		t.Skip("does not apply to native jobs")
+	}
 	lengths := []time.Duration{time.Second, 10 * time.Second}
 	if *faultsFlag {
 		lengths = append(lengths, time.Minute, 6*time.Minute)

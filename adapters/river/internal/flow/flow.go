@@ -35,7 +35,8 @@ type Flow struct {
 
 	mu      sync.Mutex
 	queues  map[string]*queue
-	held    map[int64]*hold // by ID
+	held    map[int64]*hold     // by ID
+	open    map[*time.Time]bool // the fetches in progress, by the address of their start
 	results results
 	resets  int // how often the client's connections were given up
 }
@@ -73,7 +74,7 @@ func (f *Failure) record(began time.Time, err error) {
 
 // New returns a flow.
 func New(cfg Config) *Flow {
-	return &Flow{cfg: cfg, queues: map[string]*queue{}, held: map[int64]*hold{}, results: results{stored: map[int64]bool{}}}
+	return &Flow{cfg: cfg, queues: map[string]*queue{}, held: map[int64]*hold{}, open: map[*time.Time]bool{}, results: results{stored: map[int64]bool{}}}
 }
 
 // Ended notes that the handler of a held job has returned. Unless reported is set, its result will not be stored,
@@ -88,15 +89,21 @@ func (f *Flow) Ended(id int64, reported bool) {
 	}
 }
 
-// Held returns the IDs of all held jobs.
-func (f *Flow) Held() []int64 {
+// Held returns which jobs are held. It reports false if a fetch that began before the given time is in progress: its
+// answer may bring more of them.
+func (f *Flow) Held(fetchedBefore time.Time) (held map[int64]bool, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	ids := make([]int64, 0, len(f.held))
-	for id := range f.held {
-		ids = append(ids, id)
+	for began := range f.open {
+		if began.Before(fetchedBefore) {
+			return nil, false
+		}
 	}
-	return ids
+	held = make(map[int64]bool, len(f.held))
+	for id := range f.held {
+		held[id] = true
+	}
+	return held, true
 }
 
 // Unstored returns how many jobs ended before the given time and have no stored result, when the first of them ended,
@@ -183,10 +190,12 @@ func (e *executor) JobGetAvailable(
 	if limit := f.queue(asked.Queue).limit; limit > 0 {
 		asked.MaxToLock = min(asked.MaxToLock, limit)
 	}
-	f.mu.Unlock()
 	began := time.Now()
+	f.open[&began] = true
+	f.mu.Unlock()
 	res, err := e.Executor.JobGetAvailable(ctx, &asked)
 	f.mu.Lock()
+	delete(f.open, &began)
 	q := f.queue(asked.Queue)
 	q.failure.record(began, err)
 	got := 0

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -130,7 +131,10 @@ func (h *harness) put(ctx context.Context, ids ...int64) (stored []int64, err er
 	return stored, err
 }
 
-func (h *harness) held() []int64 { return slices.Sorted(slices.Values(h.Held())) }
+func (h *harness) held() []int64 {
+	held, _ := h.Held(time.Time{})
+	return slices.Sorted(maps.Keys(held))
+}
 
 func TestFlow_HoldsAJobFromItsFetchUntilItsResultIsStored(t *testing.T) {
 	t.Parallel()
@@ -182,6 +186,32 @@ func TestFlow_HoldsTheNextAttempt(t *testing.T) {
 	_, err := h.put(t.Context(), 1)
 	require.NoError(t, err)
 	require.Equal(t, []int64{1}, h.held())
+}
+
+// What a fetch in progress brings is not lost.
+func TestFlow_HeldWaitsForEarlierFetches(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness()
+		start := time.Now()
+		h.db.fetch = func(int) ([]*rivertype.JobRow, error) {
+			time.Sleep(time.Second)
+			return rows(7), nil
+		}
+		go func() {
+			_, _ = h.exec.JobGetAvailable(t.Context(), &riverdriver.JobGetAvailableParams{Queue: "q", MaxToLock: 5})
+		}()
+		synctest.Wait()
+		_, ok := h.Held(start.Add(1))
+		require.False(t, ok)
+		held, ok := h.Held(start)
+		require.True(t, ok, "it began later")
+		require.Empty(t, held)
+		time.Sleep(2 * time.Second)
+		held, ok = h.Held(time.Now())
+		require.True(t, ok)
+		require.Equal(t, map[int64]bool{7: true}, held)
+	})
 }
 
 func TestFlow_KnowsSinceWhenFetchesFail(t *testing.T) {
@@ -415,6 +445,7 @@ func TestResultsReason(t *testing.T) {
 		"none":         {0, time.Hour, errDiskFull, ""},
 		"for a moment": {5, 9 * time.Second, errDiskFull, ""},
 		"failing":      {5, 10 * time.Second, errors.New("disk full"), "the results of 5 ended jobs could not be stored for 10s: disk full"},
+		"one":          {1, 10 * time.Second, nil, "the result of 1 ended job could not be stored for 10s: see the log"},
 		"no error":     {5, time.Minute, nil, "the results of 5 ended jobs could not be stored for 1m0s: see the log"},
 	} {
 		require.Equal(t, row.want, flow.ResultsReason(row.n, now.Add(-row.age), row.err, now), name)

@@ -63,7 +63,11 @@ func ResultsReason(n int, first time.Time, err error, now time.Time) string {
 	if err != nil {
 		cause = err.Error()
 	}
-	return fmt.Sprintf("the results of %d ended jobs could not be stored for %s: %s", n, seconds(now.Sub(first)), cause)
+	what := "the result of 1 ended job"
+	if n > 1 {
+		what = fmt.Sprintf("the results of %d ended jobs", n)
+	}
+	return fmt.Sprintf("%s could not be stored for %s: %s", what, seconds(now.Sub(first)), cause)
 }
 
 func seconds(d time.Duration) time.Duration { return d.Round(time.Second) }

@@ -21,10 +21,24 @@ func (s *Store) Stalls(ctx context.Context, db DB, queues, names []string, due t
 	return collect(ctx, s, db, "Stalls", pgx.RowToStructByPos[Stall], queues, names, due.Seconds())
 }
 
-// GiveBack gives back the runs that were fetched for a client before the given time and that it does not hold, and
-// returns the queue of each.
-func (s *Store) GiveBack(ctx context.Context, db DB, client string, held []int64, before time.Duration) ([]string, error) {
-	return collect(ctx, s, db, "GiveBack", pgx.RowTo[string], client, held, before.Seconds())
+// An Attempt is a run and the time at which it was fetched.
+type Attempt struct {
+	ID int64
+	At time.Time
+}
+
+// RunningBy returns the attempts that are stored as running in a client, and were fetched that long ago.
+func (s *Store) RunningBy(ctx context.Context, db DB, client string, age time.Duration) ([]Attempt, error) {
+	return collect(ctx, s, db, "RunningBy", pgx.RowToStructByPos[Attempt], client, age.Seconds())
+}
+
+// GiveBack gives back attempts of a client as if they had not been fetched, and returns the queue of each.
+func (s *Store) GiveBack(ctx context.Context, db DB, client string, lost []Attempt) ([]string, error) {
+	ids, times := make([]int64, len(lost)), make([]time.Time, len(lost))
+	for i, a := range lost {
+		ids[i], times[i] = a.ID, a.At
+	}
+	return collect(ctx, s, db, "GiveBack", pgx.RowTo[string], client, ids, times)
 }
 
 // OwnedAttempts returns the IDs of those of these attempts that still belong to the client.

@@ -13,15 +13,21 @@ FROM unnest($1::text[]) AS own (queue), LATERAL (
 	ORDER BY scheduled_at, id LIMIT 1
 ) AS oldest
 
--- Gives back the runs that were fetched for client $1 and that it does not hold, $2 being those it holds: the answer to
--- the fetch was lost. A fetch takes much less than $3 seconds. No handler was called, so the attempt does not count.
+-- The runs that have been running for client $1 for $2 seconds.
+-- name: RunningBy
+SELECT id, attempted_at FROM {{schema}}.river_job
+WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $1 AND attempted_at < now() - $2::float8 * interval '1 second'
+
+-- Gives back runs of client $1 that were attempted at these times. No handler was called, so the attempt does not
+-- count.
 -- name: GiveBack
-UPDATE {{schema}}.river_job SET
+UPDATE {{schema}}.river_job AS row SET
 	state = CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled' ELSE 'available' END::{{schema}}.river_job_state,
 	finalized_at = CASE WHEN metadata ? 'cancel_attempted_at' THEN now() END,
 	attempt = greatest(attempt - 1, 0)
-WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $1 AND id <> ALL ($2)
-	AND attempted_at < now() - $3::float8 * interval '1 second'
+FROM unnest($2::bigint[], $3::timestamptz[]) AS lost (id, attempted_at)
+WHERE row.id = lost.id AND row.attempted_at = lost.attempted_at
+	AND state = 'running' AND attempted_by[cardinality(attempted_by)] = $1
 RETURNING queue
 
 -- name: OwnedAttempts

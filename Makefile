@@ -30,6 +30,7 @@ fmt: ## Format the code
 .PHONY: faults
 faults: ## Kill, freeze and disconnect processes, and report lost ticks (PROVIDER=native for River's own client)
 	go test ./adapters/river/faults -run='^TestFaults$$' -count=1 -faults -timeout=30m -v
+	go test ./adapters/river/faults -run='^TestOutage_RunsStayEnded$$' -count=1 -faults -timeout=30m -v
 
 .PHONY: soak
 soak: ## Inject random faults for ten minutes, then check the database and look for leaks (SEED=n to repeat a run)

@@ -19,9 +19,12 @@ type Job[Middleware, TriggerMiddleware any] struct {
 	CatchUp     int            // a jobs.CatchUpPolicy
 	Overlap     int            // a jobs.OverlapPolicy
 	StartWithin time.Duration
-	Use         []Middleware
-	UseTrigger  []TriggerMiddleware
-	Redact      func(string) string // nil if not set
+	// Transactional is true if an attempt is one transaction.
+	Transactional bool
+
+	Use        []Middleware
+	UseTrigger []TriggerMiddleware
+	Redact     func(string) string // nil if not set
 
 	// ForCron and ForTicks name the first option that requires a cron pattern, or ticks. They are "" if there is
 	// none.

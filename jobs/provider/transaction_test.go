@@ -192,7 +192,9 @@ func TestDefinition_RunTx(t *testing.T) {
 func TestDefinition_RunTxLogsAnErrorOfMiddlewareAfterTheCommit(t *testing.T) {
 	t.Parallel()
 	d := define(t, nil, nothing, jobs.Transactional(), jobs.Use(func(next jobs.Handler) jobs.Handler {
-		return func(ctx context.Context, job *jobs.Job) error { return errors.Join(next(ctx, job), errors.New("too late")) }
+		return func(ctx context.Context, job *jobs.Job) error {
+			return errors.Join(next(ctx, job), errors.New("too late"))
+		}
 	}))
 	var log strings.Builder
 	var txs []*fakeTx

@@ -39,6 +39,7 @@ var rules = slices.Concat(
 	middlewareRules,
 	triggerRules,
 	txRules,
+	effectRules,
 	lifecycleRules,
 	monitorRules,
 	runRules,

@@ -75,8 +75,10 @@ var effectFaults = []struct {
 			}
 		}
 	}},
-	{"the success of a transactional run is not recorded", "a schedule of Transactional runs goes on, and records its success",
-		changingStatus(func(st *jobs.Status) { st.LastSuccess = time.Time{} })},
+	{
+		"the success of a transactional run is not recorded", "a schedule of Transactional runs goes on, and records its success",
+		changingStatus(func(st *jobs.Status) { st.LastSuccess = time.Time{} }),
+	},
 }
 
 // inOtherTx gives transactional handlers a transaction that is not the job's, and calls end after them.

@@ -64,7 +64,7 @@ func effectsExistOnceCompleted(e *env) {
 	effects.none("the handler has not returned")
 	close(release.open)
 	effects.next()
-	require.Equal(e, completed(2), e.allEnd(), "the job and its effect")
+	require.Equal(e, jobAndEffect, e.allEnd(), "runs that ended")
 	effects.none("the effect exists once")
 }
 
@@ -136,8 +136,8 @@ func (e *env) allEnd() map[jobs.State]int {
 	return ended
 }
 
-// completed is what allEnd returns after n successes.
-func completed(n int) map[jobs.State]int { return map[jobs.State]int{jobs.StateCompleted: n} }
+// jobAndEffect is what allEnd returns after a job and its only effect.
+var jobAndEffect = map[jobs.State]int{jobs.StateCompleted: 2}
 
 func timedOutAttemptsLeaveNoEffects(e *env) {
 	effects := e.effect()
@@ -154,7 +154,7 @@ func timedOutAttemptsLeaveNoEffects(e *env) {
 	p.next()
 	require.Equal(e, 2, p.next().Attempt, "Attempt after the timeout")
 	require.JSONEq(e, `{"attempt": 2}`, string(effects.next().Data), "effect")
-	require.Equal(e, completed(2), e.allEnd(), "the job and its effect")
+	require.Equal(e, jobAndEffect, e.allEnd(), "runs that ended")
 	effects.none("the first attempt timed out")
 	if lister, ok := e.s.(jobs.RunLister); ok {
 		runs, err := lister.Runs(e.ctx, "test.job", 1)
@@ -184,7 +184,7 @@ func hardStopRollsBack(e *env) {
 	e.start()
 	require.Equal(e, 1, p.next().Attempt, "Attempt after the restart")
 	effects.next()
-	require.Equal(e, completed(2), e.allEnd(), "the job and its effect")
+	require.Equal(e, jobAndEffect, e.allEnd(), "runs that ended")
 	effects.none("the interrupted attempt left no effect")
 }
 
@@ -218,10 +218,10 @@ func handlerCannotEndItsTransaction(e *env) {
 	e.noError(e.s.RegisterDelayed("test.job", 0, func(ctx context.Context, job *jobs.Job) error {
 		outcome <- func() error {
 			if job.Tx.Commit(ctx) == nil {
-				return errors.New("Commit was allowed")
+				return errors.New("it could commit")
 			}
 			if job.Tx.Rollback(ctx) == nil {
-				return errors.New("Rollback was allowed")
+				return errors.New("it could roll back")
 			}
 			for _, commit := range []bool{false, true} {
 				err := pgx.BeginFunc(ctx, job.DB, func(tx pgx.Tx) error {
@@ -245,7 +245,7 @@ func handlerCannotEndItsTransaction(e *env) {
 	e.trigger("test.job", nil)
 	require.NoError(e, receive(e, outcome, "the handler"))
 	require.JSONEq(e, `{"commit": true}`, string(effects.next().Data), "effect")
-	require.Equal(e, completed(2), e.allEnd(), "the job and its effect")
+	require.Equal(e, jobAndEffect, e.allEnd(), "runs that ended")
 	effects.none("the other nested transaction was rolled back")
 }
 
@@ -313,7 +313,7 @@ func middlewareCannotUndoACommit(e *env) {
 	e.trigger("test.job", nil)
 	require.Error(e, receive(e, again, "the second call"), "a second call of the handler after the commit")
 	effects.next()
-	require.Equal(e, completed(2), e.allEnd(), "the job and its effect")
+	require.Equal(e, jobAndEffect, e.allEnd(), "runs that ended")
 	effects.none("the handler ran once")
 }
 

@@ -161,7 +161,7 @@ func (c *cluster) measureEffects(j job, n int) (e effects) {
 func killAtRandom(t *testing.T, full bool) effects {
 	n, every := 1000, 700*time.Millisecond
 	if full {
-		n = 10_000
+		n, every = 10_000, time.Second
 	}
 	c := newEffects(t)
 	j := job{Name: "effects.add", Effects: true, Hold: 10 * time.Millisecond, Timeout: time.Minute}

@@ -181,10 +181,11 @@ func (a *attempt) settle(ctx context.Context, broken error) ending {
 func (a *attempt) reread(ctx context.Context) (row store.AttemptRow, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
 	defer cancel()
-	err = pgx.BeginTxFunc(ctx, a.env.Own, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
-		limits := store.Limits{Statement: prepareTimeout, Idle: prepareTimeout}
-		row, err = a.env.Store.LockAttempt(ctx, tx, limits, a.row.ID, a.row.Attempt, a.env.Client)
-		return err
-	})
-	return row, err
+	tx, err := a.env.Own.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	if err != nil {
+		return row, err
+	}
+	defer func() { _ = tx.Rollback(ctx) }() // whose success does not matter
+	limits := store.Limits{Statement: prepareTimeout, Idle: prepareTimeout}
+	return a.env.Store.LockAttempt(ctx, tx, limits, a.row.ID, a.row.Attempt, a.env.Client)
 }

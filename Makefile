@@ -41,6 +41,7 @@ fuzz: ## Fuzz the cron parser, the data checks and the admin API, one minute eac
 	go test -run='^$$' -fuzz='^FuzzData$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzDataText$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzTrigger$$' -fuzztime=1m ./jobs/jobshttp
+	go test -run='^$$' -fuzz='^FuzzAPI$$' -fuzztime=1m ./jobs/jobshttp
 
 .PHONY: bench
 bench: ## Compare everytick with River's own client and print a table (SCALE=0.1 for a tenth)

@@ -118,8 +118,9 @@ func (c *core) Trigger(ctx context.Context, name string, data any, opts ...jobs.
 type full struct {
 	core
 
-	began     time.Time
-	processes []jobs.Process // nil means one that has all jobs
+	began      time.Time
+	processes  []jobs.Process // nil means one that has all jobs
+	incomplete bool           // activity is complete in the last ten minutes only
 }
 
 func (f *full) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
@@ -138,6 +139,9 @@ func (f *full) Activity(ctx context.Context, step time.Duration, n int) (jobs.Ac
 	a, err := provider.NewActivity(time.Now(), step, n)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.incomplete {
+		a.CompleteSince = time.Now().Add(-10 * time.Minute)
+	}
 	for name, o := range f.activity {
 		provider.AddEnded(a, name, n-2, n, jobs.StateCompleted, o.Completed)
 		provider.AddEnded(a, name, n-2, n, jobs.StateFailed, o.Failed)

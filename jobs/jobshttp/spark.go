@@ -95,7 +95,7 @@ type spark struct {
 	Paths               []shape
 	Done, Failed, Other int
 	Label               string
-	Since               *moment // runs that ended before it may be missing
+	Since               *moment `json:"-"` // runs that ended before it may be missing; not in the list
 }
 
 type shape struct{ Class, D string }

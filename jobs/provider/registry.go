@@ -40,6 +40,8 @@ type Definition struct {
 	CatchUp     jobs.CatchUpPolicy
 	Overlap     jobs.OverlapPolicy
 	StartWithin time.Duration
+	// Transactional is true for a job with [jobs.Transactional]. Providers call RunTx for it.
+	Transactional bool
 
 	zone *time.Location // set by TimeZone, or nil
 	site string         // file:line of the registration
@@ -155,7 +157,7 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 		Name: name, Handler: h, site: site,
 		MaxAttempts: set.MaxRetries + 1, RetryDelay: set.RetryDelay, Timeout: set.Timeout, Priority: set.Priority,
 		Concurrency: set.Concurrency, CatchUp: jobs.CatchUpPolicy(set.CatchUp), Overlap: jobs.OverlapPolicy(set.Overlap),
-		StartWithin: set.StartWithin, zone: set.TimeZone, forCron: set.ForCron, forTicks: set.ForTicks,
+		StartWithin: set.StartWithin, Transactional: set.Transactional, zone: set.TimeZone, forCron: set.ForCron, forTicks: set.ForTicks,
 		middleware: set.Use, triggerMiddleware: set.UseTrigger, redact: set.Redact,
 		onSkipped: set.OnSkipped,
 	}, nil

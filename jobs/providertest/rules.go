@@ -40,6 +40,7 @@ var rules = slices.Concat(
 	triggerRules,
 	idempotencyRules,
 	txRules,
+	effectRules,
 	lifecycleRules,
 	monitorRules,
 	runRules,

@@ -53,10 +53,25 @@ func (a *attempt) connect(ctx context.Context) error {
 	return nil
 }
 
+// disconnect gives the connection back.
+func (a *attempt) disconnect() {
+	if a.conn != nil {
+		a.conn.Release()
+		a.conn = nil
+	}
+}
+
 // runTx runs the handler in a transaction. ctx is River's.
 func (a *attempt) runTx(ctx context.Context) error {
 	return a.job.RunTx(ctx, a.run, a.env.Log, provider.Transaction{
 		Begin: func(handlerCtx context.Context) (pgx.Tx, error) {
+			if a.conn == nil { // middleware calls the handler again after settle
+				conn, err := a.env.App.Acquire(handlerCtx)
+				if err != nil {
+					return nil, err
+				}
+				a.conn = conn
+			}
 			tx, err := a.conn.BeginTx(handlerCtx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 			if err != nil {
 				return nil, err
@@ -163,6 +178,7 @@ func (a *attempt) refuse(ctx context.Context) error {
 // others rescue the run if it is not completed.
 func (a *attempt) settle(ctx context.Context, broken error) ending {
 	a.log().WarnContext(ctx, "connection lost during a commit; asking the database for its outcome", "error", broken)
+	a.disconnect() // its place in the pool is for the connection that asks
 	for {
 		row, err := a.reread(ctx)
 		if err == nil {
@@ -181,7 +197,7 @@ func (a *attempt) settle(ctx context.Context, broken error) ending {
 func (a *attempt) reread(ctx context.Context) (row store.AttemptRow, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
 	defer cancel()
-	tx, err := a.env.Own.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	tx, err := a.env.App.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return row, err
 	}

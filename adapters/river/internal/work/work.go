@@ -152,9 +152,7 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	if err == nil {
 		err = a.connect(ctx)
 	}
-	if a.conn != nil {
-		defer a.conn.Release()
-	}
+	defer a.disconnect()
 	if err == nil {
 		err = a.skip(ctx)
 	}

@@ -44,6 +44,8 @@ var database = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error {
 		CREATE TABLE orders (id bigint PRIMARY KEY, total bigint NOT NULL CHECK (total > 0));
 		CREATE TABLE digest (sent_until timestamptz NOT NULL);
 		INSERT INTO digest VALUES ('2026-01-01 00:00Z');
+		CREATE TABLE sale (id bigint PRIMARY KEY, total bigint NOT NULL, changed_at timestamptz NOT NULL);
+		CREATE TABLE warehouse (id bigint PRIMARY KEY, total bigint NOT NULL);
 		CREATE TABLE report (id bigint PRIMARY KEY, parts_left int NOT NULL);
 		CREATE TABLE report_part (report bigint, part int, total bigint, PRIMARY KEY (report, part));
 		CREATE TABLE import (file text PRIMARY KEY, next_line int NOT NULL DEFAULT 0);
@@ -191,6 +193,40 @@ func TestDigest(t *testing.T) {
 	windows, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
 	require.Equal(t, []string{"00:00-01:00", "01:00-04:00", "04:00-05:00", "05:00-06:00"}, windows)
+}
+
+func copyChanges(ctx context.Context, job *jobs.Job) error {
+	if job.Tick.IsZero() {
+		return jobs.Permanent(errors.New("triggered runs have no window"))
+	}
+	const settled = 5 * time.Minute // longer than any transaction that writes changed_at
+	_, err := job.DB.Exec(ctx, `
+		INSERT INTO warehouse (id, total) SELECT id, total FROM sale WHERE changed_at >= $1 AND changed_at < $2
+		ON CONFLICT (id) DO UPDATE SET total = excluded.total`,
+		job.PrevSuccess.Add(-settled), job.Tick.Add(-settled))
+	return err
+}
+
+func TestCopyChanges(t *testing.T) {
+	t.Parallel()
+	var runs atomic.Int64
+	rec, pool := start(t, func(s jobs.Scheduler) error {
+		return s.RegisterInterval("sales.copy", time.Second, func(ctx context.Context, job *jobs.Job) error {
+			if runs.Add(1)%3 == 2 {
+				return jobs.Permanent(errors.New("the warehouse is down"))
+			}
+			return copyChanges(ctx, job)
+		})
+	})
+	// Rows that get into the windows of the next ten seconds, which end five minutes before their ticks.
+	_, err := pool.Exec(t.Context(), `
+		INSERT INTO sale SELECT n, n, now() - interval '5 minutes 5 seconds' + n * interval '100 ms' FROM generate_series(1, 150) AS n`)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		return count(t, pool, "SELECT count(*) FROM warehouse") == 150
+	}, time.Minute, 50*time.Millisecond, "each row is in a window")
+	require.GreaterOrEqual(t, len(rec.Outcomes("sales.copy")), 5)
+	require.ErrorContains(t, copyChanges(t.Context(), &jobs.Job{DB: pool}), "no window")
 }
 
 type Part struct {

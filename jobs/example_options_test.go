@@ -90,6 +90,39 @@ func ExampleOverlap() {
 	// no other run is in progress:
 }
 
+// A run copies what has changed since the last run that succeeded, however many have failed in between.
+func ExampleJob_prevSuccess() {
+	changes := func(_ context.Context, job *jobs.Job) error {
+		fmt.Printf("from %s to %s\n", job.PrevSuccess.Format(time.TimeOnly), job.Tick.Format(time.TimeOnly))
+		return nil
+	}
+	registry, err := provider.NewRegistry()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = registry.RegisterInterval("audit.export", time.Hour, changes)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	export, err := registry.Job("audit.export")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	// The provider remembers that the run of 9:00 has succeeded. Those of 10:00 and 11:00 have failed.
+	nine := time.Date(2026, 3, 7, 9, 0, 0, 0, time.UTC)
+	noon := nine.Add(3 * time.Hour)
+	job := &jobs.Job{Name: "audit.export", Tick: noon, PrevSuccess: provider.PrevSuccess(nine, noon), Attempt: 1, MaxAttempts: 3}
+	if err := export.Run(context.Background(), job, slog.Default()); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// from 09:00:00 to 12:00:00
+}
+
 // runOnce runs one attempt, as a provider does.
 func runOnce(registry *provider.Registry, name string) error {
 	definition, err := registry.Job(name)

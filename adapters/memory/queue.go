@@ -192,7 +192,7 @@ func (r *row) job(now time.Time, db jobs.DB) *jobs.Job {
 	return &jobs.Job{
 		ID: r.id, Name: r.queue.def.Name, Data: bytes.Clone(r.data),
 		Attempt: r.attempt, MaxAttempts: r.attempts,
-		Tick: r.tick, Missed: r.missed, Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
+		Tick: r.tick, Missed: r.missed, PrevSuccess: provider.PrevSuccess(r.queue.lastSuccess, r.tick), Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
 	}
 }
 

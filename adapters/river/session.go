@@ -331,6 +331,7 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	env := &work.Env{
 		Store: s.store, Log: s.log, App: s.pool, Own: ss.pool, Client: id, Stopping: ss.stopping,
 		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded,
+		LastSuccess: ss.ticker.LastSuccess,
 	}
 	for _, d := range s.reg.Jobs() {
 		queue := s.queueOf(d)
@@ -408,6 +409,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	end := func() {
 		<-ss.client.Stopped()
 		<-ss.returned
+		ss.ticker.StoreSuccesses(context.WithoutCancel(ctx))
 		ss.process.Stop()
 		ss.pool.Close()
 	}

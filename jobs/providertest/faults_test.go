@@ -271,6 +271,7 @@ const (
 	oneForAll   = "after missed ticks, one run covers all of them: its tick is the latest, and Missed counts the others"
 	oneWaits    = "ticks that pass while all workers are busy become one run, for the latest"
 	oneIsDue    = "a schedule that is due while stopped counts as one waiting run and as overdue"
+	noGap       = "the windows from PrevSuccess to Tick of the runs that succeed have no gap, despite failures, outages and pauses"
 	lastSuccess = "Jobs returns the tick of the latest successful run, despite later failures and a restart"
 )
 
@@ -331,6 +332,39 @@ var faults = []struct {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(_ context.Context, job *jobs.Job) error { return h(started, job) }
 		}
+	}},
+	{"PrevSuccess is not set", noGap, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.PrevSuccess = time.Time{} })
+	}},
+	{"PrevSuccess is the previous tick, whatever its outcome", noGap, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.PrevSuccess = job.Tick.Add(-time.Duration(job.Missed+1) * time.Second) })
+	}},
+	{"PrevSuccess is as of the first attempt", noGap, func(f *faulty, _ providertest.Config) {
+		var first sync.Map
+		f.handler = before(func(job *jobs.Job) {
+			at, _ := first.LoadOrStore(job.ID, job.PrevSuccess)
+			job.PrevSuccess = at.(time.Time)
+		})
+	}},
+	{"PrevSuccess is forgotten by a restart", noGap, func(f *faulty, _ providertest.Config) {
+		var starts atomic.Int32
+		f.start = func(ctx context.Context) error {
+			starts.Add(1)
+			return f.Scheduler.Start(ctx)
+		}
+		f.handler = before(func(job *jobs.Job) {
+			if starts.Load() > 1 {
+				job.PrevSuccess = time.Time{}
+			}
+		})
+	}},
+	{"PrevSuccess is the latest tick that has started", "the window of a run does not begin after that of a run still in progress", func(f *faulty, _ providertest.Config) {
+		var latest atomic.Pointer[time.Time]
+		f.handler = before(func(job *jobs.Job) {
+			if before := latest.Swap(&job.Tick); before != nil {
+				job.PrevSuccess = *before
+			}
+		})
 	}},
 	{"the retry delay is constant", "the delay before a retry doubles", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return jobs.RetryAfter(200*time.Millisecond, err) })

@@ -212,6 +212,16 @@ func (s *Store) PutSuccesses(ctx context.Context, db DB, ticks map[string]time.T
 	return collect(ctx, s, db, "PutSuccesses", pgx.RowTo[string], names, at)
 }
 
+// LastSuccess returns the latest tick whose run has succeeded, or the zero time. A success that is not in the row yet
+// is found for the two latest ticks.
+func (s *Store) LastSuccess(ctx context.Context, db DB, name string) (time.Time, error) {
+	ticks, err := collect(ctx, s, db, "LastSuccess", pgx.RowTo[instant], name)
+	if err != nil || len(ticks) == 0 { // the row was deleted
+		return time.Time{}, err
+	}
+	return time.Time(ticks[0]), nil
+}
+
 // LastTick returns the latest tick with a stored run, or the zero time. It may take long on a large table.
 func (s *Store) LastTick(ctx context.Context, db DB, name string) (time.Time, error) {
 	tick, err := one[instant](ctx, s, db, "LastTick", name)

@@ -37,6 +37,8 @@ type Env struct {
 	Suspect func(since time.Time) bool
 	// Succeeded is called when the run of a tick has succeeded.
 	Succeeded func(name string, tick time.Time)
+	// LastSuccess returns the latest tick of the job whose run has succeeded.
+	LastSuccess func(ctx context.Context, name string) (time.Time, error)
 	// Stopping is closed when a shutdown cancels running jobs.
 	Stopping <-chan struct{}
 }
@@ -130,6 +132,9 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	}
 	if err == nil {
 		err = a.skip(ctx)
+	}
+	if err == nil {
+		err = a.open(ctx)
 	}
 	if err == nil {
 		err = a.call(ctx)
@@ -263,6 +268,22 @@ func (a *attempt) skip(ctx context.Context) error {
 	if a.job.StartWithin > 0 {
 		return riverqueue.MetadataSet(ctx, metaStarted, true)
 	}
+	return nil
+}
+
+// open sets where the window of a tick's run begins. It asks at each attempt: runs of earlier and later ticks may have
+// succeeded since the tick was inserted.
+func (a *attempt) open(ctx context.Context) error {
+	if a.run.Tick.IsZero() {
+		return nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
+	defer cancel()
+	last, err := a.env.LastSuccess(bounded, a.run.Name)
+	if err != nil {
+		return a.postpone(ctx, "could not read the latest success", err)
+	}
+	a.run.PrevSuccess = provider.PrevSuccess(last, a.run.Tick)
 	return nil
 }
 

@@ -42,8 +42,8 @@ func newWorker(t testing.TB, pool *pgxpool.Pool, h jobs.Handler, opts ...jobs.Op
 		Store: store.New("river"), Log: slog.New(slog.DiscardHandler), App: pool, Own: pool, Client: "self",
 		Paused:    func(string) bool { return false },
 		Suspect:   func(time.Time) bool { return false },
-		Succeeded: func(string, time.Time) {},
-		Stopping:  make(chan struct{}),
+		Succeeded: func(string, time.Time) {}, LastSuccess: func(context.Context, string) (time.Time, error) { return time.Time{}, nil },
+		Stopping: make(chan struct{}),
 	}}
 }
 

@@ -47,14 +47,18 @@ SELECT name FROM {{schema}}.everytick_schedule WHERE next_tick < now() - interva
 SELECT name, spec, next_tick FROM {{schema}}.everytick_schedule
 WHERE key = '' AND next_tick > $1 AND next_tick <= now()
 
+-- The latest tick whose run has succeeded, as far as the row and its two latest runs show.
+-- piece: last_success
+greatest(s.last_success, CASE WHEN last.state = 'completed' THEN s.last_tick END,
+	CASE WHEN prev.state = 'completed' THEN s.prev_tick END)
+
 -- A schedule with the outcomes of its runs: those of stored runs, and otherwise those copied earlier.
 -- piece: columns
 s.name, s.next_tick,
 	s.last_tick, coalesce(s.last_missed, 0) AS last_missed, s.last_job_id, coalesce(last.state, s.last_state, '') AS last_state,
 	s.prev_tick, coalesce(s.prev_missed, 0) AS prev_missed, s.prev_job_id, coalesce(prev.state, s.prev_state, '') AS prev_state,
 	s.skipped_tick, coalesce(s.skipped_missed, 0) AS skipped_missed,
-	greatest(s.last_success, CASE WHEN last.state = 'completed' THEN s.last_tick END,
-		CASE WHEN prev.state = 'completed' THEN s.prev_tick END) AS last_success
+	{{last_success}} AS last_success
 
 -- piece: with_jobs
 LEFT JOIN LATERAL (
@@ -138,6 +142,11 @@ FROM (
 ) AS ok
 WHERE s.name = ok.name AND s.key = ''
 RETURNING s.name
+
+-- name: LastSuccess
+SELECT {{last_success}} FROM {{schema}}.everytick_schedule AS s
+{{with_jobs}}
+WHERE s.name = $1 AND s.key = ''
 
 -- The latest tick with a stored run. Used only when the row of a schedule is gone.
 -- name: LastTick

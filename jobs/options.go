@@ -204,6 +204,22 @@ func StartWithin(limit time.Duration) Option {
 	})
 }
 
+// Data sets the data that the ticks of the job give their handler, by the rules of [Triggerer]: v is encoded as JSON and
+// must be an object. It is encoded when the job is registered, and v that breaks the rules is [ErrInvalidData]. Defaults
+// to {}. Data does not apply to RegisterDelayed, nor to triggered runs, which have the data of their trigger.
+//
+// When a new version of the program changes the data, it applies to the ticks inserted from the start of that version
+// on, in whichever process. A run that waits keeps its data, even if it then also covers a later tick.
+//
+// [Kind] has methods that register ticks with data of its type.
+func Data(v any) Option {
+	return option(func(s *settings) error {
+		s.Data = v
+		s.ForTicks = cmp.Or(s.ForTicks, "Data")
+		return nil
+	})
+}
+
 // Delay runs the triggered job after delay instead of the registered one. A delay that is negative or not in whole
 // milliseconds is [ErrInvalidSchedule]. Of Delay and At, the last one given applies.
 func Delay(delay time.Duration) TriggerOption {

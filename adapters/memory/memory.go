@@ -434,7 +434,7 @@ func (s *Scheduler) advance(q *queue, now time.Time) (logs []func()) {
 		switch a.Action {
 		case provider.Insert:
 			q.last = s.add(s.newRow(q, row{
-				data: []byte("{}"), priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed,
+				data: q.def.Data, priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed,
 			}, now))
 		case provider.Fold: // the run keeps the due time of its first tick, and so its place in the queue
 			q.last.tick, q.last.missed = a.Tick, a.Missed

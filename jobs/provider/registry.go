@@ -3,6 +3,7 @@ package provider
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,6 +41,9 @@ type Definition struct {
 	CatchUp     jobs.CatchUpPolicy
 	Overlap     jobs.OverlapPolicy
 	StartWithin time.Duration
+
+	// Data is the encoded data of the job's ticks, a JSON object. It must not be modified.
+	Data json.RawMessage
 
 	zone *time.Location // set by TimeZone, or nil
 	site string         // file:line of the registration
@@ -150,7 +154,12 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 	if err := apply(&set, opts); err != nil {
 		return nil, err
 	}
+	ticks, err := jobs.NewRequest(name, set.Data)
+	if err != nil {
+		return nil, err
+	}
 	return &Definition{
+		Data: ticks.Data,
 		Name: name, Handler: h, site: site,
 		MaxAttempts: set.MaxRetries + 1, RetryDelay: set.RetryDelay, Timeout: set.Timeout, Priority: set.Priority,
 		Concurrency: set.Concurrency, CatchUp: jobs.CatchUpPolicy(set.CatchUp), Overlap: jobs.OverlapPolicy(set.Overlap),

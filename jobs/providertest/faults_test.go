@@ -271,6 +271,7 @@ const (
 	oneForAll   = "after missed ticks, one run covers all of them: its tick is the latest, and Missed counts the others"
 	oneWaits    = "ticks that pass while all workers are busy become one run, for the latest"
 	oneIsDue    = "a schedule that is due while stopped counts as one waiting run and as overdue"
+	tickData    = "a tick has the data of its registration, in each attempt and after a restart"
 	noGap       = "the windows from PrevSuccess to Tick of the runs that succeed have no gap, despite failures, outages and pauses"
 	lastSuccess = "Jobs returns the tick of the latest successful run, despite later failures and a restart"
 )
@@ -332,6 +333,41 @@ var faults = []struct {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(_ context.Context, job *jobs.Job) error { return h(started, job) }
 		}
+	}},
+	{"ticks have no data", tickData, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if !job.Tick.IsZero() {
+				job.Data = json.RawMessage(`{}`)
+			}
+		})
+	}},
+	{"retries of ticks have no data", tickData, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if !job.Tick.IsZero() && job.Attempt > 1 {
+				job.Data = json.RawMessage(`{}`)
+			}
+		})
+	}},
+	{"triggered runs have the data of ticks", tickData, func(f *faulty, _ providertest.Config) {
+		var data atomic.Pointer[json.RawMessage]
+		f.handler = before(func(job *jobs.Job) {
+			if job.Name != "test.tick" {
+				return
+			}
+			if !job.Tick.IsZero() {
+				data.CompareAndSwap(nil, &job.Data)
+			} else if ticks := data.Load(); ticks != nil && string(job.Data) == "{}" {
+				job.Data = *ticks
+			}
+		})
+	}},
+	{"the data of ticks is encoded after the registration", tickData, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			job.Data = json.RawMessage(strings.Replace(string(job.Data), "día ✓", "changed after the registration", 1))
+		})
+	}},
+	{"Data of ticks is not checked", "data of ticks that cannot be stored is refused, and Data of a job without ticks", func(f *faulty, _ providertest.Config) {
+		f.own = func([]jobs.Option) []jobs.Option { return nil }
 	}},
 	{"PrevSuccess is not set", noGap, func(f *faulty, _ providertest.Config) {
 		f.handler = before(func(job *jobs.Job) { job.PrevSuccess = time.Time{} })

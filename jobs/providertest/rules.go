@@ -32,6 +32,7 @@ type rule struct {
 var rules = slices.Concat(
 	tickRules,
 	windowRules,
+	dataRules,
 	pauseRules,
 	retryRules,
 	timeRules,

@@ -19,6 +19,7 @@ type Job[Middleware, TriggerMiddleware any] struct {
 	CatchUp     int            // a jobs.CatchUpPolicy
 	Overlap     int            // a jobs.OverlapPolicy
 	StartWithin time.Duration
+	Data        any // of ticks, not encoded yet
 	Use         []Middleware
 	UseTrigger  []TriggerMiddleware
 	Redact      func(string) string // nil if not set

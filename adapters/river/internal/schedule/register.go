@@ -131,6 +131,7 @@ func (t *Ticker) claims(ctx context.Context, db store.DB, rows []store.Claim, no
 		claim, write := v.Decide(row, next)
 		claim.Name = e.Name
 		if write {
+			claim.Data = e.Data
 			claims = append(claims, claim)
 		}
 		if claim.Spec == e.spec {

@@ -24,11 +24,12 @@ func SpecOf(d *provider.Definition) string {
 	return "cron " + text + " " + zone
 }
 
-// HashOf hashes what decides how a process inserts ticks: the schedules and options of its registrations.
+// HashOf hashes what decides how a process inserts ticks: the schedules, options and data of its
+// registrations.
 func HashOf(defs []*provider.Definition) string {
 	sum := sha256.New()
 	for _, d := range defs {
-		fmt.Fprintf(sum, "%s\x00%s\x00%d\x00%d\x00", d.Name, SpecOf(d), d.Priority, d.MaxAttempts)
+		fmt.Fprintf(sum, "%s\x00%s\x00%d\x00%d\x00%s\x00", d.Name, SpecOf(d), d.Priority, d.MaxAttempts, d.Data)
 	}
 	return hex.EncodeToString(sum.Sum(nil)[:12])
 }

@@ -39,9 +39,10 @@ func (s *Store) LockRegistering(ctx context.Context, tx DB) (now time.Time, err 
 // A Claim says which process a schedule's row belongs to.
 type Claim struct {
 	Name, Spec string
-	By         string    // hash of all registrations of the process that set Spec
-	At         time.Time // start of that process
-	Next       time.Time // zero if no tick is left
+	By         string          // hash of all registrations of the process that set Spec
+	At         time.Time       // start of that process
+	Next       time.Time       // zero if no tick is left
+	Data       json.RawMessage // of its ticks; only written
 }
 
 // LockSchedules returns the rows of these schedules and locks them until the transaction ends.
@@ -60,14 +61,14 @@ func readClaim(row pgx.CollectableRow) (c Claim, err error) {
 
 // PutSchedules inserts rows, or updates the columns of a claim in rows that exist.
 func (s *Store) PutSchedules(ctx context.Context, tx DB, claims []Claim) error {
-	var names, specs, by []string
+	var names, specs, by, data []string
 	var at []time.Time
 	var next []*time.Time
 	for _, c := range claims {
-		names, specs, by = append(names, c.Name), append(specs, c.Spec), append(by, c.By)
+		names, specs, by, data = append(names, c.Name), append(specs, c.Spec), append(by, c.By), append(data, string(c.Data))
 		at, next = append(at, c.At), append(next, orNull(c.Next))
 	}
-	return s.exec(ctx, tx, "PutSchedules", names, specs, by, at, next)
+	return s.exec(ctx, tx, "PutSchedules", names, specs, by, at, next, data)
 }
 
 // Unregistered returns the overdue schedules that are not in names.
@@ -79,12 +80,13 @@ func (s *Store) Unregistered(ctx context.Context, db DB, names []string) ([]stri
 type Due struct {
 	Name, Spec string
 	Next       time.Time
+	Bytes      int // of its data
 }
 
 // DueSchedules returns the due schedules whose next tick is after floor.
 func (s *Store) DueSchedules(ctx context.Context, db DB, floor time.Time) ([]Due, error) {
 	return collect(ctx, s, db, "DueSchedules", func(row pgx.CollectableRow) (d Due, err error) {
-		return d, row.Scan(&d.Name, &d.Spec, (*instant)(&d.Next))
+		return d, row.Scan(&d.Name, &d.Spec, (*instant)(&d.Next), &d.Bytes)
 	}, floor)
 }
 

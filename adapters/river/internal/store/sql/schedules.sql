@@ -35,16 +35,18 @@ SELECT name, spec, claimed_by, claimed_at, next_tick FROM {{schema}}.everytick_s
 WHERE key = '' AND name = ANY ($1)
 
 -- name: PutSchedules
-INSERT INTO {{schema}}.everytick_schedule AS s (name, spec, claimed_by, claimed_at, next_tick)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+INSERT INTO {{schema}}.everytick_schedule AS s (name, spec, claimed_by, claimed_at, next_tick, data)
+SELECT name, spec, claimed_by, claimed_at, next_tick, data::jsonb
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[])
+	AS claim (name, spec, claimed_by, claimed_at, next_tick, data)
 ON CONFLICT (name, key) DO UPDATE SET spec = excluded.spec, claimed_by = excluded.claimed_by,
-	claimed_at = excluded.claimed_at, next_tick = excluded.next_tick
+	claimed_at = excluded.claimed_at, next_tick = excluded.next_tick, data = excluded.data
 
 -- name: Unregistered
 SELECT name FROM {{schema}}.everytick_schedule WHERE next_tick < now() - interval '1 minute' AND name <> ALL ($1)
 
 -- name: DueSchedules
-SELECT name, spec, next_tick FROM {{schema}}.everytick_schedule
+SELECT name, spec, next_tick, octet_length(data::text) FROM {{schema}}.everytick_schedule
 WHERE key = '' AND next_tick > $1 AND next_tick <= now()
 
 -- The latest tick whose run has succeeded, as far as the row and its two latest runs show.

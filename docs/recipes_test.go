@@ -44,6 +44,7 @@ var database = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error {
 		CREATE TABLE orders (id bigint PRIMARY KEY, total bigint NOT NULL CHECK (total > 0));
 		CREATE TABLE digest (sent_until timestamptz NOT NULL);
 		INSERT INTO digest VALUES ('2026-01-01 00:00Z');
+		CREATE TABLE log (at timestamptz NOT NULL);
 		CREATE TABLE sale (id bigint PRIMARY KEY, total bigint NOT NULL, changed_at timestamptz NOT NULL);
 		CREATE TABLE warehouse (id bigint PRIMARY KEY, total bigint NOT NULL);
 		CREATE TABLE report (id bigint PRIMARY KEY, parts_left int NOT NULL);
@@ -193,6 +194,34 @@ func TestDigest(t *testing.T) {
 	windows, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
 	require.Equal(t, []string{"00:00-01:00", "01:00-04:00", "04:00-05:00", "05:00-06:00"}, windows)
+}
+
+type Keep struct {
+	Days int `json:"days"`
+}
+
+const Retention jobs.Kind[Keep] = "log.retention"
+
+func registerRetention(r jobs.Registrar, keep Keep) error {
+	return Retention.RegisterCron(r, "0 3 * * *", keep, func(ctx context.Context, job *jobs.Job, keep Keep) error {
+		_, err := job.DB.Exec(ctx, "DELETE FROM log WHERE at < now() - make_interval(days => $1)", keep.Days)
+		return err
+	})
+}
+
+func TestRetention(t *testing.T) {
+	t.Parallel()
+	rec, pool := start(t, func(s jobs.Scheduler) error { return registerRetention(s, Keep{Days: 90}) })
+	_, err := pool.Exec(t.Context(), "INSERT INTO log VALUES (now() - interval '100 days'), (now() - interval '10 days'), (now())")
+	require.NoError(t, err)
+	_, err = pool.Exec(t.Context(), "UPDATE river.everytick_schedule SET next_tick = next_tick - interval '1 day'")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return len(rec.Outcomes("log.retention")) == 1 }, time.Minute, 10*time.Millisecond)
+	require.Equal(t, 2, count(t, pool, "SELECT count(*) FROM log"))
+	id, err := Retention.Trigger(t.Context(), rec, Keep{Days: 7})
+	require.NoError(t, err)
+	require.NoError(t, rec.Await(t, id).Err)
+	require.Equal(t, 1, count(t, pool, "SELECT count(*) FROM log"))
 }
 
 func copyChanges(ctx context.Context, job *jobs.Job) error {

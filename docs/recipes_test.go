@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -222,6 +223,98 @@ func TestRetention(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, rec.Await(t, id).Err)
 	require.Equal(t, 1, count(t, pool, "SELECT count(*) FROM log"))
+}
+
+var holidays = map[string]bool{"2026-12-25": true, "2026-12-31": true} // part of the program, the same in all processes
+
+func isWorkday(t time.Time) bool {
+	return t.Weekday() != time.Saturday && t.Weekday() != time.Sunday && !holidays[t.Format(time.DateOnly)]
+}
+
+// LastWorkday ticks at 18:00 UTC on the last workday of each month.
+type LastWorkday struct{}
+
+func (LastWorkday) String() string {
+	return "the last workday of the month at 18:00 UTC, calendar 2026"
+}
+
+func (LastWorkday) Next(t time.Time) time.Time {
+	t = t.UTC()
+	for month := time.Date(t.Year(), t.Month(), 1, 18, 0, 0, 0, time.UTC); ; month = month.AddDate(0, 1, 0) {
+		day := month.AddDate(0, 1, -1)
+		for !isWorkday(day) {
+			day = day.AddDate(0, 0, -1)
+		}
+		if day.After(t) {
+			return day
+		}
+	}
+}
+
+func registerPayroll(r jobs.Registrar, pay, report jobs.Handler) error {
+	nine, err := jobs.ParseCron("0 9 * * *", time.UTC)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		r.RegisterSchedule("payroll.pay", LastWorkday{}, pay),
+		r.RegisterSchedule("payroll.report", jobs.Only(nine, "on workdays of calendar 2026", isWorkday), report),
+	)
+}
+
+func TestPayroll(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { // begins on Saturday, 2000-01-01
+		s, err := memory.New(nil)
+		require.NoError(t, err)
+		rec := jobstest.Record(s)
+		nothing := func(context.Context, *jobs.Job) error { return nil }
+		require.NoError(t, registerPayroll(rec, nothing, nothing))
+		require.NoError(t, rec.Start(t.Context()))
+		time.Sleep(92 * 24 * time.Hour)
+		require.NoError(t, rec.Shutdown(t.Context()))
+		var paid []string
+		for _, o := range rec.Outcomes("payroll.pay") {
+			paid = append(paid, o.Job.Tick.Format("Mon 01-02 15:04"))
+		}
+		require.Equal(t, []string{"Mon 01-31 18:00", "Tue 02-29 18:00", "Fri 03-31 18:00"}, paid)
+		require.Equal(t, 65, len(rec.Outcomes("payroll.report")), "workdays") //nolint:testifylint // Len prints them all
+	})
+	require.Equal(t, "2026-12-30", LastWorkday{}.Next(time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)).Format(time.DateOnly), "the 31st is a holiday")
+}
+
+func registerTenants(r jobs.Registrar, tenants []string, sync jobs.Handler) error {
+	hourly, err := jobs.ParseCron("0 * * * *", time.UTC)
+	if err != nil {
+		return err
+	}
+	for _, tenant := range tenants {
+		err := r.RegisterSchedule("sync."+tenant, jobs.Spread(hourly, 10*time.Minute), sync)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestTenants(t *testing.T) {
+	t.Parallel()
+	s, err := memory.New(nil)
+	require.NoError(t, err)
+	var tenants []string
+	for i := range 100 {
+		tenants = append(tenants, fmt.Sprint("tenant", i))
+	}
+	require.NoError(t, registerTenants(s, tenants, func(context.Context, *jobs.Job) error { return nil }))
+	all, err := s.Jobs(t.Context())
+	require.NoError(t, err)
+	seconds := map[int]int{}
+	for _, st := range all {
+		second := st.NextTick.Minute()*60 + st.NextTick.Second()
+		require.Less(t, second, 600)
+		seconds[second]++
+	}
+	require.Greater(t, len(seconds), 80, "different seconds of the hour")
 }
 
 func copyChanges(ctx context.Context, job *jobs.Job) error {

@@ -212,6 +212,8 @@ func TestKind_RegistersEachSortOfJob(t *testing.T) {
 		calls = append(calls, args)
 		return nil
 	}
+	hourly, err := jobs.Every(time.Hour)
+	require.NoError(t, err)
 	spare := make([]jobs.Option, 1, 5)
 	spare[0] = jobs.MaxRetries(5)
 	for _, test := range []struct {
@@ -225,6 +227,7 @@ func TestKind_RegistersEachSortOfJob(t *testing.T) {
 		{"RegisterDelayed", func(r jobs.Registrar) error { return kind.RegisterDelayed(r, time.Minute, h, spare...) }, "after 1m0s", time.Minute, `{}`},
 		{"RegisterCron", func(r jobs.Registrar) error { return kind.RegisterCron(r, "0 3 * * *", text{"x"}, h, spare...) }, "0 3 * * *", 0, `{"text":"x"}`},
 		{"RegisterInterval", func(r jobs.Registrar) error { return kind.RegisterInterval(r, time.Hour, text{"y"}, h, spare...) }, "every 1h0m0s", 0, `{"text":"y"}`},
+		{"RegisterSchedule", func(r jobs.Registrar) error { return kind.RegisterSchedule(r, hourly, text{"z"}, h, spare...) }, "every 1h0m0s", 0, `{"text":"z"}`},
 	} {
 		r := newRegistry(t)
 		require.NoError(t, test.register(r), test.name)
@@ -244,6 +247,7 @@ func TestKind_RegistersEachSortOfJob(t *testing.T) {
 	r := newRegistry(t)
 	for _, err := range []error{
 		kind.Register(r, nil), kind.RegisterDelayed(r, 0, nil), kind.RegisterCron(r, "@daily", text{}, nil), kind.RegisterInterval(r, time.Hour, text{}, nil),
+		kind.RegisterSchedule(r, hourly, text{}, nil),
 	} {
 		require.ErrorIs(t, err, jobs.ErrInvalidOption)
 		require.ErrorContains(t, err, "handler is nil")
@@ -311,6 +315,7 @@ func register[T any](r *provider.Registry) error {
 	var zero T
 	for _, other := range []error{
 		kind.RegisterDelayed(r, 0, h), kind.RegisterCron(r, "@daily", zero, h), kind.RegisterInterval(r, time.Hour, zero, h),
+		kind.RegisterSchedule(r, jobs.AnyOf(), zero, h),
 	} {
 		if other == nil || other.Error() != err.Error() {
 			return fmt.Errorf("%w, but another method returns %w", err, other)

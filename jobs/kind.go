@@ -94,6 +94,14 @@ func (k Kind[T]) RegisterInterval(r Registrar, every time.Duration, data T, h Ki
 	return r.RegisterInterval(string(k), every, h.handler(), k.with(data, opts)...)
 }
 
+// RegisterSchedule registers the job to run at the ticks of s. They give h data, as with RegisterCron.
+func (k Kind[T]) RegisterSchedule(r Registrar, s Schedule, data T, h KindHandler[T], opts ...Option) error {
+	if err := k.checkType(); err != nil {
+		return err
+	}
+	return r.RegisterSchedule(string(k), s, h.handler(), k.with(data, opts)...)
+}
+
 // with adds the data of ticks to opts. It comes last, so that no other option replaces it by data of another type.
 func (k Kind[T]) with(data T, opts []Option) []Option {
 	return append(slices.Clip(opts), Data(data))

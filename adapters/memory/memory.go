@@ -133,6 +133,11 @@ func (s *Scheduler) RegisterInterval(name string, every time.Duration, h jobs.Ha
 	return s.registry.RegisterInterval(name, every, h, opts...)
 }
 
+// RegisterSchedule implements [jobs.Registrar].
+func (s *Scheduler) RegisterSchedule(name string, schedule jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	return s.registry.RegisterSchedule(name, schedule, h, opts...)
+}
+
 // RegisterDelayed implements [jobs.Registrar].
 func (s *Scheduler) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return s.registry.RegisterDelayed(name, delay, h, opts...)
@@ -426,6 +431,9 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 	return start
 }
 
+// stalledEvery is how often a schedule whose code fails is tried and logged.
+const stalledEvery = time.Minute
+
 // advance inserts, folds or skips the ticks of q that are due. It returns functions that write
 // to the log.
 func (s *Scheduler) advance(q *queue, now time.Time) (logs []func()) {
@@ -444,6 +452,16 @@ func (s *Scheduler) advance(q *queue, now time.Time) (logs []func()) {
 				s.logger.Info("memory: job skipped",
 					"job", q.def.Name, "tick", a.Tick, "missed", a.Missed, "reason", provider.SkippedPaused)
 			})
+		case provider.Stall:
+			if now.Sub(q.stalled) >= stalledEvery {
+				q.stalled = now
+				tick := q.next
+				logs = append(logs, func() {
+					s.logger.Error("memory: schedule has a bug; its ticks wait until a version without it is started",
+						"job", q.def.Name, "tick", tick, "schedule", q.def.Spec(), "error", a.Err)
+				})
+			}
+			return logs
 		default:
 			return logs
 		}
@@ -460,6 +478,9 @@ func (s *Scheduler) nextDue(now time.Time) (next time.Time) {
 	for _, q := range s.queues {
 		if q.next.After(now) && (next.IsZero() || q.next.Before(next)) {
 			next = q.next
+		}
+		if again := q.stalled.Add(stalledEvery); again.After(now) && (next.IsZero() || again.Before(next)) {
+			next = again
 		}
 	}
 	return next

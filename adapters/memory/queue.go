@@ -56,6 +56,7 @@ type queue struct {
 	last        *row      // latest tick that was inserted
 	prev        *row      // latest tick that started, or was skipped or cancelled
 	lastSuccess time.Time // latest tick whose run succeeded
+	stalled     time.Time // when its code last failed and that was logged; zero if never
 }
 
 // plan returns what to do with the next tick of the schedule at now.

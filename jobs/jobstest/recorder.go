@@ -97,6 +97,11 @@ func (r *Recorder) RegisterInterval(name string, every time.Duration, h jobs.Han
 	return r.Scheduler.RegisterInterval(name, every, h, r.watching(opts)...)
 }
 
+// RegisterSchedule implements [jobs.Registrar].
+func (r *Recorder) RegisterSchedule(name string, s jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	return r.Scheduler.RegisterSchedule(name, s, h, r.watching(opts)...)
+}
+
 // RegisterDelayed implements [jobs.Registrar].
 func (r *Recorder) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return r.Scheduler.RegisterDelayed(name, delay, h, r.watching(opts)...)

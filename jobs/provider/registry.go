@@ -97,6 +97,15 @@ func (r *Registry) RegisterInterval(name string, every time.Duration, h jobs.Han
 	})
 }
 
+// RegisterSchedule implements [jobs.Registrar].
+func (r *Registry) RegisterSchedule(name string, s jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	return r.register(name, h, opts, func(d *Definition) error {
+		c, err := newCustom(s, name, time.Now())
+		d.Schedule = c
+		return errors.Join(err, d.refuseTickOptions(true))
+	})
+}
+
 // RegisterDelayed implements [jobs.Registrar].
 func (r *Registry) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return r.register(name, h, opts, func(d *Definition) error {
@@ -214,7 +223,7 @@ func CheckName(name string) error {
 }
 
 // registering matches functions that forward a registration, and their closures.
-var registering = regexp.MustCompile(`/jobs\.Kind\[|\.Register(Cron|Interval|Delayed)(\.|$)`)
+var registering = regexp.MustCompile(`/jobs\.Kind\[|\.Register(Cron|Interval|Schedule|Delayed)(\.|$)`)
 
 // callSite returns the file and line of the code that registers a job, which is the first frame that is not itself a
 // registering method.
@@ -481,10 +490,27 @@ const upcomingTicks = 3
 // Upcoming returns the next three ticks, starting with next, for [jobs.Status].Upcoming. It returns none if next is
 // zero.
 func (d *Definition) Upcoming(next time.Time) (ticks []time.Time) {
-	for ; !next.IsZero() && len(ticks) < upcomingTicks; next = d.Schedule.Next(next) {
+	for ; !next.IsZero() && len(ticks) < upcomingTicks; next = Next(d.Schedule, next) {
 		ticks = append(ticks, next)
 	}
 	return ticks
+}
+
+// Spec returns the canonical text of the job's schedule, by which processes recognise it, or "" if it has none. A
+// custom schedule never has that of a cron pattern or an interval.
+func (d *Definition) Spec() string {
+	if d.Schedule == nil {
+		return ""
+	}
+	text, zone := d.Describe()
+	_, isCustom := d.Schedule.(*custom)
+	switch {
+	case isCustom:
+		return strings.TrimSpace("schedule " + text + " " + zone)
+	case zone != "":
+		return "cron " + text + " " + zone
+	}
+	return text
 }
 
 // Describe returns the values of [jobs.Status].Schedule and Zone.

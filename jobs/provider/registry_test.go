@@ -322,6 +322,10 @@ func (p *forwarding) RegisterInterval(name string, every time.Duration, h jobs.H
 	return p.registry.RegisterInterval(name, every, h, opts...)
 }
 
+func (p *forwarding) RegisterSchedule(name string, s jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	return p.registry.RegisterSchedule(name, s, h, opts...)
+}
+
 func (p *forwarding) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return p.registry.RegisterDelayed(name, delay, h, opts...)
 }
@@ -351,6 +355,12 @@ func TestRegistry_RefusesADuplicateAndNamesBothCallSites(t *testing.T) {
 		}},
 		{"interval", func(r *provider.Registry) (string, error) {
 			return here(0), r.RegisterInterval("a.b", time.Minute, nothing)
+		}},
+		{"schedule", func(r *provider.Registry) (string, error) {
+			return here(0), r.RegisterSchedule("a.b", every(t, time.Hour), nothing)
+		}},
+		{"through a provider with a schedule", func(r *provider.Registry) (string, error) {
+			return here(0), (&forwarding{r}).RegisterSchedule("a.b", every(t, time.Hour), nothing)
 		}},
 		{"delayed", func(r *provider.Registry) (string, error) {
 			return here(0), r.RegisterDelayed("a.b", 0, nothing)

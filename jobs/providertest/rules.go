@@ -33,6 +33,7 @@ var rules = slices.Concat(
 	tickRules,
 	windowRules,
 	dataRules,
+	scheduleRules,
 	pauseRules,
 	retryRules,
 	timeRules,

@@ -75,6 +75,15 @@ func (t *Ticker) advanceEach(ctx context.Context, due []store.Due) {
 	}
 }
 
+// logStall logs that the code of a schedule fails, and that its tick waits.
+func (t *Ticker) logStall(ctx context.Context, e *entry, tick time.Time, err error) {
+	if time.Since(e.logged) > refusedEvery {
+		e.logged = time.Now()
+		t.cfg.Log.ErrorContext(ctx, "schedule has a bug; its ticks wait until a version without it is started",
+			"job", e.Name, "tick", tick, "schedule", e.spec, "error", err)
+	}
+}
+
 // A planned row is a locked row and what happens to it.
 type planned struct {
 	row store.Schedule
@@ -152,6 +161,10 @@ func (t *Ticker) plan(ctx context.Context, tx pgx.Tx, locked []store.Schedule, n
 	var folds []store.Fold
 	for _, row := range locked {
 		a := decide(row)
+		if a.Action == provider.Stall {
+			t.logStall(ctx, t.byName[row.Name], row.Next, a.Err)
+			continue
+		}
 		if a.Action == provider.None || a.Action == provider.Hold {
 			continue
 		}

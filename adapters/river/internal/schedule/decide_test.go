@@ -213,7 +213,7 @@ func TestSpecOf_IsPinned(t *testing.T) {
 	require.NoError(t, reg.RegisterInterval("a.interval", 90*time.Minute, handler))
 	specs := map[string]string{}
 	for _, d := range reg.Jobs() {
-		specs[d.Name] = schedule.SpecOf(d)
+		specs[d.Name] = d.Spec()
 	}
 	require.Equal(t, map[string]string{
 		"a.berlin": "cron 0 3 * * * Europe/Berlin", "a.cron": "cron @daily UTC", "a.delayed": "", "a.interval": "every 1h30m0s",

@@ -97,7 +97,7 @@ type entry struct {
 func New(cfg Config) *Ticker {
 	t := &Ticker{cfg: cfg, byName: map[string]*entry{}, wake: make(chan struct{}, 1)}
 	for _, d := range cfg.Jobs {
-		e := &entry{Definition: d, spec: SpecOf(d)}
+		e := &entry{Definition: d, spec: d.Spec()}
 		t.names, t.entries, t.byName[d.Name] = append(t.names, d.Name), append(t.entries, e), e
 	}
 	return t
@@ -206,7 +206,10 @@ func (t *Ticker) check(ctx context.Context) {
 	t.first = time.Time{}
 	for _, e := range t.entries {
 		if !e.at.IsZero() && !e.at.After(now) {
-			e.at = provider.Next(e.Schedule, now)
+			var err error
+			if e.at, err = provider.CheckedNext(e.Schedule, now); err != nil {
+				e.at = now.Add(fullEvery)
+			}
 		}
 		if t.first.IsZero() || !e.at.IsZero() && e.at.Before(t.first) {
 			t.first = e.at

@@ -392,7 +392,7 @@ func (s *Scheduler) notify() {
 // mutex.
 func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 	for _, q := range s.queues {
-		start = append(start, s.advance(q, now)...)
+		start = append(start, s.advance(ctx, q, now)...)
 	}
 	s.promote(now)
 	for i := 0; i < len(s.slots); i++ {
@@ -412,6 +412,7 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 				s.notify()  // the next tick may have waited for this run
 				start = append(start, func() {
 					s.logger.Warn("memory: job skipped", slog.Any("", job), slog.String("reason", reason))
+					r.queue.def.Skipped(ctx, s.logger, job.ID, job.Tick, reason)
 				})
 				continue
 			}
@@ -434,9 +435,9 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 // stalledEvery is how often a schedule whose code fails is tried and logged.
 const stalledEvery = time.Minute
 
-// advance inserts, folds or skips the ticks of q that are due. It returns functions that write
-// to the log.
-func (s *Scheduler) advance(q *queue, now time.Time) (logs []func()) {
+// advance inserts, folds or skips the ticks of q that are due. It returns functions that report
+// it, to be called without the mutex.
+func (s *Scheduler) advance(ctx context.Context, q *queue, now time.Time) (reports []func()) {
 	for {
 		a := q.plan(now)
 		switch a.Action {
@@ -448,22 +449,23 @@ func (s *Scheduler) advance(q *queue, now time.Time) (logs []func()) {
 			q.last.tick, q.last.missed = a.Tick, a.Missed
 		case provider.Skip:
 			q.passed(&row{tick: a.Tick, missed: a.Missed, state: jobs.StateSkipped})
-			logs = append(logs, func() {
+			reports = append(reports, func() {
 				s.logger.Info("memory: job skipped",
 					"job", q.def.Name, "tick", a.Tick, "missed", a.Missed, "reason", provider.SkippedPaused)
+				q.def.Skipped(ctx, s.logger, "", a.Tick, provider.SkippedPaused)
 			})
 		case provider.Stall:
 			if now.Sub(q.stalled) >= stalledEvery {
 				q.stalled = now
 				tick := q.next
-				logs = append(logs, func() {
+				reports = append(reports, func() {
 					s.logger.Error("memory: schedule has a bug; its ticks wait until a version without it is started",
 						"job", q.def.Name, "tick", tick, "schedule", q.def.Spec(), "error", a.Err)
 				})
 			}
-			return logs
+			return reports
 		default:
-			return logs
+			return reports
 		}
 		q.next = a.Next
 	}

@@ -46,6 +46,7 @@ var rules = slices.Concat(
 	monitorRules,
 	runRules,
 	operatorRules,
+	skippedRules,
 	inputRules,
 )
 

@@ -54,7 +54,8 @@ func TestComposed_Ticks(t *testing.T) {
 		},
 		{
 			"Only twice", jobs.Only(jobs.Only(nine, "on weekdays", isWeekday), "on even days", func(t time.Time) bool { return t.Day()%2 == 0 }),
-			"0 9 * * * Europe/Berlin on weekdays on even days", []string{"30T07:00:00"},
+			"0 9 * * * Europe/Berlin on weekdays on even days",
+			[]string{"30T07:00:00"},
 		},
 		{"Only after the end", jobs.Only(ended, "never", never), "a list never", nil},
 		{
@@ -79,7 +80,8 @@ func TestComposed_Ticks(t *testing.T) {
 		},
 		{
 			"Spread within others", bind(jobs.AnyOf(jobs.Only(jobs.Spread(mustEvery(t, 48*time.Hour), time.Hour), "on weekdays", isWeekday), ended), "audit.sync"),
-			"any of: every 48h0m0s spread over 1h0m0s on weekdays; a list", []string{"27T12:00:00", "30T00:27:03"},
+			"any of: every 48h0m0s spread over 1h0m0s on weekdays; a list",
+			[]string{"27T12:00:00", "30T00:27:03"},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -122,8 +124,10 @@ func TestComposed_TryNextSaysWhyThereIsNoTick(t *testing.T) {
 		{jobs.Only(hourly, "", yes), "Only: the rule is empty"},
 		{jobs.Only(hourly, " ", yes), "Only: the rule is empty"},
 		{jobs.Only(hourly, "always", nil), "Only: the function is nil"},
-		{jobs.Only(mustEvery(t, time.Second), "never", func(time.Time) bool { return false }),
-			`Only "never": the function accepts none of 1000000 ticks in a row, those from 2026-03-26T12:00:00Z to 2026-04-07T01:46:40Z`},
+		{
+			jobs.Only(mustEvery(t, time.Second), "never", func(time.Time) bool { return false }),
+			`Only "never": the function accepts none of 1000000 ticks in a row, those from 2026-03-26T12:00:00Z to 2026-04-07T01:46:40Z`,
+		},
 		{jobs.Only(stuckSchedule{}, "never", func(time.Time) bool { return false }), `Next(2026-03-26T12:00:00Z) of "stuck" is 2026-03-26T12:00:00Z`},
 		{jobs.Spread(hourly, 0), "Spread over 0s: must be whole seconds, at least 2s"},
 		{jobs.Spread(hourly, -time.Hour), "Spread over -1h0m0s: must be"},

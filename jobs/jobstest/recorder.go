@@ -35,6 +35,13 @@ type Recorder struct {
 	// retries. Defaults to one minute. In a [testing/synctest] bubble it can be a day.
 	Wait time.Duration
 
+	// Repeat runs each handler that succeeds once more, as if the process had died before the success was stored. The
+	// test then shows what a handler does twice. The second call has the same ID, data, metadata, tick and PrevSuccess,
+	// and the next Attempt. Its error is that of the attempt, which may be retried. A handler is not repeated on its
+	// last attempt, after which a job whose process has died fails for good; with [jobs.MaxRetries] of 0 it never is.
+	// Both calls share the attempt's timeout, and middleware of the registration runs twice, too. Set it before Start.
+	Repeat bool
+
 	mu       sync.Mutex
 	enqueued []Enqueued
 	outcomes []Outcome
@@ -171,6 +178,13 @@ func (r *Recorder) watch(h jobs.Handler) jobs.Handler {
 		err := errLeft
 		defer func() { r.ended(ctx, given, err) }()
 		err = h(ctx, job)
+		if err == nil && r.Repeat && job.Attempt < job.MaxAttempts && ctx.Err() == nil {
+			again := given
+			again.Data, again.Metadata = bytes.Clone(given.Data), maps.Clone(given.Metadata)
+			again.Attempt++
+			err = errLeft
+			err = h(ctx, &again)
+		}
 		return err
 	}
 }

@@ -156,7 +156,7 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 	if h == nil {
 		return nil, invalidOption("handler is nil")
 	}
-	set := settings{MaxRetries: 2, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1}
+	set := internal.Defaults[jobs.Middleware, jobs.TriggerMiddleware, jobs.Run]()
 	if err := apply(&set, r.defaults); err != nil {
 		return nil, err
 	}

@@ -352,16 +352,20 @@ var faults = []struct {
 			return func(_ context.Context, job *jobs.Job) error { return h(started, job) }
 		}
 	}},
-	{"custom schedules lose their text", "a schedule that the application has written runs at its ticks, and is listed with its own text",
+	{
+		"custom schedules lose their text", "a schedule that the application has written runs at its ticks, and is listed with its own text",
 		func(f *faulty, _ providertest.Config) {
 			f.schedule = func(s jobs.Schedule) jobs.Schedule { return disguised{s.Next, "custom"} }
-		}},
-	{"custom schedules run on a grid", "a schedule that the application has written runs at its ticks, and is listed with its own text",
+		},
+	},
+	{
+		"custom schedules run on a grid", "a schedule that the application has written runs at its ticks, and is listed with its own text",
 		func(f *faulty, _ providertest.Config) {
 			f.schedule = func(s jobs.Schedule) jobs.Schedule {
 				return disguised{func(t time.Time) time.Time { return t.Truncate(time.Second).Add(time.Second) }, s.String()}
 			}
-		}},
+		},
+	},
 	{"Spread does not learn the name of its job", "Only, Spread and AnyOf change and combine ticks", func(f *faulty, _ providertest.Config) {
 		f.schedule = func(s jobs.Schedule) jobs.Schedule { return disguised{s.Next, s.String()} }
 	}},

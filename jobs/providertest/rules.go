@@ -46,7 +46,9 @@ var rules = slices.Concat(
 	monitorRules,
 	runRules,
 	operatorRules,
+	findRules,
 	skippedRules,
+	pageRules,
 	inputRules,
 )
 

@@ -31,6 +31,10 @@ fmt: ## Format the code
 faults: ## Kill, freeze and disconnect processes, and report lost ticks (PROVIDER=native for River's own client)
 	go test ./adapters/river/faults -run='^TestFaults$$' -count=1 -faults -timeout=30m -v
 
+.PHONY: effects
+effects: ## Kill, freeze and disconnect processes during transactional jobs, and report lost and doubled effects
+	go test ./adapters/river/faults -run='^TestEffects$$' -count=1 -effects -timeout=30m -v
+
 .PHONY: soak
 soak: ## Inject random faults for ten minutes, then check the database (SEED=n to repeat a run)
 	go test ./adapters/river/faults -run='^TestSoak$$' -count=1 -soak=10m -seed=$(or $(SEED),0) -timeout=30m -v

@@ -102,9 +102,12 @@ func (s *Scheduler) queue(d *provider.Definition) *queue {
 	q := s.queues[d.Name]
 	if q == nil {
 		q = &queue{def: d, slots: s.general, unique: make(map[string]*row)}
-		if d.Concurrency > 0 {
+		switch {
+		case d.Concurrency > 0:
 			q.slots = newSlots(d.Concurrency)
 			s.slots = append(s.slots, q.slots)
+		case d.Transactional:
+			q.slots = s.txSlots
 		}
 		s.queues[d.Name] = q
 	}

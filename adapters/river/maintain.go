@@ -108,13 +108,31 @@ func (s *Scheduler) homes() (names, queues []string) {
 
 var notInQueueName = regexp.MustCompile(`[^a-z0-9]+`)
 
-// queueOf returns the River queue of a job: its own if it has worker slots of its own. River's queue names allow
-// neither dots nor 100 bytes, so a hash keeps them apart.
+// queueOf returns the River queue of a job: its own if it has worker slots of its own, and that of all transactional
+// jobs if it is one of them. River's queue names allow neither dots nor 100 bytes, so a hash keeps them apart.
 func (s *Scheduler) queueOf(d *provider.Definition) string {
-	if d.Concurrency == 0 {
+	switch {
+	case d.Concurrency > 0:
+		return queueNamed(d.Name)
+	case d.Transactional:
+		return s.txQueue()
+	default:
 		return s.cfg.Queue
 	}
-	readable := strings.Trim(notInQueueName.ReplaceAllString(d.Name, "-"), "-")
-	sum := sha256.Sum256([]byte(d.Name))
+}
+
+// txQueue returns the queue of the transactional jobs without worker slots of their own. It has a limit of its own.
+func (s *Scheduler) txQueue() string {
+	const suffix = "-tx"
+	if len(s.cfg.Queue)+len(suffix) > maxQueueBytes {
+		return queueNamed(s.cfg.Queue + suffix)
+	}
+	return s.cfg.Queue + suffix
+}
+
+// queueNamed returns a valid name of a queue for any text.
+func queueNamed(text string) string {
+	readable := strings.Trim(notInQueueName.ReplaceAllString(text, "-"), "-")
+	sum := sha256.Sum256([]byte(text))
 	return strings.TrimRight(readable[:min(len(readable), 48)], "-") + "-" + hex.EncodeToString(sum[:4])
 }

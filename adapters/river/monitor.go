@@ -114,6 +114,8 @@ func (s *Scheduler) overdueReason(d *provider.Definition, st *jobs.Status, row s
 		return "the run of the previous tick has not ended"
 	case slots.Taken() >= slots.N && d.Concurrency > 0:
 		return fmt.Sprintf("all worker slots of the job are taken, %d in this process, and no other process has one free", slots.N)
+	case slots.Taken() >= slots.N && d.Transactional:
+		return fmt.Sprintf("all worker slots of transactional jobs are taken, %d in this process, and no other process has one free", slots.N)
 	case slots.Taken() >= slots.N:
 		return fmt.Sprintf("all workers are taken, %d in this process, and no other process has one free", slots.N)
 	case st.OverdueBy < startsWithin:

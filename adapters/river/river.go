@@ -76,7 +76,7 @@ type Config struct {
 	Queue string
 
 	// MaxWorkers is how many jobs run at once in this process, not counting jobs with worker slots of their own
-	// ([jobs.Concurrency]). If handlers hold a connection of the pool for long, choose fewer. From 1 to 10,000. Defaults
+	// ([jobs.Concurrency]) and transactional ones ([jobs.Transactional]), of which at most as many run. If handlers hold a connection of the pool for long, choose fewer. From 1 to 10,000. Defaults
 	// to [DefaultMaxWorkers].
 	MaxWorkers int
 
@@ -117,6 +117,9 @@ var (
 	schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 	queuePattern  = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 )
+
+// maxQueueBytes is the most that queuePattern allows.
+const maxQueueBytes = 64
 
 // maxSchemaBytes is River's limit: the names of its notification channels begin with the schema.
 const maxSchemaBytes = 46

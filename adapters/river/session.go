@@ -115,7 +115,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), stopping: make(chan struct{}), died: make(chan struct{}, 1), slots: map[string]*work.Slots{}}
+	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), stopping: make(chan struct{}), died: make(chan struct{}, 1)}
 	if ss.pool, err = s.newOwnPool(ctx); err != nil {
 		return err
 	}
@@ -130,11 +130,8 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 			ss.pool.Close()
 		}
 	}()
-	ss.slots[s.cfg.Queue] = &work.Slots{N: s.cfg.MaxWorkers}
-	for _, d := range s.reg.Jobs() {
-		if d.Concurrency > 0 {
-			ss.slots[s.queueOf(d)] = &work.Slots{N: d.Concurrency}
-		}
+	if ss.slots, err = s.newSlots(); err != nil {
+		return err
 	}
 	ss.ticker = s.newTicker(ss.pool, s.schedules(), now, func() (int, map[string]bool) { return ss.process.Live() })
 	id := newClientID()
@@ -185,6 +182,25 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	return nil
 }
 
+// newSlots returns the worker slots by queue. It fails if the pool is too small for the transactional jobs, each of
+// which occupies a connection.
+func (s *Scheduler) newSlots() (map[string]*work.Slots, error) {
+	slots := map[string]*work.Slots{s.cfg.Queue: {N: s.cfg.MaxWorkers}}
+	n, err := provider.TransactionalWorkers(s.reg.Jobs(), int(s.pool.Config().MaxConns), s.cfg.MaxWorkers)
+	if err != nil {
+		return nil, err
+	}
+	if n > 0 {
+		slots[s.txQueue()] = &work.Slots{N: n}
+	}
+	for _, d := range s.reg.Jobs() {
+		if d.Concurrency > 0 {
+			slots[s.queueOf(d)] = &work.Slots{N: d.Concurrency}
+		}
+	}
+	return slots, nil
+}
+
 // newClientID returns a unique ID for River's client, with the host and process ID in it.
 func newClientID() string {
 	return fmt.Sprintf("%.60s_%d_%s", hostname(), os.Getpid(), rand.Text()[:8])
@@ -226,9 +242,9 @@ func (s *Scheduler) processConfig(id string, ss *session) process.Config {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		version = info.Main.Version
 	}
-	workers := s.cfg.MaxWorkers
-	for _, d := range s.reg.Jobs() {
-		workers += d.Concurrency
+	workers := 0
+	for _, slots := range ss.slots {
+		workers += slots.N
 	}
 	return process.Config{
 		Self: store.Process{
@@ -315,7 +331,7 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 		FetchCooldown:               min(wake.Cooldown*time.Duration(max(1, live)), mostFetchCooldown),
 		FetchPollInterval:           fetchPollInterval,
 		FetchOnlyKnownKinds:         true,
-		Queues:                      map[string]riverqueue.QueueConfig{s.cfg.Queue: {MaxWorkers: s.cfg.MaxWorkers}},
+		Queues:                      make(map[string]riverqueue.QueueConfig),
 		Workers:                     riverqueue.NewWorkers(),
 		CancelledJobRetentionPeriod: s.cfg.Retention,
 		CompletedJobRetentionPeriod: s.cfg.Retention,
@@ -333,11 +349,11 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded,
 		LastSuccess: ss.ticker.LastSuccess,
 	}
+	for queue, slots := range ss.slots {
+		cfg.Queues[queue] = riverqueue.QueueConfig{MaxWorkers: slots.N}
+	}
 	for _, d := range s.reg.Jobs() {
 		queue := s.queueOf(d)
-		if d.Concurrency > 0 {
-			cfg.Queues[queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
-		}
 		work.Add(cfg.Workers, env, d, queue, ss.slots[queue])
 		if d.Schedule != nil {
 			cfg.PeriodicJobs = append(cfg.PeriodicJobs, schedule.Periodic(d.Schedule, s.clock.Offset, ss.ticker.Prompt))

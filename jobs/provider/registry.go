@@ -41,6 +41,8 @@ type Definition struct {
 	CatchUp     jobs.CatchUpPolicy
 	Overlap     jobs.OverlapPolicy
 	StartWithin time.Duration
+	// Transactional is true for a job with [jobs.Transactional]. Providers call RunTx for it.
+	Transactional bool
 
 	// Data is the encoded data of the job's ticks, a JSON object. It must not be modified.
 	Data json.RawMessage
@@ -173,7 +175,7 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 		Name: name, Handler: h, site: site,
 		MaxAttempts: set.MaxRetries + 1, RetryDelay: set.RetryDelay, Timeout: set.Timeout, Priority: set.Priority,
 		Concurrency: set.Concurrency, CatchUp: jobs.CatchUpPolicy(set.CatchUp), Overlap: jobs.OverlapPolicy(set.Overlap),
-		StartWithin: set.StartWithin, zone: set.TimeZone, forCron: set.ForCron, forTicks: set.ForTicks,
+		StartWithin: set.StartWithin, Transactional: set.Transactional, zone: set.TimeZone, forCron: set.ForCron, forTicks: set.ForTicks,
 		middleware: set.Use, triggerMiddleware: set.UseTrigger, redact: set.Redact,
 		onSkipped: set.OnSkipped,
 	}, nil

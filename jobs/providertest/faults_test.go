@@ -1656,7 +1656,7 @@ func accepting(refusal error) func(error) error {
 func TestRun_FindsEachFault(t *testing.T) {
 	t.Parallel()
 	sound := func(f *faulty, _ providertest.Config) {}
-	for _, tt := range slices.Concat(faults, findFaults) {
+	for _, tt := range slices.Concat(faults, findFaults, effectFaults) {
 		t.Run(tt.fault, func(t *testing.T) {
 			t.Parallel()
 			require.Empty(t, hold(t, tt.rule, sound), "failures of a scheduler without a fault")

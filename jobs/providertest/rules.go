@@ -42,6 +42,7 @@ var rules = slices.Concat(
 	middlewareRules,
 	triggerRules,
 	txRules,
+	effectRules,
 	lifecycleRules,
 	monitorRules,
 	runRules,

@@ -42,6 +42,8 @@ type job struct {
 	Timeout time.Duration
 	// Count is the number of jobs, whose names begin with Name. 0 means one job of that name.
 	Count int
+	// Effects makes it a transactional job without a schedule, whose attempts also write effects; see addEffects.
+	Effects bool
 }
 
 func (j job) names() []string {
@@ -146,6 +148,12 @@ func newScheduler(pool *pgxpool.Pool, all []job, log *slog.Logger, retention tim
 		return nil, err
 	}
 	for _, j := range all {
+		if j.Effects {
+			if err := registerEffects(s, pool, j); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		policy := jobs.CatchUpOnce
 		if j.All {
 			policy = jobs.CatchUpAll

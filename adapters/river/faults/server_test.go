@@ -43,6 +43,7 @@ CREATE TABLE public.runs (
 );
 CREATE INDEX ON public.runs (name, tick);
 CREATE INDEX ON public.runs (job);
+CREATE TABLE public.effects (job bigint NOT NULL, attempt int NOT NULL);
 CREATE VIEW public.ticks AS
 	SELECT id AS job, kind AS name, (metadata->>'everytick_tick')::timestamptz AS tick,
 		coalesce((metadata->>'everytick_missed')::int, 0) AS missed, state, finalized_at

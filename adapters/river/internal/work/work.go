@@ -117,6 +117,9 @@ type attempt struct {
 	meta  Meta
 	run   *jobs.Job
 	began time.Time
+	// conn is the connection of a transactional job, and ending what became of its transaction.
+	conn   *pgxpool.Conn
+	ending ending
 	// retryAfter is the wait before the next attempt; if nil, [provider.Definition.Backoff] decides.
 	retryAfter *time.Duration
 }
@@ -131,6 +134,12 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 		err = a.place(ctx)
 	}
 	if err == nil {
+		err = a.connect(ctx)
+	}
+	if a.conn != nil {
+		defer a.conn.Release()
+	}
+	if err == nil {
 		err = a.skip(ctx)
 	}
 	if err == nil {
@@ -141,6 +150,12 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	}
 	if a.retryAfter != nil {
 		job.Args.rowData = &rowData{retryAfter: a.retryAfter}
+	}
+	switch a.ending {
+	case committed: // the row is not the attempt's anymore
+		return nil
+	case lost, unknown:
+		return notOwn{}
 	}
 	return a.own(ctx, err)
 }
@@ -294,7 +309,15 @@ func (a *attempt) call(ctx context.Context) error {
 		a.log().WarnContext(ctx, "late run: earlier ticks were missed and get no run of their own",
 			"tick", a.run.Tick, "ticks_missed", a.run.Missed, "late_by", a.run.Late())
 	}
-	err := a.job.Run(ctx, a.run, a.env.Log)
+	var err error
+	if a.job.Transactional {
+		err = a.runTx(ctx)
+	} else {
+		err = a.job.Run(ctx, a.run, a.env.Log)
+	}
+	if a.ending == lost || a.ending == unknown {
+		return err // nothing is reported
+	}
 	if err != nil {
 		return a.failed(ctx, err)
 	}
@@ -312,15 +335,19 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		log = log.With("stack", panicked.Stack)
 		err = fmt.Errorf("%w\n\n%s", err, panicked.Stack) // stored with the run
 	}
-	cancelled := errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely)
-	if ctx.Err() != nil && a.stopping() && !cancelled {
+	remotely := errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely)
+	if ctx.Err() != nil && a.stopping() && !remotely && a.ending != cancelled {
 		log.WarnContext(ctx, "job interrupted by the shutdown; it goes back to the queue")
 		// River does not count an attempt that returns context.Canceled.
 		return fmt.Errorf("%w: %w", context.Canceled, err)
 	}
-	if cancelled {
+	if remotely {
 		log.WarnContext(ctx, "job was cancelled")
 		return err // River ends the run
+	}
+	if a.ending == cancelled { // and River has not told this process yet
+		log.WarnContext(ctx, "job was cancelled")
+		return riverqueue.JobCancel(err)
 	}
 	delay, again := a.job.Retry(a.run, err)
 	if again {

@@ -214,5 +214,6 @@ type JobOptions struct {
 	CatchUp     CatchUpPolicy
 	Overlap     OverlapPolicy
 	// StartWithin is 0 for no limit.
-	StartWithin time.Duration
+	StartWithin   time.Duration
+	Transactional bool
 }

@@ -19,7 +19,7 @@ func (s *Scheduler) runTx(ctx context.Context, r *row, job *jobs.Job) error {
 		Begin: s.beginTx,
 		Complete: func(ctx context.Context, tx pgx.Tx) error {
 			s.mu.Lock()
-			cancelled := r.cancelled
+			cancelled := !r.cancelled.IsZero()
 			s.mu.Unlock()
 			if cancelled {
 				return errCancelled

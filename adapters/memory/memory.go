@@ -559,11 +559,14 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	r.cancel()
 	r.cancel = nil
 	switch {
+	case r.overtaken:
+		level, msg = slog.LevelInfo, "memory: another run of the schedule has succeeded meanwhile; running again from its tick on"
+		r.attempt--
+		r.overtaken = false
+		s.park(r, jobs.StateWaiting)
 	case err == nil:
 		s.finish(r, jobs.StateCompleted, "", now)
-		if q := r.queue; r.tick.After(q.lastSuccess) {
-			q.lastSuccess = r.tick
-		}
+		r.queue.succeeded(r)
 	case !r.cancelled.IsZero():
 		level, msg = slog.LevelInfo, "memory: job cancelled"
 		r.addError(text, now)

@@ -194,3 +194,26 @@ func TestPrevSuccess_WindowsHaveNoGap(t *testing.T) {
 		})
 	})
 }
+
+func TestOvertaken(t *testing.T) {
+	t.Parallel()
+	const noon, one, two, three = "2025-01-01T12:00:00Z", "2025-01-01T13:00:00Z", "2025-01-01T14:00:00Z", "2025-01-01T15:00:00Z"
+	for _, test := range []struct {
+		rule, prev, tick, last string
+		want                   bool
+	}{
+		{"none has succeeded", "", one, "", false},
+		{"none since", noon, two, noon, false},
+		{"the row does not have the success yet", one, two, noon, false},
+		{"a part of the window", noon, two, one, true},
+		{"all of it, by a later tick", noon, two, three, true},
+		{"all of it, by the same tick", noon, two, two, true},
+		{"the first window", "", two, one, true},
+		{"an empty window", two, two, three, false},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			t.Parallel()
+			require.Equal(t, test.want, provider.Overtaken(at(t, test.prev), at(t, test.tick), at(t, test.last)))
+		})
+	}
+}

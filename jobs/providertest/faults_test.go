@@ -472,6 +472,12 @@ var faults = []struct {
 			}
 		})
 	}},
+	{
+		"windows of transactional runs overlap", "a Transactional run whose window another has covered meanwhile runs again with the rest",
+		func(f *faulty, _ providertest.Config) {
+			f.own = func([]jobs.Option) []jobs.Option { return nil }
+		},
+	},
 	{"the retry delay is constant", "the delay before a retry doubles", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return jobs.RetryAfter(200*time.Millisecond, err) })
 	}},

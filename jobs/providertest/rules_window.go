@@ -14,6 +14,7 @@ import (
 var windowRules = []rule{
 	{name: "the windows from PrevSuccess to Tick of the runs that succeed have no gap, despite failures, outages and pauses", check: windowsHaveNoGap},
 	{name: "the window of a run does not begin after that of a run still in progress", check: windowsWaitForSuccess},
+	{name: "a Transactional run whose window another has covered meanwhile runs again with the rest", check: transactionalWindowsAreDisjoint, needs: needsDB},
 }
 
 func windowsHaveNoGap(e *env) {
@@ -100,4 +101,40 @@ func windowsWaitForSuccess(e *env) {
 		require.Equal(e, last.Tick, r.PrevSuccess, "PrevSuccess after tick %v, whose run has succeeded", last.Tick)
 		last = r
 	}
+}
+
+func transactionalWindowsAreDisjoint(e *env) {
+	release := e.gate()
+	var calls atomic.Int64
+	p := e.probe(func(ctx context.Context, job *jobs.Job) error {
+		if calls.Add(1) == 2 {
+			return release.wait(ctx, job)
+		}
+		return nil
+	})
+	e.noError(e.s.RegisterInterval("test.tick", 3*time.Second, p.handle, jobs.Transactional()))
+	e.start()
+	first, slow := p.next(), p.next()
+	require.Equal(e, first.Tick, slow.PrevSuccess, "PrevSuccess of the second run")
+	beside := p.next()
+	require.Equal(e, first.Tick, beside.PrevSuccess, "PrevSuccess of a run beside it")
+	e.eventually("the run beside it to succeed", func() (any, bool) {
+		st := e.status("test.tick")
+		return st, !st.LastSuccess.Before(beside.Tick)
+	})
+	close(release.open)
+	again := p.next()
+	for range 10 {
+		if again.ID == slow.ID {
+			break
+		}
+		again = p.next()
+	}
+	require.Equal(e, slow.ID, again.ID, "ID of the run that was overtaken, which runs again")
+	require.Equal(e, slow.Tick, again.PrevSuccess, "PrevSuccess of the run that was overtaken: nothing is left of its window")
+	require.Equal(e, slow.Attempt, again.Attempt, "Attempt of the run that was overtaken, which does not count")
+	e.eventually("the run to succeed", func() (any, bool) {
+		totals := e.health().Totals
+		return totals, totals[jobs.StateRetrying].N == 0 && totals[jobs.StateFailed].N == 0 && totals[jobs.StateCompleted].N >= 3
+	})
 }

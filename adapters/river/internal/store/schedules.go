@@ -224,6 +224,24 @@ func (s *Store) LastSuccess(ctx context.Context, db DB, name string) (time.Time,
 	return time.Time(ticks[0]), nil
 }
 
+// LockSuccess returns the success in a schedule's row, and locks the row until the transaction ends. It returns the zero
+// time if there is none, or no row.
+func (s *Store) LockSuccess(ctx context.Context, tx DB, l Limits, name string) (time.Time, error) {
+	if err := s.SetLimits(ctx, tx, l); err != nil {
+		return time.Time{}, err
+	}
+	ticks, err := collect(ctx, s, tx, "LockSuccess", pgx.RowTo[instant], name)
+	if err != nil || len(ticks) == 0 {
+		return time.Time{}, err
+	}
+	return time.Time(ticks[0]), nil
+}
+
+// PutSuccess stores the success of a run in a locked row.
+func (s *Store) PutSuccess(ctx context.Context, tx DB, name string, tick time.Time) error {
+	return s.exec(ctx, tx, "PutSuccess", name, tick)
+}
+
 // LastTick returns the latest tick with a stored run, or the zero time. It may take long on a large table.
 func (s *Store) LastTick(ctx context.Context, db DB, name string) (time.Time, error) {
 	tick, err := one[instant](ctx, s, db, "LastTick", name)

@@ -318,6 +318,10 @@ func (a *attempt) call(ctx context.Context) error {
 	if a.ending == lost || a.ending == unknown {
 		return err // nothing is reported
 	}
+	if a.ending == overtaken {
+		a.log().InfoContext(ctx, "another run of the schedule has succeeded meanwhile; running again from its tick on", "tick", a.run.Tick)
+		return riverqueue.JobSnooze(0) // the attempt does not count
+	}
 	if err != nil {
 		return a.failed(ctx, err)
 	}

@@ -150,6 +150,13 @@ SELECT {{last_success}} FROM {{schema}}.everytick_schedule AS s
 {{with_jobs}}
 WHERE s.name = $1 AND s.key = ''
 
+-- Locks a schedule's row until the transaction ends.
+-- name: LockSuccess
+SELECT last_success FROM {{schema}}.everytick_schedule WHERE name = $1 AND key = '' FOR UPDATE
+
+-- name: PutSuccess
+UPDATE {{schema}}.everytick_schedule SET last_success = $2 WHERE name = $1 AND key = ''
+
 -- The latest tick with a stored run. Used only when the row of a schedule is gone.
 -- name: LastTick
 SELECT max({{tick}}) FROM {{schema}}.river_job WHERE kind = $1 AND {{is_tick}}

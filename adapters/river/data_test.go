@@ -1,8 +1,6 @@
 package river_test
 
 import (
-	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -45,30 +43,4 @@ func TestData_IsThatOfTheVersionThatStartedLast(t *testing.T) {
 	follows(2)
 	require.NoError(t, shutdown(second)) // a rollback
 	follows(1)
-}
-
-// Schedules with much data are advanced in several transactions.
-func TestData_OfManySchedulesIsInsertedInParts(t *testing.T) {
-	t.Parallel()
-	pool := migrated.Pool(t)
-	ran := make(chan jobs.Job, 1000)
-	s := newScheduler(t, pool, river.Config{})
-	const n = 8
-	for i := range n {
-		data := map[string]string{"x": strings.Repeat("x", 100<<10), "name": fmt.Sprint("a.tick", i)}
-		require.NoError(t, s.RegisterInterval(fmt.Sprint("a.tick", i), time.Hour, forward(ran), jobs.Data(data)))
-	}
-	registered(t, s)
-	tick := lastTick(time.Hour)
-	for i := range n {
-		setNext(t, pool, fmt.Sprint("a.tick", i), tick)
-	}
-	require.NoError(t, s.Start(t.Context()))
-	for range n {
-		job := receive(t, ran)
-		var data map[string]string
-		require.NoError(t, job.Decode(&data))
-		require.Equal(t, job.Name, data["name"])
-		require.Len(t, data["x"], 100<<10)
-	}
 }

@@ -40,6 +40,8 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 		rescue,
 		{"queues", func(ctx context.Context) error { return s.rehome(ctx, false) }},
 		{"outcomes of schedules", func(ctx context.Context) error { return s.store.CopyOutcomes(ctx, ss.pool, namesOf(s.schedules())) }},
+		{"lost fetches", func(ctx context.Context) error { return s.giveBack(ctx, ss, lostFetchAfter) }},
+		{"stalled jobs", func(ctx context.Context) error { return s.watchStalls(ctx, ss) }},
 		{"processes", func(ctx context.Context) error { return s.store.ForgetProcesses(ctx, ss.pool) }},
 	}
 	// Jobs left in queues by earlier versions.
@@ -89,9 +91,9 @@ func (s *Scheduler) rescue(ctx context.Context, ss *session, dead []string) erro
 // unworkedAfter is how late a job must be to be moved out of a queue that seems to have no workers.
 const unworkedAfter = 10 * time.Second
 
-// rehome moves waiting jobs of this process to their queues, out of queues that it does not work: after Concurrency
-// was added to or removed from a job, the old queue may have no workers, and processes of an older version may still
-// insert into it. Unless all is set it leaves jobs alone that are not late: another version may work that queue.
+// rehome moves waiting jobs of this process to their queues, out of queues that it does not work: after Concurrency or
+// Transactional was added to or removed from a job, the old queue may have no workers, and processes of an older version
+// may still insert into it. Unless all is set it leaves jobs alone that are not late: another version may work that queue.
 func (s *Scheduler) rehome(ctx context.Context, all bool) error {
 	names, queues := s.homes()
 	worked := append([]string{s.cfg.Queue, store.PausedQueue}, queues...)

@@ -41,6 +41,7 @@ var rules = slices.Concat(
 	concurrencyRules,
 	middlewareRules,
 	triggerRules,
+	idempotencyRules,
 	txRules,
 	effectRules,
 	lifecycleRules,

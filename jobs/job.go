@@ -42,7 +42,8 @@ type Job struct {
 	// gap, whatever fails, is skipped or is paused in between: the next run that succeeds also has the windows of those
 	// that did not. Two windows overlap only if the attempt with the later start began before the success of the other
 	// run was stored: both were in progress at once, or the process died before it stored the success, so that the run
-	// is repeated. The window is empty, with PrevSuccess equal to Tick, if a later tick has covered it meanwhile.
+	// is repeated. Those of [Transactional] runs never do: one whose window another run has covered meanwhile is rolled
+	// back and runs again with the rest. The window is empty, with PrevSuccess equal to Tick, if a later tick has covered it meanwhile.
 	PrevSuccess time.Time
 	// Metadata is what [TriggerMiddleware] set when the job was triggered, or nil. It is meant for middleware;
 	// handlers get their input from Data.

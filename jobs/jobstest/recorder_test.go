@@ -296,6 +296,22 @@ func TestRecorder_RepeatRunsAHandlerThatSucceededOnceMore(t *testing.T) {
 	}
 }
 
+func TestRecorder_RepeatDoesNotRepeatATransactionalJob(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newRecorder(t)
+		rec.Repeat = true
+		calls := 0
+		require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error {
+			calls++
+			return nil
+		}, jobs.Transactional()))
+		require.NoError(t, rec.Start(t.Context()))
+		require.NoError(t, rec.TriggerAndWait(t, "test.job", nil).Err)
+		require.Equal(t, 1, calls)
+	})
+}
+
 func TestRecorder_RepeatSurvivesAPanicOfTheSecondCall(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

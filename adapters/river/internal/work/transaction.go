@@ -98,6 +98,7 @@ const (
 	cancelled               // it must not commit, because the run was cancelled
 	lost                    // it must not commit, because it belongs to another process or has no row
 	unknown                 // the database has not answered
+	overtaken               // it must not commit: another run has covered a part of its window meanwhile
 )
 
 // endingOf returns what a locked row says about an attempt.
@@ -117,7 +118,9 @@ func endingOf(row store.AttemptRow) ending {
 var (
 	errCancelled = errors.New("river: the job was cancelled before its transaction committed, so it was rolled back")
 	errLost      = errors.New("river: the attempt no longer belongs to this process, so its transaction was rolled back")
-	errUnknown   = errors.New("river: the database did not say whether the transaction has committed")
+	errOvertaken = errors.New("river: another run of the schedule has succeeded meanwhile, so the transaction was rolled back; " +
+		"it runs again from the tick of that run on")
+	errUnknown = errors.New("river: the database did not say whether the transaction has committed")
 )
 
 // complete commits the handler's transaction together with the completion of the job. The lock keeps the row as it is
@@ -127,6 +130,9 @@ var (
 func (a *attempt) complete(ctx context.Context, tx pgx.Tx) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout) // it has a definite outcome
 	defer cancel()
+	if err := a.cover(ctx, tx); err != nil {
+		return err
+	}
 	limits := store.Limits{Statement: commitTimeout, Idle: commitIdle}
 	row, err := a.env.Store.LockAttempt(ctx, tx, limits, a.row.ID, a.row.Attempt, a.env.Client)
 	if err != nil {
@@ -157,6 +163,26 @@ func (a *attempt) complete(ctx context.Context, tx pgx.Tx) error {
 		}
 	}
 	return fmt.Errorf("river: the transaction was rolled back, because the commit failed: %w", err)
+}
+
+// cover stores that the window of a tick's run is covered, unless another run has covered a part of it since the attempt
+// began. The schedule's row stays locked until the commit, so that of two runs the second sees the first one.
+func (a *attempt) cover(ctx context.Context, tx pgx.Tx) error {
+	if !a.run.PrevSuccess.Before(a.run.Tick) { // triggered, or covered before
+		return nil
+	}
+	last, err := a.env.Store.LockSuccess(ctx, tx, store.Limits{Statement: commitTimeout, Idle: commitIdle}, a.run.Name)
+	if err == nil && provider.Overtaken(a.run.PrevSuccess, a.run.Tick, last) {
+		a.ending = overtaken
+		return errOvertaken
+	}
+	if err == nil {
+		err = a.env.Store.PutSuccess(ctx, tx, a.run.Name, a.run.Tick)
+	}
+	if err != nil {
+		return fmt.Errorf("river: the transaction was rolled back, because the success could not be stored in the schedule's row: %w", err)
+	}
+	return nil
 }
 
 // refuse returns the error of an attempt that must not commit.

@@ -212,12 +212,12 @@ func startReport(ctx context.Context, t jobs.Triggerer, pool *pgxpool.Pool, repo
 		if _, err := tx.Exec(ctx, "INSERT INTO report (id, parts_left) VALUES ($1, $2)", report, parts); err != nil {
 			return err
 		}
-		for part := range parts {
-			if _, err := BuildPart.TriggerTx(ctx, t, tx, Part{Report: report, Part: part}); err != nil {
-				return err
-			}
+		all := make([]Part, parts)
+		for i := range all {
+			all[i] = Part{Report: report, Part: i}
 		}
-		return nil
+		_, err := BuildPart.TriggerManyTx(ctx, t, tx, all)
+		return err
 	})
 }
 

@@ -68,8 +68,8 @@
 //
 // # PostgreSQL
 //
-// [DB], [TriggerTx] and [TxTriggerer] use pgx types and are for providers on PostgreSQL. Other providers pass
-// [Job.DB] through unchanged, and need not implement TxTriggerer.
+// [DB], [TriggerTx], [TriggerManyTx] and [TxTriggerer] use pgx types and are for providers on PostgreSQL. Other
+// providers pass [Job.DB] through unchanged, and need not implement TxTriggerer.
 //
 // # Goroutines
 //

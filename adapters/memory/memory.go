@@ -164,6 +164,11 @@ func (s *Scheduler) trigger(ctx context.Context, tx *Tx, name string, data any, 
 
 // TriggerMany implements [jobs.Triggerer].
 func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	return s.triggerMany(ctx, nil, name, data, opts)
+}
+
+// triggerMany inserts all runs or none, in tx unless it is nil.
+func (s *Scheduler) triggerMany(ctx context.Context, tx *Tx, name string, data []any, opts []jobs.TriggerOption) ([]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -175,7 +180,7 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 	if err != nil {
 		return nil, err
 	}
-	if err := d.Enqueue(ctx, reqs, s.storeIn(nil, d)); err != nil {
+	if err := d.Enqueue(ctx, reqs, s.storeIn(tx, d)); err != nil {
 		return nil, err
 	}
 	ids := make([]string, len(reqs))

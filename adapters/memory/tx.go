@@ -149,11 +149,25 @@ func (s *Scheduler) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data 
 	if tx == nil {
 		return "", fmt.Errorf("memory: trigger %q: the transaction is nil; use Trigger without one", name)
 	}
-	var own *Tx
-	if t, ok := tx.(interface{ itself() *Tx }); ok {
-		own = t.itself()
+	return s.trigger(ctx, ownTx(tx), name, data, opts)
+}
+
+// TriggerManyTx implements [jobs.TxTriggerer]. See [Scheduler.TriggerTx] for what tx may be.
+func (s *Scheduler) TriggerManyTx(
+	ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption,
+) ([]string, error) {
+	if tx == nil {
+		return nil, fmt.Errorf("memory: trigger %d of %q: the transaction is nil; use TriggerMany without one", len(data), name)
 	}
-	return s.trigger(ctx, own, name, data, opts)
+	return s.triggerMany(ctx, ownTx(tx), name, data, opts)
+}
+
+// ownTx returns tx if it is a [*Tx], and otherwise nil.
+func ownTx(tx pgx.Tx) *Tx {
+	if t, ok := tx.(interface{ itself() *Tx }); ok {
+		return t.itself()
+	}
+	return nil
 }
 
 func (tx *Tx) itself() *Tx { return tx }

@@ -114,28 +114,47 @@ func (s *Scheduler) findUnique(ctx context.Context, tx pgx.Tx, j *insert.Job) (q
 
 // TriggerMany implements [jobs.Triggerer]. The jobs are inserted in one transaction.
 func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
-	reqs, err := s.triggerMany(ctx, name, data, opts, s.inserts.Many)
-	if err != nil {
-		return nil, err
+	reqs, err := s.triggerMany(ctx, nil, name, data, opts, s.inserts.Many)
+	return idsOf(reqs), err
+}
+
+// TriggerManyTx implements [jobs.TxTriggerer]. The jobs are inserted in a savepoint of tx, so that tx can go on after
+// an error, without the jobs. They can run once tx has committed.
+func (s *Scheduler) TriggerManyTx(
+	ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption,
+) ([]string, error) {
+	if tx == nil {
+		return nil, fmt.Errorf("river: trigger %d of %q: the transaction is nil; use TriggerMany without one", len(data), name)
 	}
-	ids := make([]string, len(reqs))
-	for i, req := range reqs {
-		ids[i] = req.ID
+	reqs, err := s.triggerMany(ctx, tx, name, data, opts, func(ctx context.Context, all []*insert.Job) error {
+		if err := s.inserts.ManyTx(ctx, tx, all); err != nil {
+			return err
+		}
+		return s.wake.InsertedTx(ctx, tx, all...)
+	})
+	return idsOf(reqs), err
+}
+
+func idsOf(reqs []*jobs.Request) []string {
+	var ids []string
+	for _, req := range reqs {
+		ids = append(ids, req.ID)
 	}
-	return ids, nil
+	return ids
 }
 
 // TriggerBulk implements [jobs.BulkTriggerer]. The jobs are inserted in one transaction by COPY.
 func (s *Scheduler) TriggerBulk(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error) {
-	reqs, err := s.triggerMany(ctx, name, data, opts, s.inserts.Bulk)
-	if err != nil {
-		return 0, err
-	}
-	return len(reqs), nil
+	reqs, err := s.triggerMany(ctx, nil, name, data, opts, s.inserts.Bulk)
+	return len(reqs), err
 }
 
-// triggerMany inserts all or none with insertAll.
-func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, opts []jobs.TriggerOption, insertAll func(context.Context, []*insert.Job) error) ([]*jobs.Request, error) {
+// triggerMany inserts all or none with insertAll, and returns the requests, or none after an error. tx is nil unless
+// insertAll inserts in it.
+func (s *Scheduler) triggerMany(
+	ctx context.Context, tx pgx.Tx, name string, data []any, opts []jobs.TriggerOption,
+	insertAll func(context.Context, []*insert.Job) error,
+) ([]*jobs.Request, error) {
 	d, err := s.definition(name)
 	if err != nil {
 		return nil, err
@@ -144,8 +163,8 @@ func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, op
 	if err != nil || len(reqs) == 0 {
 		return nil, err
 	}
-	return reqs, d.Enqueue(ctx, reqs, func(ctx context.Context, reqs []*jobs.Request) error {
-		toInsert, err := s.toInsert(ctx, nil, d, reqs...)
+	err = d.Enqueue(ctx, reqs, func(ctx context.Context, reqs []*jobs.Request) error {
+		toInsert, err := s.toInsert(ctx, tx, d, reqs...)
 		if err == nil {
 			err = insertAll(ctx, toInsert)
 		}
@@ -157,6 +176,10 @@ func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, op
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	return reqs, nil
 }
 
 // toInsert converts requests for a job to rows. It reads the time once, in tx unless that is nil, so those with the

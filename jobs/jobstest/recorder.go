@@ -135,6 +135,18 @@ func (r *Recorder) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data a
 	return id, err
 }
 
+// TriggerManyTx implements [jobs.TxTriggerer]. If the wrapped scheduler lacks this role, the error wraps
+// [errors.ErrUnsupported].
+func (r *Recorder) TriggerManyTx(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	ids, err := jobs.TriggerManyTx(ctx, r.Scheduler, tx, name, data, opts...)
+	if err == nil {
+		for i, id := range ids {
+			r.record(id, name, data[i], opts, true)
+		}
+	}
+	return ids, err
+}
+
 func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, tx bool) {
 	// The trigger's options, without those of the registration.
 	req, err := jobs.NewRequest(name, data, opts...)

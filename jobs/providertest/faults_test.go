@@ -45,6 +45,7 @@ type faulty struct {
 	many     func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error)
 	bulk     func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error)
 	inTx     func(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error)
+	manyInTx func(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) ([]string, error)
 	start    func(context.Context) error
 	shutdown func(context.Context) error
 	size     func(ctx context.Context, name string) (int, error)
@@ -149,6 +150,15 @@ func (f *faulty) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any
 		return f.inTx(ctx, tx, name, data, opts...)
 	}
 	return f.Scheduler.TriggerTx(ctx, tx, name, data, opts...)
+}
+
+func (f *faulty) TriggerManyTx(
+	ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption,
+) ([]string, error) {
+	if f.manyInTx != nil {
+		return f.manyInTx(ctx, tx, name, data, opts...)
+	}
+	return f.Scheduler.TriggerManyTx(ctx, tx, name, data, opts...)
 }
 
 func (f *faulty) Start(ctx context.Context) error {
@@ -452,6 +462,30 @@ var faults = []struct {
 				return f.Scheduler.Trigger(ctx, name, data, opts...)
 			}
 			return id, err
+		}
+	}},
+	{"TriggerManyTx ignores its transaction", "runs of TriggerManyTx exist once the transaction commits, and never if it is rolled back", func(f *faulty, _ providertest.Config) {
+		f.manyInTx = func(ctx context.Context, _ pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+			return f.Scheduler.TriggerMany(ctx, name, data, opts...)
+		}
+	}},
+	{"TriggerManyTx returns the IDs in reverse", "runs of TriggerManyTx exist once the transaction commits, and never if it is rolled back", func(f *faulty, _ providertest.Config) {
+		f.manyInTx = func(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+			ids, err := f.Scheduler.TriggerManyTx(ctx, tx, name, data, opts...)
+			slices.Reverse(ids)
+			return ids, err
+		}
+	}},
+	{"TriggerManyTx stops half-way", "TriggerManyTx inserts all or none, and leaves the transaction usable", func(f *faulty, _ providertest.Config) {
+		f.manyInTx = func(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
+			for _, v := range data {
+				id, err := f.Scheduler.TriggerTx(ctx, tx, name, v, opts...)
+				if err != nil {
+					return ids, err
+				}
+				ids = append(ids, id)
+			}
+			return ids, nil
 		}
 	}},
 	{"Unique is ignored in a transaction", "Unique in a transaction finds live runs, including those of the transaction", forgetsOptionsInTx},

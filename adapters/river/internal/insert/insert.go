@@ -195,21 +195,26 @@ func (in *Inserter) Bulk(ctx context.Context, jobs []*Job) error {
 	})
 }
 
+// ManyTx is Many in a savepoint of the caller's transaction. The caller notifies workers once it has committed.
+func (in *Inserter) ManyTx(ctx context.Context, tx pgx.Tx, jobs []*Job) error {
+	ctx = context.WithValue(ctx, insertingKey{}, true)
+	savepoint, err := tx.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = savepoint.Rollback(context.WithoutCancel(ctx)) }() // does nothing after Commit
+	if err := inParts(ctx, savepoint, jobs, in.insertBy); err != nil {
+		return err
+	}
+	return savepoint.Commit(ctx)
+}
+
 // chunks calls insert with parts of jobs that each fit into one statement, all in one transaction.
 func (in *Inserter) chunks(
 	ctx context.Context, jobs []*Job, insert func(ctx context.Context, tx pgx.Tx, chunk []*Job) error,
 ) error {
 	ctx = context.WithValue(ctx, insertingKey{}, true)
-	err := in.inTransaction(ctx, func(tx pgx.Tx) error {
-		for rest := jobs; len(rest) > 0; {
-			n := fitting(rest)
-			if err := insert(ctx, quiet{tx}, rest[:n]); err != nil {
-				return err
-			}
-			rest = rest[n:]
-		}
-		return nil
-	})
+	err := in.inTransaction(ctx, func(tx pgx.Tx) error { return inParts(ctx, tx, jobs, insert) })
 	switch {
 	case err == nil:
 		in.notifier.Inserted(ctx, jobs, false)
@@ -217,6 +222,20 @@ func (in *Inserter) chunks(
 		return fmt.Errorf("either all of the jobs or none have been stored: %w", err)
 	}
 	return err
+}
+
+// inParts calls insert with parts of jobs that each fit into one statement.
+func inParts(
+	ctx context.Context, tx pgx.Tx, jobs []*Job, insert func(ctx context.Context, tx pgx.Tx, part []*Job) error,
+) error {
+	for rest := jobs; len(rest) > 0; {
+		n := fitting(rest)
+		if err := insert(ctx, quiet{tx}, rest[:n]); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
 }
 
 // fitting returns how many of the first jobs fit into one statement, at least one.

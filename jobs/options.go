@@ -247,20 +247,3 @@ func At(t time.Time) TriggerOption {
 		return nil
 	})
 }
-
-// Unique makes Trigger return the ID of a live run (waiting, running or to be retried) of the same job and key, if
-// there is one, instead of inserting another. key is 1 to 1,000 bytes; different jobs may use the same key.
-//
-// If another open transaction has triggered the key with [TriggerTx], Trigger waits until that transaction ends. Keep
-// such transactions short, trigger several keys always in the same order, and give ctx a deadline. If TriggerTx finds
-// a run that is due and waiting, that run starts only after the commit. A run that is running, or not due yet, may
-// start or have started before.
-func Unique(key string) TriggerOption {
-	return triggerOption(func(r *Request) error {
-		if key == "" || len(key) > 1000 {
-			return invalidOption("Unique: key of %d bytes, must be 1 to 1,000", len(key))
-		}
-		r.Unique = key
-		return nil
-	})
-}

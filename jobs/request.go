@@ -17,8 +17,9 @@ type Request struct {
 	At time.Time
 	// Priority is 1 (first) to 4, or 0 for the priority of the registration.
 	Priority int
-	// Unique is the key given with [Unique], or "".
-	Unique string
+	// Unique is the key given with [Unique], [UniqueWaiting] or [Latest], or "". UniqueMode says with which.
+	Unique     string
+	UniqueMode UniqueMode
 	// Metadata is set by [TriggerMiddleware] for [Job.Metadata]. Keys and values are UTF-8 without U+0000.
 	Metadata map[string]string
 	// ID is the ID of the run, set once it is stored.

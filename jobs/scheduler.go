@@ -45,7 +45,7 @@ type Triggerer interface {
 	// would do harm.
 	Trigger(ctx context.Context, name string, data any, opts ...TriggerOption) (id string, err error)
 	// TriggerMany inserts a run of the job for each element of data, all or none, and returns the IDs in order. The
-	// option [Unique] is not allowed and is [ErrInvalidOption].
+	// options [Unique], [UniqueWaiting] and [Latest] are not allowed and are [ErrInvalidOption].
 	TriggerMany(ctx context.Context, name string, data []any, opts ...TriggerOption) (ids []string, err error)
 }
 

@@ -205,6 +205,14 @@ func (s *Scheduler) storeIn(tx *Tx, d *provider.Definition) jobs.Enqueue {
 		now := clock()
 		for _, req := range reqs {
 			q := s.queue(d)
+			if req.Unique != "" && req.UniqueMode != jobs.UniqueModeLive {
+				r, err := s.storeKeyed(ctx, q, tx, req)
+				if err != nil {
+					return err
+				}
+				req.ID = r.id
+				continue
+			}
 			r, err := s.holder(ctx, q, req.Unique, tx)
 			if err != nil {
 				return err
@@ -406,7 +414,11 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 			if r.begun {
 				due = now // the run started in time and was interrupted
 			}
-			if reason := r.queue.def.Skip(job, due, overlapping); reason != "" {
+			reason := r.queue.def.Skip(job, due, overlapping)
+			if r.overtaken != "" {
+				reason = provider.Overtaken(r.overtaken)
+			}
+			if reason != "" {
 				s.finish(r, jobs.StateSkipped, reason, now)
 				r.attempt-- // the attempt was not made
 				s.notify()  // the next tick may have waited for this run
@@ -421,6 +433,12 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 					s.logger.Warn("memory: late run: earlier ticks were missed and get no run of their own", slog.Any("", job))
 				})
 			}
+			for _, earlier := range r.overtakes {
+				if earlier.ended.IsZero() {
+					earlier.overtaken = r.id
+				}
+			}
+			r.overtakes = nil
 			r.begun, r.started = true, now
 			rowCtx, cancel := context.WithCancel(ctx)
 			r.cancel = cancel

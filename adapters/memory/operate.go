@@ -41,9 +41,10 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 				r.err = ""
 			}
 			r.ended, r.begun, r.aside, r.cancelled = time.Time{}, true, true, false
-			r.attempts = max(r.attempts, r.attempt+1)
+			r.attempts, r.overtaken = max(r.attempts, r.attempt+1), ""
 			q.claim(r)
 		case jobs.StateRetrying:
+			r.overtaken = ""
 			s.unpark(r)
 		case jobs.StateWaiting:
 			if r.attempt > 0 {

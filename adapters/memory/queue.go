@@ -23,7 +23,8 @@ type row struct {
 	data     []byte
 	metadata map[string]string
 	priority int
-	unique   string
+	unique   string // key of jobs.Unique
+	key      string // key of jobs.UniqueWaiting or jobs.Latest
 	tick     time.Time
 	missed   int       // earlier ticks that the run covers
 	begun    bool      // an attempt has started, or Retry was called, so it is never too late
@@ -32,6 +33,10 @@ type row struct {
 	attempt  int       // attempts started; an interrupted one does not count
 	attempts int       // the most attempts
 	err      string    // of the latest attempt, or why the run was skipped
+
+	overtakes []*row // with jobs.Latest, earlier rows of the key that must not start after this one
+	overtaken string // ID of the row that has started with newer data
+	held      int    // how many open transactions keep it from starting
 
 	tx      *Tx           // open transaction that inserts the row; nil if none
 	settled chan struct{} // closed when tx has ended
@@ -46,7 +51,8 @@ type row struct {
 type queue struct {
 	def                        *provider.Definition
 	slots                      *slots
-	unique                     map[string]*row // rows that have not ended, by key
+	unique                     map[string]*row // rows that have not ended, by key of jobs.Unique
+	keys                       map[string]*key // of jobs.UniqueWaiting and jobs.Latest
 	paused                     time.Time       // when the job was paused; zero if it is not
 	back                       []*row          // due rows that wait for the end of the pause
 	pending, retrying, running int
@@ -98,7 +104,7 @@ func newSlots(n int) *slots { return &slots{n: n, free: n, ready: rowHeap{less: 
 func (s *Scheduler) queue(d *provider.Definition) *queue {
 	q := s.queues[d.Name]
 	if q == nil {
-		q = &queue{def: d, slots: s.general, unique: make(map[string]*row)}
+		q = &queue{def: d, slots: s.general, unique: make(map[string]*row), keys: make(map[string]*key)}
 		if d.Concurrency > 0 {
 			q.slots = newSlots(d.Concurrency)
 			s.slots = append(s.slots, q.slots)
@@ -123,10 +129,12 @@ func (s *Scheduler) add(r *row) *row {
 	return r
 }
 
-// park lets r wait until it is due, which may be now.
+// park lets r wait until it is due, which may be now. While r is held, it is not in any list.
 func (s *Scheduler) park(r *row, state jobs.State) {
 	s.move(r, state)
-	heap.Push(&s.delayed, r)
+	if r.held == 0 {
+		heap.Push(&s.delayed, r)
+	}
 }
 
 // ready lets r, which is due, start when a worker is free and its job is not paused.
@@ -156,12 +164,18 @@ func (s *Scheduler) finish(r *row, state jobs.State, reason string, now time.Tim
 	if q := r.queue; q.unique[r.unique] == r {
 		delete(q.unique, r.unique)
 	}
+	r.overtakes = nil
+	r.queue.dropKey(r)
 }
 
-// claim makes r the holder of its key, if the key is free.
+// claim gives r its key, unless that is of jobs.Unique and not free.
 func (q *queue) claim(r *row) {
 	if r.unique != "" && q.unique[r.unique] == nil {
 		q.unique[r.unique] = r
+	}
+	if r.key != "" {
+		k := q.key(r.key)
+		k.live = append(k.live, r)
 	}
 }
 

@@ -63,15 +63,17 @@ func Record(s jobs.Scheduler) *Recorder {
 	return &Recorder{Scheduler: s, attempts: make(map[string]string)}
 }
 
-// Enqueued is a job that was triggered. Delay, At, Priority and Unique are the values of the trigger's options, or
-// zero.
+// Enqueued is a job that was triggered. Delay, At, Priority, Unique and UniqueMode are the values of the trigger's
+// options, or zero. A trigger with [jobs.Latest] that found a waiting run replaces the values of the first one.
 type Enqueued struct {
 	ID, Name string
 	Data     json.RawMessage
 	Delay    time.Duration
 	At       time.Time
 	Priority int
-	Unique   string
+	// Unique is the key of [jobs.Unique], [jobs.UniqueWaiting] or [jobs.Latest], and UniqueMode says of which.
+	Unique     string
+	UniqueMode jobs.UniqueMode
 	// Tx is true if the job was triggered in a transaction. It is recorded even if the transaction does not commit.
 	Tx bool
 }
@@ -155,12 +157,15 @@ func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, e := range r.enqueued {
-		if e.ID == id {
-			return // Unique found this live run and inserted none
-		}
+	entry := Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, req.UniqueMode, tx}
+	i := slices.IndexFunc(r.enqueued, func(e Enqueued) bool { return e.ID == id })
+	switch {
+	case i < 0:
+		r.enqueued = append(r.enqueued, entry)
+	case req.UniqueMode == jobs.UniqueModeLatest:
+		r.enqueued[i] = entry
+	default: // the run was found, and none was inserted
 	}
-	r.enqueued = append(r.enqueued, Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, tx})
 }
 
 // errLeft is the error of a handler that did not return.

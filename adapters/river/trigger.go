@@ -3,7 +3,6 @@ package river
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,7 +14,6 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/everytick/everytick/adapters/river/internal/insert"
-	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
 )
@@ -48,7 +46,7 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 	err = d.Enqueue(ctx, []*jobs.Request{req}, func(ctx context.Context, _ []*jobs.Request) error {
 		toInsert, err := s.toInsert(ctx, tx, d, req)
 		if err == nil {
-			err = s.insert(ctx, tx, toInsert[0])
+			err = s.insert(ctx, tx, req, toInsert[0])
 		}
 		if err != nil {
 			return fmt.Errorf("river: trigger %q: %w", name, s.unmigrated(err))
@@ -63,8 +61,11 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 }
 
 // insert inserts one job, in tx unless that is nil, or finds the job that holds its unique key.
-func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, j *insert.Job) error {
+func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *insert.Job) error {
 	if j.UniqueKey != nil {
+		if req.UniqueMode != jobs.UniqueModeLive {
+			return s.insertKeyed(ctx, tx, req, j)
+		}
 		queue, err := s.findUnique(ctx, tx, j)
 		if err != nil || j.ID != 0 {
 			if queue != "" {
@@ -76,7 +77,7 @@ func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, j *insert.Job) error 
 	if tx == nil {
 		err := s.inserts.One(ctx, j)
 		if refused := (*pgconn.PgError)(nil); j.UniqueKey != nil && errors.As(err, &refused) && refused.Code == "40001" {
-			return s.insert(ctx, nil, j) // the role's isolation is not read committed: find it again
+			return s.insert(ctx, nil, req, j) // the role's isolation is not read committed: find it again
 		}
 		return err
 	}
@@ -209,9 +210,9 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definit
 		switch {
 		case i > 0 && maps.Equal(req.Metadata, reqs[i-1].Metadata):
 			j.Metadata = all[i-1].Metadata
-		case s.cfg.TriggerOnly || len(req.Metadata) > 0:
+		default:
 			var err error
-			if j.Metadata, err = json.Marshal(work.Meta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata}); err != nil {
+			if j.Metadata, err = s.metadata(req, nil); err != nil {
 				return nil, err
 			}
 		}
@@ -219,12 +220,17 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definit
 	return all, nil
 }
 
-// uniqueKey is nil if the job is not unique.
+// uniqueKey is the hash of the request's key, or nil. The runs of jobs.UniqueWaiting and jobs.Latest share a hash; see
+// [store.SharedKey].
 func uniqueKey(req *jobs.Request) []byte {
 	if req.Unique == "" {
 		return nil
 	}
-	key := sha256.Sum256([]byte("everytick unique\x00" + req.Name + "\x00" + req.Unique))
+	space := "everytick unique"
+	if req.UniqueMode != jobs.UniqueModeLive {
+		space = "everytick waiting"
+	}
+	key := sha256.Sum256([]byte(space + "\x00" + req.Name + "\x00" + req.Unique))
 	return key[:]
 }
 

@@ -131,14 +131,15 @@ func (in *Inserter) insertInTx(ctx context.Context, jobs []*Job) error {
 	return in.inTransaction(ctx, func(tx pgx.Tx) error { return in.insertBy(ctx, quiet{tx}, jobs) })
 }
 
-// inTransaction is like [pgx.BeginFunc], but judges the outcome: nothing is stored before COMMIT is sent.
+// inTransaction is like [pgx.BeginFunc], but judges the outcome: nothing is stored before COMMIT is sent. Whatever the
+// role's default, f sees what others commit meanwhile.
 func (in *Inserter) inTransaction(ctx context.Context, f func(tx pgx.Tx) error) error {
 	conn, err := in.pool.Acquire(ctx)
 	if err != nil {
 		return Outcome{NoConn: true}.Judge(err)
 	}
 	defer conn.Release()
-	tx, err := conn.Begin(ctx)
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return Outcome{NoConn: true}.Judge(err)
 	}
@@ -207,6 +208,15 @@ func (in *Inserter) ManyTx(ctx context.Context, tx pgx.Tx, jobs []*Job) error {
 		return err
 	}
 	return savepoint.Commit(ctx)
+}
+
+// InTx calls f in a transaction of its own, at the isolation level read committed. It takes as long as f.
+func (in *Inserter) InTx(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
+	err := in.inTransaction(ctx, func(tx pgx.Tx) error { return f(ctx, tx) })
+	if err != nil && !NotStored(err) {
+		return uncertain(err)
+	}
+	return err
 }
 
 // chunks calls insert with parts of jobs that each fit into one statement, all in one transaction.

@@ -131,7 +131,7 @@ SELECT {{state}} FROM {{schema}}.river_job WHERE id = $1 AND kind = $2 FOR UPDAT
 -- If another run has its unique key by now, it loses the key.
 -- name: PrepareRetry
 UPDATE {{schema}}.river_job AS row SET
-	metadata = metadata - 'everytick_skipped' || '{"everytick_retried": true}',
+	metadata = metadata - 'everytick_skipped' - 'everytick_overtaken' || '{"everytick_retried": true}',
 	attempt = CASE WHEN {{is_skipped}} THEN attempt - 1 ELSE attempt END,
 	errors = CASE WHEN {{is_skipped}} THEN nullif(errors[:array_upper(errors, 1) - 1], '{}') ELSE errors END,
 	unique_key = CASE WHEN NOT EXISTS (

@@ -47,6 +47,8 @@ var database = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error {
 		CREATE TABLE report (id bigint PRIMARY KEY, parts_left int NOT NULL);
 		CREATE TABLE report_part (report bigint, part int, total bigint, PRIMARY KEY (report, part));
 		CREATE TABLE import (file text PRIMARY KEY, next_line int NOT NULL DEFAULT 0);
+		CREATE TABLE doc (id bigint PRIMARY KEY, body text NOT NULL);
+		CREATE TABLE doc_index (doc bigint PRIMARY KEY, words text NOT NULL);
 		CREATE TABLE tenant (id bigint PRIMARY KEY, active boolean NOT NULL);`)
 	return err
 })

@@ -116,7 +116,7 @@ func (s *Scheduler) findUnique(ctx context.Context, tx pgx.Tx, j *insert.Job) (q
 // TriggerMany implements [jobs.Triggerer]. The jobs are inserted in one transaction.
 func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
 	reqs, err := s.triggerMany(ctx, nil, name, data, opts, s.inserts.Many)
-	return idsOf(reqs), err
+	return runIDs(reqs), err
 }
 
 // TriggerManyTx implements [jobs.TxTriggerer]. The jobs are inserted in a savepoint of tx, so that tx can go on after
@@ -133,10 +133,10 @@ func (s *Scheduler) TriggerManyTx(
 		}
 		return s.wake.InsertedTx(ctx, tx, all...)
 	})
-	return idsOf(reqs), err
+	return runIDs(reqs), err
 }
 
-func idsOf(reqs []*jobs.Request) []string {
+func runIDs(reqs []*jobs.Request) []string {
 	var ids []string
 	for _, req := range reqs {
 		ids = append(ids, req.ID)

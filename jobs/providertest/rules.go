@@ -44,7 +44,9 @@ var rules = slices.Concat(
 	monitorRules,
 	runRules,
 	operatorRules,
+	findRules,
 	skippedRules,
+	pageRules,
 	inputRules,
 )
 

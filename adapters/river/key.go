@@ -29,11 +29,11 @@ const (
 func (s *Scheduler) insertKeyed(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *insert.Job) error {
 	hash := j.UniqueKey
 	if tx != nil {
-		if err := s.triggerKeyed(ctx, tx, true, req, j, hash); err != nil {
+		soon, err := s.triggerKeyed(ctx, tx, true, req, j, hash)
+		if err != nil {
 			return err
 		}
-		// The run may be due before tx commits, so it is notified for at the commit as well.
-		if !j.Immediate() {
+		if soon { // workers may have passed over it by the time of the commit
 			if err := s.wake.NotifyTx(ctx, tx, []string{j.Queue}); err != nil {
 				return err
 			}
@@ -51,7 +51,8 @@ func (s *Scheduler) insertKeyed(ctx context.Context, tx pgx.Tx, req *jobs.Reques
 		}
 	}
 	err := s.inserts.InTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		return s.triggerKeyed(ctx, tx, false, req, j, hash)
+		_, err := s.triggerKeyed(ctx, tx, false, req, j, hash)
+		return err
 	})
 	if err == nil {
 		s.wake.Inserted(ctx, []*insert.Job{j}, false)
@@ -60,17 +61,17 @@ func (s *Scheduler) insertKeyed(ctx context.Context, tx pgx.Tx, req *jobs.Reques
 }
 
 // triggerKeyed does the work of insertKeyed in a transaction, which must be at the isolation level read committed.
-// open says that it is the caller's.
+// open says that it is the caller's. soon says that the run was found and is due soon, but not yet.
 func (s *Scheduler) triggerKeyed(
 	ctx context.Context, tx pgx.Tx, open bool, req *jobs.Request, j *insert.Job, hash []byte,
-) error {
+) (soon bool, err error) {
 	if err := s.store.LockKey(ctx, tx, hash); err != nil {
-		return err
+		return false, err
 	}
 	for {
 		live, err := s.store.LiveByKey(ctx, tx, hash)
 		if err != nil {
-			return err
+			return false, err
 		}
 		latest := latestOf(live)
 		action := provider.DecideKey(req.UniqueMode, latest.State)
@@ -81,7 +82,7 @@ func (s *Scheduler) triggerKeyed(
 			}
 			waits := false
 			if held, waits, err = s.store.LockWaiting(ctx, tx, latest.ID); err != nil {
-				return err
+				return false, err
 			}
 			if !waits { // it has started or ended meanwhile
 				continue
@@ -89,15 +90,15 @@ func (s *Scheduler) triggerKeyed(
 		}
 		if action == provider.KeyReturn {
 			j.ID, j.Queue, j.Due = latest.ID, held.Queue, dueAfter(held.Now, held.Due)
-			return nil
+			return j.Due.Before(held.Now.Add(heldWithin)) && !j.Immediate(), nil
 		}
 		if j.UniqueKey = store.SharedKey(hash); req.UniqueMode == jobs.UniqueModeLatest {
 			if j.Metadata, err = s.metadata(req, othersThan(latest.ID, action, live)); err != nil {
-				return err
+				return false, err
 			}
 		}
 		if err := s.inserts.Tx(ctx, tx, j); err != nil || action == provider.KeyInsert {
-			return err
+			return false, err
 		}
 		due := j.Due
 		if due.IsZero() {
@@ -105,12 +106,12 @@ func (s *Scheduler) triggerKeyed(
 		}
 		keepDue := provider.ReplacedDue(held.Started, held.Due, due).After(due)
 		if err := s.store.Replace(ctx, tx, j.ID, latest.ID, keepDue); err != nil {
-			return err
+			return false, err
 		}
 		if j.ID, j.Queue = latest.ID, held.Queue; keepDue {
 			j.Due = dueAfter(held.Now, held.Due)
 		}
-		return nil
+		return j.Due.Before(held.Now.Add(heldWithin)) && !j.Immediate(), nil
 	}
 }
 

@@ -23,7 +23,7 @@ type row struct {
 	data     []byte
 	metadata map[string]string
 	priority int
-	unique   string // key of jobs.Unique
+	unique   string // key in queue.unique
 	key      string // key of jobs.UniqueWaiting or jobs.Latest
 	tick     time.Time
 	missed   int             // earlier ticks that the run covers
@@ -36,9 +36,10 @@ type row struct {
 	errs     []jobs.RunError // of the latest attempts that failed
 	process  string          // that made the latest attempt
 
-	overtakes []*row // with jobs.Latest, earlier rows of the key that must not start after this one
-	overtaken string // ID of the row that has started with newer data
-	held      int    // how many open transactions keep it from starting
+	fingerprint string // of a trigger with an idempotency key
+	overtakes   []*row // with jobs.Latest, earlier rows of the key that must not start after this one
+	overtaken   string // ID of the row that has started with newer data
+	held        int    // how many open transactions keep it from starting
 
 	tx      *Tx           // open transaction that inserts the row; nil if none
 	settled chan struct{} // closed when tx has ended
@@ -53,7 +54,7 @@ type row struct {
 type queue struct {
 	def                        *provider.Definition
 	slots                      *slots
-	unique                     map[string]*row // rows that have not ended, by key of jobs.Unique
+	unique                     map[string]*row // rows that have not ended or have an idempotency key, by key
 	keys                       map[string]*key // of jobs.UniqueWaiting and jobs.Latest
 	paused                     time.Time       // when the job was paused; zero if it is not
 	back                       []*row          // due rows that wait for the end of the pause
@@ -107,9 +108,12 @@ func (s *Scheduler) queue(d *provider.Definition) *queue {
 	q := s.queues[d.Name]
 	if q == nil {
 		q = &queue{def: d, slots: s.general, unique: make(map[string]*row), keys: make(map[string]*key)}
-		if d.Concurrency > 0 {
+		switch {
+		case d.Concurrency > 0:
 			q.slots = newSlots(d.Concurrency)
 			s.slots = append(s.slots, q.slots)
+		case d.Transactional:
+			q.slots = s.txSlots
 		}
 		s.queues[d.Name] = q
 	}
@@ -169,8 +173,26 @@ func (s *Scheduler) finish(r *row, state jobs.State, reason string, now time.Tim
 	r.ended, r.err = now, cmp.Or(reason, r.err)
 	r.queue.passed(r)
 	s.finished = append(s.finished, r)
-	if q := r.queue; q.unique[r.unique] == r {
-		delete(q.unique, r.unique)
+	if r.fingerprint == "" {
+		r.freeKey()
+	}
+}
+
+// keyOf returns the key of a request in queue.unique, "" if it has none, and its fingerprint.
+func keyOf(req *jobs.Request) (key, fingerprint string) {
+	switch {
+	case req.IdempotencyKey != "":
+		return "once " + req.IdempotencyKey, req.Fingerprint
+	case req.Unique != "":
+		return "unique " + req.Unique, ""
+	}
+	return "", ""
+}
+
+// freeKey lets another row have the key of r.
+func (r *row) freeKey() {
+	if r.queue.unique[r.unique] == r {
+		delete(r.queue.unique, r.unique)
 	}
 	r.overtakes = nil
 	r.queue.dropKey(r)

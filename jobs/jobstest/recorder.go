@@ -63,8 +63,9 @@ func Record(s jobs.Scheduler) *Recorder {
 	return &Recorder{Scheduler: s, attempts: make(map[string]string)}
 }
 
-// Enqueued is a job that was triggered. Delay, At, Priority, Unique and UniqueMode are the values of the trigger's
-// options, or zero. A trigger with [jobs.Latest] that found a waiting run replaces the values of the first one.
+// Enqueued is a job that was triggered. Delay, At, Priority, Unique, UniqueMode and IdempotencyKey are the values of the
+// trigger's options, or zero. A trigger with [jobs.Latest] that found a waiting run replaces the values of the first
+// one.
 type Enqueued struct {
 	ID, Name string
 	Data     json.RawMessage
@@ -74,6 +75,8 @@ type Enqueued struct {
 	// Unique is the key of [jobs.Unique], [jobs.UniqueWaiting] or [jobs.Latest], and UniqueMode says of which.
 	Unique     string
 	UniqueMode jobs.UniqueMode
+	// IdempotencyKey is that of [jobs.IdempotencyKey]; a repeated trigger is recorded once.
+	IdempotencyKey string
 	// Tx is true if the job was triggered in a transaction. It is recorded even if the transaction does not commit.
 	Tx bool
 }
@@ -157,14 +160,14 @@ func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	entry := Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, req.UniqueMode, tx}
+	entry := Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, req.UniqueMode, req.IdempotencyKey, tx}
 	i := slices.IndexFunc(r.enqueued, func(e Enqueued) bool { return e.ID == id })
 	switch {
 	case i < 0:
 		r.enqueued = append(r.enqueued, entry)
 	case req.UniqueMode == jobs.UniqueModeLatest:
 		r.enqueued[i] = entry
-	default: // the run was found, and none was inserted
+	default: // a key found the run, and none was inserted
 	}
 }
 

@@ -27,6 +27,8 @@ type Job[Middleware, TriggerMiddleware, Run any] struct {
 	Redact      func(string) string // nil if not set
 	OnSkipped   []func(context.Context, Run)
 
+	Transactional bool
+
 	// ForCron and ForTicks name the first option that requires a cron pattern, or ticks. They are "" if there is
 	// none.
 	ForCron, ForTicks string

@@ -58,6 +58,8 @@ var database = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error {
 		CREATE TABLE report (id bigint PRIMARY KEY, parts_left int NOT NULL);
 		CREATE TABLE report_part (report bigint, part int, total bigint, PRIMARY KEY (report, part));
 		CREATE TABLE import (file text PRIMARY KEY, next_line int NOT NULL DEFAULT 0);
+		CREATE TABLE doc (id bigint PRIMARY KEY, body text NOT NULL);
+		CREATE TABLE doc_index (doc bigint PRIMARY KEY, words text NOT NULL);
 		CREATE TABLE tenant (id bigint PRIMARY KEY, active boolean NOT NULL);`)
 	return err
 })
@@ -415,12 +417,12 @@ func startReport(ctx context.Context, t jobs.Triggerer, pool *pgxpool.Pool, repo
 		if _, err := tx.Exec(ctx, "INSERT INTO report (id, parts_left) VALUES ($1, $2)", report, parts); err != nil {
 			return err
 		}
-		for part := range parts {
-			if _, err := BuildPart.TriggerTx(ctx, t, tx, Part{Report: report, Part: part}); err != nil {
-				return err
-			}
+		all := make([]Part, parts)
+		for i := range all {
+			all[i] = Part{Report: report, Part: i}
 		}
-		return nil
+		_, err := BuildPart.TriggerManyTx(ctx, t, tx, all)
+		return err
 	})
 }
 

@@ -156,6 +156,11 @@ func (r *txTriggers) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data
 	return r.Trigger(ctx, name, data, opts...)
 }
 
+func (r *txTriggers) TriggerManyTx(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	r.tx = tx
+	return r.TriggerMany(ctx, name, data, opts...)
+}
+
 func TestJob_OutcomeClassifiesAttempts(t *testing.T) {
 	t.Parallel()
 	cancelled, cancel := context.WithCancel(t.Context())
@@ -342,5 +347,26 @@ func TestTriggerTx_NeedsTheRole(t *testing.T) {
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.ErrorContains(t, err, "jobs: *jobs_test.triggers cannot trigger in a transaction")
 	require.Empty(t, id)
+	require.Empty(t, plain.name, "nothing is triggered")
+}
+
+func TestTriggerManyTx_NeedsTheRole(t *testing.T) {
+	t.Parallel()
+	const kind jobs.Kind[text] = "a.b"
+	tx := struct{ pgx.Tx }{}
+	var inTx txTriggers
+	ids, err := kind.TriggerManyTx(t.Context(), &inTx, tx, []text{{"x"}, {"y"}}, jobs.Priority(2))
+	require.Equal(t, []string{"7", "8"}, ids)
+	require.Equal(t, io.EOF, err)
+	require.Equal(t, tx, inTx.tx)
+	require.Equal(t, "a.b", inTx.name)
+	require.Equal(t, []any{text{"x"}, text{"y"}}, inTx.data)
+	require.Len(t, inTx.opts, 1)
+
+	var plain triggers
+	ids, err = jobs.TriggerManyTx(t.Context(), &plain, tx, "a.b", []any{nil})
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.ErrorContains(t, err, "jobs: *jobs_test.triggers cannot trigger in a transaction")
+	require.Empty(t, ids)
 	require.Empty(t, plain.name, "nothing is triggered")
 }

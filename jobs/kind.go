@@ -115,14 +115,23 @@ func (k Kind[T]) Trigger(ctx context.Context, t Triggerer, args T, opts ...Trigg
 // TriggerMany triggers the job once for each of args, all or none, and returns the IDs in order. For the errors, see
 // [Triggerer].
 func (k Kind[T]) TriggerMany(ctx context.Context, t Triggerer, args []T, opts ...TriggerOption) (ids []string, err error) {
-	data := make([]any, len(args))
-	for i := range args {
-		data[i] = args[i]
-	}
-	return t.TriggerMany(ctx, string(k), data, opts...)
+	return t.TriggerMany(ctx, string(k), elements(args), opts...)
 }
 
 // TriggerTx triggers the job in tx; see the function [TriggerTx].
 func (k Kind[T]) TriggerTx(ctx context.Context, t Triggerer, tx pgx.Tx, args T, opts ...TriggerOption) (id string, err error) {
 	return TriggerTx(ctx, t, tx, string(k), args, opts...)
+}
+
+// TriggerManyTx triggers the job once for each of args in tx; see the function [TriggerManyTx].
+func (k Kind[T]) TriggerManyTx(ctx context.Context, t Triggerer, tx pgx.Tx, args []T, opts ...TriggerOption) (ids []string, err error) {
+	return TriggerManyTx(ctx, t, tx, string(k), elements(args), opts...)
+}
+
+func elements[T any](args []T) []any {
+	data := make([]any, len(args))
+	for i := range args {
+		data[i] = args[i]
+	}
+	return data
 }

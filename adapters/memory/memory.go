@@ -183,6 +183,11 @@ func (s *Scheduler) trigger(ctx context.Context, tx *Tx, name string, data any, 
 
 // TriggerMany implements [jobs.Triggerer].
 func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	return s.triggerMany(ctx, nil, name, data, opts)
+}
+
+// triggerMany inserts all runs or none, in tx unless it is nil.
+func (s *Scheduler) triggerMany(ctx context.Context, tx *Tx, name string, data []any, opts []jobs.TriggerOption) ([]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -194,7 +199,7 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 	if err != nil {
 		return nil, err
 	}
-	if err := d.Enqueue(ctx, reqs, s.storeIn(nil, d)); err != nil {
+	if err := d.Enqueue(ctx, reqs, s.storeIn(tx, d)); err != nil {
 		return nil, err
 	}
 	ids := make([]string, len(reqs))
@@ -219,6 +224,14 @@ func (s *Scheduler) storeIn(tx *Tx, d *provider.Definition) jobs.Enqueue {
 		now := clock()
 		for _, req := range reqs {
 			q := s.queue(d)
+			if req.Unique != "" && req.UniqueMode != jobs.UniqueModeLive {
+				r, err := s.storeKeyed(ctx, q, tx, req)
+				if err != nil {
+					return err
+				}
+				req.ID = r.id
+				continue
+			}
 			key, fingerprint := keyOf(req)
 			r, err := s.holder(ctx, q, key, tx)
 			if err != nil {
@@ -434,7 +447,11 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 			if r.begun {
 				due = now // the run started in time and was interrupted
 			}
-			if reason := r.queue.def.Skip(job, due, overlapping); reason != "" {
+			reason := r.queue.def.Skip(job, due, overlapping)
+			if r.overtaken != "" {
+				reason = provider.Overtaken(r.overtaken)
+			}
+			if reason != "" {
 				s.finish(r, jobs.StateSkipped, reason, now)
 				r.attempt-- // the attempt was not made
 				s.notify()  // the next tick may have waited for this run
@@ -449,6 +466,12 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 					s.logger.Warn("memory: late run: earlier ticks were missed and get no run of their own", slog.Any("", job))
 				})
 			}
+			for _, earlier := range r.overtakes {
+				if earlier.ended.IsZero() {
+					earlier.overtaken = r.id
+				}
+			}
+			r.overtakes = nil
 			r.begun, r.started, r.process = true, now, s.session.id
 			rowCtx, cancel := context.WithCancel(ctx)
 			r.cancel = cancel
@@ -566,10 +589,10 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	r.cancel()
 	r.cancel = nil
 	switch {
-	case r.overtaken:
+	case r.covered:
 		level, msg = slog.LevelInfo, "memory: another run of the schedule has succeeded meanwhile; running again from its tick on"
 		r.attempt--
-		r.overtaken = false
+		r.covered = false
 		s.park(r, jobs.StateWaiting)
 	case err == nil:
 		s.finish(r, jobs.StateCompleted, "", now)

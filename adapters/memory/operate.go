@@ -68,7 +68,7 @@ func (s *Scheduler) retry(now time.Time, rows ...*row) {
 			r.attempts = max(r.attempts, r.attempt+1)
 			r.queue.claim(r)
 		}
-		r.due = now
+		r.due, r.overtaken = now, ""
 		s.park(r, jobs.StateWaiting)
 	}
 	s.finished = slices.DeleteFunc(s.finished, func(r *row) bool { return r.ended.IsZero() })

@@ -17,27 +17,31 @@ import (
 
 // row is a stored run.
 type row struct {
-	id        string
-	seq       uint64 // order of insertion
-	queue     *queue
-	state     jobs.State
-	data      []byte
-	metadata  map[string]string
-	priority  int
-	unique    string // key in queue.unique
-	tick      time.Time
-	missed    int             // earlier ticks that the run covers
-	begun     bool            // an attempt has started, or Retry was called, so it is never too late
-	overtaken bool            // another run covered a part of the attempt's window, so it does not count
-	aside     bool            // failed before or retried by hand, so it does not hold up the next tick
-	due       time.Time       // when the next attempt is due
-	attempt   int             // attempts started; an interrupted one does not count
-	attempts  int             // the most attempts
-	err       string          // of the latest attempt, or why the run was skipped
-	errs      []jobs.RunError // of the latest attempts that failed
-	process   string          // that made the latest attempt
+	id       string
+	seq      uint64 // order of insertion
+	queue    *queue
+	state    jobs.State
+	data     []byte
+	metadata map[string]string
+	priority int
+	unique   string // key in queue.unique
+	key      string // key of jobs.UniqueWaiting or jobs.Latest
+	tick     time.Time
+	missed   int             // earlier ticks that the run covers
+	begun    bool            // an attempt has started, or Retry was called, so it is never too late
+	covered  bool            // another run covered a part of the attempt's window, so it does not count
+	aside    bool            // failed before or retried by hand, so it does not hold up the next tick
+	due      time.Time       // when the next attempt is due
+	attempt  int             // attempts started; an interrupted one does not count
+	attempts int             // the most attempts
+	err      string          // of the latest attempt, or why the run was skipped
+	errs     []jobs.RunError // of the latest attempts that failed
+	process  string          // that made the latest attempt
 
 	fingerprint string // of a trigger with an idempotency key
+	overtakes   []*row // with jobs.Latest, earlier rows of the key that must not start after this one
+	overtaken   string // ID of the row that has started with newer data
+	held        int    // how many open transactions keep it from starting
 
 	tx      *Tx           // open transaction that inserts the row; nil if none
 	settled chan struct{} // closed when tx has ended
@@ -53,6 +57,7 @@ type queue struct {
 	def                        *provider.Definition
 	slots                      *slots
 	unique                     map[string]*row // rows that have not ended or have an idempotency key, by key
+	keys                       map[string]*key // of jobs.UniqueWaiting and jobs.Latest
 	paused                     time.Time       // when the job was paused; zero if it is not
 	back                       []*row          // due rows that wait for the end of the pause
 	pending, retrying, running int
@@ -113,7 +118,7 @@ func newSlots(n int) *slots { return &slots{n: n, free: n, ready: rowHeap{less: 
 func (s *Scheduler) queue(d *provider.Definition) *queue {
 	q := s.queues[d.Name]
 	if q == nil {
-		q = &queue{def: d, slots: s.general, unique: make(map[string]*row)}
+		q = &queue{def: d, slots: s.general, unique: make(map[string]*row), keys: make(map[string]*key)}
 		switch {
 		case d.Concurrency > 0:
 			q.slots = newSlots(d.Concurrency)
@@ -141,10 +146,12 @@ func (s *Scheduler) add(r *row) *row {
 	return r
 }
 
-// park lets r wait until it is due, which may be now.
+// park lets r wait until it is due, which may be now. While r is held, it is not in any list.
 func (s *Scheduler) park(r *row, state jobs.State) {
 	s.move(r, state)
-	heap.Push(&s.delayed, r)
+	if r.held == 0 {
+		heap.Push(&s.delayed, r)
+	}
 }
 
 // ready lets r, which is due, start when a worker is free and its job is not paused.
@@ -198,12 +205,18 @@ func (r *row) freeKey() {
 	if r.queue.unique[r.unique] == r {
 		delete(r.queue.unique, r.unique)
 	}
+	r.overtakes = nil
+	r.queue.dropKey(r)
 }
 
-// claim makes r the holder of its key, if the key is free.
+// claim gives r its key, unless that is of jobs.Unique and not free.
 func (q *queue) claim(r *row) {
 	if r.unique != "" && q.unique[r.unique] == nil {
 		q.unique[r.unique] = r
+	}
+	if r.key != "" {
+		k := q.key(r.key)
+		k.live = append(k.live, r)
 	}
 }
 

@@ -42,9 +42,9 @@ func (s *Scheduler) commit(ctx context.Context, r *row, job *jobs.Job, tx pgx.Tx
 	q.committing.Lock()
 	defer q.committing.Unlock()
 	s.mu.Lock()
-	r.overtaken = provider.Overtaken(job.PrevSuccess, job.Tick, q.lastSuccess)
+	r.covered = provider.Covered(job.PrevSuccess, job.Tick, q.lastSuccess)
 	s.mu.Unlock()
-	if r.overtaken {
+	if r.covered {
 		return errOvertaken
 	}
 	err := tx.Commit(ctx)

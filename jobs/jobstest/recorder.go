@@ -71,15 +71,18 @@ func Record(s jobs.Scheduler) *Recorder {
 	return &Recorder{Scheduler: s, attempts: make(map[string]string)}
 }
 
-// Enqueued is a job that was triggered. Delay, At, Priority, Unique and IdempotencyKey are the values of the trigger's
-// options, or zero.
+// Enqueued is a job that was triggered. Delay, At, Priority, Unique, UniqueMode and IdempotencyKey are the values of the
+// trigger's options, or zero. A trigger with [jobs.Latest] that found a waiting run replaces the values of the first
+// one.
 type Enqueued struct {
 	ID, Name string
 	Data     json.RawMessage
 	Delay    time.Duration
 	At       time.Time
 	Priority int
-	Unique   string
+	// Unique is the key of [jobs.Unique], [jobs.UniqueWaiting] or [jobs.Latest], and UniqueMode says of which.
+	Unique     string
+	UniqueMode jobs.UniqueMode
 	// IdempotencyKey is that of [jobs.IdempotencyKey]; a repeated trigger is recorded once.
 	IdempotencyKey string
 	// Tx is true if the job was triggered in a transaction. It is recorded even if the transaction does not commit.
@@ -150,6 +153,18 @@ func (r *Recorder) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data a
 	return id, err
 }
 
+// TriggerManyTx implements [jobs.TxTriggerer]. If the wrapped scheduler lacks this role, the error wraps
+// [errors.ErrUnsupported].
+func (r *Recorder) TriggerManyTx(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	ids, err := jobs.TriggerManyTx(ctx, r.Scheduler, tx, name, data, opts...)
+	if err == nil {
+		for i, id := range ids {
+			r.record(id, name, data[i], opts, true)
+		}
+	}
+	return ids, err
+}
+
 func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, tx bool) {
 	// The trigger's options, without those of the registration.
 	req, err := jobs.NewRequest(name, data, opts...)
@@ -158,12 +173,15 @@ func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, e := range r.enqueued {
-		if e.ID == id {
-			return // a key found this run, and none was inserted
-		}
+	entry := Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, req.UniqueMode, req.IdempotencyKey, tx}
+	i := slices.IndexFunc(r.enqueued, func(e Enqueued) bool { return e.ID == id })
+	switch {
+	case i < 0:
+		r.enqueued = append(r.enqueued, entry)
+	case req.UniqueMode == jobs.UniqueModeLatest:
+		r.enqueued[i] = entry
+	default: // a key found the run, and none was inserted
 	}
-	r.enqueued = append(r.enqueued, Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, req.IdempotencyKey, tx})
 }
 
 // errLeft is the error of a handler that did not return.

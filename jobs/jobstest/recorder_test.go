@@ -369,6 +369,42 @@ func TestOf_IsTheTypedViewOfAKind(t *testing.T) {
 	})
 }
 
+func TestRecorder_RecordsWhatLatestReplaces(t *testing.T) {
+	t.Parallel()
+	rec := newRecorder(t)
+	ctx := t.Context()
+	require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { return nil }))
+	n := func(n int) map[string]int { return map[string]int{"n": n} }
+	first, err := rec.Trigger(ctx, "test.job", n(1), jobs.Latest("key"), jobs.Delay(time.Minute))
+	require.NoError(t, err)
+	tx := new(memory.Tx)
+	again, err := rec.TriggerTx(ctx, tx, "test.job", n(2), jobs.Latest("key"), jobs.Priority(3))
+	require.NoError(t, err)
+	require.Equal(t, first, again)
+	require.Equal(t, []jobstest.Enqueued{{
+		ID: first, Name: "test.job", Data: []byte(`{"n":2}`), Priority: 3,
+		Unique: "key", UniqueMode: jobs.UniqueModeLatest, Tx: true,
+	}}, rec.Enqueued("test.job"))
+	require.NoError(t, tx.Commit(ctx))
+
+	_, err = rec.Trigger(ctx, "test.job", n(3), jobs.UniqueWaiting("key"))
+	require.NoError(t, err)
+	require.Len(t, rec.Enqueued("test.job"), 1)
+	rec.RequireNotEnqueued(t, "test.job", jobstest.DataWith("n", 3))
+}
+
+func TestRecorder_RecordsTriggerManyTx(t *testing.T) {
+	t.Parallel()
+	rec := newRecorder(t)
+	require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { return nil }))
+	ids, err := jobs.TriggerManyTx(t.Context(), rec, new(memory.Tx), "test.job", []any{nil, map[string]int{"n": 2}})
+	require.NoError(t, err)
+	require.Equal(t, []jobstest.Enqueued{
+		{ID: ids[0], Name: "test.job", Data: []byte(`{}`), Tx: true},
+		{ID: ids[1], Name: "test.job", Data: []byte(`{"n":2}`), Tx: true},
+	}, rec.Enqueued("test.job"))
+}
+
 func TestRecorder_TriggerTxNeedsTheRole(t *testing.T) {
 	t.Parallel()
 	s, err := memory.New(nil)
@@ -376,6 +412,8 @@ func TestRecorder_TriggerTxNeedsTheRole(t *testing.T) {
 	rec := jobstest.Record(struct{ jobs.Scheduler }{s})
 	require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { return nil }))
 	_, err = jobs.TriggerTx(t.Context(), rec, new(memory.Tx), "test.job", nil)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	_, err = jobs.TriggerManyTx(t.Context(), rec, new(memory.Tx), "test.job", []any{nil})
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	rec.RequireNotEnqueued(t, "test.job")
 }

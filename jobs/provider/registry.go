@@ -340,8 +340,9 @@ func (d *Definition) Request(data any, opts ...jobs.TriggerOption) (*jobs.Reques
 	return req, nil
 }
 
-// Requests returns a request for each element of data; see [Definition.Request]. [jobs.Unique] is
-// [jobs.ErrInvalidOption], because all would have the same key. Options are checked even if data is empty.
+// Requests returns a request for each element of data; see [Definition.Request]. [jobs.Unique], [jobs.UniqueWaiting]
+// and [jobs.Latest] are [jobs.ErrInvalidOption], because all would have the same key. Options are checked even if data
+// is empty.
 func (d *Definition) Requests(data []any, opts ...jobs.TriggerOption) ([]*jobs.Request, error) {
 	options, err := d.Request(nil, opts...)
 	if err != nil {
@@ -351,7 +352,7 @@ func (d *Definition) Requests(data []any, opts ...jobs.TriggerOption) ([]*jobs.R
 		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("IdempotencyKey does not apply to TriggerMany"))
 	}
 	if options.Unique != "" {
-		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("Unique does not apply to TriggerMany"))
+		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("%s does not apply to TriggerMany", options.UniqueMode))
 	}
 	reqs := make([]*jobs.Request, len(data))
 	for i, v := range data {

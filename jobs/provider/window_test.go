@@ -195,7 +195,7 @@ func TestPrevSuccess_WindowsHaveNoGap(t *testing.T) {
 	})
 }
 
-func TestOvertaken(t *testing.T) {
+func TestCovered(t *testing.T) {
 	t.Parallel()
 	const noon, one, two, three = "2025-01-01T12:00:00Z", "2025-01-01T13:00:00Z", "2025-01-01T14:00:00Z", "2025-01-01T15:00:00Z"
 	for _, test := range []struct {
@@ -213,7 +213,7 @@ func TestOvertaken(t *testing.T) {
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
-			require.Equal(t, test.want, provider.Overtaken(at(t, test.prev), at(t, test.tick), at(t, test.last)))
+			require.Equal(t, test.want, provider.Covered(at(t, test.prev), at(t, test.tick), at(t, test.last)))
 		})
 	}
 }

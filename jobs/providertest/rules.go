@@ -41,6 +41,7 @@ var rules = slices.Concat(
 	concurrencyRules,
 	middlewareRules,
 	triggerRules,
+	keyRules,
 	idempotencyRules,
 	txRules,
 	effectRules,

@@ -98,7 +98,7 @@ const (
 	cancelled               // it must not commit, because the run was cancelled
 	lost                    // it must not commit, because it belongs to another process or has no row
 	unknown                 // the database has not answered
-	overtaken               // it must not commit: another run has covered a part of its window meanwhile
+	covered                 // it must not commit: another run has covered a part of its window meanwhile
 )
 
 // endingOf returns what a locked row says about an attempt.
@@ -172,8 +172,8 @@ func (a *attempt) cover(ctx context.Context, tx pgx.Tx) error {
 		return nil
 	}
 	last, err := a.env.Store.LockSuccess(ctx, tx, store.Limits{Statement: commitTimeout, Idle: commitIdle}, a.run.Name)
-	if err == nil && provider.Overtaken(a.run.PrevSuccess, a.run.Tick, last) {
-		a.ending = overtaken
+	if err == nil && provider.Covered(a.run.PrevSuccess, a.run.Tick, last) {
+		a.ending = covered
 		return errOvertaken
 	}
 	if err == nil {

@@ -80,6 +80,9 @@ type Meta struct {
 	Started  bool              `json:"everytick_started,omitempty"`
 	Retried  bool              `json:"everytick_retried,omitempty"`  // by hand
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
+	// With jobs.Latest, earlier runs of the key that must not start after this one, and the later run that has started.
+	Overtakes []int64 `json:"everytick_overtakes,omitempty"`
+	Overtaken int64   `json:"everytick_overtaken,omitempty"`
 	// Fingerprint is that of the trigger with a jobs.IdempotencyKey.
 	Fingerprint string `json:"everytick_fingerprint,omitempty"`
 }
@@ -276,8 +279,11 @@ func (a *attempt) postpone(ctx context.Context, why string, err error) error {
 	return riverqueue.JobSnooze(transientSnooze)
 }
 
-// skip ends the run if Overlap or StartWithin say so.
+// skip ends the run if Overlap or StartWithin say so, or if a run with newer data for its key has started.
 func (a *attempt) skip(ctx context.Context) error {
+	if a.meta.Overtaken != 0 {
+		return a.endSkipped(ctx, provider.Overtaken(strconv.FormatInt(a.meta.Overtaken, 10)))
+	}
 	overlaps := false
 	if !a.run.Tick.IsZero() && a.job.Overlap == jobs.OverlapSkip {
 		bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
@@ -304,6 +310,9 @@ func (a *attempt) skip(ctx context.Context) error {
 	if reason := a.job.Skip(a.run, due, overlaps); reason != "" {
 		return a.endSkipped(ctx, reason)
 	}
+	if err := a.overtake(ctx); err != nil {
+		return a.postpone(ctx, "could not mark earlier runs of its key", err)
+	}
 	if a.job.StartWithin > 0 {
 		return riverqueue.MetadataSet(ctx, metaStarted, true)
 	}
@@ -326,6 +335,19 @@ func (a *attempt) open(ctx context.Context) error {
 	return nil
 }
 
+// overtake makes earlier runs of the key end if they are started again. It uses a statement for each: one that waits
+// for a row while it holds another could deadlock with River's, which store several results in no particular order.
+func (a *attempt) overtake(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
+	defer cancel()
+	for _, id := range a.meta.Overtakes {
+		if err := a.env.Store.Overtake(ctx, a.env.Own, id, a.row.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // call calls the handler.
 func (a *attempt) call(ctx context.Context) error {
 	if a.run.Missed > 0 && a.run.Attempt == 1 {
@@ -341,7 +363,7 @@ func (a *attempt) call(ctx context.Context) error {
 	if a.ending == lost || a.ending == unknown {
 		return err // nothing is reported
 	}
-	if a.ending == overtaken {
+	if a.ending == covered {
 		a.log().InfoContext(ctx, "another run of the schedule has succeeded meanwhile; running again from its tick on", "tick", a.run.Tick)
 		return riverqueue.JobSnooze(0) // the attempt does not count
 	}

@@ -18,8 +18,8 @@ func PrevSuccess(lastSuccess, tick time.Time) time.Time {
 
 // Covered reports whether the window from prevSuccess to tick of an attempt overlaps the window of another run that
 // has succeeded since the attempt started. last is the latest tick whose run has succeeded. A provider asks in the
-// transaction that completes a job with [jobs.Transactional], keeping others from completing meanwhile. An attempt that
-// that is covered is rolled back, and made again with the rest of its window.
+// transaction that completes a job with [jobs.Transactional], keeping others from completing meanwhile. An attempt for
+// which it reports true is rolled back, and made again with the rest of its window.
 func Covered(prevSuccess, tick, last time.Time) bool {
 	return prevSuccess.Before(tick) && last.After(prevSuccess)
 }

@@ -214,13 +214,19 @@ func (s *Scheduler) storeIn(tx *Tx, d *provider.Definition) jobs.Enqueue {
 		now := clock()
 		for _, req := range reqs {
 			q := s.queue(d)
-			r, err := s.holder(ctx, q, req.Unique, tx)
+			key, fingerprint := keyOf(req)
+			r, err := s.holder(ctx, q, key, tx)
 			if err != nil {
 				return err
 			}
+			if r != nil && r.fingerprint != fingerprint {
+				return fmt.Errorf("memory: trigger %q: %w: run %s has other data, or another delay, time or priority",
+					d.Name, jobs.ErrKeyReused, r.id)
+			}
 			if r == nil {
 				r = s.newRow(q, row{
-					data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: provider.Due(req, now), unique: req.Unique,
+					data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: provider.Due(req, now),
+					unique: key, fingerprint: fingerprint,
 				}, now)
 				if tx == nil {
 					s.add(r)
@@ -501,6 +507,7 @@ func (s *Scheduler) promote(now time.Time) {
 		s.finished[0], s.finished = nil, s.finished[1:]
 		s.totals[r.state]--
 		delete(s.rows, r.id)
+		r.freeKey()
 	}
 }
 

@@ -23,7 +23,7 @@ type row struct {
 	data     []byte
 	metadata map[string]string
 	priority int
-	unique   string
+	unique   string // key in queue.unique
 	tick     time.Time
 	missed   int             // earlier ticks that the run covers
 	begun    bool            // an attempt has started, or Retry was called, so it is never too late
@@ -34,6 +34,8 @@ type row struct {
 	err      string          // of the latest attempt, or why the run was skipped
 	errs     []jobs.RunError // of the latest attempts that failed
 	process  string          // that made the latest attempt
+
+	fingerprint string // of a trigger with an idempotency key
 
 	tx      *Tx           // open transaction that inserts the row; nil if none
 	settled chan struct{} // closed when tx has ended
@@ -48,7 +50,7 @@ type row struct {
 type queue struct {
 	def                        *provider.Definition
 	slots                      *slots
-	unique                     map[string]*row // rows that have not ended, by key
+	unique                     map[string]*row // rows that have not ended or have an idempotency key, by key
 	paused                     time.Time       // when the job was paused; zero if it is not
 	back                       []*row          // due rows that wait for the end of the pause
 	pending, retrying, running int
@@ -164,8 +166,26 @@ func (s *Scheduler) finish(r *row, state jobs.State, reason string, now time.Tim
 	r.ended, r.err = now, cmp.Or(reason, r.err)
 	r.queue.passed(r)
 	s.finished = append(s.finished, r)
-	if q := r.queue; q.unique[r.unique] == r {
-		delete(q.unique, r.unique)
+	if r.fingerprint == "" {
+		r.freeKey()
+	}
+}
+
+// keyOf returns the key of a request in queue.unique, "" if it has none, and its fingerprint.
+func keyOf(req *jobs.Request) (key, fingerprint string) {
+	switch {
+	case req.IdempotencyKey != "":
+		return "once " + req.IdempotencyKey, req.Fingerprint
+	case req.Unique != "":
+		return "unique " + req.Unique, ""
+	}
+	return "", ""
+}
+
+// freeKey lets another row have the key of r.
+func (r *row) freeKey() {
+	if r.queue.unique[r.unique] == r {
+		delete(r.queue.unique, r.unique)
 	}
 }
 

@@ -180,8 +180,8 @@ func (s *Scheduler) txEnded(r *row, committed bool) {
 	close(r.settled)
 	if committed {
 		s.add(r)
-	} else if r.queue.unique[r.unique] == r {
-		delete(r.queue.unique, r.unique)
+	} else {
+		r.freeKey()
 	}
 }
 

@@ -40,6 +40,8 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 		rescue,
 		{"queues", func(ctx context.Context) error { return s.rehome(ctx, false) }},
 		{"outcomes of schedules", func(ctx context.Context) error { return s.store.CopyOutcomes(ctx, ss.pool, namesOf(s.schedules())) }},
+		{"lost fetches", func(ctx context.Context) error { return s.giveBack(ctx, ss, lostFetchAfter) }},
+		{"stalled jobs", func(ctx context.Context) error { return s.watchStalls(ctx, ss) }},
 		{"processes", func(ctx context.Context) error { return s.store.ForgetProcesses(ctx, ss.pool) }},
 	}
 	// Jobs left in queues by earlier versions.

@@ -63,7 +63,8 @@ const (
 // defaults.
 type Config struct {
 	// Logger receives the scheduler's messages and River's, and is the base of the loggers that handlers get. Unless
-	// it takes debug messages, River's messages below warn are left out. Defaults to [slog.Default].
+	// it takes debug messages, River's messages below warn are left out. Errors that River repeats are logged once a
+	// minute, with the number of lines left out. Defaults to [slog.Default].
 	Logger *slog.Logger
 
 	// Schema is the database schema of River's tables, as given to [Migrate]. It matches ^[a-zA-Z_][a-zA-Z0-9_]*$ and
@@ -180,6 +181,7 @@ type Scheduler struct {
 	started  atomic.Bool
 	ending   atomic.Bool // Shutdown is running
 	migrated atomic.Bool // the schema has been found complete
+	resets   resets
 }
 
 var (

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -15,9 +16,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/flow"
+	"github.com/everytick/everytick/adapters/river/internal/fold"
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/schedule"
 	"github.com/everytick/everytick/adapters/river/internal/store"
@@ -34,6 +36,9 @@ type session struct {
 	ticker  *schedule.Ticker
 	client  *riverqueue.Client[pgx.Tx]
 	slots   map[string]*work.Slots // by queue
+	flow    *flow.Flow             // what the client fetches and stores
+	stalls  stalls
+	log     *fold.Handler // of River's client
 
 	startedAt time.Time
 	died      chan struct{} // holds a signal that a process has died
@@ -63,6 +68,9 @@ func (s *Scheduler) Start(ctx context.Context) (err error) {
 	s.migrated.Store(false)
 	if reason, err := s.checkMigrated(ctx); err != nil || reason != "" {
 		return cmp.Or(err, errors.New(reason))
+	}
+	if err := checkEncoding(ctx, s.store, s.pool); err != nil {
+		return err
 	}
 	if len(s.reg.Jobs()) > 0 {
 		if err := s.startSession(ctx); err != nil {
@@ -145,11 +153,12 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	ss.flow, ss.log = s.newFlow(id, ss), fold.New(riverLogger(s.log).Handler())
 	cfg, err := s.clientConfig(id, ss, indexes, live)
 	if err != nil {
 		return err
 	}
-	if ss.client, err = riverqueue.NewClient(riverpgxv5.New(ss.pool), cfg); err != nil {
+	if ss.client, err = riverqueue.NewClient(ss.flow.Driver(ss.pool), cfg); err != nil {
 		return err
 	}
 	events, unsubscribe := ss.client.SubscribeConfig(s.events())
@@ -215,25 +224,33 @@ func hostname() string {
 // no faster.
 const ownConns = 4
 
+// ownPing bounds how long a connection of the own pool that has been idle may take to answer before another one is
+// used. A fetch, with a timeout of 10 s, can try all of them.
+const ownPing = 2 * time.Second
+
 // newOwnPool returns a pool for fetching, completing and scheduling jobs, which must not wait when handlers and the
 // rest of the application use up theirs.
 func (s *Scheduler) newOwnPool(ctx context.Context) (*pgxpool.Pool, error) {
 	cfg := s.pool.Config()
 	cfg.MaxConns, cfg.MinConns, cfg.MinIdleConns = min(ownConns, cfg.MaxConns), 0, 0
-	if !s.cfg.PollOnly { // a pooler may give the session to others
-		configured := cfg.AfterConnect
-		cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-			if configured != nil {
-				if err := configured(ctx, conn); err != nil {
-					return err
-				}
-			}
-			// River's statements and ours must see what others commit meanwhile.
-			_, err := conn.Exec(ctx, `SET default_transaction_isolation = 'read committed'`)
-			return err
-		}
-	}
+	cfg.PingTimeout = cmp.Or(cfg.PingTimeout, ownPing)
+	cfg.AfterConnect = s.afterConnect(cfg.AfterConnect)
 	return pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
+}
+
+// afterConnect returns what prepares a connection of the scheduler's own, after configured.
+func (s *Scheduler) afterConnect(configured func(context.Context, *pgx.Conn) error) func(context.Context, *pgx.Conn) error {
+	return func(ctx context.Context, conn *pgx.Conn) error {
+		if configured != nil {
+			if err := configured(ctx, conn); err != nil {
+				return err
+			}
+		}
+		if s.cfg.PollOnly { // a pooler may give the session to others
+			return nil
+		}
+		return s.store.PrepareSession(ctx, conn)
+	}
 }
 
 // processConfig configures this process's heartbeat.
@@ -263,7 +280,7 @@ func (s *Scheduler) processConfig(id string, ss *session) process.Config {
 	}
 }
 
-// connect opens a connection as the pool does.
+// connect opens a connection as the own pool does.
 func (s *Scheduler) connect(ctx context.Context) (*pgx.Conn, error) {
 	cfg := s.pool.Config()
 	if cfg.BeforeConnect != nil {
@@ -272,8 +289,8 @@ func (s *Scheduler) connect(ctx context.Context) (*pgx.Conn, error) {
 		}
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
-	if err == nil && cfg.AfterConnect != nil {
-		if err = cfg.AfterConnect(ctx, conn); err != nil {
+	if err == nil {
+		if err = s.afterConnect(cfg.AfterConnect)(ctx, conn); err != nil {
 			_ = conn.Close(ctx)
 		}
 	}
@@ -325,7 +342,7 @@ const (
 func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live int) (*riverqueue.Config, error) {
 	cfg := &riverqueue.Config{
 		ID:                          id,
-		Logger:                      riverLogger(s.log),
+		Logger:                      slog.New(ss.log),
 		Schema:                      s.cfg.Schema,
 		PollOnly:                    s.cfg.PollOnly,
 		FetchCooldown:               min(wake.Cooldown*time.Duration(max(1, live)), mostFetchCooldown),
@@ -347,6 +364,7 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	env := &work.Env{
 		Store: s.store, Log: s.log, App: s.pool, Own: ss.pool, Client: id, Stopping: ss.stopping,
 		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded,
+		Ended: ss.flow.Ended,
 	}
 	for queue, slots := range ss.slots {
 		cfg.Queues[queue] = riverqueue.QueueConfig{MaxWorkers: slots.N}
@@ -424,6 +442,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	end := func() {
 		<-ss.client.Stopped()
 		<-ss.returned
+		ss.log.Close()
 		ss.process.Stop()
 		ss.pool.Close()
 	}

@@ -302,10 +302,17 @@ func (r *Registry) Undefined(name string) (*Definition, error) {
 // Request validates a trigger of the job. Unless an option sets them, the request has the delay and the priority of
 // the registration. For the errors, see [jobs.NewRequest].
 func (d *Definition) Request(data any, opts ...jobs.TriggerOption) (*jobs.Request, error) {
+	all := opts
 	if d.Delay != 0 {
-		opts = slices.Concat([]jobs.TriggerOption{jobs.Delay(d.Delay)}, opts)
+		all = slices.Concat([]jobs.TriggerOption{jobs.Delay(d.Delay)}, opts)
 	}
-	req, err := jobs.NewRequest(d.Name, data, opts...)
+	req, err := jobs.NewRequest(d.Name, data, all...)
+	if err == nil && req.IdempotencyKey != "" && d.Delay != 0 { // a repeat may come after the registration has changed
+		var given *jobs.Request
+		if given, err = jobs.NewRequest(d.Name, data, opts...); err == nil {
+			req.Fingerprint = given.Fingerprint
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -321,6 +328,9 @@ func (d *Definition) Requests(data []any, opts ...jobs.TriggerOption) ([]*jobs.R
 	options, err := d.Request(nil, opts...)
 	if err != nil {
 		return nil, err
+	}
+	if options.IdempotencyKey != "" {
+		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("IdempotencyKey does not apply to TriggerMany"))
 	}
 	if options.Unique != "" {
 		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("Unique does not apply to TriggerMany"))

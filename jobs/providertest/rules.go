@@ -38,6 +38,7 @@ var rules = slices.Concat(
 	concurrencyRules,
 	middlewareRules,
 	triggerRules,
+	idempotencyRules,
 	txRules,
 	effectRules,
 	lifecycleRules,

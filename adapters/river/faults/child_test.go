@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -88,6 +90,14 @@ func runChild(encoded string) (exitCode int) {
 		log.Error("child failed", "error", err)
 		return 1
 	}
+	counts := make(chan os.Signal, 1)
+	signal.Notify(counts, syscall.SIGUSR1)
+	go func() {
+		for range counts {
+			debug.FreeOSMemory()
+			log.Warn("footprint", "goroutines", runtime.NumGoroutine())
+		}
+	}()
 	var cfg childConfig
 	if err := json.Unmarshal([]byte(encoded), &cfg); err != nil {
 		return fail(err)

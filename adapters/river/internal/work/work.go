@@ -37,6 +37,8 @@ type Env struct {
 	Suspect func(since time.Time) bool
 	// Succeeded is called when the run of a tick has succeeded.
 	Succeeded func(name string, tick time.Time)
+	// Ended is called when an attempt ends. Unless reported is set, its result will not be stored.
+	Ended func(id int64, reported bool)
 	// Stopping is closed when a shutdown cancels running jobs.
 	Stopping <-chan struct{}
 }
@@ -76,16 +78,32 @@ type Meta struct {
 	Started  bool              `json:"everytick_started,omitempty"`
 	Retried  bool              `json:"everytick_retried,omitempty"`  // by hand
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
+	// Fingerprint is that of the trigger with a jobs.IdempotencyKey.
+	Fingerprint string `json:"everytick_fingerprint,omitempty"`
 }
 
 // Slots counts the workers of a queue in this process.
 type Slots struct {
 	N     int // how many there are
 	taken atomic.Int64
+	full  atomic.Int64 // when all were last seen taken, in Unix nanoseconds
 }
 
 // Taken returns how many workers run a job.
 func (s *Slots) Taken() int { return int(s.taken.Load()) }
+
+// Full returns when all workers were last seen running jobs.
+func (s *Slots) Full() time.Time { return time.Unix(0, s.full.Load()) }
+
+// take and free are called when a worker begins and ends a job.
+func (s *Slots) take() { s.changed(s.taken.Add(1)) }
+func (s *Slots) free() { s.changed(s.taken.Add(-1) + 1) }
+
+func (s *Slots) changed(most int64) {
+	if most >= int64(s.N) {
+		s.full.Store(time.Now().UnixNano())
+	}
+}
 
 // A worker runs one registered job.
 type worker struct {
@@ -124,8 +142,8 @@ type attempt struct {
 
 // Work implements [riverqueue.Worker].
 func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
-	w.slots.taken.Add(1)
-	defer w.slots.taken.Add(-1)
+	w.slots.take()
+	defer w.slots.free()
 	a := &attempt{worker: w, row: job.JobRow, began: time.Now()}
 	err := a.decode(ctx)
 	if err == nil {
@@ -144,6 +162,13 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	if a.retryAfter != nil {
 		job.Args.rowData = &rowData{retryAfter: a.retryAfter}
 	}
+	err = a.result(ctx, err)
+	w.env.Ended(job.ID, !errors.As(err, new(notOwn)))
+	return err
+}
+
+// result returns what River is told of an attempt that ended with err.
+func (a *attempt) result(ctx context.Context, err error) error {
 	switch a.ending {
 	case committed: // the row is not the attempt's anymore
 		return nil

@@ -205,6 +205,22 @@ func StartWithin(limit time.Duration) Option {
 	})
 }
 
+// Data sets the data that the ticks of the job give their handler, by the rules of [Triggerer]: v is encoded as JSON and
+// must be an object. It is encoded when the job is registered, and v that breaks the rules is [ErrInvalidData]. Defaults
+// to {}. Data does not apply to RegisterDelayed, nor to triggered runs, which have the data of their trigger.
+//
+// When a new version of the program changes the data, it applies to the ticks inserted from the start of that version
+// on, in whichever process. A run that waits keeps its data, even if it then also covers a later tick.
+//
+// [Kind] has methods that register ticks with data of its type.
+func Data(v any) Option {
+	return option(func(s *settings) error {
+		s.Data = v
+		s.ForTicks = cmp.Or(s.ForTicks, "Data")
+		return nil
+	})
+}
+
 // OnSkipped calls f for each run of the job that is skipped (see [Overlap], [StartWithin] and [Latest]) and each tick
 // that comes due while the job is paused, in the process that skips it. Run.Error is the reason. A tick that a pause
 // skips has no run of its own, so its Run.ID is "". f must be fast. It is for counting and notifying: if the process dies at

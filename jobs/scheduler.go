@@ -26,6 +26,10 @@ type Registrar interface {
 	// and a restart does not shift them; see [Every]. An interval shorter than one second or not in whole
 	// milliseconds is [ErrInvalidSchedule].
 	RegisterInterval(name string, every time.Duration, h Handler, opts ...Option) error
+	// RegisterSchedule runs h at the ticks of s, which the caller has written or made of other schedules; see
+	// [Schedule], [Only], [Spread] and [AnyOf]. s is checked with its next ticks: one that breaks the rules of Schedule
+	// is [ErrInvalidSchedule], and the error names the rule.
+	RegisterSchedule(name string, s Schedule, h Handler, opts ...Option) error
 	// RegisterDelayed runs h only when triggered, delay after the trigger. 0 means at once. A delay that is negative
 	// or not in whole milliseconds is [ErrInvalidSchedule].
 	RegisterDelayed(name string, delay time.Duration, h Handler, opts ...Option) error

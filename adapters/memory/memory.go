@@ -147,6 +147,11 @@ func (s *Scheduler) RegisterInterval(name string, every time.Duration, h jobs.Ha
 	return s.registry.RegisterInterval(name, every, h, opts...)
 }
 
+// RegisterSchedule implements [jobs.Registrar].
+func (s *Scheduler) RegisterSchedule(name string, schedule jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	return s.registry.RegisterSchedule(name, schedule, h, opts...)
+}
+
 // RegisterDelayed implements [jobs.Registrar].
 func (s *Scheduler) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return s.registry.RegisterDelayed(name, delay, h, opts...)
@@ -478,6 +483,9 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 	return start
 }
 
+// stalledEvery is how often a schedule whose code fails is tried and logged.
+const stalledEvery = time.Minute
+
 // advance inserts, folds or skips the ticks of q that are due. It returns functions that report
 // it, to be called without the mutex.
 func (s *Scheduler) advance(ctx context.Context, q *queue, now time.Time) (reports []func()) {
@@ -486,7 +494,7 @@ func (s *Scheduler) advance(ctx context.Context, q *queue, now time.Time) (repor
 		switch a.Action {
 		case provider.Insert:
 			q.last = s.add(s.newRow(q, row{
-				data: []byte("{}"), priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed,
+				data: q.def.Data, priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed,
 			}, now))
 		case provider.Fold: // the run keeps the due time of its first tick, and so its place in the queue
 			q.last.tick, q.last.missed = a.Tick, a.Missed
@@ -497,6 +505,16 @@ func (s *Scheduler) advance(ctx context.Context, q *queue, now time.Time) (repor
 					"job", q.def.Name, "tick", a.Tick, "missed", a.Missed, "reason", provider.SkippedPaused)
 				q.def.Skipped(ctx, s.logger, "", a.Tick, provider.SkippedPaused)
 			})
+		case provider.Stall:
+			if now.Sub(q.stalled) >= stalledEvery {
+				q.stalled = now
+				tick := q.next
+				reports = append(reports, func() {
+					s.logger.Error("memory: schedule has a bug; its ticks wait until a version without it is started",
+						"job", q.def.Name, "tick", tick, "schedule", q.def.Spec(), "error", a.Err)
+				})
+			}
+			return reports
 		default:
 			return reports
 		}
@@ -513,6 +531,9 @@ func (s *Scheduler) nextDue(now time.Time) (next time.Time) {
 	for _, q := range s.queues {
 		if q.next.After(now) && (next.IsZero() || q.next.Before(next)) {
 			next = q.next
+		}
+		if again := q.stalled.Add(stalledEvery); again.After(now) && (next.IsZero() || again.Before(next)) {
+			next = again
 		}
 	}
 	return next
@@ -568,11 +589,14 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	r.cancel()
 	r.cancel = nil
 	switch {
+	case r.covered:
+		level, msg = slog.LevelInfo, "memory: another run of the schedule has succeeded meanwhile; running again from its tick on"
+		r.attempt--
+		r.covered = false
+		s.park(r, jobs.StateWaiting)
 	case err == nil:
 		s.finish(r, jobs.StateCompleted, "", now)
-		if q := r.queue; r.tick.After(q.lastSuccess) {
-			q.lastSuccess = r.tick
-		}
+		r.queue.succeeded(r)
 	case !r.cancelled.IsZero():
 		level, msg = slog.LevelInfo, "memory: job cancelled"
 		r.addError(text, now)

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/everytick/everytick/jobs"
@@ -28,6 +29,7 @@ type row struct {
 	tick     time.Time
 	missed   int             // earlier ticks that the run covers
 	begun    bool            // an attempt has started, or Retry was called, so it is never too late
+	covered  bool            // another run covered a part of the attempt's window, so it does not count
 	aside    bool            // failed before or retried by hand, so it does not hold up the next tick
 	due      time.Time       // when the next attempt is due
 	attempt  int             // attempts started; an interrupted one does not count
@@ -61,10 +63,12 @@ type queue struct {
 	pending, retrying, running int
 
 	// The schedule. last and prev are kept here after their retention.
-	next        time.Time // next tick; zero if none
-	last        *row      // latest tick that was inserted
-	prev        *row      // latest tick that started, or was skipped or cancelled
-	lastSuccess time.Time // latest tick whose run succeeded
+	next        time.Time  // next tick; zero if none
+	last        *row       // latest tick that was inserted
+	prev        *row       // latest tick that started, or was skipped or cancelled
+	committing  sync.Mutex // held while a transactional run of a tick commits; taken before the scheduler's
+	lastSuccess time.Time  // latest tick whose run succeeded
+	stalled     time.Time  // when its code last failed and that was logged; zero if never
 }
 
 // plan returns what to do with the next tick of the schedule at now.
@@ -85,6 +89,13 @@ func (r *row) progress() provider.Progress {
 		return provider.Going
 	default:
 		return provider.Waiting
+	}
+}
+
+// succeeded records that the run of r has succeeded.
+func (q *queue) succeeded(r *row) {
+	if r.tick.After(q.lastSuccess) {
+		q.lastSuccess = r.tick
 	}
 }
 
@@ -236,7 +247,7 @@ func (r *row) job(now time.Time, db jobs.DB) *jobs.Job {
 	return &jobs.Job{
 		ID: r.id, Name: r.queue.def.Name, Data: bytes.Clone(r.data),
 		Attempt: r.attempt, MaxAttempts: r.attempts,
-		Tick: r.tick, Missed: r.missed, Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
+		Tick: r.tick, Missed: r.missed, PrevSuccess: provider.PrevSuccess(r.queue.lastSuccess, r.tick), Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
 	}
 }
 

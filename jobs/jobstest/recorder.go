@@ -35,6 +35,14 @@ type Recorder struct {
 	// retries. Defaults to one minute. In a [testing/synctest] bubble it can be a day.
 	Wait time.Duration
 
+	// Repeat runs each handler that succeeds once more, as if the process had died before the success was stored. The
+	// test then shows what a handler does twice. The second call has the same ID, data, metadata, tick and PrevSuccess,
+	// and the next Attempt. Its error is that of the attempt, which may be retried. A handler is not repeated on its
+	// last attempt, after which a job whose process has died fails for good; with [jobs.MaxRetries] of 0 it never is.
+	// Nor is one with the option [jobs.Transactional], whose effects are stored together with the success.
+	// Both calls share the attempt's timeout, and middleware of the registration runs twice, too. Set it before Start.
+	Repeat bool
+
 	mu       sync.Mutex
 	enqueued []Enqueued
 	outcomes []Outcome
@@ -100,6 +108,11 @@ func (r *Recorder) RegisterCron(name, pattern string, h jobs.Handler, opts ...jo
 // RegisterInterval implements [jobs.Registrar].
 func (r *Recorder) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return r.Scheduler.RegisterInterval(name, every, h, r.watching(opts)...)
+}
+
+// RegisterSchedule implements [jobs.Registrar].
+func (r *Recorder) RegisterSchedule(name string, s jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	return r.Scheduler.RegisterSchedule(name, s, h, r.watching(opts)...)
 }
 
 // RegisterDelayed implements [jobs.Registrar].
@@ -176,16 +189,31 @@ var errLeft = errors.New("jobstest: handler exited its goroutine (runtime.Goexit
 
 // watching prepends middleware that observes attempts to the options.
 func (r *Recorder) watching(opts []jobs.Option) []jobs.Option {
-	return slices.Concat([]jobs.Option{jobs.Use(r.watch)}, opts)
+	transactional := false
+	for _, opt := range opts {
+		var set jobSettings
+		if opt != nil && opt.ApplyTo(&set) == nil { // the scheduler reports errors
+			transactional = transactional || set.Transactional
+		}
+	}
+	watch := func(h jobs.Handler) jobs.Handler { return r.watch(h, transactional) }
+	return slices.Concat([]jobs.Option{jobs.Use(watch)}, opts)
 }
 
-func (r *Recorder) watch(h jobs.Handler) jobs.Handler {
+func (r *Recorder) watch(h jobs.Handler, transactional bool) jobs.Handler {
 	return func(ctx context.Context, job *jobs.Job) error {
 		given := *job
 		given.Data, given.Metadata = bytes.Clone(job.Data), maps.Clone(job.Metadata)
 		err := errLeft
 		defer func() { r.ended(ctx, given, err) }()
 		err = h(ctx, job)
+		if err == nil && r.Repeat && !transactional && job.Attempt < job.MaxAttempts && ctx.Err() == nil {
+			again := given
+			again.Data, again.Metadata = bytes.Clone(given.Data), maps.Clone(given.Metadata)
+			again.Attempt++
+			err = errLeft
+			err = h(ctx, &again)
+		}
 		return err
 	}
 }

@@ -40,6 +40,7 @@ type faulty struct {
 	options  []jobs.Option                        // applied after those of the registration
 	own      func([]jobs.Option) []jobs.Option    // replaces the options of the registration
 	request  func(name string, req *jobs.Request) // changes the request of a trigger
+	schedule func(jobs.Schedule) jobs.Schedule    // replaces a custom schedule
 	register func(error) error
 	trigger  func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error)
 	many     func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error)
@@ -92,6 +93,13 @@ func (f *faulty) RegisterCron(name, pattern string, h jobs.Handler, opts ...jobs
 
 func (f *faulty) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return f.registered(f.Scheduler.RegisterInterval(name, every, f.handle(h), f.with(opts)...))
+}
+
+func (f *faulty) RegisterSchedule(name string, s jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	if f.schedule != nil {
+		s = f.schedule(s)
+	}
+	return f.registered(f.Scheduler.RegisterSchedule(name, s, f.handle(h), f.with(opts)...))
 }
 
 func (f *faulty) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
@@ -293,6 +301,15 @@ func forgetting(err error) error {
 	return errors.New(err.Error())
 }
 
+// A disguised schedule has another text or other ticks.
+type disguised struct {
+	next func(time.Time) time.Time
+	text string
+}
+
+func (d disguised) Next(t time.Time) time.Time { return d.next(t) }
+func (d disguised) String() string             { return d.text }
+
 // Rules that several faults break.
 const (
 	oneForAll    = "after missed ticks, one run covers all of them: its tick is the latest, and Missed counts the others"
@@ -302,6 +319,9 @@ const (
 	privateKey   = "an idempotency key is private to its job and apart from Unique keys"
 	idempotentTx = "an idempotency key in a transaction is taken once that commits"
 	lastSuccess  = "Jobs returns the tick of the latest successful run, despite later failures and a restart"
+	tickData     = "a tick has the data of its registration, in each attempt and after a restart"
+	failing      = "a schedule whose code fails stops no other, says why it stands still, and catches up once it works"
+	noGap        = "the windows from PrevSuccess to Tick of the runs that succeed have no gap, despite failures, outages and pauses"
 )
 
 const (
@@ -393,6 +413,130 @@ var faults = []struct {
 			return func(_ context.Context, job *jobs.Job) error { return h(started, job) }
 		}
 	}},
+	{
+		"custom schedules lose their text", "a schedule that the application has written runs at its ticks, and is listed with its own text",
+		func(f *faulty, _ providertest.Config) {
+			f.schedule = func(s jobs.Schedule) jobs.Schedule { return disguised{s.Next, "custom"} }
+		},
+	},
+	{
+		"custom schedules run on a grid", "a schedule that the application has written runs at its ticks, and is listed with its own text",
+		func(f *faulty, _ providertest.Config) {
+			f.schedule = func(s jobs.Schedule) jobs.Schedule {
+				return disguised{func(t time.Time) time.Time { return t.Truncate(time.Second).Add(time.Second) }, s.String()}
+			}
+		},
+	},
+	{"Spread does not learn the name of its job", "Only, Spread and AnyOf change and combine ticks", func(f *faulty, _ providertest.Config) {
+		f.schedule = func(s jobs.Schedule) jobs.Schedule { return disguised{s.Next, s.String()} }
+	}},
+	{"a schedule that panics ends", failing, func(f *faulty, _ providertest.Config) {
+		f.schedule = func(s jobs.Schedule) jobs.Schedule {
+			return disguised{func(t time.Time) (next time.Time) {
+				defer func() { _ = recover() }()
+				return s.Next(t)
+			}, s.String()}
+		}
+	}},
+	{"a schedule that panics does not say so", failing, changingStatus(func(st *jobs.Status) { st.OverdueReason = "" })},
+	{"a schedule that panics stops the others", failing, func(f *faulty, _ providertest.Config) {
+		var bug atomic.Bool
+		f.schedule = func(s jobs.Schedule) jobs.Schedule {
+			return disguised{func(t time.Time) (next time.Time) {
+				bug.Store(true)
+				next = s.Next(t)
+				bug.Store(false)
+				return next
+			}, s.String()}
+		}
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				if bug.Load() {
+					<-ctx.Done()
+				}
+				return h(ctx, job)
+			}
+		}
+	}},
+	{"invalid schedules are accepted", "a schedule that breaks the rules is refused", func(f *faulty, _ providertest.Config) {
+		f.schedule = func(jobs.Schedule) jobs.Schedule {
+			return disguised{func(t time.Time) time.Time { return t.Truncate(time.Hour).Add(time.Hour) }, "hourly"}
+		}
+	}},
+	{"ticks have no data", tickData, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if !job.Tick.IsZero() {
+				job.Data = json.RawMessage(`{}`)
+			}
+		})
+	}},
+	{"retries of ticks have no data", tickData, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if !job.Tick.IsZero() && job.Attempt > 1 {
+				job.Data = json.RawMessage(`{}`)
+			}
+		})
+	}},
+	{"triggered runs have the data of ticks", tickData, func(f *faulty, _ providertest.Config) {
+		var data atomic.Pointer[json.RawMessage]
+		f.handler = before(func(job *jobs.Job) {
+			if job.Name != "test.tick" {
+				return
+			}
+			if !job.Tick.IsZero() {
+				data.CompareAndSwap(nil, &job.Data)
+			} else if ticks := data.Load(); ticks != nil && string(job.Data) == "{}" {
+				job.Data = *ticks
+			}
+		})
+	}},
+	{"the data of ticks is encoded after the registration", tickData, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			job.Data = json.RawMessage(strings.Replace(string(job.Data), "día ✓", "changed after the registration", 1))
+		})
+	}},
+	{"Data of ticks is not checked", "data of ticks that cannot be stored is refused, and Data of a job without ticks", func(f *faulty, _ providertest.Config) {
+		f.own = func([]jobs.Option) []jobs.Option { return nil }
+	}},
+	{"PrevSuccess is not set", noGap, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.PrevSuccess = time.Time{} })
+	}},
+	{"PrevSuccess is the previous tick, whatever its outcome", noGap, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.PrevSuccess = job.Tick.Add(-time.Duration(job.Missed+1) * time.Second) })
+	}},
+	{"PrevSuccess is as of the first attempt", noGap, func(f *faulty, _ providertest.Config) {
+		var first sync.Map
+		f.handler = before(func(job *jobs.Job) {
+			at, _ := first.LoadOrStore(job.ID, job.PrevSuccess)
+			job.PrevSuccess = at.(time.Time)
+		})
+	}},
+	{"PrevSuccess is forgotten by a restart", noGap, func(f *faulty, _ providertest.Config) {
+		var starts atomic.Int32
+		f.start = func(ctx context.Context) error {
+			starts.Add(1)
+			return f.Scheduler.Start(ctx)
+		}
+		f.handler = before(func(job *jobs.Job) {
+			if starts.Load() > 1 {
+				job.PrevSuccess = time.Time{}
+			}
+		})
+	}},
+	{"PrevSuccess is the latest tick that has started", "the window of a run does not begin after that of a run still in progress", func(f *faulty, _ providertest.Config) {
+		var latest atomic.Pointer[time.Time]
+		f.handler = before(func(job *jobs.Job) {
+			if before := latest.Swap(&job.Tick); before != nil {
+				job.PrevSuccess = *before
+			}
+		})
+	}},
+	{
+		"windows of transactional runs overlap", "a Transactional run whose window another has covered meanwhile runs again with the rest",
+		func(f *faulty, _ providertest.Config) {
+			f.own = func([]jobs.Option) []jobs.Option { return nil }
+		},
+	},
 	{"the retry delay is constant", "the delay before a retry doubles", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return jobs.RetryAfter(200*time.Millisecond, err) })
 	}},

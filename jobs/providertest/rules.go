@@ -31,6 +31,9 @@ type rule struct {
 // rules lists all rules. Those that wait longest in real time come first.
 var rules = slices.Concat(
 	tickRules,
+	windowRules,
+	dataRules,
+	scheduleRules,
 	pauseRules,
 	retryRules,
 	timeRules,

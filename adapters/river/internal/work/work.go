@@ -37,6 +37,8 @@ type Env struct {
 	Suspect func(since time.Time) bool
 	// Succeeded is called when the run of a tick has succeeded.
 	Succeeded func(name string, tick time.Time)
+	// LastSuccess returns the latest tick of the job whose run has succeeded.
+	LastSuccess func(ctx context.Context, name string) (time.Time, error)
 	// Ended is called when an attempt ends. Unless reported is set, its result will not be stored.
 	Ended func(id int64, reported bool)
 	// Stopping is closed when a shutdown cancels running jobs.
@@ -155,11 +157,12 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	if err == nil {
 		err = a.connect(ctx)
 	}
-	if a.conn != nil {
-		defer a.conn.Release()
-	}
+	defer a.disconnect()
 	if err == nil {
 		err = a.skip(ctx)
+	}
+	if err == nil {
+		err = a.open(ctx)
 	}
 	if err == nil {
 		err = a.call(ctx)
@@ -316,6 +319,22 @@ func (a *attempt) skip(ctx context.Context) error {
 	return nil
 }
 
+// open sets where the window of a tick's run begins. It asks at each attempt: runs of earlier and later ticks may have
+// succeeded since the tick was inserted.
+func (a *attempt) open(ctx context.Context) error {
+	if a.run.Tick.IsZero() {
+		return nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
+	defer cancel()
+	last, err := a.env.LastSuccess(bounded, a.run.Name)
+	if err != nil {
+		return a.postpone(ctx, "could not read the latest success", err)
+	}
+	a.run.PrevSuccess = provider.PrevSuccess(last, a.run.Tick)
+	return nil
+}
+
 // overtake makes earlier runs of the key end if they are started again. It uses a statement for each: one that waits
 // for a row while it holds another could deadlock with River's, which store several results in no particular order.
 func (a *attempt) overtake(ctx context.Context) error {
@@ -343,6 +362,10 @@ func (a *attempt) call(ctx context.Context) error {
 	}
 	if a.ending == lost || a.ending == unknown {
 		return err // nothing is reported
+	}
+	if a.ending == covered {
+		a.log().InfoContext(ctx, "another run of the schedule has succeeded meanwhile; running again from its tick on", "tick", a.run.Tick)
+		return riverqueue.JobSnooze(0) // the attempt does not count
 	}
 	if err != nil {
 		return a.failed(ctx, err)

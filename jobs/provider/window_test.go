@@ -101,7 +101,7 @@ func (m *windowModel) start(r *windowRun) {
 // succeed ends a run. Its success is stored later.
 func (m *windowModel) succeed(r *windowRun) {
 	r.running = false
-	if m.transactional && provider.Overtaken(r.prev, r.tick, m.success) {
+	if m.transactional && provider.Covered(r.prev, r.tick, m.success) {
 		r.retries = true
 		return
 	}

@@ -43,6 +43,7 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/adapters/river/internal/wake"
+	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
 )
@@ -172,6 +173,7 @@ type Scheduler struct {
 	inserts   *insert.Inserter
 
 	pauses   *pause.Pauses
+	going    *work.Going
 	turn     chan struct{}           // holds a token during Start and Shutdown
 	session  atomic.Pointer[session] // nil when not started
 	started  atomic.Bool
@@ -203,7 +205,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	s := &Scheduler{cfg: c, log: c.Logger, pool: pool, reg: reg, store: store.New(c.Schema), turn: make(chan struct{}, 1)}
-	s.pauses = pause.New(s.store)
+	s.pauses, s.going = pause.New(s.store), work.NewGoing()
 	s.clock = dbclock.New(func(ctx context.Context, ask func(dbclock.Asker) error) error {
 		return s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return ask(conn) })
 	}, time.Now)

@@ -330,7 +330,7 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	}
 	env := &work.Env{
 		Store: s.store, Log: s.log, App: s.pool, Own: ss.pool, Client: id, Stopping: ss.stopping,
-		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded,
+		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded, Going: s.going,
 	}
 	for _, d := range s.reg.Jobs() {
 		queue := s.queueOf(d)

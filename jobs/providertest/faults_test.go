@@ -382,6 +382,25 @@ var faults = []struct {
 			return func(ctx context.Context, job *jobs.Job) error { return h(context.WithoutCancel(ctx), job) }
 		}
 	}},
+	{"a handler that ignores its timeout is called again", "a handler that ignores its timeout is not called again beside itself, and completes its run", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				context.AfterFunc(ctx, func() { time.AfterFunc(10*time.Second, func() { _ = h(ctx, job) }) })
+				return h(ctx, job)
+			}
+		}
+	}},
+	{"the run of a handler that ignores its timeout fails", "a handler that ignores its timeout is not called again beside itself, and completes its run", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				err := h(ctx, job)
+				return cmp.Or(err, jobs.Permanent(ctx.Err()))
+			}
+		}
+	}},
+	{"a handler that ignores its timeout is forgotten", "with OverlapSkip, no tick runs beside a handler that ignores its timeout", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow)}
+	}},
 	{"data that does not decode is retried", "data that does not decode fails its run for good, and no other", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.MaxRetries(1000), jobs.RetryDelay(time.Minute)}
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })

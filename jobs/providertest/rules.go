@@ -30,6 +30,7 @@ type rule struct {
 
 // rules lists all rules. Those that wait longest in real time come first.
 var rules = slices.Concat(
+	verdictRules,
 	tickRules,
 	pauseRules,
 	retryRules,

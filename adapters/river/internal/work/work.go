@@ -39,6 +39,8 @@ type Env struct {
 	Succeeded func(name string, tick time.Time)
 	// Stopping is closed when a shutdown cancels running jobs.
 	Stopping <-chan struct{}
+	// Going knows the handlers that are running in this process.
+	Going *Going
 }
 
 // args is the type of every worker's args: any JSON object, with the job's registered name as its kind. River
@@ -106,6 +108,8 @@ const (
 	transientSnooze = 2 * time.Second
 	// prepareTimeout bounds the queries before the handler.
 	prepareTimeout = 15 * time.Second
+	// besideSnooze is the wait of a run whose handler is still running here for an earlier attempt.
+	besideSnooze = 5 * time.Second
 )
 
 // An attempt is one execution of a job's handler, with the steps around it.
@@ -249,6 +253,7 @@ func (a *attempt) skip(ctx context.Context) error {
 		if err != nil {
 			return a.postpone(ctx, "could not check for another run", err)
 		}
+		overlaps = overlaps || a.env.Going.beside(a.run.Name, a.row.ID)
 	}
 	due := a.row.ScheduledAt
 	if !a.run.Tick.IsZero() {
@@ -266,8 +271,17 @@ func (a *attempt) skip(ctx context.Context) error {
 	return nil
 }
 
-// call calls the handler.
+// call calls the handler, unless it is still running here for an earlier attempt of the same run.
 func (a *attempt) call(ctx context.Context) error {
+	began, first := a.env.Going.begin(a.run.Name, a.row.ID)
+	if !began {
+		if first {
+			a.log().WarnContext(ctx, "job postponed: the handler is still running in this process for an earlier attempt",
+				"attempt", a.run.Attempt)
+		}
+		return riverqueue.JobSnooze(besideSnooze)
+	}
+	defer a.env.Going.end(a.run.Name, a.row.ID)
 	if a.run.Missed > 0 && a.run.Attempt == 1 {
 		a.log().WarnContext(ctx, "late run: earlier ticks were missed and get no run of their own",
 			"tick", a.run.Tick, "ticks_missed", a.run.Missed, "late_by", a.run.Late())

@@ -44,6 +44,7 @@ func newWorker(t testing.TB, pool *pgxpool.Pool, h jobs.Handler, opts ...jobs.Op
 		Suspect:   func(time.Time) bool { return false },
 		Succeeded: func(string, time.Time) {},
 		Stopping:  make(chan struct{}),
+		Going:     NewGoing(),
 	}}
 }
 

@@ -401,7 +401,7 @@ func RegisterCRMJobs(r jobs.Registrar, url string) error {
 		switch {
 		case res.StatusCode == http.StatusTooManyRequests:
 			seconds, _ := strconv.Atoi(res.Header.Get("Retry-After")) // it may be absent
-			return jobs.RetryAfter(time.Duration(max(seconds, 1))*time.Second, errors.New("over the rate limit"))
+			return jobs.Snooze(time.Duration(seconds)*time.Second, "over the rate limit")
 		case res.StatusCode >= 500:
 			return errors.New(res.Status)
 		case res.StatusCode >= 400:
@@ -409,7 +409,7 @@ func RegisterCRMJobs(r jobs.Registrar, url string) error {
 		}
 		return nil
 	}
-	return PushContact.Register(r, push, jobs.Concurrency(2), jobs.MaxRetries(20), jobs.Timeout(30*time.Second))
+	return PushContact.Register(r, push, jobs.Concurrency(2), jobs.Timeout(30*time.Second))
 }
 
 func TestRateLimit(t *testing.T) {
@@ -429,7 +429,8 @@ func TestRateLimit(t *testing.T) {
 	begun := time.Now()
 	outcome := rec.TriggerAndWait(t, "crm.push", Contact{ID: 1})
 	require.NoError(t, outcome.Err)
-	require.Equal(t, 2, outcome.Attempts)
+	require.Equal(t, 1, outcome.Attempts)
+	require.Len(t, rec.Snoozes("crm.push"), 1)
 	require.GreaterOrEqual(t, time.Since(begun), time.Second)
 	outcome = rec.TriggerAndWait(t, "crm.push", Contact{ID: 0})
 	require.EqualError(t, outcome.Err, "404 Not Found")

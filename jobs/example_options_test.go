@@ -39,6 +39,28 @@ func ExampleUse() {
 	// email.welcome, attempt 1: panic: no template
 }
 
+// A handler that cannot do its work yet postpones its run. This is no failure, and no attempt is used up.
+func ExampleSnooze() {
+	registry, err := provider.NewRegistry()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = registry.RegisterDelayed("report.send", 0, func(_ context.Context, job *jobs.Job) error {
+		if job.Snoozes == 100 {
+			return jobs.Permanent(errors.New("the data has not arrived"))
+		}
+		return jobs.Snooze(time.Minute, "the data has not arrived")
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(jobs.Snoozed(runOnce(registry, "report.send")))
+	// Output:
+	// 1m0s the data has not arrived true
+}
+
 // The text of an error is stored with the run and logged. Redact keeps addresses out of both.
 func ExampleRedact() {
 	address := regexp.MustCompile(`[^ ]+@[^ ]+`)

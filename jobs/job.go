@@ -12,8 +12,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/everytick/everytick/jobs/internal/verdict"
 )
 
 // A Job is what a handler is given for one attempt. It is valid until the handler returns.
@@ -35,6 +33,8 @@ type Job struct {
 	// Missed is how many earlier ticks this run also covers. They passed while no process was running or all
 	// workers were busy, and get no run of their own. It is 0 for a run on time and for a triggered run.
 	Missed int
+	// Snoozes is how often this run was postponed with [Snooze] before this attempt.
+	Snoozes int
 	// Metadata is what [TriggerMiddleware] set when the job was triggered, or nil. It is meant for middleware;
 	// handlers get their input from Data.
 	Metadata map[string]string
@@ -63,14 +63,18 @@ func (j *Job) Late() time.Duration {
 	return max(0, j.StartedAt.Sub(j.Tick))
 }
 
-// Retries reports whether another attempt follows if this one ends with err.
+// Retries reports whether the run starts again if this attempt ends with err: it has failed and another attempt
+// follows, or it was snoozed (see [Snoozed]).
 func (j *Job) Retries(err error) bool {
-	var permanent *verdict.Permanent
-	return err != nil && j.Attempt < j.MaxAttempts && !verdict.Sound(func() bool { return errors.As(err, &permanent) })
+	if _, _, snoozed := Snoozed(err); snoozed {
+		return true
+	}
+	return err != nil && j.Attempt < j.MaxAttempts && !isPermanent(err)
 }
 
-// Outcome classifies an attempt that ended with err, for metrics and traces: "completed", "retried" (another attempt
-// follows), "failed" (for good), or "interrupted" (by a shutdown or a cancellation). ctx is the attempt's context.
+// Outcome classifies an attempt that ended with err, for metrics and traces: "completed", "snoozed" (see [Snooze]),
+// "retried" (failed, another attempt follows), "failed" (for good), or "interrupted" (by a shutdown or a cancellation).
+// ctx is the attempt's context.
 func (j *Job) Outcome(ctx context.Context, err error) string {
 	switch {
 	case err == nil:
@@ -78,6 +82,9 @@ func (j *Job) Outcome(ctx context.Context, err error) string {
 	case errors.Is(ctx.Err(), context.Canceled): // a timeout is DeadlineExceeded
 		return "interrupted"
 	case j.Retries(err):
+		if _, _, snoozed := Snoozed(err); snoozed {
+			return "snoozed"
+		}
 		return "retried"
 	default:
 		return "failed"
@@ -97,6 +104,9 @@ func (j *Job) LogValue() slog.Value {
 	}
 	if j.Missed > 0 {
 		attrs = append(attrs, slog.Int("missed", j.Missed))
+	}
+	if j.Snoozes > 0 {
+		attrs = append(attrs, slog.Int("snoozes", j.Snoozes))
 	}
 	return slog.GroupValue(attrs...)
 }

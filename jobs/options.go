@@ -155,8 +155,8 @@ const CatchUpWindow = 12 * time.Hour
 // earlier ones. At most one tick of a schedule waits for a worker; while it waits, each further tick replaces it.
 //
 // With [CatchUpAll], each tick gets its own run, in order and one at a time. A tick waits for the previous run even if
-// none was missed. Only first attempts hold up the next tick; a retry may run beside it. Ticks older than
-// [CatchUpWindow] get no run, and Job.Missed of the first run after them counts them.
+// none was missed. Only first attempts hold up the next tick; a retry may run beside it, and so may a run that was
+// snoozed. Ticks older than [CatchUpWindow] get no run, and Job.Missed of the first run after them counts them.
 func CatchUp(policy CatchUpPolicy) Option {
 	return option(func(s *settings) error {
 		if policy != CatchUpOnce && policy != CatchUpAll {
@@ -178,8 +178,8 @@ const (
 )
 
 // Overlap sets what happens to a tick when another run of its job is in progress. Defaults to [OverlapAllow]. A
-// skipped tick is listed among the job's runs with the reason. Triggered runs and retries are never skipped. Overlap
-// does not apply to RegisterDelayed.
+// skipped tick is listed among the job's runs with the reason. Triggered runs, retries and runs that were
+// snoozed are never skipped. Overlap does not apply to RegisterDelayed.
 func Overlap(policy OverlapPolicy) Option {
 	return option(func(s *settings) error {
 		if policy != OverlapAllow && policy != OverlapSkip {
@@ -193,7 +193,7 @@ func Overlap(policy OverlapPolicy) Option {
 
 // StartWithin skips a run, of a tick or triggered, that could only start more than limit after it was due. It is listed
 // among the job's runs with the reason. If a run covers several ticks (see [CatchUp]), limit counts from the latest.
-// Retries are not affected. Defaults to no limit.
+// Retries and runs that were snoozed are not affected. Defaults to no limit.
 func StartWithin(limit time.Duration) Option {
 	return option(func(s *settings) error {
 		if limit <= 0 {

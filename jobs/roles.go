@@ -145,8 +145,8 @@ type Canceller interface {
 // A Retrier retries runs that did not succeed.
 type Retrier interface {
 	// Retry starts a run again at once, with at least one more attempt, if it has failed for good, was cancelled or
-	// skipped, or waits for its next attempt. A run that waits for its first attempt, is running or has completed is
-	// [ErrNotRetryable]. An ID that no stored run of the job has is [ErrUnknownID].
+	// skipped, waits for its next attempt, or was snoozed. A run that waits for its first attempt, is running or has
+	// completed is [ErrNotRetryable]. An ID that no stored run of the job has is [ErrUnknownID].
 	Retry(ctx context.Context, name, id string) error
 }
 
@@ -169,7 +169,8 @@ type Run struct {
 	State State
 	// Tick is the tick that it is for, or zero if it was triggered.
 	Tick time.Time
-	// Attempt is the number of the latest attempt, or 0 before the first. MaxAttempts is how many there are.
+	// Attempt is the number of the latest attempt, or 0 before the first. Attempts that were snoozed or interrupted
+	// by a shutdown do not count. MaxAttempts is how many there are.
 	Attempt, MaxAttempts int
 	// CreatedAt is when it was inserted, and DueAt when it is due or was last due.
 	CreatedAt, DueAt time.Time
@@ -180,6 +181,9 @@ type Run struct {
 	// Error is the text of the latest error, followed by the stack if it was a panic, or the reason why the run was
 	// skipped.
 	Error string
+	// Snoozes is how often the run was postponed with [Snooze], and SnoozeReason the reason given last.
+	Snoozes      int
+	SnoozeReason string
 	// Errors has the errors of all attempts that failed, oldest first. Only [RunFinder].Run sets it.
 	Errors []RunError
 	// Process is the ID of the process that executes the run or executed its latest attempt, or "" before the first;

@@ -410,7 +410,7 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 				})
 				continue
 			}
-			if r.queue.passed(r); r.missed > 0 && r.attempt == 1 {
+			if r.queue.passed(r); r.missed > 0 && r.attempt == 1 && r.snoozes == 0 {
 				start = append(start, func() {
 					s.logger.Warn("memory: late run: earlier ticks were missed and get no run of their own", slog.Any("", job))
 				})
@@ -502,6 +502,7 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 
 	s.mu.Lock()
 	now := clock()
+	sleep, reason, snoozed := r.queue.def.Snooze(err)
 	delay, again := r.queue.def.Retry(job, err)
 	r.cancel()
 	r.cancel = nil
@@ -518,6 +519,12 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 		level, msg = slog.LevelWarn, "memory: job interrupted by the shutdown; it goes back to the queue"
 		r.attempt--
 		s.park(r, jobs.StateWaiting)
+	case snoozed:
+		level, msg = slog.LevelInfo, "memory: job snoozed"
+		attrs = []any{slog.Any("", job), "starts_in", sleep, "reason", reason}
+		r.attempt--
+		r.due, r.snoozes, r.snoozeReason, r.aside = now.Add(sleep), r.snoozes+1, reason, true
+		s.park(r, r.snoozedState())
 	case again:
 		level, msg = slog.LevelWarn, "memory: job failed and will be retried"
 		attrs = append(attrs, "retry_in", delay)

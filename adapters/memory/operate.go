@@ -46,10 +46,15 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 		case jobs.StateRetrying:
 			s.unpark(r)
 		case jobs.StateWaiting:
-			if r.attempt > 0 {
+			if r.attempt > 0 || r.snoozes > 0 {
 				return nil // it will start as soon as it can
 			}
-			fallthrough
+			return fmt.Errorf("%w: %q of %q is %s", jobs.ErrNotRetryable, id, name, r.state)
+		case jobs.StateScheduled:
+			if r.snoozes == 0 {
+				return fmt.Errorf("%w: %q of %q is %s", jobs.ErrNotRetryable, id, name, r.state)
+			}
+			s.unpark(r)
 		default:
 			return fmt.Errorf("%w: %q of %q is %s", jobs.ErrNotRetryable, id, name, r.state)
 		}

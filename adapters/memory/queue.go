@@ -33,6 +33,9 @@ type row struct {
 	attempts int       // the most attempts
 	err      string    // of the latest attempt, or why the run was skipped
 
+	snoozes      int    // how often the handler has snoozed the run
+	snoozeReason string // the latest reason
+
 	tx      *Tx           // open transaction that inserts the row; nil if none
 	settled chan struct{} // closed when tx has ended
 
@@ -129,6 +132,14 @@ func (s *Scheduler) park(r *row, state jobs.State) {
 	heap.Push(&s.delayed, r)
 }
 
+// snoozedState is the state of r, whose handler has snoozed it, until it is due.
+func (r *row) snoozedState() jobs.State {
+	if r.attempt > 0 {
+		return jobs.StateRetrying
+	}
+	return jobs.StateScheduled
+}
+
 // ready lets r, which is due, start when a worker is free and its job is not paused.
 func (s *Scheduler) ready(r *row) {
 	if q := r.queue; q.paused.IsZero() {
@@ -192,7 +203,7 @@ func (r *row) job(now time.Time, db jobs.DB) *jobs.Job {
 	return &jobs.Job{
 		ID: r.id, Name: r.queue.def.Name, Data: bytes.Clone(r.data),
 		Attempt: r.attempt, MaxAttempts: r.attempts,
-		Tick: r.tick, Missed: r.missed, Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
+		Tick: r.tick, Missed: r.missed, Snoozes: r.snoozes, Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
 	}
 }
 

@@ -66,24 +66,26 @@ func statusOf(s jobs.Status) statusJSON {
 }
 
 type runJSON struct {
-	ID          string          `json:"id"`
-	Name        string          `json:"name"`
-	State       jobs.State      `json:"state"`
-	Tick        time.Time       `json:"tick,omitzero"`
-	Attempt     int             `json:"attempt"`
-	MaxAttempts int             `json:"max_attempts"`
-	CreatedAt   time.Time       `json:"created_at,omitzero"`
-	DueAt       time.Time       `json:"due_at,omitzero"`
-	StartedAt   time.Time       `json:"started_at,omitzero"`
-	EndedAt     time.Time       `json:"ended_at,omitzero"`
-	Error       string          `json:"error,omitempty"`
-	Data        json.RawMessage `json:"data,omitempty"`
+	ID           string          `json:"id"`
+	Name         string          `json:"name"`
+	State        jobs.State      `json:"state"`
+	Tick         time.Time       `json:"tick,omitzero"`
+	Attempt      int             `json:"attempt"`
+	MaxAttempts  int             `json:"max_attempts"`
+	CreatedAt    time.Time       `json:"created_at,omitzero"`
+	DueAt        time.Time       `json:"due_at,omitzero"`
+	StartedAt    time.Time       `json:"started_at,omitzero"`
+	EndedAt      time.Time       `json:"ended_at,omitzero"`
+	Error        string          `json:"error,omitempty"`
+	Snoozes      int             `json:"snoozes,omitempty"`
+	SnoozeReason string          `json:"snooze_reason,omitempty"`
+	Data         json.RawMessage `json:"data,omitempty"`
 }
 
 func runOf(r jobs.Run) runJSON {
 	return runJSON{
 		r.ID, r.Name, r.State, r.Tick, r.Attempt, r.MaxAttempts,
-		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, r.Data,
+		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, r.Snoozes, r.SnoozeReason, r.Data,
 	}
 }
 

@@ -107,6 +107,18 @@ func TestDefinition_Retry(t *testing.T) {
 	}
 }
 
+func TestDefinition_SnoozeReturnsAReasonThatCanBeStored(t *testing.T) {
+	t.Parallel()
+	d := define(t, nil, failing(jobs.Snooze(time.Hour, "a\x00b\xff"+strings.Repeat("x", 9000))))
+	after, reason, ok := d.Snooze(attempt(t, d))
+	require.True(t, ok)
+	require.Equal(t, time.Hour, after)
+	require.True(t, strings.HasPrefix(reason, `a\x00b`+"\ufffdxxx"), "%.20q", reason)
+	require.Less(t, len(reason), 9000)
+	_, _, ok = d.Snooze(attempt(t, define(t, nil, failing(io.EOF))))
+	require.False(t, ok)
+}
+
 func TestDefinition_RunPassesTheJobAndALogger(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
@@ -379,6 +391,8 @@ func TestDefinition_Skip(t *testing.T) {
 				job.Tick = due
 			}
 			require.Equal(t, test.want, d.Skip(job, due, test.overlapping))
+			job.Snoozes = 1
+			require.Empty(t, d.Skip(job, due, test.overlapping), "a run that was snoozed is not skipped")
 		})
 	}
 }

@@ -427,6 +427,13 @@ func stack() string {
 	}
 }
 
+// Snooze reports whether an attempt that ended with err snoozes its run. If so, the run starts again after delay, and
+// the attempt does not count. reason can be stored. Providers ask it before Retry.
+func (d *Definition) Snooze(err error) (delay time.Duration, reason string, ok bool) {
+	delay, reason, ok = jobs.Snoozed(err)
+	return delay, storable(reason), ok
+}
+
 // Retry decides what follows an attempt that failed with err. If again is true, the next attempt starts after delay.
 // Otherwise the job has failed for good.
 func (d *Definition) Retry(job *jobs.Job, err error) (delay time.Duration, again bool) {
@@ -453,14 +460,17 @@ func (d *Definition) Backoff(attempt int) time.Duration {
 }
 
 // Skip returns why a run must be skipped, or "" if it may start. due is when the run was first due, which for a tick is
-// the tick itself. overlapping is whether another run of the job is in progress. Retries are not skipped for it, which
-// would hide that the job fails.
+// the tick itself. overlapping is whether another run of the job is in progress. Neither retries, which would hide that
+// the job fails, nor runs that were snoozed are skipped.
 func (d *Definition) Skip(job *jobs.Job, due time.Time, overlapping bool) string {
+	if job.Attempt > 1 || job.Snoozes > 0 {
+		return ""
+	}
 	late := job.StartedAt.Sub(due)
 	switch {
-	case d.StartWithin > 0 && job.Attempt == 1 && late > d.StartWithin:
+	case d.StartWithin > 0 && late > d.StartWithin:
 		return fmt.Sprintf("skipped: %s late, StartWithin is %s", late.Round(time.Millisecond), d.StartWithin)
-	case overlapping && d.Overlap == jobs.OverlapSkip && !job.Tick.IsZero() && job.Attempt == 1:
+	case overlapping && d.Overlap == jobs.OverlapSkip && !job.Tick.IsZero():
 		return "skipped: another run of this job is in progress"
 	}
 	return ""

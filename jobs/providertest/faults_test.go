@@ -401,6 +401,64 @@ var faults = []struct {
 	{"a handler that ignores its timeout is forgotten", "with OverlapSkip, no tick runs beside a handler that ignores its timeout", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow)}
 	}},
+	{"a snooze uses up an attempt", "a snoozed run starts again after the delay, and no attempt is used up, not even the last one", func(f *faulty, _ providertest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) error {
+			d, _, _ := jobs.Snoozed(err)
+			return jobs.RetryAfter(d, forgetting(err))
+		})
+	}},
+	{"a snoozed run starts again at once", "a snoozed run starts again after the delay, and no attempt is used up, not even the last one", func(f *faulty, _ providertest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) error {
+			if _, reason, ok := jobs.Snoozed(err); ok {
+				return jobs.Snooze(0, reason)
+			}
+			return err
+		})
+	}},
+	{"snoozes are not counted", "a snoozed run starts again after the delay, and no attempt is used up, not even the last one", func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.Snoozes = 0 })
+	}},
+	{"the reason of a snooze is its error", "a snooze is listed with its reason, and is no failure", changingRuns(func(r *jobs.Run) {
+		r.Error, r.SnoozeReason = r.SnoozeReason, ""
+	})},
+	{"a snoozed run is retrying", "a snooze is listed with its reason, and is no failure", func(f *faulty, _ providertest.Config) {
+		f.status = func(all []jobs.Status) {
+			for i := range all {
+				all[i].Retrying = all[i].Waiting
+			}
+		}
+	}},
+	{"a failure after a snooze is not counted", "a snoozed run counts the failures of its attempts, and no snoozes", func(f *faulty, _ providertest.Config) {
+		f.handler = after(func(job *jobs.Job, err error) error {
+			if job.Snoozes > 0 && job.Attempt == 1 {
+				return jobs.Snooze(0, err.Error())
+			}
+			return err
+		})
+	}},
+	{"a snoozed run cannot be retried", "a snoozed run can be started at once by Retry, and cancelled", func(f *faulty, _ providertest.Config) {
+		f.retry = func(context.Context, string, string) error { return jobs.ErrNotRetryable }
+	}},
+	{"cancelling ignores snoozed runs", "a snoozed run can be started at once by Retry, and cancelled", func(f *faulty, _ providertest.Config) {
+		f.cancel = func(context.Context, string, string) error { return nil }
+	}},
+	{"a snoozed tick is lost", "a snoozed tick is skipped neither for being late nor for an overlap", func(f *faulty, _ providertest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) error { return jobs.Permanent(err) })
+	}},
+	{"a snoozed tick holds up the next", "a snoozed tick holds up no later tick", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				err := h(ctx, job)
+				d, _, _ := jobs.Snoozed(err)
+				select {
+				case <-time.After(d):
+				case <-ctx.Done():
+				}
+				return err
+			}
+		}
+		f.options = []jobs.Option{jobs.Timeout(24 * time.Hour)}
+	}},
 	{"data that does not decode is retried", "data that does not decode fails its run for good, and no other", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.MaxRetries(1000), jobs.RetryDelay(time.Minute)}
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })

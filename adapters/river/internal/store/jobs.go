@@ -37,7 +37,7 @@ func (s *Store) Runs(ctx context.Context, db DB, name string, limit int) ([]jobs
 		var id int64
 		err := row.Scan(&id, &run.State, (*instant)(&run.Tick), &run.Attempt, &run.MaxAttempts,
 			(*instant)(&run.CreatedAt), (*instant)(&run.DueAt), (*instant)(&run.StartedAt), (*instant)(&run.EndedAt),
-			&run.Error, &run.Data)
+			&run.Error, &run.Snoozes, &run.SnoozeReason, &run.Data)
 		ids = append(ids, id)
 		return run, err
 	}, name, limit)
@@ -98,10 +98,11 @@ func (s *Store) NotifyInsert(ctx context.Context, db DB, queues []string) error 
 	return s.exec(ctx, db, "NotifyInsert", s.schema, queues)
 }
 
-// LockJob locks a run until the transaction ends and returns its state. It returns [pgx.ErrNoRows] if the job has
-// no run with this ID.
-func (s *Store) LockJob(ctx context.Context, tx DB, id int64, name string) (jobs.State, error) {
-	return one[jobs.State](ctx, s, tx, "LockJob", id, name)
+// LockJob locks a run until the transaction ends. It returns its state, and whether it was ever snoozed by its handler.
+// It returns [pgx.ErrNoRows] if the job has no run with this ID.
+func (s *Store) LockJob(ctx context.Context, tx DB, id int64, name string) (state jobs.State, snoozed bool, err error) {
+	err = tx.QueryRow(ctx, s.sql("LockJob"), id, name).Scan(&state, &snoozed)
+	return state, snoozed, err
 }
 
 // PrepareRetry prepares a run for JobRetryTx of River's client.

@@ -68,6 +68,7 @@ func (a *args) UnmarshalJSON([]byte) error { return nil }
 const (
 	metaSkipped = "everytick_skipped" // why the run was skipped
 	metaStarted = "everytick_started" // true if an attempt of a job with jobs.StartWithin started in time
+	metaSnoozed = "everytick_snoozed" // a Snoozed
 )
 
 // Meta is the part of a row's metadata that an attempt reads.
@@ -76,8 +77,15 @@ type Meta struct {
 	Missed   int               `json:"everytick_missed,omitempty"`
 	Open     bool              `json:"everytick_open,omitempty"` // inserted without knowing the job's options
 	Started  bool              `json:"everytick_started,omitempty"`
-	Retried  bool              `json:"everytick_retried,omitempty"`  // by hand
+	Retried  bool              `json:"everytick_retried,omitempty"` // by hand
+	Snoozed  Snoozed           `json:"everytick_snoozed,omitzero"`
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
+}
+
+// Snoozed is how often a handler has snoozed its run with jobs.Snooze, and why the last time.
+type Snoozed struct {
+	Count  int    `json:"count"`
+	Reason string `json:"reason"`
 }
 
 // Slots counts the workers of a queue in this process.
@@ -167,7 +175,7 @@ func (a *attempt) decode(ctx context.Context) error {
 	a.run = &jobs.Job{
 		ID: strconv.FormatInt(a.row.ID, 10), Name: a.job.Name, Data: a.row.EncodedArgs,
 		Attempt: a.row.Attempt, MaxAttempts: a.row.MaxAttempts,
-		Missed: a.meta.Missed, Metadata: a.meta.Metadata,
+		Missed: a.meta.Missed, Snoozes: a.meta.Snoozed.Count, Metadata: a.meta.Metadata,
 		StartedAt: a.row.AttemptedAt.UTC(), DB: a.env.App,
 	}
 	switch tick := a.meta.Tick.(type) {
@@ -247,7 +255,7 @@ func (a *attempt) skip(ctx context.Context) error {
 			if err := a.env.Store.SetLimits(bounded, tx, limits); err != nil {
 				return err
 			}
-			overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID, a.run.Attempt > 1)
+			overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID, a.run.Attempt > 1 || a.run.Snoozes > 0)
 			return err
 		})
 		if err != nil {
@@ -282,7 +290,7 @@ func (a *attempt) call(ctx context.Context) error {
 		return riverqueue.JobSnooze(besideSnooze)
 	}
 	defer a.env.Going.end(a.run.Name, a.row.ID)
-	if a.run.Missed > 0 && a.run.Attempt == 1 {
+	if a.run.Missed > 0 && a.run.Attempt == 1 && a.run.Snoozes == 0 {
 		a.log().WarnContext(ctx, "late run: earlier ticks were missed and get no run of their own",
 			"tick", a.run.Tick, "ticks_missed", a.run.Missed, "late_by", a.run.Late())
 	}
@@ -314,6 +322,9 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		log.WarnContext(ctx, "job was cancelled")
 		return err // River ends the run
 	}
+	if delay, reason, ok := a.job.Snooze(err); ok {
+		return a.snooze(ctx, delay, reason)
+	}
 	delay, again := a.job.Retry(a.run, err)
 	if again {
 		log.WarnContext(ctx, "job failed and will be retried", "retry_in", delay, "max_attempts", a.run.MaxAttempts)
@@ -325,6 +336,15 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		return riverqueue.JobCancel(err)
 	}
 	return err
+}
+
+// snooze lets the run start again after delay, as its handler wishes. River does not count the attempt.
+func (a *attempt) snooze(ctx context.Context, delay time.Duration, reason string) error {
+	a.run.Logger.InfoContext(ctx, "job snoozed", "starts_in", delay, "reason", reason)
+	if err := riverqueue.MetadataSet(ctx, metaSnoozed, Snoozed{Count: a.run.Snoozes + 1, Reason: reason}); err != nil {
+		return err
+	}
+	return riverqueue.JobSnooze(delay)
 }
 
 func (a *attempt) stopping() bool {

@@ -96,6 +96,18 @@ func TestWorker_ReportsTheResultOfAnAttempt(t *testing.T) {
 			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "some failure",
 		},
 		{
+			name: "a snooze of the last attempt", attempts: 2, handler: func(*jobs.Job) error { return jobs.Snooze(time.Hour, "not yet") }, ran: true,
+			event: riverqueue.EventKindJobSnoozed, state: rivertype.JobStateScheduled,
+		},
+		{
+			name: "a late tick that was snoozed", opts: []jobs.Option{jobs.StartWithin(time.Minute)},
+			metadata: `{"everytick_tick": "2026-01-02T03:04:05Z", "everytick_snoozed": {"count": 3, "reason": "not yet"}}`, ran: true,
+			handler: func(job *jobs.Job) error {
+				return map[bool]error{false: errors.New("unexpected snoozes")}[job.Snoozes == 3]
+			},
+			event: riverqueue.EventKindJobCompleted, state: rivertype.JobStateCompleted,
+		},
+		{
 			name: "panic", handler: func(*jobs.Job) error { panic("help") }, ran: true,
 			event: riverqueue.EventKindJobFailed, state: rivertype.JobStateRetryable, says: "work_test.go",
 		},

@@ -43,7 +43,8 @@ SELECT name, count(*), 0, 0 FROM {{schema}}.everytick_schedule AS s WHERE name =
 -- name: Runs
 SELECT id, {{state}}, {{tick}}, CASE WHEN {{is_skipped}} THEN attempt - 1 ELSE attempt END, max_attempts,
 	created_at, scheduled_at, attempted_at, finalized_at,
-	coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error', ''), args
+	coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error', ''),
+	coalesce((metadata->'everytick_snoozed'->>'count')::int, 0), coalesce(metadata->'everytick_snoozed'->>'reason', ''), args
 FROM {{schema}}.river_job
 WHERE kind = $1
 ORDER BY id DESC LIMIT $2
@@ -125,7 +126,7 @@ WHERE used.queue <> $3
 SELECT pg_notify($1::text || '.river_insert', '{"queue": "' || queue || '"}') FROM unnest($2::text[]) AS queue
 
 -- name: LockJob
-SELECT {{state}} FROM {{schema}}.river_job WHERE id = $1 AND kind = $2 FOR UPDATE
+SELECT {{state}}, metadata ? 'everytick_snoozed' FROM {{schema}}.river_job WHERE id = $1 AND kind = $2 FOR UPDATE
 
 -- Prepares a retry by hand. A skipped attempt does not count, and a late start is no reason to skip the run again.
 -- If another run has its unique key by now, it loses the key.

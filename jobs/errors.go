@@ -73,8 +73,8 @@ func isPermanent(err error) bool {
 	return verdict.Sound(func() bool { return errors.As(err, &permanent) })
 }
 
-// RetryAfter marks err so that the next attempt starts after d instead of the usual retry delay. The attempt still
-// counts. A negative d means 0. RetryAfter(d, nil) is nil.
+// RetryAfter marks err so that the next attempt starts after exactly d instead of the usual retry delay. The attempt
+// still counts. A negative d means 0. RetryAfter(d, nil) is nil.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil

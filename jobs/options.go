@@ -51,7 +51,8 @@ func MaxRetries(n int) Option {
 }
 
 // RetryDelay sets the delay before the first retry, 0 to 24 hours. It doubles with each further retry, up to 24 hours.
-// Defaults to 5 seconds.
+// So that runs that fail together are not retried together, each delay is up to a tenth shorter or longer, depending on
+// the run's ID and the attempt. Defaults to 5 seconds.
 func RetryDelay(delay time.Duration) Option {
 	return option(func(s *settings) error {
 		if delay < 0 || delay > internal.MaxBackoff {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/memory"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 	"github.com/everytick/everytick/jobs/providertest"
 )
 
@@ -143,7 +144,8 @@ func TestRuns_KeepsRunsUntilRetentionEnds(t *testing.T) {
 		id, err := s.Trigger(t.Context(), "test.job", nil)
 		require.NoError(t, err)
 		time.Sleep(time.Minute)
-		second := start.Add(5 * time.Second)
+		delay := time.Duration(float64(5*time.Second) * provider.Jitter(id, 1)).Round(time.Millisecond)
+		second := start.Add(delay)
 		require.Equal(t, &jobs.Run{
 			ID: id, Name: "test.job", State: jobs.StateCompleted, Attempt: 2, MaxAttempts: 3,
 			CreatedAt: start, DueAt: second, StartedAt: second, EndedAt: second, Error: "not this time", Data: []byte("{}"),
@@ -151,7 +153,7 @@ func TestRuns_KeepsRunsUntilRetentionEnds(t *testing.T) {
 		a, err := s.Activity(t.Context(), time.Minute, 70)
 		require.NoError(t, err)
 		require.Equal(t, time.Now().UTC().Add(-time.Hour), a.CompleteSince, "older runs are deleted")
-		time.Sleep(time.Hour - time.Minute + 5*time.Second - 1)
+		time.Sleep(time.Hour - time.Minute + delay - 1)
 		require.NotNil(t, run(t, s, "test.job", id))
 		time.Sleep(time.Nanosecond)
 		require.Nil(t, run(t, s, "test.job", id))

@@ -3,9 +3,12 @@ package provider
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"regexp"
 	"runtime"
 	"slices"
@@ -444,19 +447,31 @@ func (d *Definition) Retry(job *jobs.Job, err error) (delay time.Duration, again
 	if errors.As(err, &after) {
 		return after.After, true
 	}
-	return d.Backoff(job.Attempt), true
+	return d.Backoff(job.ID, job.Attempt), true
 }
 
-// Backoff returns the delay after the given attempt, which starts at 1. It is RetryDelay, doubled for every earlier
-// attempt, and at most 24 hours.
-func (d *Definition) Backoff(attempt int) time.Duration {
+// Backoff returns the delay after an attempt, which starts at 1, of the run with that ID. It is RetryDelay, doubled for
+// every earlier attempt, and at most 24 hours, times [Jitter]. A second or more is rounded to whole milliseconds.
+func (d *Definition) Backoff(id string, attempt int) time.Duration {
 	delay := d.RetryDelay
 	for range attempt - 1 {
 		if delay *= 2; delay >= internal.MaxBackoff || delay == 0 {
-			return min(delay, internal.MaxBackoff)
+			delay = min(delay, internal.MaxBackoff)
+			break
 		}
 	}
+	if delay = time.Duration(float64(delay) * Jitter(id, attempt)); delay >= time.Second {
+		delay = delay.Round(time.Millisecond)
+	}
 	return delay
+}
+
+// Jitter returns a factor from 0.9 to 1.1 for the delay after an attempt of the run with that ID, so that runs that
+// fail together don't start again together. It is a pure function, which providers can compute in SQL: the first two
+// bytes of the SHA-256 of "id/attempt", as a number from 0 to 65535, make up the range.
+func Jitter(id string, attempt int) float64 {
+	sum := sha256.Sum256([]byte(id + "/" + strconv.Itoa(attempt)))
+	return 0.9 + 0.2*float64(binary.BigEndian.Uint16(sum[:]))/math.MaxUint16
 }
 
 // Skip returns why a run must be skipped, or "" if it may start. due is when the run was first due, which for a tick is

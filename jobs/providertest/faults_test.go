@@ -346,8 +346,19 @@ var faults = []struct {
 	{"MaxRetries is ignored", "MaxRetries sets the number of attempts", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.MaxRetries(3)}
 	}},
-	{"the first retry comes at once", "the first retry comes after five seconds by default", func(f *faulty, _ providertest.Config) {
+	{"the first retry comes at once", "the first retry comes after five seconds by default, more or less a tenth", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.RetryDelay(0)}
+	}},
+	{"all runs are retried together", "runs that fail together are retried up to a tenth earlier or later", changingRuns(func(r *jobs.Run) {
+		r.DueAt = r.StartedAt.Add(10 * time.Hour)
+	})},
+	{"the retries of runs are spread too far", "runs that fail together are retried up to a tenth earlier or later", changingRuns(func(r *jobs.Run) {
+		r.DueAt = r.DueAt.Add(time.Hour)
+	})},
+	{"the delay of RetryAfter is spread", "the delay of RetryAfter is exact", func(f *faulty, _ providertest.Config) {
+		f.handler = after(func(job *jobs.Job, err error) error {
+			return jobs.RetryAfter(time.Duration(float64(10*time.Hour)*provider.Jitter(job.ID, job.Attempt)), forgetting(err))
+		})
 	}},
 	{"a Permanent error is retried", "a Permanent error fails the job with its attempt", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })

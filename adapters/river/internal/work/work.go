@@ -157,7 +157,7 @@ func (w *worker) NextRetry(job *riverqueue.Job[args]) time.Time {
 	if data := job.Args.rowData; data != nil && data.retryAfter != nil {
 		return time.Now().Add(*data.retryAfter)
 	}
-	return time.Now().Add(w.job.Backoff(job.Attempt)) // the handler was not called
+	return time.Now().Add(w.job.Backoff(strconv.FormatInt(job.ID, 10), job.Attempt)) // the handler was not called
 }
 
 // log returns a logger for the run. Creating one costs more than the rest of a short run, so only those who log do.

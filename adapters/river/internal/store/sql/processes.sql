@@ -22,9 +22,17 @@ UPDATE {{schema}}.everytick_process SET beat = 0, busy = 0, seen_at = now() WHER
 DELETE FROM {{schema}}.everytick_process
 WHERE seen_at < now() - CASE WHEN beat = 0 THEN interval '1 hour' ELSE interval '1 day' END
 
+-- What provider.Jitter returns for a row of river_job named "row".
+-- piece: jitter
+(0.9 + 0.2 * (256 * get_byte({{jitter_hash}}, 0) + get_byte({{jitter_hash}}, 1)) / 65535)
+
+-- piece: jitter_hash
+sha256(convert_to(row.id || '/' || row.attempt, 'UTF8'))
+
 -- Gives runs of dead processes another attempt: of the processes in $6, and of those without a heartbeat whose
 -- attempt has taken too long. A run that a worker was moving to the queue of paused jobs goes to the job's own
 -- queue, since the pause may be over.
+-- The wait is that of provider.Definition.Backoff.
 -- The WITH matters: with poor statistics a subquery would be executed for every row.
 -- name: Rescue
 WITH lost AS (
@@ -44,7 +52,7 @@ UPDATE {{schema}}.river_job AS row SET
 	state = lost.state::{{schema}}.river_job_state,
 	finalized_at = CASE WHEN lost.state <> 'available' THEN now() END,
 	scheduled_at = CASE WHEN lost.state = 'available'
-		THEN now() + least(lost.delay * 2 ^ least(row.attempt - 1, 100), 86400) * interval '1 second'
+		THEN now() + least(lost.delay * 2 ^ least(row.attempt - 1, 100), 86400) * {{jitter}} * interval '1 second'
 		ELSE row.scheduled_at END,
 	queue = CASE WHEN row.queue = $5 THEN lost.home ELSE row.queue END,
 	errors = array_append(row.errors, jsonb_build_object('at', now(), 'attempt', row.attempt, 'error', $7::text, 'trace', ''))

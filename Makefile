@@ -58,6 +58,11 @@ peers: ## Compare with other job queues, about 15 minutes (bench/peers)
 screenshot: ## Take docs/status.png, the README's screenshot of the status page, in a real browser
 	EVERYTICK_BROWSER=required go test ./cmd/demo -run='^TestStatusPage_InABrowser$$' -count=1 -update
 
+.PHONY: alerts
+alerts: ## Test docs/alerts.yml with promtool (package prometheus)
+	promtool check rules docs/alerts.yml
+	promtool test rules docs/alerts_test.yml
+
 .PHONY: api
 api: ## Compare the public API with the last release in CHANGELOG; breaking changes need Changed or Removed in its [Unreleased]
 	bash .ci/api

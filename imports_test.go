@@ -34,6 +34,7 @@ func TestImportRules(t *testing.T) {
 		{"./jobs/providertest", portable},
 		{"./jobs/jobstest", slices.Concat(portable, []string{testify, provider})},
 		{"./jobs/jobshttp", slices.Concat(portable, []string{testify, provider})},
+		{"./jobs/jobsping", slices.Concat(portable, []string{testify, provider})},
 		{"./adapters/memory", []string{river, internal}},
 		{"./adapters/river", []string{internal + "/devdb"}},
 		{"./adapters/otel", []string{river, "go.opentelemetry.io/otel/sdk", internal, provider}},

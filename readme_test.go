@@ -260,7 +260,7 @@ var packages = map[string]string{
 	"require": "github.com/stretchr/testify/require", "riverqueue": "github.com/riverqueue/river",
 	"propagation": "go.opentelemetry.io/otel/propagation",
 	"sdktrace":    "go.opentelemetry.io/otel/sdk/trace", "sdkmetric": "go.opentelemetry.io/otel/sdk/metric",
-	"jobs": module + "jobs", "jobstest": module + "jobs/jobstest", "providertest": module + "jobs/providertest", "jobshttp": module + "jobs/jobshttp",
+	"jobs": module + "jobs", "jobstest": module + "jobs/jobstest", "providertest": module + "jobs/providertest", "jobshttp": module + "jobs/jobshttp", "jobsping": module + "jobs/jobsping",
 	"memory": module + "adapters/memory", "river": module + "adapters/river", "jobsotel": module + "adapters/otel",
 }
 

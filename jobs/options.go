@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"time"
 
@@ -15,7 +16,7 @@ type Option interface {
 }
 
 // settings is the result of a registration's options. Package jobs/provider reads it.
-type settings = internal.Job[Middleware, TriggerMiddleware]
+type settings = internal.Job[Middleware, TriggerMiddleware, Run]
 
 // A TriggerOption configures one trigger. Functions such as [Delay] return one.
 type TriggerOption interface{ applyToRequest(*Request) error }
@@ -201,6 +202,21 @@ func StartWithin(limit time.Duration) Option {
 			return invalidOption("StartWithin(%s): must be positive", limit)
 		}
 		s.StartWithin = limit
+		return nil
+	})
+}
+
+// OnSkipped calls f for each run of the job that is skipped (see [Overlap] and [StartWithin]) and each tick that comes
+// due while the job is paused, in the process that skips it. Run.Error is the reason. A tick that a pause skips has
+// no run of its own, so its Run.ID is "". f must be fast. It is for counting and notifying: if the process dies at
+// that moment, f is called twice or not at all. A panic of f is logged. Several OnSkipped options add up, those in a
+// provider's Config.Defaults first. Defaults to none.
+func OnSkipped(f func(ctx context.Context, skipped Run)) Option {
+	return option(func(s *settings) error {
+		if f == nil {
+			return invalidOption("OnSkipped: the function is nil")
+		}
+		s.OnSkipped = append(s.OnSkipped, f)
 		return nil
 	})
 }

@@ -387,7 +387,7 @@ func (s *Scheduler) notify() {
 // mutex.
 func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 	for _, q := range s.queues {
-		start = append(start, s.advance(q, now)...)
+		start = append(start, s.advance(ctx, q, now)...)
 	}
 	s.promote(now)
 	for i := 0; i < len(s.slots); i++ {
@@ -407,6 +407,7 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 				s.notify()  // the next tick may have waited for this run
 				start = append(start, func() {
 					s.logger.Warn("memory: job skipped", slog.Any("", job), slog.String("reason", reason))
+					r.queue.def.Skipped(ctx, s.logger, job.ID, job.Tick, reason)
 				})
 				continue
 			}
@@ -426,9 +427,9 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 	return start
 }
 
-// advance inserts, folds or skips the ticks of q that are due. It returns functions that write
-// to the log.
-func (s *Scheduler) advance(q *queue, now time.Time) (logs []func()) {
+// advance inserts, folds or skips the ticks of q that are due. It returns functions that report
+// it, to be called without the mutex.
+func (s *Scheduler) advance(ctx context.Context, q *queue, now time.Time) (reports []func()) {
 	for {
 		a := q.plan(now)
 		switch a.Action {
@@ -440,12 +441,13 @@ func (s *Scheduler) advance(q *queue, now time.Time) (logs []func()) {
 			q.last.tick, q.last.missed = a.Tick, a.Missed
 		case provider.Skip:
 			q.passed(&row{tick: a.Tick, missed: a.Missed, state: jobs.StateSkipped})
-			logs = append(logs, func() {
+			reports = append(reports, func() {
 				s.logger.Info("memory: job skipped",
 					"job", q.def.Name, "tick", a.Tick, "missed", a.Missed, "reason", provider.SkippedPaused)
+				q.def.Skipped(ctx, s.logger, "", a.Tick, provider.SkippedPaused)
 			})
 		default:
-			return logs
+			return reports
 		}
 		q.next = a.Next
 	}

@@ -87,7 +87,7 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 	var skipped []func()
 	err := s.operate(ctx, name, func(q *queue, now time.Time) error {
 		if !q.paused.IsZero() {
-			skipped = s.advance(q, now) // ticks that became due during the pause, even while stopped
+			skipped = s.advance(ctx, q, now) // ticks that became due during the pause, even while stopped
 		}
 		waited := q.back
 		q.paused, q.back = time.Time{}, nil
@@ -96,8 +96,8 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 		}
 		return nil
 	})
-	for _, log := range skipped {
-		log()
+	for _, report := range skipped {
+		report()
 	}
 	return err
 }

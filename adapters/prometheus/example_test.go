@@ -27,7 +27,10 @@ func Example() {
 	// Output:
 	// everytick_healthy
 	// everytick_job_attempts_total
+	// everytick_job_last_success_timestamp_seconds
 	// everytick_job_paused
+	// everytick_job_skips_total
+	// everytick_job_triggers_total
 	// everytick_jobs
 	// everytick_oldest_waiting_seconds
 	// everytick_schedule_overdue_seconds

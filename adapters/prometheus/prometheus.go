@@ -7,25 +7,32 @@
 //
 // # Metrics
 //
-// Metrics of the attempts in this process:
+// Metrics of what this process does:
 //
+//	everytick_job_triggers_total      counter    runs that this process triggered
 //	everytick_job_attempts_total      counter    attempts, by outcome: completed, retried, failed or interrupted
+//	everytick_job_skips_total         counter    runs and ticks that this process skipped
 //	everytick_job_duration_seconds    histogram  duration of attempts
 //	everytick_tick_lateness_seconds   histogram  time from a tick to the start of its first attempt
+//	everytick_workers                 gauge      workers of this process, by state: busy or free
 //
 // Metrics of all processes together, read from the scheduler at each scrape:
 //
-//	everytick_up                                  gauge  1 if the scheduler answered
-//	everytick_healthy                             gauge  1 if jobs can run and no schedule is overdue
-//	everytick_oldest_waiting_seconds              gauge  how long the oldest waiting job has been due
-//	everytick_jobs                                gauge  jobs by state: waiting, running or retrying
-//	everytick_schedule_overdue_seconds            gauge  how late a schedule's next tick is
-//	everytick_job_paused                          gauge  1 while a job is paused
-//	everytick_job_last_success_timestamp_seconds  gauge  when a job last succeeded, as far as this process knows
+//	everytick_up                                         gauge  1 if the scheduler answered this scrape
+//	everytick_healthy                                    gauge  1 if nothing keeps jobs in general from running
+//	everytick_processes                                  gauge  processes that run jobs
+//	everytick_oldest_waiting_seconds                     gauge  how long the oldest waiting job has been due
+//	everytick_jobs                                       gauge  jobs by state: waiting, running or retrying
+//	everytick_schedule_overdue_seconds                   gauge  how late a schedule's next tick is
+//	everytick_schedule_previous_tick_timestamp_seconds   gauge  the latest tick that has started or was skipped
+//	everytick_job_paused                                 gauge  1 while a job is paused
+//	everytick_job_last_success_timestamp_seconds         gauge  when a job last succeeded, as far as this process knows
 //
-// All except everytick_up, everytick_healthy and everytick_oldest_waiting_seconds have the
-// label job_name. It is not called job because Prometheus uses that label for the scraped
-// target. The docs of everytick have alerting rules for these metrics.
+// While the scheduler does not answer, everytick_up is 0 and the others keep their last values, so that no alert on
+// them ends because the database hangs.
+//
+// Those about a job or a schedule have the label job_name. It is not called job because Prometheus uses that label for
+// the scraped target. The docs of everytick have alerting rules and a dashboard for these metrics.
 package prometheus
 
 import (
@@ -33,6 +40,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,7 +60,9 @@ type Config struct {
 // use.
 type Metrics struct {
 	log      *slog.Logger
+	triggers *client.CounterVec
 	attempts *client.CounterVec
+	skips    *client.CounterVec
 	duration *client.HistogramVec
 	lateness *client.HistogramVec
 
@@ -68,6 +78,14 @@ func New(cfg *Config) *Metrics {
 	c := *cmp.Or(cfg, &Config{})
 	return &Metrics{
 		log: cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
+		triggers: client.NewCounterVec(client.CounterOpts{
+			Name: "everytick_job_triggers_total",
+			Help: "Runs that this process triggered, including those of transactions that were rolled back later.",
+		}, []string{"job_name"}),
+		skips: client.NewCounterVec(client.CounterOpts{
+			Name: "everytick_job_skips_total",
+			Help: "Runs and ticks that this process skipped: they were too late, overlapped another run, or their job was paused.",
+		}, []string{"job_name"}),
 		attempts: client.NewCounterVec(client.CounterOpts{
 			Name: "everytick_job_attempts_total",
 			Help: "Attempts in this process, by outcome: completed, snoozed (postponed by the handler), " +
@@ -87,9 +105,26 @@ func New(cfg *Config) *Metrics {
 	}
 }
 
-// Options returns middleware that counts attempts, for the Defaults of a provider's Config or
-// for a single registration. Put it first, so that it is outside other middleware.
-func (m *Metrics) Options() []jobs.Option { return []jobs.Option{jobs.Use(m.count)} }
+// Options returns options that count triggers, attempts and skips, for the Defaults of a provider's Config or for a
+// single registration. Put them first, so that they are outside other middleware.
+func (m *Metrics) Options() []jobs.Option {
+	return []jobs.Option{jobs.Use(m.count), jobs.UseTrigger(m.countTriggers), jobs.OnSkipped(m.countSkip)}
+}
+
+// countTriggers is a [jobs.TriggerMiddleware].
+func (m *Metrics) countTriggers(next jobs.Enqueue) jobs.Enqueue {
+	return func(ctx context.Context, reqs []*jobs.Request) error {
+		err := next(ctx, reqs)
+		if err == nil && len(reqs) > 0 {
+			m.triggers.WithLabelValues(reqs[0].Name).Add(float64(len(reqs)))
+		}
+		return err
+	}
+}
+
+func (m *Metrics) countSkip(_ context.Context, skipped jobs.Run) {
+	m.skips.WithLabelValues(skipped.Name).Inc()
+}
 
 // count is a [jobs.Middleware].
 func (m *Metrics) count(next jobs.Handler) jobs.Handler {
@@ -131,12 +166,14 @@ type collector struct {
 	last   answer
 }
 
-// answer is a report of the scheduler.
+// answer is what the scheduler reported last.
 type answer struct {
-	at     time.Time // zero if there is none yet
-	health jobs.Health
-	jobs   []jobs.Status
-	err    error
+	asked     time.Time // zero if it was not asked yet
+	err       error     // why it did not answer then; the rest is of an earlier time
+	known     bool      // whether it has answered before
+	health    jobs.Health
+	jobs      []jobs.Status
+	processes []jobs.Process // nil if the scheduler cannot list them
 }
 
 const (
@@ -150,10 +187,14 @@ const (
 
 var (
 	descUp = client.NewDesc("everytick_up",
-		"1 if the scheduler answered in time, 0 if not, for example because the database is down. "+
-			"The other metrics of the scheduler are then absent.", nil, nil)
+		"1 if the scheduler answered this scrape, 0 if not, for example because the database is down. "+
+			"The other metrics of the scheduler then keep their last values.", nil, nil)
 	descHealthy = client.NewDesc("everytick_healthy",
-		"1 if jobs can run and no schedule is overdue, otherwise 0. /healthz has the reasons.", nil, nil)
+		"1 if nothing keeps jobs in general from running, otherwise 0; /healthz has the reasons. "+
+			"An overdue schedule does not count, see everytick_schedule_overdue_seconds.", nil, nil)
+	descProcesses = client.NewDesc("everytick_processes", "Processes that run jobs.", nil, nil)
+	descWorkers   = client.NewDesc("everytick_workers",
+		"Workers of this process, by state: busy or free.", []string{"state"}, nil)
 	descOldest = client.NewDesc("everytick_oldest_waiting_seconds",
 		"How long the oldest waiting job has been due, over all processes.", nil, nil)
 	descJobs = client.NewDesc("everytick_jobs",
@@ -162,12 +203,20 @@ var (
 		[]string{"job_name", "state"}, nil)
 	descOverdue = client.NewDesc("everytick_schedule_overdue_seconds",
 		"How late a schedule's next tick is, 0 if it is on time.", []string{"job_name"}, nil)
+	descPrevTick = client.NewDesc("everytick_schedule_previous_tick_timestamp_seconds",
+		"The latest tick of a schedule that has started or was skipped. Absent if there was none.",
+		[]string{"job_name"}, nil)
 	descPaused = client.NewDesc("everytick_job_paused",
 		"1 while a job is paused, otherwise 0.", []string{"job_name"}, nil)
 	descLastSuccess = client.NewDesc("everytick_job_last_success_timestamp_seconds",
 		"When a job last succeeded, as far as this process knows: the end of a run in this process, "+
-			"or the latest tick whose run succeeded anywhere.",
+			"or the latest tick whose run succeeded anywhere. 0 for a schedule that has never succeeded.",
 		[]string{"job_name"}, nil)
+
+	descs = []*client.Desc{
+		descUp, descHealthy, descProcesses, descWorkers, descOldest, descJobs, descOverdue, descPrevTick, descPaused,
+		descLastSuccess,
+	}
 )
 
 // Collector returns a collector of these metrics and of those that s reports about all
@@ -177,12 +226,17 @@ func (m *Metrics) Collector(s jobs.Monitor) client.Collector {
 	return &collector{Metrics: m, monitor: s, asking: make(chan struct{}, 1)}
 }
 
+// vectors are what this process counts.
+func (m *Metrics) vectors() []client.Collector {
+	return []client.Collector{m.triggers, m.attempts, m.skips, m.duration, m.lateness}
+}
+
 // Describe implements [client.Collector].
 func (c *collector) Describe(ch chan<- *client.Desc) {
-	c.attempts.Describe(ch)
-	c.duration.Describe(ch)
-	c.lateness.Describe(ch)
-	for _, desc := range []*client.Desc{descUp, descHealthy, descOldest, descJobs, descOverdue, descPaused, descLastSuccess} {
+	for _, v := range c.vectors() {
+		v.Describe(ch)
+	}
+	for _, desc := range descs {
 		ch <- desc
 	}
 }
@@ -194,10 +248,24 @@ func (c *collector) Collect(ch chan<- client.Metric) {
 	}
 	a := c.ask()
 	gauge(descUp, number(a.err == nil))
-	if a.err == nil {
-		gauge(descHealthy, number(a.health.Healthy))
+	if a.known {
+		gauge(descHealthy, number(canRun(a.health)))
 		gauge(descOldest, a.health.OldestWaiting.Seconds())
 	}
+	if a.processes != nil {
+		alive := 0
+		for _, p := range a.processes {
+			if p.Alive {
+				alive++
+			}
+			if p.Self {
+				gauge(descWorkers, float64(p.Busy), "busy")
+				gauge(descWorkers, float64(max(0, p.Workers-p.Busy)), "free")
+			}
+		}
+		gauge(descProcesses, float64(alive))
+	}
+	successes := c.successes()
 	for _, st := range a.jobs {
 		gauge(descJobs, float64(st.Waiting-st.Retrying), st.Name, "waiting")
 		gauge(descJobs, float64(st.Retrying), st.Name, "retrying")
@@ -206,42 +274,75 @@ func (c *collector) Collect(ch chan<- client.Metric) {
 		if !st.NextTick.IsZero() {
 			gauge(descOverdue, st.OverdueBy.Seconds(), st.Name)
 		}
-		if !st.LastSuccess.IsZero() {
-			c.noteSuccess(st.Name, st.LastSuccess)
+		if !st.PrevTick.IsZero() {
+			gauge(descPrevTick, seconds(st.PrevTick), st.Name)
 		}
-		for _, outcome := range outcomes { // start at 0, otherwise the first failure is not an increase
+		if at, known := successes[st.Name]; st.LastSuccess.After(at) || !known && !st.NextTick.IsZero() {
+			successes[st.Name] = st.LastSuccess
+		}
+		// They start at 0, otherwise the first one is not an increase.
+		c.triggers.WithLabelValues(st.Name)
+		c.skips.WithLabelValues(st.Name)
+		for _, outcome := range outcomes {
 			c.attempts.WithLabelValues(st.Name, outcome)
 		}
 	}
-	for name, at := range c.successes() {
-		gauge(descLastSuccess, float64(at.UnixNano())/1e9, name)
+	for name, at := range successes {
+		gauge(descLastSuccess, seconds(at), name)
 	}
-	c.attempts.Collect(ch)
-	c.duration.Collect(ch)
-	c.lateness.Collect(ch)
+	for _, v := range c.vectors() {
+		v.Collect(ch)
+	}
+}
+
+// canRun reports whether nothing keeps jobs in general from running.
+func canRun(h jobs.Health) bool {
+	return !slices.ContainsFunc(h.Reasons, func(r jobs.Reason) bool { return r.Job == "" })
 }
 
 // ask returns the scheduler's answer, or the last one if it is recent.
 func (c *collector) ask() answer {
 	c.asking <- struct{}{} // concurrent scrapes wait for one answer
 	defer func() { <-c.asking }()
-	if !c.last.at.IsZero() && time.Since(c.last.at) < answerAge {
+	if !c.last.asked.IsZero() && time.Since(c.last.asked) < answerAge {
 		return c.last
 	}
 	// Not a request's context: if it ended, the other scrapes would get an error.
 	ctx, cancel := context.WithTimeout(context.Background(), monitorTimeout)
 	defer cancel()
-	a := answer{}
-	if a.jobs, a.err = c.monitor.Jobs(ctx); a.err == nil {
-		a.health, a.err = c.monitor.Health(ctx)
+	if a, err := report(ctx, c.monitor); err == nil {
+		c.last = a
+	} else {
+		c.last.err = err
+		c.log.WarnContext(ctx, "the scheduler did not answer a scrape; everytick_up is 0", "error", err)
 	}
-	if a.err != nil {
-		a.jobs = nil
-		c.log.WarnContext(ctx, "the scheduler did not answer a scrape; everytick_up is 0", "error", a.err)
+	c.last.asked = time.Now()
+	return c.last
+}
+
+// report asks the scheduler.
+func report(ctx context.Context, m jobs.Monitor) (a answer, err error) {
+	if a.jobs, err = m.Jobs(ctx); err != nil {
+		return a, err
 	}
-	a.at = time.Now()
-	c.last = a
-	return a
+	if a.health, err = m.Health(ctx); err != nil {
+		return a, err
+	}
+	if lister, ok := jobs.As[jobs.ProcessLister](m); ok {
+		if a.processes, err = lister.Processes(ctx); err != nil {
+			return a, err
+		}
+	}
+	a.known = true
+	return a, nil
+}
+
+// seconds returns a Unix time, or 0 for the zero time.
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixNano()) / 1e9
 }
 
 func number(b bool) float64 {

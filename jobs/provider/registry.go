@@ -52,6 +52,7 @@ type Definition struct {
 	middleware        []jobs.Middleware
 	triggerMiddleware []jobs.TriggerMiddleware
 	redact            func(string) string
+	onSkipped         []func(context.Context, jobs.Run)
 	run               jobs.Handler // the handler wrapped in its middleware
 }
 
@@ -139,7 +140,7 @@ func (r *Registry) register(name string, h jobs.Handler, opts []jobs.Option, sch
 }
 
 // settings is set by the options of a registration.
-type settings = internal.Job[jobs.Middleware, jobs.TriggerMiddleware]
+type settings = internal.Job[jobs.Middleware, jobs.TriggerMiddleware, jobs.Run]
 
 func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option) (*Definition, error) {
 	if h == nil {
@@ -159,6 +160,7 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 		Concurrency: set.Concurrency, CatchUp: jobs.CatchUpPolicy(set.CatchUp), Overlap: jobs.OverlapPolicy(set.Overlap),
 		StartWithin: set.StartWithin, zone: set.TimeZone, forCron: set.ForCron, forTicks: set.ForTicks,
 		middleware: set.Use, triggerMiddleware: set.UseTrigger, redact: set.Redact,
+		onSkipped: set.OnSkipped,
 	}, nil
 }
 
@@ -489,6 +491,21 @@ func (d *Definition) Skip(job *jobs.Job, due time.Time, overlapping bool) string
 		return "skipped: another run of this job is in progress"
 	}
 	return ""
+}
+
+// Skipped calls the functions of [jobs.OnSkipped]. Providers call it outside of their locks, after the run has been
+// skipped, with the run's ID (or ""), tick and reason.
+func (d *Definition) Skipped(ctx context.Context, log *slog.Logger, id string, tick time.Time, reason string) {
+	for _, f := range d.onSkipped {
+		func() {
+			defer func() {
+				if v := recover(); v != nil {
+					log.ErrorContext(ctx, "the OnSkipped function of the job panicked", "job", d.Name, "panic", v, "stack", stack())
+				}
+			}()
+			f(ctx, jobs.Run{ID: id, Name: d.Name, State: jobs.StateSkipped, Tick: tick, Error: reason})
+		}()
+	}
 }
 
 // upcomingTicks is how many ticks Upcoming returns.

@@ -736,6 +736,15 @@ var faults = []struct {
 	{"OverlapSkip delays the tick", "with OverlapSkip, a tick is skipped while another run is in progress", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow), jobs.Concurrency(1)}
 	}},
+	{"OnSkipped is not called", "OnSkipped is called for a skipped run with its reason, and for no other", func(f *faulty, _ providertest.Config) {
+		f.own = func([]jobs.Option) []jobs.Option { return []jobs.Option{jobs.StartWithin(1)} }
+	}},
+	{"OnSkipped is called for runs that fail", "OnSkipped is called for a skipped run with its reason, and for no other", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{jobs.StartWithin(1)}
+	}},
+	{"OnSkipped is not called during a pause", "OnSkipped is called for each tick that a pause skips", func(f *faulty, _ providertest.Config) {
+		f.own = func([]jobs.Option) []jobs.Option { return nil }
+	}},
 	{"StartWithin is ignored", "StartWithin skips a tick that could only start later", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.StartWithin(time.Hour)}
 	}},

@@ -44,6 +44,7 @@ var rules = slices.Concat(
 	monitorRules,
 	runRules,
 	operatorRules,
+	skippedRules,
 	inputRules,
 )
 

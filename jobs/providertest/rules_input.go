@@ -137,6 +137,7 @@ func invalidOptionIsRefused(e *env) {
 		"CatchUp of a delay":  jobs.CatchUp(jobs.CatchUpAll),
 		"Overlap of a delay":  jobs.Overlap(jobs.OverlapSkip),
 		"CatchUp(2)":          jobs.CatchUp(2),
+		"OnSkipped(nil)":      jobs.OnSkipped(nil),
 		"Overlap(-1)":         jobs.Overlap(-1),
 		"StartWithin(0)":      jobs.StartWithin(0),
 		"a nil option":        nil,

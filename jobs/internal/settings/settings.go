@@ -2,14 +2,17 @@
 // jobs/provider reads them, hidden from applications.
 package settings
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // MaxBackoff is the longest delay before a retry, as given with RetryDelay or after doubling.
 const MaxBackoff = 24 * time.Hour
 
 // A Job holds the settings of one registration. Each field is set by the option of the same name in package jobs. The
-// type parameters are jobs.Middleware and jobs.TriggerMiddleware, which this package cannot import.
-type Job[Middleware, TriggerMiddleware any] struct {
+// type parameters are types of package jobs, which this package cannot import.
+type Job[Middleware, TriggerMiddleware, Run any] struct {
 	MaxRetries  int
 	RetryDelay  time.Duration
 	Timeout     time.Duration
@@ -22,6 +25,7 @@ type Job[Middleware, TriggerMiddleware any] struct {
 	Use         []Middleware
 	UseTrigger  []TriggerMiddleware
 	Redact      func(string) string // nil if not set
+	OnSkipped   []func(context.Context, Run)
 
 	// ForCron and ForTicks name the first option that requires a cron pattern, or ticks. They are "" if there is
 	// none.

@@ -121,10 +121,12 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error
 		return 0, err
 	}
 	for _, p := range plans {
-		t.byName[p.row.Name].known = p.Next
+		e := t.byName[p.row.Name]
+		e.known = p.Next
 		if p.Action == provider.Skip {
 			t.cfg.Log.InfoContext(ctx, "tick skipped: the job is paused",
 				"job", p.row.Name, "tick", p.Tick, "earlier_ticks", p.Missed, "next_tick", p.Next)
+			e.Skipped(ctx, t.cfg.Log, "", p.Tick, provider.SkippedPaused)
 		}
 	}
 	if len(queues) > 0 {

@@ -206,6 +206,7 @@ func (a *attempt) endSkipped(ctx context.Context, reason string) error {
 	if err := riverqueue.MetadataSet(ctx, metaSkipped, reason); err != nil {
 		return err
 	}
+	a.job.Skipped(ctx, a.env.Log, a.run.ID, a.run.Tick, reason)
 	return riverqueue.JobCancel(errors.New(reason))
 }
 

@@ -40,9 +40,13 @@ type Config struct {
 	// MaxWorkers is the most handlers running at once, apart from those of jobs with
 	// [jobs.Concurrency]. Defaults to 1,000.
 	MaxWorkers int
-	// Retention is how long runs are kept after they end, for [Scheduler.Runs],
-	// [Scheduler.Retry], [Scheduler.Activity] and [Scheduler.Health]. Defaults to 24 hours.
+	// Retention is how long runs are kept after they completed or were skipped, for
+	// [Scheduler.Runs], [Scheduler.Retry], [Scheduler.Activity] and [Scheduler.Health]. Defaults
+	// to 24 hours.
 	Retention time.Duration
+	// FailedRetention is the same for runs that failed for good or were cancelled. Defaults to
+	// 7 days.
+	FailedRetention time.Duration
 	// Defaults are applied to every job before its own options. Defaults to none.
 	Defaults []jobs.Option
 }
@@ -52,12 +56,11 @@ const hardStopGrace = 5 * time.Second
 
 // A Scheduler runs jobs in this process. Make one with [New].
 type Scheduler struct {
-	registry  *provider.Registry
-	logger    *slog.Logger
-	db        jobs.DB
-	retention time.Duration
-	wake      chan struct{} // wakes the dispatcher; holds one signal
-	turn      chan struct{} // holds a token during Start and Shutdown
+	registry *provider.Registry
+	logger   *slog.Logger
+	db       jobs.DB
+	wake     chan struct{} // wakes the dispatcher; holds one signal
+	turn     chan struct{} // holds a token during Start and Shutdown
 
 	mu       sync.Mutex // never held while waiting for a handler, a logger or a channel
 	session  *session   // nil while stopped
@@ -69,7 +72,8 @@ type Scheduler struct {
 	general  *slots            // of jobs without Concurrency
 	slots    []*slots
 	delayed  rowHeap // not yet due
-	finished []*row  // in the order in which they ended
+	finished finished
+	failed   finished // and those that were cancelled
 	totals   map[jobs.State]int
 }
 
@@ -101,23 +105,26 @@ func New(cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("memory: MaxWorkers is %d, want 1 or more", c.MaxWorkers)
 	case c.Retention < 0:
 		return nil, fmt.Errorf("memory: Retention is %s, want more than 0", c.Retention)
+	case c.FailedRetention < 0:
+		return nil, fmt.Errorf("memory: FailedRetention is %s, want more than 0", c.FailedRetention)
 	}
 	registry, err := provider.NewRegistry(c.Defaults...)
 	if err != nil {
 		return nil, fmt.Errorf("memory: %w", err)
 	}
 	s := &Scheduler{
-		registry:  registry,
-		logger:    cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
-		db:        cmp.Or[jobs.DB](c.DB, errNoDB),
-		retention: cmp.Or(c.Retention, 24*time.Hour),
-		wake:      make(chan struct{}, 1),
-		turn:      make(chan struct{}, 1),
-		rows:      make(map[string]*row),
-		queues:    make(map[string]*queue),
-		general:   newSlots(cmp.Or(c.MaxWorkers, 1000)),
-		delayed:   rowHeap{less: dueFirst},
-		totals:    make(map[jobs.State]int),
+		registry: registry,
+		logger:   cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
+		db:       cmp.Or[jobs.DB](c.DB, errNoDB),
+		finished: finished{kept: cmp.Or(c.Retention, 24*time.Hour)},
+		failed:   finished{kept: cmp.Or(c.FailedRetention, 7*24*time.Hour)},
+		wake:     make(chan struct{}, 1),
+		turn:     make(chan struct{}, 1),
+		rows:     make(map[string]*row),
+		queues:   make(map[string]*queue),
+		general:  newSlots(cmp.Or(c.MaxWorkers, 1000)),
+		delayed:  rowHeap{less: dueFirst},
+		totals:   make(map[jobs.State]int),
 	}
 	s.slots = []*slots{s.general}
 	return s, nil
@@ -474,11 +481,13 @@ func (s *Scheduler) promote(now time.Time) {
 		s.move(r, jobs.StateWaiting)
 		s.ready(r)
 	}
-	for len(s.finished) > 0 && now.Sub(s.finished[0].ended) >= s.retention {
-		r := s.finished[0]
-		s.finished[0], s.finished = nil, s.finished[1:]
-		s.totals[r.state]--
-		delete(s.rows, r.id)
+	for _, f := range []*finished{&s.finished, &s.failed} {
+		for len(f.rows) > 0 && now.Sub(f.rows[0].ended) >= f.kept {
+			r := f.rows[0]
+			f.rows[0], f.rows = nil, f.rows[1:]
+			s.totals[r.state]--
+			delete(s.rows, r.id)
+		}
 	}
 }
 

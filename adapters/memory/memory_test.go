@@ -45,9 +45,10 @@ func TestScheduler_Conformance(t *testing.T) {
 func TestNew_RefusesAConfigOutOfRange(t *testing.T) {
 	t.Parallel()
 	for want, cfg := range map[string]*memory.Config{
-		"MaxWorkers": {MaxWorkers: -1},
-		"Retention":  {Retention: -1},
-		"MaxRetries": {Defaults: []jobs.Option{jobs.MaxRetries(-1)}},
+		"MaxWorkers":        {MaxWorkers: -1},
+		"memory: Retention": {Retention: -1},
+		"FailedRetention":   {FailedRetention: -1},
+		"MaxRetries":        {Defaults: []jobs.Option{jobs.MaxRetries(-1)}},
 	} {
 		_, err := memory.New(cfg)
 		require.ErrorContains(t, err, "memory: ")
@@ -439,7 +440,7 @@ func TestScheduler_AdvancesTheScheduleBeforeTheTickRuns(t *testing.T) {
 func TestJobs_PrevTickAndLastSuccessOutliveTheirRuns(t *testing.T) {
 	t.Parallel()
 	var fails atomic.Bool
-	bubble(t, memory.Config{Retention: time.Minute}, func(s *memory.Scheduler) error {
+	bubble(t, memory.Config{Retention: time.Minute, FailedRetention: time.Minute}, func(s *memory.Scheduler) error {
 		return s.RegisterInterval("test.tick", time.Hour, func(context.Context, *jobs.Job) error {
 			if fails.Load() {
 				return jobs.Permanent(errAgain)

@@ -190,7 +190,7 @@ func (r *row) run() jobs.Run {
 }
 
 // Activity implements [jobs.ActivityReporter]. Runs that ended longer than [Config].Retention
-// ago are not counted; CompleteSince says so.
+// ago (or FailedRetention, if that is shorter) may be missing; CompleteSince says so.
 func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
 	if err := ctx.Err(); err != nil {
 		return jobs.Activity{}, err
@@ -203,10 +203,10 @@ func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jo
 	if err != nil {
 		return a, err
 	}
-	if kept := now.Add(-s.retention); kept.After(a.Start) {
+	if kept := now.Add(-min(s.finished.kept, s.failed.kept)); kept.After(a.Start) {
 		a.CompleteSince = kept
 	}
-	for _, r := range s.finished {
+	for _, r := range slices.Concat(s.finished.rows, s.failed.rows) {
 		if !r.ended.Before(a.Start) {
 			provider.AddEnded(a, r.queue.def.Name, int(r.ended.Sub(a.Start)/step), n, r.state, 1)
 		}

@@ -36,7 +36,8 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 		}
 		switch r.state {
 		case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped:
-			s.finished = slices.DeleteFunc(s.finished, func(other *row) bool { return other == r })
+			ended := s.ended(r)
+			ended.rows = slices.DeleteFunc(ended.rows, func(other *row) bool { return other == r })
 			if r.state == jobs.StateSkipped {
 				r.err = ""
 			}

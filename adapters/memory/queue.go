@@ -163,10 +163,25 @@ func (s *Scheduler) finish(r *row, state jobs.State, reason string, now time.Tim
 	s.move(r, state)
 	r.ended, r.err = now, cmp.Or(reason, r.err)
 	r.queue.passed(r)
-	s.finished = append(s.finished, r)
+	ended := s.ended(r)
+	ended.rows = append(ended.rows, r)
 	if q := r.queue; q.unique[r.unique] == r {
 		delete(q.unique, r.unique)
 	}
+}
+
+// finished has ended rows in the order in which they ended.
+type finished struct {
+	rows []*row
+	kept time.Duration // how long they are kept
+}
+
+// ended returns where the ended row r is kept.
+func (s *Scheduler) ended(r *row) *finished {
+	if r.state == jobs.StateFailed || r.state == jobs.StateCancelled {
+		return &s.failed
+	}
+	return &s.finished
 }
 
 // claim makes r the holder of its key, if the key is free.

@@ -308,23 +308,21 @@ const (
 
 func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live int) (*riverqueue.Config, error) {
 	cfg := &riverqueue.Config{
-		ID:                          id,
-		Logger:                      riverLogger(s.log),
-		Schema:                      s.cfg.Schema,
-		PollOnly:                    s.cfg.PollOnly,
-		FetchCooldown:               min(wake.Cooldown*time.Duration(max(1, live)), mostFetchCooldown),
-		FetchPollInterval:           fetchPollInterval,
-		FetchOnlyKnownKinds:         true,
-		Queues:                      map[string]riverqueue.QueueConfig{s.cfg.Queue: {MaxWorkers: s.cfg.MaxWorkers}},
-		Workers:                     riverqueue.NewWorkers(),
-		CancelledJobRetentionPeriod: s.cfg.Retention,
-		CompletedJobRetentionPeriod: s.cfg.Retention,
-		DiscardedJobRetentionPeriod: s.cfg.Retention,
+		ID:                  id,
+		Logger:              riverLogger(s.log),
+		Schema:              s.cfg.Schema,
+		PollOnly:            s.cfg.PollOnly,
+		FetchCooldown:       min(wake.Cooldown*time.Duration(max(1, live)), mostFetchCooldown),
+		FetchPollInterval:   fetchPollInterval,
+		FetchOnlyKnownKinds: true,
+		Queues:              map[string]riverqueue.QueueConfig{s.cfg.Queue: {MaxWorkers: s.cfg.MaxWorkers}},
+		Workers:             riverqueue.NewWorkers(),
 		// Definition.Run applies the job's own; River's would cost a goroutine per run.
 		JobTimeout:           -1,
 		RescueStuckJobsAfter: riverNeverRescues,
 		ReindexerIndexNames:  indexes,
 	}
+	s.cfg.setRetention(cfg)
 	if s.cfg.PollOnly {
 		cfg.FetchPollInterval = pollOnlyInterval
 	}

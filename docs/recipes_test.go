@@ -437,6 +437,50 @@ func TestRateLimit(t *testing.T) {
 	require.Equal(t, 1, outcome.Attempts)
 }
 
+type Alert struct {
+	Job   string `json:"job"`
+	ID    string `json:"id"`
+	Error string `json:"error"`
+}
+
+const SendAlert jobs.Kind[Alert] = "alerts.send"
+
+func alertOnFailure(t jobs.Triggerer) jobs.Option {
+	return jobs.OnFailed(func(ctx context.Context, run jobs.Run) {
+		if run.Name == string(SendAlert) {
+			return // it would fail again and again
+		}
+		alert := Alert{Job: run.Name, ID: run.ID, Error: run.Error}
+		if _, err := SendAlert.Trigger(ctx, t, alert, jobs.Unique(run.ID)); err != nil {
+			slog.ErrorContext(ctx, "no alert of a failed job", "job", run.Name, "job_id", run.ID, "error", err)
+		}
+	})
+}
+
+func TestAlertOnFailure(t *testing.T) {
+	t.Parallel()
+	alerts := make(chan Alert, 10)
+	rec, _ := start(t, func(s jobs.Scheduler) error {
+		alert := alertOnFailure(s)
+		return errors.Join(
+			SendAlert.Register(s, func(_ context.Context, _ *jobs.Job, a Alert) error {
+				alerts <- a
+				return jobs.Permanent(errors.New("no mail server"))
+			}, alert),
+			s.RegisterDelayed("orders.ship", 0, func(context.Context, *jobs.Job) error {
+				return jobs.Permanent(errors.New("no such order"))
+			}, alert),
+		)
+	})
+	id := rec.TriggerAndWait(t, "orders.ship", nil).Job.ID
+	select {
+	case a := <-alerts:
+		require.Equal(t, Alert{Job: "orders.ship", ID: id, Error: "no such order"}, a)
+	case <-time.After(time.Minute):
+		t.Fatal("there was no alert")
+	}
+}
+
 func newTelemetry(spans sdktrace.SpanExporter, readings sdkmetric.Exporter) (
 	options []jobs.Option, stop func(context.Context) error, err error,
 ) {

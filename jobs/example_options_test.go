@@ -61,6 +61,32 @@ func ExampleSnooze() {
 	// 1m0s the data has not arrived true
 }
 
+// OnFailed is called when a job has failed for good. Providers call it after they have stored the failure.
+func ExampleOnFailed() {
+	registry, err := provider.NewRegistry(jobs.OnFailed(func(_ context.Context, run jobs.Run) {
+		fmt.Printf("%s has failed after %d attempts: %s\n", run.Name, run.Attempt, run.Error)
+	}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = registry.RegisterDelayed("email.welcome", 0, func(context.Context, *jobs.Job) error {
+		return errors.New("no mail server")
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	job, err := registry.Job("email.welcome")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	job.Failed(context.Background(), slog.Default(), jobs.Run{Name: job.Name, Attempt: 3, Error: "no mail server"})
+	// Output:
+	// email.welcome has failed after 3 attempts: no mail server
+}
+
 // The text of an error is stored with the run and logged. Redact keeps addresses out of both.
 func ExampleRedact() {
 	address := regexp.MustCompile(`[^ ]+@[^ ]+`)

@@ -221,6 +221,24 @@ func OnSkipped(f func(ctx context.Context, skipped Run)) Option {
 	})
 }
 
+// OnFailed calls f when a run of the job has failed for good: in its last attempt, by a [Permanent] error, or because
+// its process died during its last attempt. f is called once for each such run, by a process that has registered the
+// job with this option, and again if the run is retried by hand and fails again. If that process dies or is shut down
+// before f has returned, another one calls f again. f is not called for runs that were cancelled or skipped, nor for
+// those that failed before the option existed.
+//
+// ctx ends after 30 seconds, or when the time given to Shutdown is over, which waits for f until then. A panic of f is
+// logged. Several OnFailed options add up, those in a provider's Config.Defaults first. Defaults to none.
+func OnFailed(f func(ctx context.Context, failed Run)) Option {
+	return option(func(s *settings) error {
+		if f == nil {
+			return invalidOption("OnFailed: the function is nil")
+		}
+		s.OnFailed = append(s.OnFailed, f)
+		return nil
+	})
+}
+
 // Delay runs the triggered job after delay instead of the registered one. A delay that is negative or not in whole
 // milliseconds is [ErrInvalidSchedule]. Of Delay and At, the last one given applies.
 func Delay(delay time.Duration) TriggerOption {

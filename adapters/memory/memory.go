@@ -62,19 +62,20 @@ type Scheduler struct {
 	wake     chan struct{} // wakes the dispatcher; holds one signal
 	turn     chan struct{} // holds a token during Start and Shutdown
 
-	mu       sync.Mutex // never held while waiting for a handler, a logger or a channel
-	session  *session   // nil while stopped
-	running  int        // running handlers, including those that outlived their session
-	idle     chan struct{}
-	lastSeq  uint64
-	rows     map[string]*row
-	queues   map[string]*queue // by job name
-	general  *slots            // of jobs without Concurrency
-	slots    []*slots
-	delayed  rowHeap // not yet due
-	finished finished
-	failed   finished // and those that were cancelled
-	totals   map[jobs.State]int
+	mu         sync.Mutex // never held while waiting for a handler, a logger or a channel
+	session    *session   // nil while stopped
+	running    int        // running handlers, including those that outlived their session
+	idle       chan struct{}
+	lastSeq    uint64
+	rows       map[string]*row
+	queues     map[string]*queue // by job name
+	general    *slots            // of jobs without Concurrency
+	slots      []*slots
+	delayed    rowHeap // not yet due
+	finished   finished
+	failed     finished   // and those that were cancelled
+	unreported []jobs.Run // failed, and OnFailed was interrupted
+	totals     map[jobs.State]int
 }
 
 var (
@@ -259,6 +260,11 @@ func (s *Scheduler) begin(ctx context.Context) {
 	// ctx bounds only the start.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.session = &session{cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{})}
+	for _, failed := range s.unreported {
+		s.running++
+		go s.reportFailed(ctx, s.queues[failed.Name].def, failed)
+	}
+	s.unreported = nil
 	go s.dispatch(ctx, s.session)
 }
 
@@ -494,12 +500,29 @@ func (s *Scheduler) promote(now time.Time) {
 // work runs one attempt and stores its result. rowCtx is the attempt's context; ctx is the
 // session's, from which it derives.
 func (s *Scheduler) work(ctx, rowCtx context.Context, r *row, job *jobs.Job) {
-	s.settle(ctx, r, job, r.queue.def.Run(rowCtx, job, s.logger))
-	s.release(r.queue.slots)
+	failed, ok := s.settle(ctx, r, job, r.queue.def.Run(rowCtx, job, s.logger))
+	if !ok {
+		s.release(r.queue.slots)
+		return
+	}
+	s.free(r.queue.slots) // Shutdown waits for the calls, but no run does
+	s.reportFailed(ctx, r.queue.def, failed)
 }
 
-// settle stores and logs the result of an attempt. ctx is the session's.
-func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error) {
+// reportFailed calls the functions of [jobs.OnFailed], now or, if the session is ended meanwhile,
+// again in the next one.
+func (s *Scheduler) reportFailed(ctx context.Context, d *provider.Definition, failed jobs.Run) {
+	if !d.Failed(ctx, s.logger, failed) {
+		s.mu.Lock()
+		s.unreported = append(s.unreported, failed)
+		s.mu.Unlock()
+	}
+	s.left()
+}
+
+// settle stores and logs the result of an attempt. ctx is the session's. If the run has failed
+// for good and [jobs.OnFailed] applies to it, settle returns the run.
+func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error) (failed jobs.Run, ok bool) {
 	level, msg, attrs := slog.LevelDebug, "memory: job completed", []any{slog.Any("", job)}
 	text := ""
 	if err != nil {
@@ -544,22 +567,36 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	default:
 		level, msg = slog.LevelError, "memory: job failed for good"
 		s.finish(r, jobs.StateFailed, text, now)
+		failed, ok = r.run(), r.queue.def.CallsOnFailed()
 	}
 	s.mu.Unlock()
 	s.logger.Log(ctx, level, msg, attrs...)
+	return failed, ok
 }
 
-// release frees a worker. It is called after everything is logged: Shutdown waits for it, and
-// nothing may write to a test's log after Shutdown.
+// release frees a worker whose goroutine is about to end. It is called after everything is
+// logged: Shutdown waits for it, and nothing may write to a test's log after Shutdown.
 func (s *Scheduler) release(group *slots) {
+	s.free(group)
+	s.left()
+}
+
+// free frees a worker.
+func (s *Scheduler) free(group *slots) {
 	s.mu.Lock()
 	group.free++
+	s.mu.Unlock()
+	s.notify()
+}
+
+// left tells Shutdown that a worker's goroutine is about to end.
+func (s *Scheduler) left() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.running--; s.running == 0 && s.idle != nil {
 		close(s.idle)
 		s.idle = nil
 	}
-	s.mu.Unlock()
-	s.notify()
 }
 
 // clock returns the time without a monotonic reading, so that it compares equal to ticks.

@@ -18,6 +18,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/failed"
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/schedule"
 	"github.com/everytick/everytick/adapters/river/internal/store"
@@ -33,6 +34,7 @@ type session struct {
 	process *process.Process // the heartbeat
 	ticker  *schedule.Ticker
 	client  *riverqueue.Client[pgx.Tx]
+	failed  *failed.Caller
 	slots   map[string]*work.Slots // by queue
 
 	startedAt time.Time
@@ -144,6 +146,9 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	if err := ss.ticker.Register(ctx); err != nil {
 		return err
 	}
+	ss.failed = failed.New(context.WithoutCancel(ctx), failed.Config{
+		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Jobs: failed.JobsOf(s.reg.Jobs()), Dead: ss.process.Dead,
+	})
 	live, err := s.store.CountLiveProcesses(ctx, ss.pool, s.cfg.DeadAfter)
 	if err != nil {
 		return err
@@ -173,6 +178,9 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 			if slices.Contains(all, event.Job.Kind) {
 				ss.ticker.CheckNow() // a tick may have waited for the run
 			}
+			if state := event.Job.State; state == rivertype.JobStateDiscarded || state == rivertype.JobStateCancelled {
+				ss.failed.Ended(event.Job.Kind)
+			}
 		})
 	}()
 	if !unbind() { // ctx ended meanwhile, and took the client with it
@@ -182,6 +190,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	}
 	ss.background.Go(func() { ss.ticker.Run(runCtx) })
 	ss.background.Go(func() { s.maintain(runCtx, ss) })
+	go ss.failed.Run()
 	return nil
 }
 
@@ -366,7 +375,10 @@ func (h *leaderHook) Start(ctx context.Context, _ *rivertype.HookPeriodicJobsSta
 func (s *Scheduler) events() *riverqueue.SubscribeConfig {
 	kinds := []riverqueue.EventKind{riverqueue.EventKindJobFailed, riverqueue.EventKindJobSnoozed, riverqueue.EventKindJobInterrupted}
 	if len(s.namesOfAll()) > 0 {
-		kinds = append(kinds, riverqueue.EventKindJobCompleted, riverqueue.EventKindJobCancelled)
+		kinds = append(kinds, riverqueue.EventKindJobCompleted)
+	}
+	if len(s.namesOfAll()) > 0 || len(failed.JobsOf(s.reg.Jobs())) > 0 {
+		kinds = append(kinds, riverqueue.EventKindJobCancelled)
 	}
 	return &riverqueue.SubscribeConfig{Kinds: kinds, ChanSize: 20_000}
 }
@@ -401,6 +413,9 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 		return nil
 	}
 	err := s.stop(ctx, ss)
+	if ss.failed.Stop(ctx, hardStopGrace) {
+		err = errors.Join(err, fmt.Errorf("river: shutdown: OnFailed functions that were still running were cancelled and are called again: %w", ctx.Err()))
+	}
 	ss.background.Wait() // bounded: everything in it ends now or has a timeout
 	s.session.Store(nil)
 	end := func() {

@@ -53,6 +53,7 @@ type Definition struct {
 	triggerMiddleware []jobs.TriggerMiddleware
 	redact            func(string) string
 	onSkipped         []func(context.Context, jobs.Run)
+	onFailed          []func(context.Context, jobs.Run)
 	run               jobs.Handler // the handler wrapped in its middleware
 }
 
@@ -160,7 +161,7 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 		Concurrency: set.Concurrency, CatchUp: jobs.CatchUpPolicy(set.CatchUp), Overlap: jobs.OverlapPolicy(set.Overlap),
 		StartWithin: set.StartWithin, zone: set.TimeZone, forCron: set.ForCron, forTicks: set.ForTicks,
 		middleware: set.Use, triggerMiddleware: set.UseTrigger, redact: set.Redact,
-		onSkipped: set.OnSkipped,
+		onSkipped: set.OnSkipped, onFailed: set.OnFailed,
 	}, nil
 }
 

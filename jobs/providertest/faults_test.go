@@ -20,6 +20,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/memory"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/internal/settings"
 	"github.com/everytick/everytick/jobs/provider"
 	"github.com/everytick/everytick/jobs/providertest"
 )
@@ -735,6 +736,58 @@ var faults = []struct {
 	}},
 	{"OverlapSkip delays the tick", "with OverlapSkip, a tick is skipped while another run is in progress", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow), jobs.Concurrency(1)}
+	}},
+	{"OnFailed is called twice", "OnFailed is called once for a run that failed in its last attempt, with that run", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{onFailed(func(all []failedFunc) []failedFunc { return slices.Concat(all, all) })}
+	}},
+	{"OnFailed gets a run without its error", "OnFailed is called once for a run that failed in its last attempt, with that run", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) {
+			run.Error = ""
+			call(ctx, run)
+		})}
+	}},
+	{"OnFailed has no time limit", "OnFailed is called once for a run that failed in its last attempt, with that run", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) {
+			call(context.WithoutCancel(ctx), run)
+		})}
+	}},
+	{"OnFailed is only called after the last attempt", "OnFailed is called for a Permanent error, and for no run that ended otherwise", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) {
+			if run.Attempt == run.MaxAttempts {
+				call(ctx, run)
+			}
+		})}
+	}},
+	{"OnFailed is called for cancelled runs", "OnFailed is called for a Permanent error, and for no run that ended otherwise", func(f *faulty, _ providertest.Config) {
+		var call failedFunc
+		f.options = []jobs.Option{onFailed(func(all []failedFunc) []failedFunc { call = all[0]; return all })}
+		f.cancel = func(ctx context.Context, name, id string) error {
+			call(ctx, jobs.Run{ID: id, Name: name, State: jobs.StateCancelled})
+			return f.Scheduler.Cancel(ctx, name, id)
+		}
+	}},
+	{"OnFailed is called once for each ID", "OnFailed is called again if a run that was retried by hand fails again", func(f *faulty, _ providertest.Config) {
+		var called sync.Map
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) {
+			if _, before := called.LoadOrStore(run.ID, true); !before {
+				call(ctx, run)
+			}
+		})}
+	}},
+	{"only the first OnFailed is called", "an OnFailed function that panics or exits its goroutine stops no other", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{onFailed(func(all []failedFunc) []failedFunc { return all[:1] })}
+	}},
+	{"Shutdown does not wait for OnFailed", "Shutdown waits for OnFailed, and cancels it when its context ends", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) { go call(ctx, run) })}
+	}},
+	{"a cancelled OnFailed is not called again", "Shutdown waits for OnFailed, and cancels it when its context ends", func(f *faulty, _ providertest.Config) {
+		called := false
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) {
+			if !called {
+				called = true
+				call(ctx, run)
+			}
+		})}
 	}},
 	{"OnSkipped is not called", "OnSkipped is called for a skipped run with its reason, and for no other", func(f *faulty, _ providertest.Config) {
 		f.own = func([]jobs.Option) []jobs.Option { return []jobs.Option{jobs.StartWithin(1)} }
@@ -1489,6 +1542,29 @@ func pause(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// failedFunc is a function of jobs.OnFailed.
+type failedFunc = func(context.Context, jobs.Run)
+
+// onFailed is an option that changes the functions of jobs.OnFailed, of which there may be none.
+type onFailed func([]failedFunc) []failedFunc
+
+func (o onFailed) ApplyTo(s *settings.Job[jobs.Middleware, jobs.TriggerMiddleware, jobs.Run]) error {
+	if len(s.OnFailed) > 0 {
+		s.OnFailed = o(s.OnFailed)
+	}
+	return nil
+}
+
+// eachFailed wraps each function of jobs.OnFailed.
+func eachFailed(wrapper func(ctx context.Context, run jobs.Run, call failedFunc)) onFailed {
+	return func(all []failedFunc) (wrapped []failedFunc) {
+		for _, call := range all {
+			wrapped = append(wrapped, func(ctx context.Context, run jobs.Run) { wrapper(ctx, run, call) })
+		}
+		return wrapped
 	}
 }
 

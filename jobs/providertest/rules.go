@@ -45,6 +45,7 @@ var rules = slices.Concat(
 	runRules,
 	operatorRules,
 	skippedRules,
+	failedRules,
 	inputRules,
 )
 

@@ -26,6 +26,7 @@ type Job[Middleware, TriggerMiddleware, Run any] struct {
 	UseTrigger  []TriggerMiddleware
 	Redact      func(string) string // nil if not set
 	OnSkipped   []func(context.Context, Run)
+	OnFailed    []func(context.Context, Run)
 
 	// ForCron and ForTicks name the first option that requires a cron pattern, or ticks. They are "" if there is
 	// none.

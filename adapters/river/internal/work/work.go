@@ -129,6 +129,8 @@ type attempt struct {
 	began time.Time
 	// retryAfter is the wait before the next attempt; if nil, [provider.Definition.Backoff] decides.
 	retryAfter *time.Duration
+	// gaveUp is whether the run fails for good with this attempt.
+	gaveUp bool
 }
 
 // Work implements [riverqueue.Worker].
@@ -148,6 +150,9 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	}
 	if a.retryAfter != nil {
 		job.Args.rowData = &rowData{retryAfter: a.retryAfter}
+	}
+	if a.gaveUp && !a.noteFailed(ctx) {
+		return notOwn{}
 	}
 	return a.own(ctx, err)
 }
@@ -197,6 +202,7 @@ func (a *attempt) decode(ctx context.Context) error {
 // reject ends a run that cannot be decoded.
 func (a *attempt) reject(ctx context.Context, err error) error {
 	a.log().ErrorContext(ctx, "job failed for good", "error", err)
+	a.gaveUp = true
 	return riverqueue.JobCancel(err)
 }
 
@@ -333,6 +339,7 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		return err
 	}
 	log.ErrorContext(ctx, "job failed for good", "max_attempts", a.run.MaxAttempts)
+	a.gaveUp = true
 	if a.run.Attempt < a.run.MaxAttempts { // Permanent
 		return riverqueue.JobCancel(err)
 	}
@@ -380,6 +387,29 @@ func (a *attempt) own(ctx context.Context, err error) error {
 		}
 	}
 	return err
+}
+
+// noteFailed stores that the functions of jobs.OnFailed are to be called, before River stores the failure. It tries
+// until the database answers. If a shutdown ends that, it returns false, and the failure must not be reported: others
+// find the run and do both.
+func (a *attempt) noteFailed(ctx context.Context) bool {
+	if !a.job.CallsOnFailed() {
+		return true
+	}
+	for {
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
+		err := a.env.Store.NoteFailed(bounded, a.env.Own, a.row.ID, a.job.Name)
+		cancel()
+		if err == nil {
+			return true
+		}
+		a.log().WarnContext(ctx, "could not store that OnFailed is to be called; retrying until it succeeds", "error", err)
+		select {
+		case <-time.After(transientSnooze):
+		case <-a.env.Stopping:
+			return false
+		}
+	}
 }
 
 // notOwn makes River report nothing: for an error with the method Jobs, River reports those jobs, and here there are

@@ -36,10 +36,11 @@ sha256(convert_to(row.id || '/' || row.attempt, 'UTF8'))
 -- The WITH matters: with poor statistics a subquery would be executed for every row.
 -- name: Rescue
 WITH lost AS (
-	SELECT id, home, delay, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
+	SELECT id, kind, home, delay, on_failed, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
 		WHEN attempt < max_attempts THEN 'available' ELSE 'discarded' END AS state
 	FROM {{schema}}.river_job AS job
-	JOIN unnest($1::text[], $2::text[], $3::float8[], $4::float8[]) AS own (name, home, delay, after) ON kind = name
+	JOIN unnest($1::text[], $2::text[], $3::float8[], $4::float8[], $8::bool[]) AS own (name, home, delay, after, on_failed)
+		ON kind = name
 	WHERE state = 'running' AND (
 		attempted_by[cardinality(attempted_by)] = ANY ($6)
 		OR attempted_at < now() - after * interval '1 second' AND NOT EXISTS (
@@ -47,6 +48,10 @@ WITH lost AS (
 		)
 	)
 	FOR UPDATE OF job SKIP LOCKED
+), noted AS (
+	INSERT INTO {{schema}}.everytick_failed AS f (job_id, name)
+	SELECT id, kind FROM lost WHERE state = 'discarded' AND on_failed
+	ON CONFLICT (job_id) DO UPDATE SET failures = f.failures + 1
 )
 UPDATE {{schema}}.river_job AS row SET
 	state = lost.state::{{schema}}.river_job_state,

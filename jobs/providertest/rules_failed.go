@@ -25,8 +25,11 @@ func failures() (jobs.Option, <-chan jobs.Run) {
 }
 
 func onFailedIsCalledOnce(e *env) {
-	var deadline time.Time
-	ends := jobs.OnFailed(func(ctx context.Context, _ jobs.Run) { deadline, _ = ctx.Deadline() })
+	deadlines := make(chan time.Time, 10)
+	ends := jobs.OnFailed(func(ctx context.Context, _ jobs.Run) {
+		deadline, _ := ctx.Deadline()
+		deadlines <- deadline
+	})
 	opt, failed := failures()
 	p := e.probe(fail(errAgain))
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.MaxRetries(1), jobs.RetryDelay(0), ends, opt))
@@ -42,6 +45,7 @@ func onFailedIsCalledOnce(e *env) {
 	require.Contains(e, run.Error, errAgain.Error(), "Error")
 	require.JSONEq(e, `{"n": 7}`, string(run.Data), "Data")
 	require.False(e, run.EndedAt.IsZero(), "EndedAt is zero")
+	deadline := receive(e, deadlines, "the first function")
 	require.Less(e, time.Until(deadline), 31*time.Second, "time until the deadline of the context")
 	require.False(e, deadline.IsZero(), "the context has no deadline")
 	// Another run passes through everything meanwhile.

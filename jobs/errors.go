@@ -18,8 +18,8 @@ var (
 	ErrInvalidSchedule = errors.New("jobs: invalid schedule")
 	// ErrInvalidOption is returned for an option that is out of range or does not apply to the job.
 	ErrInvalidOption = errors.New("jobs: invalid option")
-	// ErrInvalidData is returned for data that is not a JSON object or cannot be stored unchanged. Nothing was
-	// inserted.
+	// ErrInvalidData is returned for data that is not a JSON object, and for data or output (see [Job.SetOutput])
+	// that cannot be stored unchanged. Nothing was stored.
 	ErrInvalidData = errors.New("jobs: invalid data")
 	// ErrUnknownJob is returned for a name that is not registered.
 	ErrUnknownJob = errors.New("jobs: unknown job")

@@ -87,6 +87,19 @@ func ExampleOnFailed() {
 	// email.welcome has failed after 3 attempts: no mail server
 }
 
+// The result of a run is listed with it. In a test, Output returns what the handler has set.
+func ExampleJob_SetOutput() {
+	count := func(_ context.Context, job *jobs.Job) error {
+		return job.SetOutput(map[string]int{"deleted": 17})
+	}
+	job := &jobs.Job{Name: "audit.retention", Attempt: 1, MaxAttempts: 3}
+	fmt.Println(count(context.Background(), job))
+	fmt.Println(string(job.Output()))
+	// Output:
+	// <nil>
+	// {"deleted":17}
+}
+
 // The text of an error is stored with the run and logged. Redact keeps addresses out of both.
 func ExampleRedact() {
 	address := regexp.MustCompile(`[^ ]+@[^ ]+`)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/everytick/everytick/jobs/internal/output"
 )
 
 // A Job is what a handler is given for one attempt. It is valid until the handler returns.
@@ -44,6 +46,8 @@ type Job struct {
 	DB DB
 	// Logger has the attributes job, job_id and attempt.
 	Logger *slog.Logger
+
+	output *output.Slot // of this attempt; nil in a job made by a test
 }
 
 // Decode unmarshals the job's data into v, like [json.Unmarshal]. Its error is [Permanent], because data that does
@@ -144,6 +148,8 @@ const maxDataDigits = 10_000
 // takes a thousand bytes in every fetch. The spaces it adds after commas and colons always fit.
 const maxStoredBytes = 2 * MaxDataBytes
 
+const invalidText = "a string that is not valid UTF-8"
+
 // encodeData encodes data as the JSON object to store.
 func encodeData(name string, data any) (json.RawMessage, error) {
 	if data == nil {
@@ -160,10 +166,10 @@ func encodeData(name string, data any) (json.RawMessage, error) {
 		return nil, fmt.Errorf("%w for %q: want a JSON object (a struct, a map or a json.RawMessage that holds one), got %s",
 			ErrInvalidData, name, jsonType(encoded))
 	}
-	reason := unstorable(encoded)
+	reason := unstorable(encoded, maxStoredBytes)
 	// encoding/json replaces invalid UTF-8 by \ufffd, but JSON that the caller wrote may contain it on purpose.
 	if reason == "" && bytes.Contains(encoded, []byte(`ufffd`)) && hasInvalidText(data) {
-		reason = "a string that is not valid UTF-8"
+		reason = invalidText
 	}
 	if reason != "" {
 		return nil, fmt.Errorf("%w for %q: %s", ErrInvalidData, name, reason)
@@ -186,8 +192,9 @@ func jsonType(encoded []byte) string {
 	}
 }
 
-// unstorable returns why valid JSON cannot be stored unchanged, or "". It makes a single pass.
-func unstorable(encoded []byte) string {
+// unstorable returns why valid JSON cannot be stored unchanged, or "". limit is for its size with numbers written
+// without exponents. It makes a single pass.
+func unstorable(encoded []byte, limit int) string {
 	if !utf8.Valid(encoded) {
 		return "invalid UTF-8"
 	}
@@ -242,9 +249,9 @@ func unstorable(encoded []byte) string {
 			}
 		}
 	}
-	if stored >= maxStoredBytes {
+	if stored >= limit {
 		return fmt.Sprintf("%d bytes with its numbers written without exponents, as PostgreSQL does; must be fewer than %d",
-			stored, maxStoredBytes)
+			stored, limit)
 	}
 	return ""
 }

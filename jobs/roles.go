@@ -184,6 +184,9 @@ type Run struct {
 	// Snoozes is how often the run was postponed with [Snooze], and SnoozeReason the reason given last.
 	Snoozes      int
 	SnoozeReason string
+	// Output is the JSON that the handler has set with [Job.SetOutput], or nil. White space and the order of keys may
+	// differ from the original.
+	Output json.RawMessage
 	// Errors has the errors of all attempts that failed, oldest first. Only [RunFinder].Run sets it.
 	Errors []RunError
 	// Process is the ID of the process that executes the run or executed its latest attempt, or "" before the first;

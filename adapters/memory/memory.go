@@ -540,6 +540,9 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	delay, again := r.queue.def.Retry(job, err)
 	r.cancel()
 	r.cancel = nil
+	if output := job.Output(); output != nil {
+		r.output = output
+	}
 	switch {
 	case err == nil:
 		s.finish(r, jobs.StateCompleted, "", now)

@@ -181,7 +181,7 @@ func (r *row) run() jobs.Run {
 	run := jobs.Run{
 		ID: r.id, Name: r.queue.def.Name, State: r.state, Tick: r.tick, Attempt: r.attempt, MaxAttempts: r.attempts,
 		CreatedAt: r.created, DueAt: r.due, EndedAt: r.ended, Error: r.err, Data: bytes.Clone(r.data),
-		Snoozes: r.snoozes, SnoozeReason: r.snoozeReason,
+		Snoozes: r.snoozes, SnoozeReason: r.snoozeReason, Output: bytes.Clone(r.output),
 	}
 	if r.attempt > 0 { // otherwise no attempt has started, or the only one was interrupted
 		run.StartedAt = r.started

@@ -33,6 +33,8 @@ type row struct {
 	attempts int       // the most attempts
 	err      string    // of the latest attempt, or why the run was skipped
 
+	output []byte // the latest that a handler has set
+
 	snoozes      int    // how often the handler has snoozed the run
 	snoozeReason string // the latest reason
 

@@ -79,13 +79,14 @@ type runJSON struct {
 	Error        string          `json:"error,omitempty"`
 	Snoozes      int             `json:"snoozes,omitempty"`
 	SnoozeReason string          `json:"snooze_reason,omitempty"`
+	Output       json.RawMessage `json:"output,omitempty"`
 	Data         json.RawMessage `json:"data,omitempty"`
 }
 
 func runOf(r jobs.Run) runJSON {
 	return runJSON{
 		r.ID, r.Name, r.State, r.Tick, r.Attempt, r.MaxAttempts,
-		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, r.Snoozes, r.SnoozeReason, r.Data,
+		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.Error, r.Snoozes, r.SnoozeReason, r.Output, r.Data,
 	}
 }
 

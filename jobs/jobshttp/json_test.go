@@ -23,11 +23,11 @@ func TestJSON(t *testing.T) {
 			jobs.Run{
 				ID: "7", Name: "a.b", State: jobs.StateFailed, Tick: tick, Attempt: 3, MaxAttempts: 3, CreatedAt: tick.Add(-time.Hour), DueAt: tick,
 				StartedAt: tick.Add(time.Second), EndedAt: tick.Add(time.Minute), Error: "<boom>", Data: json.RawMessage(`{"n":1}`),
-				Snoozes: 2, SnoozeReason: "not yet",
+				Snoozes: 2, SnoozeReason: "not yet", Output: json.RawMessage(`[1]`),
 			},
 			`{"id": "7", "name": "a.b", "state": "failed", "tick": "2026-02-03T10:00:00Z", "attempt": 3, "max_attempts": 3,
 				"created_at": "2026-02-03T09:00:00Z", "due_at": "2026-02-03T10:00:00Z", "started_at": "2026-02-03T10:00:01Z",
-				"ended_at": "2026-02-03T10:01:00Z", "error": "<boom>", "data": {"n": 1}, "snoozes": 2, "snooze_reason": "not yet"}`,
+				"ended_at": "2026-02-03T10:01:00Z", "error": "<boom>", "data": {"n": 1}, "snoozes": 2, "snooze_reason": "not yet", "output": [1]}`,
 		},
 		{
 			jobs.Activity{Start: tick, Step: 90 * time.Second, CompleteSince: tick.Add(time.Second), Jobs: map[string][]jobs.Outcomes{"a.b": {{}, {Completed: 1, Failed: 2, Other: 3}}}},

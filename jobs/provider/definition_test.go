@@ -153,6 +153,26 @@ func TestDefinition_SnoozeReturnsAReasonThatCanBeStored(t *testing.T) {
 	require.False(t, ok)
 }
 
+func TestDefinition_RunCollectsTheOutputOfEachAttempt(t *testing.T) {
+	t.Parallel()
+	late := make(chan *jobs.Job, 2)
+	d := define(t, nil, func(_ context.Context, job *jobs.Job) error {
+		late <- job
+		if job.Attempt == 1 {
+			return job.SetOutput("first")
+		}
+		return nil
+	})
+	job := &jobs.Job{Name: "a.b", Attempt: 1, MaxAttempts: 3}
+	require.NoError(t, d.Run(t.Context(), job, quiet))
+	require.Equal(t, `"first"`, string(job.Output()))
+	require.EqualError(t, (<-late).SetOutput("late"), `jobs: SetOutput of "a.b": the attempt has ended`)
+	require.Equal(t, `"first"`, string(job.Output()))
+	job.Attempt = 2
+	require.NoError(t, d.Run(t.Context(), job, quiet))
+	require.Nil(t, job.Output(), "of the second attempt")
+}
+
 func TestDefinition_RunPassesTheJobAndALogger(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/internal/output"
 	internal "github.com/everytick/everytick/jobs/internal/settings"
 	"github.com/everytick/everytick/jobs/internal/verdict"
 )
@@ -380,12 +381,18 @@ var errGoexit = errors.New("jobs: handler exited its goroutine (runtime.Goexit, 
 // Run calls the handler, wrapped in its middleware, for one attempt. It applies the job's [jobs.Timeout] and sets
 // job.Logger from base. A panic becomes a [*jobs.PanicError].
 //
+// Afterwards job.Output returns what the handler has set with [jobs.Job.SetOutput].
+//
 // The handler gets a copy of job and runs in a goroutine of its own, so that it cannot harm the provider. The methods
 // of the error that Run returns never panic, even if those of the handler's error do. [errors.Is] and [errors.As]
 // examine the handler's error; [errors.Unwrap] does not return it.
 func (d *Definition) Run(ctx context.Context, job *jobs.Job, base *slog.Logger) error {
 	job.Logger = loggerOf(job, base)
 	a := &attempt{job: *job, handler: d.run, timedOut: timeoutError{d, context.DeadlineExceeded}, ended: make(chan error, 1)}
+	var slot output.Slot
+	output.Bind(&a.job, &slot)
+	output.Bind(job, &slot)
+	defer slot.Close()
 	timedOut := &a.timedOut
 	var cancel context.CancelFunc
 	a.ctx, cancel = context.WithTimeoutCause(ctx, d.Timeout, timedOut)

@@ -737,6 +737,37 @@ var faults = []struct {
 	{"OverlapSkip delays the tick", "with OverlapSkip, a tick is skipped while another run is in progress", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow), jobs.Concurrency(1)}
 	}},
+	{"output is not listed", "a run has the output that its handler set last, whether or not the attempt succeeded", changingRuns(func(r *jobs.Run) { r.Output = nil })},
+	{"runs without output have null", "a run has the output that its handler set last, whether or not the attempt succeeded", changingRuns(func(r *jobs.Run) {
+		if r.Output == nil {
+			r.Output = json.RawMessage(`null`)
+		}
+	})},
+	{"output of failed attempts is lost", "a run has the output that its handler set last, whether or not the attempt succeeded", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				own := jobs.Job{Name: job.Name, Data: job.Data, Attempt: job.Attempt}
+				err := h(ctx, &own)
+				if output := own.Output(); err == nil && output != nil {
+					return job.SetOutput(output)
+				}
+				return err
+			}
+		}
+	}},
+	{"output that is refused replaces the one before", "output that cannot be stored is refused, and the output before it stays", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				err := h(ctx, job)
+				return errors.Join(err, job.SetOutput(nil))
+			}
+		}
+	}},
+	{"output gets lost in copies of the job", "middleware may replace the job and still sees and keeps its output", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error { return h(ctx, &jobs.Job{Name: job.Name}) }
+		}
+	}},
 	{"OnFailed is called twice", "OnFailed is called once for a run that failed in its last attempt, with that run", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{onFailed(func(all []failedFunc) []failedFunc { return slices.Concat(all, all) })}
 	}},

@@ -46,6 +46,7 @@ var rules = slices.Concat(
 	operatorRules,
 	skippedRules,
 	failedRules,
+	outputRules,
 	inputRules,
 )
 

@@ -33,7 +33,7 @@ func (s *Store) ClaimFailed(ctx context.Context, db DB, names []string, client s
 func (s *Store) FailedRun(ctx context.Context, db DB, id int64) (run jobs.Run, err error) {
 	err = db.QueryRow(ctx, s.sql("FailedRun"), id).Scan(&run.State, (*instant)(&run.Tick), &run.Attempt, &run.MaxAttempts,
 		(*instant)(&run.CreatedAt), (*instant)(&run.DueAt), (*instant)(&run.StartedAt), (*instant)(&run.EndedAt),
-		&run.Error, &run.Snoozes, &run.SnoozeReason, &run.Process, &run.Data)
+		&run.Error, &run.Snoozes, &run.SnoozeReason, &run.Process, &run.Output, &run.Data)
 	return run, err
 }
 

@@ -37,7 +37,7 @@ func (s *Store) Runs(ctx context.Context, db DB, name string, limit int) ([]jobs
 		var id int64
 		err := row.Scan(&id, &run.State, (*instant)(&run.Tick), &run.Attempt, &run.MaxAttempts,
 			(*instant)(&run.CreatedAt), (*instant)(&run.DueAt), (*instant)(&run.StartedAt), (*instant)(&run.EndedAt),
-			&run.Error, &run.Snoozes, &run.SnoozeReason, &run.Data)
+			&run.Error, &run.Snoozes, &run.SnoozeReason, &run.Output, &run.Data)
 		ids = append(ids, id)
 		return run, err
 	}, name, limit)

@@ -302,6 +302,11 @@ func (a *attempt) call(ctx context.Context) error {
 			"tick", a.run.Tick, "ticks_missed", a.run.Missed, "late_by", a.run.Late())
 	}
 	err := a.job.Run(ctx, a.run, a.env.Log)
+	if output := a.run.Output(); output != nil {
+		if err := riverqueue.RecordOutput(ctx, output); err != nil {
+			return err
+		}
+	}
 	if err != nil {
 		return a.failed(ctx, err)
 	}

@@ -25,7 +25,7 @@ RETURNING f.job_id, f.name, f.failures
 SELECT {{state}}, {{tick}}, attempt, max_attempts, created_at, scheduled_at, attempted_at, finalized_at,
 	coalesce(errors[array_upper(errors, 1)]->>'error', ''),
 	coalesce((metadata->'everytick_snoozed'->>'count')::int, 0), coalesce(metadata->'everytick_snoozed'->>'reason', ''),
-	coalesce(attempted_by[cardinality(attempted_by)], ''), args
+	coalesce(attempted_by[cardinality(attempted_by)], ''), metadata->'output', args
 FROM {{schema}}.river_job WHERE id = $1
 
 -- Deletes a claimed call that has been made, unless the run has failed again meanwhile.

@@ -44,7 +44,8 @@ SELECT name, count(*), 0, 0 FROM {{schema}}.everytick_schedule AS s WHERE name =
 SELECT id, {{state}}, {{tick}}, CASE WHEN {{is_skipped}} THEN attempt - 1 ELSE attempt END, max_attempts,
 	created_at, scheduled_at, attempted_at, finalized_at,
 	coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error', ''),
-	coalesce((metadata->'everytick_snoozed'->>'count')::int, 0), coalesce(metadata->'everytick_snoozed'->>'reason', ''), args
+	coalesce((metadata->'everytick_snoozed'->>'count')::int, 0), coalesce(metadata->'everytick_snoozed'->>'reason', ''),
+	metadata->'output', args
 FROM {{schema}}.river_job
 WHERE kind = $1
 ORDER BY id DESC LIMIT $2

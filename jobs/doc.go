@@ -63,8 +63,9 @@
 //
 // # Operators
 //
-// A provider may implement further roles: [RunLister], [ActivityReporter], [Canceller], [Retrier] and [Pauser]. [As]
-// finds them. No operation on a tick ends its schedule.
+// A provider may implement further roles: [RunLister] and [RunFinder], [ActivityReporter], [Canceller] and
+// [BulkCanceller], [Retrier] and [BulkRetrier], [Pauser], and [ProcessLister]. [As] finds them. No operation on a tick
+// ends its schedule.
 //
 // # PostgreSQL
 //

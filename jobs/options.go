@@ -225,7 +225,7 @@ func OnSkipped(f func(ctx context.Context, skipped Run)) Option {
 // its process died during its last attempt. f is called once for each such run, by a process that has registered the
 // job with this option, and again if the run is retried by hand and fails again. If that process dies or is shut down
 // before f has returned, another one calls f again. f is not called for runs that were cancelled or skipped, nor for
-// those that failed before the option existed.
+// those that failed before the option existed. Run.Errors has the errors of its attempts.
 //
 // ctx ends after 30 seconds, or when the time given to Shutdown is over, which waits for f until then. A panic of f is
 // logged. Several OnFailed options add up, those in a provider's Config.Defaults first. Defaults to none.

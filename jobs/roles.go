@@ -44,34 +44,40 @@ type RunLister interface {
 
 // A RunFinder finds runs of all jobs.
 type RunFinder interface {
-	// Run returns the run with that ID. An ID that no stored run of a registered job has is [ErrUnknownID].
+	// Run returns the run with that ID, with the errors of its attempts. An ID that no stored run of a registered
+	// job has is [ErrUnknownID].
 	Run(ctx context.Context, id string) (Run, error)
-	// FindRuns returns a page of the runs that match q, newest first by CreatedAt. All pages together have every
-	// matching run once, except that a run that begins to match, or ceases to, between two pages may be missing.
-	// A name that is not registered is [ErrUnknownJob], and a field that is out of range is [ErrInvalidOption].
+	// FindRuns returns a page of the runs that match q, latest first: by when they ended or, if they have not, when
+	// they are due. Delayed runs therefore come first, then runs that are due or in progress, then ended ones. All
+	// pages together have every matching run once, however many begin to match meanwhile. A run whose state changes
+	// between two pages may be missing or occur twice. A name that is not registered is [ErrUnknownJob], and a field
+	// that is out of range is [ErrInvalidOption].
 	FindRuns(ctx context.Context, q RunQuery) (RunPage, error)
 }
 
 // A RunQuery says which runs a [RunFinder], a [BulkRetrier] or a [BulkCanceller] means: those for which all fields
-// hold.
+// hold. The zero value means all runs of all registered jobs.
 type RunQuery struct {
 	// Names has the names of their jobs. If empty, runs of all registered jobs match.
 	Names []string
 	// States has their states. If empty, all states match.
 	States []State
-	// Since and Until bound when a run ended or, if it has not, when it was due: Since <= t < Until. The zero time is
-	// no bound.
+	// Since and Until bound when a run ended or, if it has not, when it was due or is due next: Since <= t < Until.
+	// So runs in [StateFailed] match if they failed for good in that time, and those in [StateRetrying] if their
+	// next attempt is due then. The zero time is no bound.
 	Since, Until time.Time
-	// After is [RunPage].Next of the page before, or "" for the first page. Only FindRuns uses it.
+	// After is [RunPage].Next of the page before, or "" for the first page. It is for FindRuns only; other methods
+	// return [ErrInvalidOption] if it is set.
 	After string
-	// Limit is the most runs to return, 1 to 1,000. 0 means 100. Only FindRuns uses it.
+	// Limit is the most runs to return, 1 to 1,000. 0 means 100. It is for FindRuns only; other methods return
+	// [ErrInvalidOption] if it is set.
 	Limit int
 }
 
 // A RunPage is a page of the runs that a [RunFinder] found.
 type RunPage struct {
-	// Runs has at most RunQuery.Limit runs. There are fewer, but at least one, if their data and errors are very
-	// large.
+	// Runs has at most RunQuery.Limit runs. There are fewer, but at least one, if the page would have more than
+	// 4 MiB of data and error texts.
 	Runs []Run
 	// Next is RunQuery.After of the next page, or "" if this is the last one.
 	Next string
@@ -79,9 +85,14 @@ type RunPage struct {
 
 // A BulkRetrier retries all runs that match a query.
 type BulkRetrier interface {
-	// RetryMany does what [Retrier] does with each run that matches q and can be retried, and returns how many there
-	// were. Each is retried once: one that fails again meanwhile is left alone, and so is one that begins to match
-	// after the call. If the error is non-nil, n runs have been retried, and the call can be repeated.
+	// RetryMany does what [Retrier] does with each run that matches q when it is called and can be retried: a run
+	// that has failed for good, was cancelled or skipped, or waits for its next attempt, which is not due yet. It
+	// returns how many it retried. Each is retried once. One that fails again meanwhile is left alone, and so is one
+	// that begins to match, or that somebody else retries first.
+	//
+	// It works in steps, and runs that were retried start while it continues. If the error is non-nil, n runs have
+	// been retried, and the call can be repeated for the others. A name that is not registered is [ErrUnknownJob],
+	// and a field that is out of range is [ErrInvalidOption].
 	RetryMany(ctx context.Context, q RunQuery) (n int, err error)
 	// CountRetryable returns how many runs RetryMany would retry now.
 	CountRetryable(ctx context.Context, q RunQuery) (int, error)
@@ -89,8 +100,9 @@ type BulkRetrier interface {
 
 // A BulkCanceller cancels all runs that match a query.
 type BulkCanceller interface {
-	// CancelMany does what [Canceller] does with each run that matches q and has not ended, and returns how many
-	// there were. If the error is non-nil, n runs have been cancelled, and the call can be repeated.
+	// CancelMany does what [Canceller] does with each run that matches q when it is called and has not ended, and
+	// returns how many there were. Running ones end later, when their handlers return. It works in steps and returns
+	// errors like RetryMany of [BulkRetrier].
 	CancelMany(ctx context.Context, q RunQuery) (n int, err error)
 	// CountCancellable returns how many runs CancelMany would cancel now.
 	CountCancellable(ctx context.Context, q RunQuery) (int, error)
@@ -98,8 +110,8 @@ type BulkCanceller interface {
 
 // A ProcessLister lists the processes that run jobs.
 type ProcessLister interface {
-	// Processes returns the processes of all schedulers that share the database, ordered by start, without those
-	// that have stopped. A process that died is listed until others have taken its runs, and for a day after.
+	// Processes returns the processes of all schedulers that share the database, ordered by start. A process is
+	// listed from Start to the end of Shutdown, and one that died for a day after its last sign of life.
 	Processes(ctx context.Context) ([]Process, error)
 }
 
@@ -113,9 +125,10 @@ type Process struct {
 	Version string
 	// StartedAt is when its scheduler was started, and SeenAt when it last gave a sign of life.
 	StartedAt, SeenAt time.Time
-	// Alive is false if it has been silent for so long that others take over its runs.
+	// Alive is false if it has been silent for so long that others take over its runs, judging by SeenAt.
 	Alive bool
-	// Leader is true if it does what one process does for all, such as making delayed runs available.
+	// Leader is true if it does what one process does for all, such as making delayed runs available. For some seconds
+	// after the leader has stopped, no process may lead.
 	Leader bool
 	// Self is true for the process that was asked.
 	Self bool
@@ -187,12 +200,17 @@ type Run struct {
 	// Output is the JSON that the handler has set with [Job.SetOutput], or nil. White space and the order of keys may
 	// differ from the original.
 	Output json.RawMessage
-	// Errors has the errors of all attempts that failed, oldest first. Only [RunFinder].Run sets it.
+	// Errors has the errors of the attempts that failed, oldest first, of very many only the latest 100. Only Run of
+	// [RunFinder], [Await] and [OnFailed] set it.
 	Errors []RunError
-	// Process is the ID of the process that executes the run or executed its latest attempt, or "" before the first;
-	// see [ProcessLister].
+	// Process is the ID of the process that executes the run or executed its latest attempt, or "" if no attempt
+	// counts yet; see [ProcessLister].
 	Process string
-	// Data is the JSON object with which it was triggered.
+	// CancelledAt is when Cancel was called for the run, or zero. A run that was cancelled while it was running stays in
+	// that state until its handler returns.
+	CancelledAt time.Time
+	// Data is the JSON object with which it was triggered, {} for a tick. Runs of [RunLister] leaves Data and Output nil
+	// where a list would have more than 4 MiB of them and error texts; Run of [RunFinder] always has them.
 	Data json.RawMessage
 }
 

@@ -169,6 +169,8 @@ type Status struct {
 	Schedule string
 	// Zone is the time zone of a cron pattern, such as "Europe/Berlin", or "" for other jobs.
 	Zone string
+	// Options are the job's options, with defaults filled in.
+	Options JobOptions
 	// PrevTick is the latest tick whose run has started, or that was skipped or cancelled before; a tick that still
 	// waits is NextTick. PrevState is its state, which is [StateSkipped] for a tick that came due while the job was
 	// paused. Both are kept after the run is deleted. They are zero if there was none.
@@ -194,4 +196,19 @@ type Status struct {
 	// Waiting is what QueueSize of [Monitor] returns, and Retrying is how many of those have failed before. Running
 	// counts the runs in progress in all processes.
 	Waiting, Running, Retrying int
+}
+
+// JobOptions are the options of a registered job; see the functions of the same names.
+type JobOptions struct {
+	// MaxAttempts is [MaxRetries] + 1.
+	MaxAttempts int
+	RetryDelay  time.Duration
+	Timeout     time.Duration
+	Priority    int
+	// Concurrency is 0 for a job that shares the scheduler's workers.
+	Concurrency int
+	CatchUp     CatchUpPolicy
+	Overlap     OverlapPolicy
+	// StartWithin is 0 for no limit.
+	StartWithin time.Duration
 }

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,6 +65,7 @@ type Scheduler struct {
 
 	mu         sync.Mutex // never held while waiting for a handler, a logger or a channel
 	session    *session   // nil while stopped
+	starts     int        // how many sessions there have been
 	running    int        // running handlers, including those that outlived their session
 	idle       chan struct{}
 	lastSeq    uint64
@@ -87,10 +89,16 @@ var (
 	_ jobs.Canceller        = (*Scheduler)(nil)
 	_ jobs.Retrier          = (*Scheduler)(nil)
 	_ jobs.Pauser           = (*Scheduler)(nil)
+	_ jobs.RunFinder        = (*Scheduler)(nil)
+	_ jobs.BulkRetrier      = (*Scheduler)(nil)
+	_ jobs.BulkCanceller    = (*Scheduler)(nil)
+	_ jobs.ProcessLister    = (*Scheduler)(nil)
 )
 
 // session is the time from one Start to the Shutdown that ends it.
 type session struct {
+	id       string // of its process
+	began    time.Time
 	cancel   context.CancelFunc // ends the handlers' context: the hard stop
 	stop     chan struct{}      // closed to end the dispatcher
 	stopped  chan struct{}      // closed when the dispatcher has ended
@@ -259,7 +267,11 @@ func (s *Scheduler) begin(ctx context.Context) {
 	}
 	// ctx bounds only the start.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.session = &session{cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{})}
+	s.starts++
+	s.session = &session{
+		id: fmt.Sprintf("memory-process-%d", s.starts), began: now,
+		cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{}),
+	}
 	for _, failed := range s.unreported {
 		s.running++
 		go s.reportFailed(ctx, s.queues[failed.Name].def, failed)
@@ -429,7 +441,7 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 					s.logger.Warn("memory: late run: earlier ticks were missed and get no run of their own", slog.Any("", job))
 				})
 			}
-			r.begun, r.started = true, now
+			r.begun, r.started, r.process = true, now, s.session.id
 			rowCtx, cancel := context.WithCancel(ctx)
 			r.cancel = cancel
 			group.free--
@@ -549,8 +561,9 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 		if q := r.queue; r.tick.After(q.lastSuccess) {
 			q.lastSuccess = r.tick
 		}
-	case r.cancelled:
+	case !r.cancelled.IsZero():
 		level, msg = slog.LevelInfo, "memory: job cancelled"
+		r.addError(text, now)
 		s.finish(r, jobs.StateCancelled, text, now)
 	case ctx.Err() != nil: // a hard stop interrupted the attempt, so it does not count
 		level, msg = slog.LevelWarn, "memory: job interrupted by the shutdown; it goes back to the queue"
@@ -565,12 +578,15 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 	case again:
 		level, msg = slog.LevelWarn, "memory: job failed and will be retried"
 		attrs = append(attrs, "retry_in", delay)
+		r.addError(text, now)
 		r.due, r.err, r.aside = now.Add(delay), text, true
 		s.park(r, jobs.StateRetrying)
 	default:
 		level, msg = slog.LevelError, "memory: job failed for good"
+		r.addError(text, now)
 		s.finish(r, jobs.StateFailed, text, now)
 		failed, ok = r.run(), r.queue.def.CallsOnFailed()
+		failed.Errors = slices.Clone(r.errs)
 	}
 	s.mu.Unlock()
 	s.logger.Log(ctx, level, msg, attrs...)

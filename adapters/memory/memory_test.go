@@ -149,7 +149,7 @@ func TestRuns_KeepsRunsUntilRetentionEnds(t *testing.T) {
 		second := start.Add(delay)
 		require.Equal(t, &jobs.Run{
 			ID: id, Name: "test.job", State: jobs.StateCompleted, Attempt: 2, MaxAttempts: 3,
-			CreatedAt: start, DueAt: second, StartedAt: second, EndedAt: second, Error: "not this time", Data: []byte("{}"),
+			CreatedAt: start, DueAt: second, StartedAt: second, EndedAt: second, Error: "not this time", Process: "memory-process-1", Data: []byte("{}"),
 		}, run(t, s, "test.job", id))
 		a, err := s.Activity(t.Context(), time.Minute, 70)
 		require.NoError(t, err)

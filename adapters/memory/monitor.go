@@ -60,7 +60,7 @@ func (s *Scheduler) statuses(now time.Time) []jobs.Status {
 	all := make([]jobs.Status, len(defs))
 	for i, d := range defs {
 		q := s.queue(d)
-		st := jobs.Status{Name: d.Name, Waiting: q.waiting(now), Running: q.running, Retrying: q.retrying, PausedSince: q.paused}
+		st := jobs.Status{Name: d.Name, Waiting: q.waiting(now), Running: q.running, Retrying: q.retrying, PausedSince: q.paused, Options: d.Options()}
 		st.Schedule, st.Zone = d.Describe()
 		if d.Schedule != nil {
 			st.NextTick = cmp.Or(q.next, provider.Next(d.Schedule, now))
@@ -170,21 +170,25 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 		}
 	}
 	slices.SortFunc(rows, func(a, b *row) int { return cmp.Compare(b.seq, a.seq) })
-	runs := make([]jobs.Run, min(limit, len(rows)))
-	for i := range runs {
-		runs[i] = rows[i].run()
+	rows = rows[:min(limit, len(rows))]
+	runs, whole := make([]jobs.Run, len(rows)), fitting(rows)
+	for i, r := range rows {
+		if runs[i] = r.run(); i >= whole {
+			runs[i].Data, runs[i].Output = nil, nil
+		}
 	}
 	return runs, nil
 }
 
 func (r *row) run() jobs.Run {
 	run := jobs.Run{
-		ID: r.id, Name: r.queue.def.Name, State: r.state, Tick: r.tick, Attempt: r.attempt, MaxAttempts: r.attempts,
-		CreatedAt: r.created, DueAt: r.due, EndedAt: r.ended, Error: r.err, Data: bytes.Clone(r.data),
+		ID: r.id, Name: r.queue.def.Name, State: r.shown(), Tick: r.tick, Attempt: r.attempt, MaxAttempts: r.attempts,
+		CreatedAt: r.created, DueAt: r.due, EndedAt: r.ended, CancelledAt: r.cancelled,
+		Error: r.err, Data: bytes.Clone(r.data),
 		Snoozes: r.snoozes, SnoozeReason: r.snoozeReason, Output: bytes.Clone(r.output),
 	}
 	if r.attempt > 0 { // otherwise no attempt has started, or the only one was interrupted
-		run.StartedAt = r.started
+		run.StartedAt, run.Process = r.started, r.process
 	}
 	return run
 }

@@ -13,17 +13,25 @@ import (
 func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 	return s.operate(ctx, name, func(q *queue, now time.Time) error {
 		r, err := s.row(q, id)
-		switch {
-		case err != nil || !r.ended.IsZero():
-		case r.state == jobs.StateRunning:
-			r.cancelled = true
-			r.cancel()
-		default:
-			s.unpark(r)
-			s.finish(r, jobs.StateCancelled, "", now)
+		if err == nil {
+			s.cancel(now, r)
 		}
 		return err
 	})
+}
+
+// cancel cancels rows, except those that have ended.
+func (s *Scheduler) cancel(now time.Time, rows ...*row) {
+	rows = slices.DeleteFunc(slices.Clone(rows), func(r *row) bool { return !r.ended.IsZero() })
+	s.unpark(rows...)
+	for _, r := range rows {
+		r.cancelled = now
+		if r.state == jobs.StateRunning {
+			r.cancel()
+		} else {
+			s.finish(r, jobs.StateCancelled, "", now)
+		}
+	}
 }
 
 // Retry implements [jobs.Retrier]. The run is not skipped for being late, see
@@ -31,38 +39,42 @@ func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 	return s.operate(ctx, name, func(q *queue, now time.Time) error {
 		r, err := s.row(q, id)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case r.canRetry(), r.snoozes > 0 && r.state == jobs.StateScheduled:
+			s.retry(now, r)
+		case r.snoozes > 0 && r.state == jobs.StateWaiting: // it will start as soon as it can
+		case r.shown() != jobs.StateRetrying: // otherwise it will start as soon as it can
+			return fmt.Errorf("%w: %q of %q is %s", jobs.ErrNotRetryable, id, name, r.state)
 		}
-		switch r.state {
-		case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped:
-			ended := s.ended(r)
-			ended.rows = slices.DeleteFunc(ended.rows, func(other *row) bool { return other == r })
+		return nil
+	})
+}
+
+// canRetry reports whether r has ended without success or waits for an attempt that is not due yet.
+func (r *row) canRetry() bool {
+	return !r.ended.IsZero() && r.state != jobs.StateCompleted || r.state == jobs.StateRetrying
+}
+
+// retry makes rows that can be retried due at once.
+func (s *Scheduler) retry(now time.Time, rows ...*row) {
+	s.unpark(rows...)
+	for _, r := range rows {
+		if !r.ended.IsZero() {
 			if r.state == jobs.StateSkipped {
 				r.err = ""
 			}
-			r.ended, r.begun, r.aside, r.cancelled = time.Time{}, true, true, false
+			r.ended, r.cancelled, r.begun, r.aside = time.Time{}, time.Time{}, true, true
 			r.attempts = max(r.attempts, r.attempt+1)
-			q.claim(r)
-		case jobs.StateRetrying:
-			s.unpark(r)
-		case jobs.StateWaiting:
-			if r.attempt > 0 || r.snoozes > 0 {
-				return nil // it will start as soon as it can
-			}
-			return fmt.Errorf("%w: %q of %q is %s", jobs.ErrNotRetryable, id, name, r.state)
-		case jobs.StateScheduled:
-			if r.snoozes == 0 {
-				return fmt.Errorf("%w: %q of %q is %s", jobs.ErrNotRetryable, id, name, r.state)
-			}
-			s.unpark(r)
-		default:
-			return fmt.Errorf("%w: %q of %q is %s", jobs.ErrNotRetryable, id, name, r.state)
+			r.queue.claim(r)
 		}
 		r.due = now
 		s.park(r, jobs.StateWaiting)
-		return nil
-	})
+	}
+	for _, f := range []*finished{&s.finished, &s.failed} {
+		f.rows = slices.DeleteFunc(f.rows, func(r *row) bool { return r.ended.IsZero() })
+	}
 }
 
 // Pause implements [jobs.Pauser]. It takes effect at once, and lasts across Shutdown and Start

@@ -25,13 +25,15 @@ type row struct {
 	priority int
 	unique   string
 	tick     time.Time
-	missed   int       // earlier ticks that the run covers
-	begun    bool      // an attempt has started, or Retry was called, so it is never too late
-	aside    bool      // failed before or retried by hand, so it does not hold up the next tick
-	due      time.Time // when the next attempt is due
-	attempt  int       // attempts started; an interrupted one does not count
-	attempts int       // the most attempts
-	err      string    // of the latest attempt, or why the run was skipped
+	missed   int             // earlier ticks that the run covers
+	begun    bool            // an attempt has started, or Retry was called, so it is never too late
+	aside    bool            // failed before or retried by hand, so it does not hold up the next tick
+	due      time.Time       // when the next attempt is due
+	attempt  int             // attempts started; an interrupted one does not count
+	attempts int             // the most attempts
+	err      string          // of the latest attempt, or why the run was skipped
+	errs     []jobs.RunError // of the latest attempts that failed
+	process  string          // that made the latest attempt
 
 	output []byte // the latest that a handler has set
 
@@ -42,7 +44,7 @@ type row struct {
 	settled chan struct{} // closed when tx has ended
 
 	cancel    context.CancelFunc // cancels the running attempt
-	cancelled bool               // Cancel was called during the attempt
+	cancelled time.Time          // when Cancel was called; zero if it was not
 
 	created, started, ended time.Time
 }
@@ -151,12 +153,18 @@ func (s *Scheduler) ready(r *row) {
 	}
 }
 
-// unpark removes r from wherever it waits.
-func (s *Scheduler) unpark(r *row) {
-	q := r.queue
-	s.delayed.remove(r)
-	q.slots.ready.remove(r)
-	q.back = slices.DeleteFunc(q.back, func(other *row) bool { return other == r })
+// unpark removes rows from wherever they wait.
+func (s *Scheduler) unpark(rows ...*row) {
+	gone, queues := make(map[*row]bool, len(rows)), make(map[*queue]bool)
+	for _, r := range rows {
+		gone[r], queues[r.queue] = true, true
+	}
+	isGone := func(r *row) bool { return gone[r] }
+	s.delayed.removeFunc(isGone)
+	for q := range queues {
+		q.slots.ready.removeFunc(isGone)
+		q.back = slices.DeleteFunc(q.back, isGone)
+	}
 }
 
 // finish ends r. reason is the error of the latest attempt or why the run was skipped; ""
@@ -248,10 +256,11 @@ func (h *rowHeap) Pop() any {
 	return r
 }
 
-// remove removes r if the heap contains it.
-func (h *rowHeap) remove(r *row) {
-	if i := slices.Index(h.rows, r); i >= 0 {
-		heap.Remove(h, i)
+// removeFunc removes the rows for which gone is true.
+func (h *rowHeap) removeFunc(gone func(*row) bool) {
+	if kept := slices.DeleteFunc(h.rows, gone); len(kept) < len(h.rows) {
+		h.rows = kept
+		heap.Init(h)
 	}
 }
 

@@ -60,7 +60,7 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 	all := make([]jobs.Status, len(defs))
 	for i, d := range defs {
 		st := &all[i]
-		st.Name, st.PausedSince = d.Name, paused[d.Name]
+		st.Name, st.PausedSince, st.Options = d.Name, paused[d.Name], d.Options()
 		st.Schedule, st.Zone = d.Describe()
 		if d.Schedule == nil {
 			continue

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,35 +14,11 @@ import (
 )
 
 var (
-	_ jobs.RunLister        = (*Scheduler)(nil)
 	_ jobs.ActivityReporter = (*Scheduler)(nil)
 	_ jobs.Canceller        = (*Scheduler)(nil)
 	_ jobs.Retrier          = (*Scheduler)(nil)
 	_ jobs.Pauser           = (*Scheduler)(nil)
 )
-
-// Runs implements [jobs.RunLister].
-func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
-	if _, err := s.definition(name); err != nil {
-		return nil, err
-	}
-	if err := provider.CheckRunLimit(limit); err != nil {
-		return nil, err
-	}
-	runs, ids, err := s.store.Runs(ctx, s.pool, name, limit)
-	if err != nil {
-		return nil, fmt.Errorf("river: runs of %q: %w", name, err)
-	}
-	for i := range runs {
-		run := &runs[i]
-		run.ID = formatID(ids[i])
-		if run.Attempt == 0 {
-			run.StartedAt = time.Time{} // an interrupted attempt does not count
-		}
-		run.Error = strings.TrimPrefix(run.Error, "JobCancelError: ") // River's prefix
-	}
-	return runs, nil
-}
 
 // activityRows bounds what Activity counts of each of River's states.
 const activityRows = 50_000
@@ -101,7 +75,7 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 				}
 				return fmt.Errorf("%w: it is %s", jobs.ErrNotRetryable, state)
 			}
-			if err := s.store.PrepareRetry(ctx, tx, id); err != nil {
+			if err := s.store.PrepareRetry(ctx, tx, []int64{id}, false); err != nil {
 				return err
 			}
 			row, err := s.inserting.JobRetryTx(ctx, tx, id)
@@ -132,9 +106,9 @@ func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.
 	if _, err := s.definition(name); err != nil {
 		return err
 	}
-	number, err := strconv.ParseInt(id, 10, 64)
-	if err != nil || formatID(number) != id {
-		return jobs.ErrUnknownID
+	number, err := parseID(id)
+	if err != nil {
+		return err
 	}
 	return pgx.BeginTxFunc(ctx, s.pool, readCommitted, func(tx pgx.Tx) error {
 		state, snoozed, err := s.store.LockJob(ctx, tx, number, name)

@@ -147,7 +147,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 		return err
 	}
 	ss.failed = failed.New(context.WithoutCancel(ctx), failed.Config{
-		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Jobs: failed.JobsOf(s.reg.Jobs()), Dead: ss.process.Dead,
+		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Jobs: failed.JobsOf(s.reg.Jobs()), Run: s.Run, Dead: ss.process.Dead,
 	})
 	live, err := s.store.CountLiveProcesses(ctx, ss.pool, s.cfg.DeadAfter)
 	if err != nil {

@@ -136,7 +136,9 @@ func New(s jobs.Scheduler, opts *Options) http.Handler {
 }
 
 // ServeHTTP implements [http.Handler].
-func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h *handler) ServeHTTP(to http.ResponseWriter, r *http.Request) {
+	w := compress(to, r)
+	defer w.close()
 	for name, value := range map[string]string{
 		"Cache-Control": "no-store",
 		"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +

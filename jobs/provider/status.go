@@ -64,3 +64,11 @@ func OverdueReasons(all []jobs.Status) (reasons []jobs.Reason) {
 	}
 	return reasons
 }
+
+// Options returns the options of the job for its status.
+func (d *Definition) Options() jobs.JobOptions {
+	return jobs.JobOptions{
+		MaxAttempts: d.MaxAttempts, RetryDelay: d.RetryDelay, Timeout: d.Timeout, Priority: d.Priority,
+		Concurrency: d.Concurrency, CatchUp: d.CatchUp, Overlap: d.Overlap, StartWithin: d.StartWithin,
+	}
+}

@@ -58,6 +58,8 @@ type faulty struct {
 	pause    func(ctx context.Context, name string) error
 	resume   func(ctx context.Context, name string) error
 
+	finding
+
 	broken atomic.Bool // the database is unreachable
 }
 
@@ -1350,6 +1352,19 @@ var faults = []struct {
 			return f.Scheduler.Cancel(ctx, name, id)
 		}
 	}},
+	{"a status has the default options", "a status has the options of its job", changingStatus(func(st *jobs.Status) {
+		st.Options = jobs.JobOptions{MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1}
+	})},
+	{"a running run does not say that it was cancelled", "a run says when it was cancelled, until it is retried", changingRuns(func(r *jobs.Run) {
+		if r.State == jobs.StateRunning {
+			r.CancelledAt = time.Time{}
+		}
+	})},
+	{"a retried run is still cancelled", "a run says when it was cancelled, until it is retried", changingRuns(func(r *jobs.Run) {
+		if r.State == jobs.StateCompleted {
+			r.CancelledAt = r.CreatedAt
+		}
+	})},
 	{"cancelling a run that has ended is an error", "Cancel does nothing to a run that has ended", func(f *faulty, _ providertest.Config) {
 		f.cancel = func(ctx context.Context, name, id string) error {
 			runs, _ := f.Scheduler.Runs(ctx, name, 1000)
@@ -1698,7 +1713,7 @@ func accepting(refusal error) func(error) error {
 func TestRun_FindsEachFault(t *testing.T) {
 	t.Parallel()
 	sound := func(f *faulty, _ providertest.Config) {}
-	for _, tt := range faults {
+	for _, tt := range slices.Concat(faults, findFaults) {
 		t.Run(tt.fault, func(t *testing.T) {
 			t.Parallel()
 			require.Empty(t, hold(t, tt.rule, sound), "failures of a scheduler without a fault")

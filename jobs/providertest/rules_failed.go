@@ -43,6 +43,7 @@ func onFailedIsCalledOnce(e *env) {
 	require.Equal(e, jobs.StateFailed, run.State, "State")
 	require.Equal(e, [2]int{2, 2}, [2]int{run.Attempt, run.MaxAttempts}, "Attempt and MaxAttempts")
 	require.Contains(e, run.Error, errAgain.Error(), "Error")
+	require.Len(e, run.Errors, 2, "Errors")
 	require.JSONEq(e, `{"n": 7}`, string(run.Data), "Data")
 	require.False(e, run.EndedAt.IsZero(), "EndedAt is zero")
 	deadline := receive(e, deadlines, "the first function")

@@ -11,12 +11,10 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/everytick/everytick/adapters/river/internal/store"
@@ -42,6 +40,8 @@ type Config struct {
 	Client string
 	// Jobs are those with jobs.OnFailed.
 	Jobs []*provider.Definition
+	// Run returns a run, as jobs.RunFinder does.
+	Run func(ctx context.Context, id string) (jobs.Run, error)
 	// Dead returns the IDs of dead processes.
 	Dead func() []string
 }
@@ -167,7 +167,7 @@ func (c *Caller) sweep() {
 // call makes one call, and stores that it has been made.
 func (c *Caller) call(f store.Failure) {
 	run, err := c.run(f)
-	made := errors.Is(err, pgx.ErrNoRows) // deleted meanwhile
+	made := errors.Is(err, jobs.ErrUnknownID) // deleted meanwhile
 	if err == nil {
 		if made = c.byName[f.Name].Failed(c.calling, c.cfg.Log, run); !made {
 			c.undone.Add(1)
@@ -183,7 +183,7 @@ func (c *Caller) call(f store.Failure) {
 	if storeErr := store(ctx, c.cfg.Pool, f, c.cfg.Client); err == nil {
 		err = storeErr
 	}
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+	if err != nil && !errors.Is(err, jobs.ErrUnknownID) {
 		c.cfg.Log.WarnContext(ctx, "could not store that OnFailed was called; it may be called again for the same run",
 			"job", f.Name, "job_id", strconv.FormatInt(f.JobID, 10), "error", err)
 	}
@@ -192,10 +192,7 @@ func (c *Caller) call(f store.Failure) {
 func (c *Caller) run(f store.Failure) (jobs.Run, error) {
 	ctx, cancel := context.WithTimeout(c.calling, timeout)
 	defer cancel()
-	run, err := c.cfg.Store.FailedRun(ctx, c.cfg.Pool, f.JobID)
-	run.ID, run.Name = strconv.FormatInt(f.JobID, 10), f.Name
-	run.Error = strings.TrimPrefix(run.Error, "JobCancelError: ") // River's prefix
-	return run, err
+	return c.cfg.Run(ctx, strconv.FormatInt(f.JobID, 10))
 }
 
 // JobsOf returns those of all that have jobs.OnFailed.

@@ -4,11 +4,9 @@ import (
 	"context"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/everytick/everytick/jobs"
 )
 
-// A Failure is a run that has failed for good, for which the functions of [jobs.OnFailed] are to be called.
+// A Failure is a run that has failed for good, for which the functions of jobs.OnFailed are to be called.
 type Failure struct {
 	JobID    int64
 	Name     string
@@ -27,14 +25,6 @@ func (s *Store) ClaimFailed(ctx context.Context, db DB, names []string, client s
 		dead = []string{} // nil would be NULL
 	}
 	return collect(ctx, s, db, "ClaimFailed", pgx.RowToStructByPos[Failure], names, client, dead, limit)
-}
-
-// FailedRun returns a run without its ID and name. It returns [pgx.ErrNoRows] if the run is gone.
-func (s *Store) FailedRun(ctx context.Context, db DB, id int64) (run jobs.Run, err error) {
-	err = db.QueryRow(ctx, s.sql("FailedRun"), id).Scan(&run.State, (*instant)(&run.Tick), &run.Attempt, &run.MaxAttempts,
-		(*instant)(&run.CreatedAt), (*instant)(&run.DueAt), (*instant)(&run.StartedAt), (*instant)(&run.EndedAt),
-		&run.Error, &run.Snoozes, &run.SnoozeReason, &run.Process, &run.Output, &run.Data)
-	return run, err
 }
 
 // DeleteFailed deletes a call that the client has made, unless the run has failed again since it was claimed.

@@ -29,21 +29,6 @@ func (s *Store) CountLive(ctx context.Context, db DB, names, catchUpAll []string
 	return collect(ctx, s, db, "CountLive", pgx.RowToStructByPos[Live], names, catchUpAll)
 }
 
-// Runs returns the latest runs of a job with their IDs, newest first.
-func (s *Store) Runs(ctx context.Context, db DB, name string, limit int) ([]jobs.Run, []int64, error) {
-	var ids []int64
-	runs, err := collect(ctx, s, db, "Runs", func(row pgx.CollectableRow) (jobs.Run, error) {
-		run := jobs.Run{Name: name}
-		var id int64
-		err := row.Scan(&id, &run.State, (*instant)(&run.Tick), &run.Attempt, &run.MaxAttempts,
-			(*instant)(&run.CreatedAt), (*instant)(&run.DueAt), (*instant)(&run.StartedAt), (*instant)(&run.EndedAt),
-			&run.Error, &run.Snoozes, &run.SnoozeReason, &run.Output, &run.Data)
-		ids = append(ids, id)
-		return run, err
-	}, name, limit)
-	return runs, ids, err
-}
-
 // Ended counts the runs of one job that ended in one interval with one state.
 type Ended struct {
 	Name   string
@@ -103,11 +88,6 @@ func (s *Store) NotifyInsert(ctx context.Context, db DB, queues []string) error 
 func (s *Store) LockJob(ctx context.Context, tx DB, id int64, name string) (state jobs.State, snoozed bool, err error) {
 	err = tx.QueryRow(ctx, s.sql("LockJob"), id, name).Scan(&state, &snoozed)
 	return state, snoozed, err
-}
-
-// PrepareRetry prepares a run for JobRetryTx of River's client.
-func (s *Store) PrepareRetry(ctx context.Context, tx DB, id int64) error {
-	return s.exec(ctx, tx, "PrepareRetry", id)
 }
 
 // SetMaxAttempts sets the number of attempts of a run.

@@ -6,6 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river/rivertype"
+
+	"github.com/everytick/everytick/jobs"
 )
 
 // A Process is what a process stores about itself.
@@ -46,6 +48,16 @@ func (s *Store) Beat(ctx context.Context, conn *pgx.Conn, p Process) (all []Beat
 // is good enough for tuning, but does not decide which processes are dead.
 func (s *Store) CountLiveProcesses(ctx context.Context, db DB, within time.Duration) (int, error) {
 	return one[int](ctx, s, db, "CountLiveProcesses", within.Seconds())
+}
+
+// ListProcesses returns the processes that have not stopped, ordered by start. A process is alive if it was last seen
+// within the given time, by the database's clock.
+func (s *Store) ListProcesses(ctx context.Context, db DB, within time.Duration) ([]jobs.Process, error) {
+	return collect(ctx, s, db, "ListProcesses", func(row pgx.CollectableRow) (p jobs.Process, err error) {
+		err = row.Scan(&p.ID, &p.Host, &p.PID, &p.Version, (*instant)(&p.StartedAt), (*instant)(&p.SeenAt), &p.Alive,
+			&p.Leader, &p.Jobs, &p.Workers, &p.Busy)
+		return p, err
+	}, within.Seconds())
 }
 
 // RecentRegistrations returns the registrations of the processes that have not stopped and were last seen within

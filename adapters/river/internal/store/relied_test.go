@@ -174,7 +174,11 @@ func TestRiver_CancelSetsCancelAttemptedAt(t *testing.T) {
 		row, err := c.JobCancel(t.Context(), id)
 		require.NoError(t, err)
 		require.Equal(t, state, row.State)
-		require.Contains(t, string(row.Metadata), "cancel_attempted_at")
+		var metadata struct {
+			At time.Time `json:"cancel_attempted_at"` // which every Run casts to a time
+		}
+		require.NoError(t, json.Unmarshal(row.Metadata, &metadata))
+		require.WithinDuration(t, time.Now(), metadata.At, time.Minute)
 	}
 	row, err := c.JobGet(t.Context(), res.Job.ID)
 	require.NoError(t, err)

@@ -21,13 +21,6 @@ WITH found AS (
 UPDATE {{schema}}.everytick_failed AS f SET claimed_by = $2 FROM found WHERE f.job_id = found.job_id
 RETURNING f.job_id, f.name, f.failures
 
--- name: FailedRun
-SELECT {{state}}, {{tick}}, attempt, max_attempts, created_at, scheduled_at, attempted_at, finalized_at,
-	coalesce(errors[array_upper(errors, 1)]->>'error', ''),
-	coalesce((metadata->'everytick_snoozed'->>'count')::int, 0), coalesce(metadata->'everytick_snoozed'->>'reason', ''),
-	coalesce(attempted_by[cardinality(attempted_by)], ''), metadata->'output', args
-FROM {{schema}}.river_job WHERE id = $1
-
 -- Deletes a claimed call that has been made, unless the run has failed again meanwhile.
 -- name: DeleteFailed
 DELETE FROM {{schema}}.everytick_failed WHERE job_id = $1 AND claimed_by = $2 AND failures = $3

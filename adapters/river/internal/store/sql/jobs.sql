@@ -40,16 +40,6 @@ SELECT kind, 0, 0, count(*) FROM {{schema}}.river_job WHERE kind = ANY ($1) AND 
 UNION ALL
 SELECT name, count(*), 0, 0 FROM {{schema}}.everytick_schedule AS s WHERE name = ANY ($1) AND {{is_due}} GROUP BY name
 
--- name: Runs
-SELECT id, {{state}}, {{tick}}, CASE WHEN {{is_skipped}} THEN attempt - 1 ELSE attempt END, max_attempts,
-	created_at, scheduled_at, attempted_at, finalized_at,
-	coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error', ''),
-	coalesce((metadata->'everytick_snoozed'->>'count')::int, 0), coalesce(metadata->'everytick_snoozed'->>'reason', ''),
-	metadata->'output', args
-FROM {{schema}}.river_job
-WHERE kind = $1
-ORDER BY id DESC LIMIT $2
-
 -- The runs that ended, by intervals of $2 seconds since $1, at most $3 of each of River's states.
 -- name: Activity
 SELECT kind, floor(extract(epoch FROM finalized_at - $1::timestamptz) / $2::float8)::int, ours, count(*),
@@ -128,21 +118,6 @@ SELECT pg_notify($1::text || '.river_insert', '{"queue": "' || queue || '"}') FR
 
 -- name: LockJob
 SELECT {{state}}, metadata ? 'everytick_snoozed' FROM {{schema}}.river_job WHERE id = $1 AND kind = $2 FOR UPDATE
-
--- Prepares a retry by hand. A skipped attempt does not count, and a late start is no reason to skip the run again.
--- If another run has its unique key by now, it loses the key.
--- name: PrepareRetry
-UPDATE {{schema}}.river_job AS row SET
-	metadata = metadata - 'everytick_skipped' || '{"everytick_retried": true}',
-	attempt = CASE WHEN {{is_skipped}} THEN attempt - 1 ELSE attempt END,
-	errors = CASE WHEN {{is_skipped}} THEN nullif(errors[:array_upper(errors, 1) - 1], '{}') ELSE errors END,
-	unique_key = CASE WHEN NOT EXISTS (
-		SELECT FROM {{schema}}.river_job AS other
-		WHERE other.unique_key = row.unique_key AND other.id <> row.id
-			AND other.unique_key IS NOT NULL AND other.unique_states IS NOT NULL
-			AND {{schema}}.river_job_state_in_bitmask(other.unique_states, other.state)
-	) THEN unique_key END
-WHERE id = $1
 
 -- name: SetMaxAttempts
 UPDATE {{schema}}.river_job SET max_attempts = $2 WHERE id = $1

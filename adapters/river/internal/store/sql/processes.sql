@@ -11,6 +11,13 @@ SELECT id, beat, registrations, clock_timestamp() FROM {{schema}}.everytick_proc
 -- name: CountLiveProcesses
 SELECT count(*) FROM {{schema}}.everytick_process WHERE beat > 0 AND seen_at > now() - $1::float8 * interval '1 second'
 
+-- name: ListProcesses
+SELECT id, host, pid, version, started_at, seen_at, seen_at > now() - $1::float8 * interval '1 second',
+	EXISTS (SELECT FROM {{schema}}.river_leader WHERE leader_id = p.id AND expires_at > now()),
+	ARRAY (SELECT name FROM unnest(jobs) AS name ORDER BY name COLLATE "C"), workers, busy
+FROM {{schema}}.everytick_process AS p WHERE beat > 0
+ORDER BY started_at, id COLLATE "C"
+
 -- name: RecentRegistrations
 SELECT DISTINCT registrations FROM {{schema}}.everytick_process WHERE beat > 0 AND seen_at > now() - $1::float8 * interval '1 second'
 

@@ -1,0 +1,162 @@
+package river
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/everytick/everytick/adapters/river/internal/store"
+	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
+)
+
+var (
+	_ jobs.RunLister     = (*Scheduler)(nil)
+	_ jobs.RunFinder     = (*Scheduler)(nil)
+	_ jobs.ProcessLister = (*Scheduler)(nil)
+)
+
+// Runs implements [jobs.RunLister].
+func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
+	if _, err := s.definition(name); err != nil {
+		return nil, err
+	}
+	if err := provider.CheckRunLimit(limit); err != nil {
+		return nil, err
+	}
+	runs, err := s.store.Runs(ctx, s.pool, name, limit, provider.PageBytes)
+	if err != nil {
+		return nil, fmt.Errorf("river: runs of %q: %w", name, err)
+	}
+	return listed(runs), nil
+}
+
+// Run implements [jobs.RunFinder].
+func (s *Scheduler) Run(ctx context.Context, id string) (jobs.Run, error) {
+	number, err := parseID(id)
+	if err != nil {
+		return jobs.Run{}, fmt.Errorf("river: run %.100q: %w", id, err)
+	}
+	found, errs, err := s.store.Run(ctx, s.pool, number, provider.MaxErrors)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = jobs.ErrUnknownID
+	}
+	if err == nil {
+		if _, unknown := s.definition(found.Name); unknown != nil {
+			err = fmt.Errorf("%w: its job is not registered", jobs.ErrUnknownID)
+		}
+	}
+	if err != nil {
+		return jobs.Run{}, fmt.Errorf("river: run %q: %w", id, err)
+	}
+	run := listed([]store.Run{found})[0]
+	if run.State == jobs.StateSkipped { // the last one is the reason
+		errs = errs[:max(0, len(errs)-1)]
+	}
+	for _, e := range errs {
+		text := strings.TrimPrefix(e.Error, cancelPrefix)
+		if e.Trace != "" { // of a plain River client
+			text += "\n\n" + e.Trace
+		}
+		run.Errors = append(run.Errors, jobs.RunError{Attempt: e.Attempt, At: e.At.UTC(), Text: text})
+	}
+	return run, nil
+}
+
+// FindRuns implements [jobs.RunFinder].
+func (s *Scheduler) FindRuns(ctx context.Context, q jobs.RunQuery) (jobs.RunPage, error) {
+	f, err := provider.NewRunFilter(q)
+	if err != nil {
+		return jobs.RunPage{}, err
+	}
+	filter, err := s.filter(f)
+	if err != nil {
+		return jobs.RunPage{}, err
+	}
+	runs, more, err := s.store.FindRuns(ctx, s.pool, filter, provider.PageBytes)
+	if err != nil {
+		return jobs.RunPage{}, fmt.Errorf("river: find runs: %w", err)
+	}
+	page := jobs.RunPage{Runs: listed(runs)}
+	if more {
+		last := runs[len(runs)-1]
+		page.Next = provider.RunCursor{At: last.Time(), ID: last.Number}.String()
+	}
+	return page, nil
+}
+
+// filter adds what the database needs to know, and checks the names.
+func (s *Scheduler) filter(f provider.RunFilter) (store.Filter, error) {
+	for _, name := range f.Names {
+		if _, err := s.definition(name); err != nil {
+			return store.Filter{}, err
+		}
+	}
+	if len(f.Names) == 0 {
+		f.Names = namesOf(s.reg.Jobs())
+	}
+	filter := store.Filter{RunFilter: f, Live: []string{}, Ended: []string{}} // nil would be NULL
+	for river, states := range ofRiver {
+		if !slices.ContainsFunc(states, func(state jobs.State) bool { return slices.Contains(f.States, state) }) {
+			continue
+		}
+		if slices.Contains(finalStates, river) {
+			filter.Ended = append(filter.Ended, river)
+		} else {
+			filter.Live = append(filter.Live, river)
+		}
+	}
+	return filter, nil
+}
+
+// finalStates are River's states of runs that have ended.
+var finalStates = []string{"completed", "discarded", "cancelled"}
+
+// cancelPrefix is how River begins the error of a run that a handler cancelled.
+const cancelPrefix = "JobCancelError: "
+
+// listed returns stored runs as applications see them.
+func listed(stored []store.Run) []jobs.Run {
+	runs := make([]jobs.Run, len(stored))
+	for i, r := range stored {
+		run := r.Run
+		run.ID = formatID(r.Number)
+		if run.Attempt == 0 { // an interrupted attempt does not count
+			run.StartedAt, run.Process = time.Time{}, ""
+		}
+		run.Error = strings.TrimPrefix(run.Error, cancelPrefix)
+		runs[i] = run
+	}
+	return runs
+}
+
+// parseID returns [jobs.ErrUnknownID] for an ID that formatID cannot have returned.
+func parseID(id string) (int64, error) {
+	number, err := strconv.ParseInt(id, 10, 64)
+	if err != nil || formatID(number) != id {
+		return 0, jobs.ErrUnknownID
+	}
+	return number, nil
+}
+
+// Processes implements [jobs.ProcessLister]. A process is alive here if its latest heartbeat is younger than
+// [Config].DeadAfter by the database's clock. Processes that rescue jobs are more careful: they watch the heartbeats for
+// that long themselves.
+func (s *Scheduler) Processes(ctx context.Context) ([]jobs.Process, error) {
+	all, err := s.store.ListProcesses(ctx, s.pool, s.cfg.DeadAfter)
+	if err != nil {
+		return nil, fmt.Errorf("river: processes: %w", s.unmigrated(err))
+	}
+	if ss := s.session.Load(); ss != nil {
+		for i := range all {
+			all[i].Self = all[i].ID == ss.client.ID()
+		}
+	}
+	return all, nil
+}

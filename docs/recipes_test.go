@@ -437,6 +437,68 @@ func TestRateLimit(t *testing.T) {
 	require.Equal(t, 1, outcome.Attempts)
 }
 
+func importContacts(ctx context.Context, job *jobs.Job) error {
+	var args struct{ File string }
+	if err := job.Decode(&args); err != nil {
+		return err
+	}
+	n, err := load(ctx, args.File)
+	if err != nil {
+		return err
+	}
+	return job.SetOutput(map[string]int{"imported": n})
+}
+
+func importNow(s jobs.Triggerer) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		id, err := s.Trigger(r.Context(), "contacts.import", map[string]string{"file": r.FormValue("file")})
+		if err != nil {
+			http.Error(w, "try again", http.StatusServiceUnavailable)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+		defer cancel()
+		run, err := jobs.Await(ctx, s, id)
+		switch {
+		case err == nil:
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write(run.Output)
+		case errors.Is(err, jobs.ErrNotCompleted):
+			http.Error(w, "the import has failed", http.StatusUnprocessableEntity)
+		default: // it takes longer, or the database does not answer
+			w.Header().Set("Location", "/imports/"+id)
+			w.WriteHeader(http.StatusAccepted)
+		}
+	}
+}
+
+func load(_ context.Context, file string) (int, error) {
+	if file == "missing.csv" {
+		return 0, jobs.Permanent(errors.New("no such file"))
+	}
+	return 42, nil
+}
+
+func TestImportNow(t *testing.T) {
+	t.Parallel()
+	rec, _ := start(t, func(s jobs.Scheduler) error { return s.RegisterDelayed("contacts.import", 0, importContacts) })
+	for file, want := range map[string]int{"contacts.csv": http.StatusOK, "missing.csv": http.StatusUnprocessableEntity} {
+		w := httptest.NewRecorder()
+		importNow(rec)(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/imports?file="+file, nil))
+		require.Equal(t, want, w.Code, w.Body.String())
+		if want == http.StatusOK {
+			require.JSONEq(t, `{"imported": 42}`, w.Body.String())
+		}
+	}
+	w := httptest.NewRecorder()
+	pauser, ok := jobs.As[jobs.Pauser](rec)
+	require.True(t, ok)
+	require.NoError(t, pauser.Pause(t.Context(), "contacts.import")) // so that the import takes longer
+	importNow(rec)(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/imports?file=contacts.csv", nil))
+	require.Equal(t, http.StatusAccepted, w.Code)
+	require.Regexp(t, `^/imports/\d+$`, w.Header().Get("Location"))
+}
+
 type Alert struct {
 	Job   string `json:"job"`
 	ID    string `json:"id"`

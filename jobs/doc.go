@@ -61,6 +61,10 @@
 // Jobs can be registered before Start and after Shutdown. In between, registering returns [ErrStarted]. Jobs can be
 // triggered at any time, including before Start and inside handlers. While nothing is started they wait.
 //
+// # Results
+//
+// A handler may set a result with [Job.SetOutput]. [Await] waits for a run to end and returns it.
+//
 // # Operators
 //
 // A provider may implement further roles: [RunLister] and [RunFinder], [ActivityReporter], [Canceller] and

@@ -27,6 +27,8 @@ var (
 	ErrUnknownID = errors.New("jobs: unknown job ID")
 	// ErrNotRetryable is returned by [Retrier] for a run that has not failed, and was not cancelled or skipped.
 	ErrNotRetryable = errors.New("jobs: job cannot be retried")
+	// ErrNotCompleted is returned by [Await] for a run that failed for good, was cancelled or skipped.
+	ErrNotCompleted = errors.New("jobs: run has not completed")
 	// ErrStarted is returned by Start and by registrations while the scheduler is started.
 	ErrStarted = errors.New("jobs: scheduler is started")
 	// ErrNotStarted is returned by Shutdown when the scheduler is not started.

@@ -69,7 +69,7 @@ func TestErrors_AreDistinct(t *testing.T) {
 	t.Parallel()
 	all := []error{
 		jobs.ErrDuplicate, jobs.ErrInvalidName, jobs.ErrInvalidSchedule, jobs.ErrInvalidOption, jobs.ErrInvalidData,
-		jobs.ErrUnknownJob, jobs.ErrStarted, jobs.ErrNotStarted,
+		jobs.ErrUnknownJob, jobs.ErrStarted, jobs.ErrNotStarted, jobs.ErrNotCompleted,
 	}
 	for i, a := range all {
 		require.Regexp(t, `^jobs: [a-z ]+$`, a.Error())

@@ -770,6 +770,28 @@ var faults = []struct {
 			return func(ctx context.Context, job *jobs.Job) error { return h(ctx, &jobs.Job{Name: job.Name}) }
 		}
 	}},
+	{"Run returns no output", "Await returns a completed run with its output, after retries and snoozes", changingRun(func(r *jobs.Run) { r.Output = nil })},
+	{"a run ends with its first attempt", "Await returns a completed run with its output, after retries and snoozes", changingRun(func(r *jobs.Run) {
+		if r.Attempt > 0 && r.State != jobs.StateRunning && r.EndedAt.IsZero() {
+			r.State, r.EndedAt = jobs.StateFailed, r.DueAt
+		}
+	})},
+	{"runs that ended otherwise count as completed", "Await returns a run that failed, was cancelled or skipped with ErrNotCompleted", changingRun(func(r *jobs.Run) {
+		if !r.EndedAt.IsZero() {
+			r.State = jobs.StateCompleted
+		}
+	})},
+	{"the error of a run that failed is lost", "Await returns a run that failed, was cancelled or skipped with ErrNotCompleted", changingRun(func(r *jobs.Run) { r.Error = "" })},
+	{"an unknown ID is not told from a run that waits", "Await ends with its context, and at once for an unknown ID", func(f *faulty, _ providertest.Config) {
+		f.run = func(ctx context.Context, id string) (jobs.Run, error) {
+			run, err := f.Scheduler.Run(ctx, id)
+			if errors.Is(err, jobs.ErrUnknownID) {
+				return jobs.Run{ID: id, State: jobs.StateWaiting}, nil
+			}
+			return run, err
+		}
+	}},
+	{"Run says that a delayed run is running", "Await ends with its context, and at once for an unknown ID", changingRun(func(r *jobs.Run) { r.State = jobs.StateRunning })},
 	{"OnFailed is called twice", "OnFailed is called once for a run that failed in its last attempt, with that run", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{onFailed(func(all []failedFunc) []failedFunc { return slices.Concat(all, all) })}
 	}},

@@ -49,6 +49,7 @@ var rules = slices.Concat(
 	pageRules,
 	failedRules,
 	outputRules,
+	awaitRules,
 	inputRules,
 )
 

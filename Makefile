@@ -30,13 +30,39 @@ fmt: ## Format the code
 .PHONY: faults
 faults: ## Kill, freeze and disconnect processes, and report lost ticks (PROVIDER=native for River's own client)
 	go test ./adapters/river/faults -run='^TestFaults$$' -count=1 -faults -timeout=30m -v
+	go test ./adapters/river/faults -run='^TestOutage_RunsStayEnded$$' -count=1 -faults -timeout=30m -v
+
+.PHONY: effects
+effects: ## Kill, freeze and disconnect processes during transactional jobs, and report lost and doubled effects
+	go test ./adapters/river/faults -run='^TestEffects$$' -count=1 -effects -timeout=30m -v
 
 .PHONY: soak
-soak: ## Inject random faults for ten minutes, then check the database (SEED=n to repeat a run)
+soak: ## Inject random faults for ten minutes, then check the database and look for leaks (SEED=n to repeat a run)
 	go test ./adapters/river/faults -run='^TestSoak$$' -count=1 -soak=10m -seed=$(or $(SEED),0) -timeout=30m -v
 
+.PHONY: crash
+crash: ## Kill the database server 20 times under 50 callers, and report what was lost or doubled
+	go test ./adapters/river/faults -run='^TestCrash$$' -count=1 -crash=20 -timeout=30m -v
+
+.PHONY: failover
+failover: ## Kill a primary under load and promote its standby, and report what was lost or doubled
+	go test ./adapters/river/faults -run='^TestFailover$$' -count=1 -failover -timeout=30m -v
+
+.PHONY: bouncer
+bouncer: ## Run the conformance suite and faults through PgBouncer (package pgbouncer)
+	go test ./adapters/river -run='PgBouncer|^TestBouncer' -count=1 -bouncer -timeout=30m -v
+
+.PHONY: matrix
+matrix: ## Run all tests that use a database on PostgreSQL 13 to 18 (VERSIONS="13 18" for some)
+	bash .ci/matrix $(VERSIONS)
+
+.PHONY: canary
+canary: ## Run the tests of adapters/river with the newest River (reports; a failure is no fault of this version)
+	bash .ci/canary
+
 .PHONY: fuzz
-fuzz: ## Fuzz the cron parser, the data checks and the admin API, one minute each
+fuzz: ## Check cron around every clock change of every zone; fuzz it, the data checks and the admin API, one minute each
+	go test -run='Clock|Zone' -timeout=30m ./jobs/internal/cron -every
 	go test -run='^$$' -fuzz='^FuzzParseCron$$' -fuzztime=1m ./jobs/internal/cron
 	go test -run='^$$' -fuzz='^FuzzData$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzDataText$$' -fuzztime=1m ./jobs

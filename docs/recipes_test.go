@@ -41,6 +41,13 @@ var database = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error {
 	_, err := pool.Exec(ctx, `
 		CREATE TABLE webhook_done (id text PRIMARY KEY);
 		CREATE TABLE effect (what text);
+		CREATE TABLE account (id bigint PRIMARY KEY, cents bigint NOT NULL);
+		INSERT INTO account VALUES (7, 1000);
+		CREATE SEQUENCE commits;
+		CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS
+			'BEGIN IF nextval(''commits'') = 1 THEN RAISE ''the first COMMIT fails''; END IF; RETURN NULL; END';
+		CREATE CONSTRAINT TRIGGER fail_once AFTER UPDATE ON account DEFERRABLE INITIALLY DEFERRED
+			FOR EACH ROW EXECUTE FUNCTION fail_once();
 		CREATE TABLE orders (id bigint PRIMARY KEY, total bigint NOT NULL CHECK (total > 0));
 		CREATE TABLE digest (sent_until timestamptz NOT NULL);
 		INSERT INTO digest VALUES ('2026-01-01 00:00Z');
@@ -103,6 +110,44 @@ func handleWebhook(ctx context.Context, job *jobs.Job, event Event) error {
 		}
 		return apply(ctx, tx, event)
 	})
+}
+
+type Charge struct {
+	Account int64 `json:"account"`
+	Cents   int64 `json:"cents"`
+}
+
+const ChargeAccount jobs.Kind[Charge] = "billing.charge"
+
+func RegisterBillingJobs(s jobs.Scheduler, receipt jobs.Handler) error {
+	return errors.Join(
+		ChargeAccount.Register(s, func(ctx context.Context, job *jobs.Job, c Charge) error {
+			_, err := job.DB.Exec(ctx, "UPDATE account SET cents = cents - $2 WHERE id = $1", c.Account, c.Cents)
+			if err != nil {
+				return err
+			}
+			_, err = jobs.TriggerTx(ctx, s, job.Tx, "billing.receipt", c) // exists if and only if the charge does
+			return err
+		}, jobs.Transactional()),
+		s.RegisterDelayed("billing.receipt", 0, receipt),
+	)
+}
+
+func TestRecipe_EffectsExactlyOnce(t *testing.T) {
+	t.Parallel()
+	receipts := make(chan string, 10)
+	rec, pool := start(t, func(s jobs.Scheduler) error {
+		return RegisterBillingJobs(s, func(_ context.Context, job *jobs.Job) error {
+			receipts <- string(job.Data)
+			return nil
+		})
+	})
+	outcome := rec.TriggerAndWait(t, "billing.charge", Charge{Account: 7, Cents: 250})
+	require.NoError(t, outcome.Err)
+	require.Equal(t, 2, outcome.Attempts, "the first COMMIT fails")
+	require.JSONEq(t, `{"account": 7, "cents": 250}`, <-receipts)
+	require.Equal(t, 750, count(t, pool, `SELECT cents FROM account`))
+	require.Equal(t, 1, count(t, pool, `SELECT count(*) FROM river.river_job WHERE kind = 'billing.receipt'`))
 }
 
 func apply(ctx context.Context, tx pgx.Tx, event Event) error {

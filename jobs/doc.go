@@ -18,7 +18,7 @@
 //
 // Once Trigger has returned an ID and no error, the job runs at least once. It runs again if a process dies after
 // doing the work and before storing the result, so handlers must be idempotent, or do their work in a transaction
-// that a second run detects.
+// that a second run detects. What a [Transactional] job does in its own transaction is there exactly once.
 //
 // # Identity
 //
@@ -73,8 +73,9 @@
 //
 // # PostgreSQL
 //
-// [DB], [TriggerTx] and [TxTriggerer] use pgx types and are for providers on PostgreSQL. Other providers pass
-// [Job.DB] through unchanged, and need not implement TxTriggerer.
+// [DB], [Job.Tx], [Transactional], [TriggerTx] and [TxTriggerer] use pgx types and are for providers on PostgreSQL.
+// Other providers pass [Job.DB] through unchanged, and need not implement TxTriggerer. With one that does not support
+// Transactional, each attempt of such a job fails.
 //
 // # Goroutines
 //

@@ -42,8 +42,13 @@ type Job struct {
 	Metadata map[string]string
 	// StartedAt is when this attempt started, by the provider's clock, in UTC.
 	StartedAt time.Time
-	// DB is the database that the provider was configured with, usually the application's pool.
+	// DB is the database that the provider was configured with, usually the application's pool. In the handler of a
+	// [Transactional] job it is Tx, which must not be used by several goroutines at once.
 	DB DB
+	// Tx is the transaction of a [Transactional] job's attempt, for [TriggerTx] and functions that want a pgx.Tx. It
+	// is nil for other jobs, and for middleware, which runs outside the transaction. Its Commit and Rollback return
+	// an error; Begin makes a savepoint.
+	Tx pgx.Tx
 	// Logger has the attributes job, job_id and attempt.
 	Logger *slog.Logger
 

@@ -65,7 +65,7 @@ func RetryDelay(delay time.Duration) Option {
 }
 
 // Timeout sets how long an attempt may take before its context ends. A handler that then returns an error is retried;
-// one that still returns nil is done. Defaults to 5 minutes.
+// one that still returns nil is done, unless the job is [Transactional]. Defaults to 5 minutes.
 func Timeout(timeout time.Duration) Option {
 	return option(func(s *settings) error {
 		if timeout <= 0 {

@@ -14,7 +14,7 @@ const MaxOutputBytes = 64 << 10
 // maxStoredOutput is the limit for its size with numbers written without exponents; see maxStoredBytes.
 const maxStoredOutput = 2 * MaxOutputBytes
 
-func init() {
+func init() { //nolint:gochecknoinits // the field of Job is not exported, and providers in other packages set it
 	output.Bind = func(job any, slot *output.Slot) { job.(*Job).output = slot }
 }
 

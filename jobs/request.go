@@ -19,6 +19,9 @@ type Request struct {
 	Priority int
 	// Unique is the key given with [Unique], or "".
 	Unique string
+	// IdempotencyKey is the key given with [IdempotencyKey], or "". Fingerprint, if there is one, is that of the data
+	// and options: triggers with the same key must have the same.
+	IdempotencyKey, Fingerprint string
 	// Metadata is set by [TriggerMiddleware] for [Job.Metadata]. Keys and values are UTF-8 without U+0000.
 	Metadata map[string]string
 	// ID is the ID of the run, set once it is stored.
@@ -42,6 +45,9 @@ func NewRequest(name string, data any, opts ...TriggerOption) (*Request, error) 
 	req.Data, err = encodeData(name, data)
 	if err != nil {
 		return nil, err
+	}
+	if err := req.fingerprint(); err != nil {
+		return nil, fmt.Errorf("job %q: %w", name, err)
 	}
 	return req, nil
 }

@@ -38,7 +38,8 @@ type BulkTriggerer interface {
 type RunLister interface {
 	// Runs returns the latest runs of the job, both triggered and of ticks, newest first. limit is the most to
 	// return, 1 to 1,000; other limits are [ErrInvalidOption]. A tick is listed once it is inserted, which happens
-	// when it is due and the scheduler is started. Ticks skipped by a pause are not listed; see [Status].PrevTick.
+	// when it is due and the scheduler is started. Ticks skipped by a pause are not listed; see [Status].PrevTick. If
+	// the runs have more than 4 MiB of data and error texts, older ones have no [Run].Data. [RunFinder] has pages.
 	Runs(ctx context.Context, name string, limit int) ([]Run, error)
 }
 

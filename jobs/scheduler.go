@@ -41,11 +41,11 @@ type Registrar interface {
 // nothing is inserted. A name that is not registered is [ErrUnknownJob].
 type Triggerer interface {
 	// Trigger inserts a run of the job and returns its ID once it is stored. The caller may try again after an
-	// error. If the connection broke, the run may have been stored nevertheless, so use [Unique] if a second one
-	// would do harm.
+	// error. If the connection broke, the run may have been stored nevertheless, so use [IdempotencyKey] if a second
+	// one would do harm.
 	Trigger(ctx context.Context, name string, data any, opts ...TriggerOption) (id string, err error)
 	// TriggerMany inserts a run of the job for each element of data, all or none, and returns the IDs in order. The
-	// option [Unique] is not allowed and is [ErrInvalidOption].
+	// options [Unique] and [IdempotencyKey] are not allowed and are [ErrInvalidOption].
 	TriggerMany(ctx context.Context, name string, data []any, opts ...TriggerOption) (ids []string, err error)
 }
 
@@ -210,5 +210,6 @@ type JobOptions struct {
 	CatchUp     CatchUpPolicy
 	Overlap     OverlapPolicy
 	// StartWithin is 0 for no limit.
-	StartWithin time.Duration
+	StartWithin   time.Duration
+	Transactional bool
 }

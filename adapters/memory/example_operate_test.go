@@ -106,6 +106,53 @@ func ExampleScheduler_Retry() {
 	// true
 }
 
+// RetryMany runs all jobs again that failed in some time.
+func ExampleScheduler_RetryMany() {
+	ctx := context.Background()
+	scheduler, err := memory.New(nil)
+	check(err)
+	down := true // the mail server, in the first session
+	ended := make(chan struct{}, 3)
+	send := func(context.Context, *jobs.Job) error {
+		defer func() { ended <- struct{}{} }()
+		if down {
+			return errors.New("mail server is down")
+		}
+		return nil
+	}
+	check(scheduler.RegisterDelayed("email.send", 0, send, jobs.MaxRetries(0)))
+	check(scheduler.RegisterDelayed("email.digest", 0, send, jobs.MaxRetries(0)))
+	night := time.Now()
+	for _, name := range []string{"email.send", "email.send", "email.digest"} {
+		_, err := scheduler.Trigger(ctx, name, nil)
+		check(err)
+	}
+	run := func() {
+		check(scheduler.Start(ctx))
+		for range cap(ended) {
+			<-ended
+		}
+		check(scheduler.Shutdown(ctx)) // waits until the results are stored
+	}
+	run()
+
+	failed := jobs.RunQuery{States: []jobs.State{jobs.StateFailed}, Since: night}
+	page, err := scheduler.FindRuns(ctx, failed)
+	check(err)
+	fmt.Println(len(page.Runs), "failed:", page.Runs[0].Error)
+
+	down = false
+	n, err := scheduler.RetryMany(ctx, failed)
+	check(err)
+	run()
+	page, err = scheduler.FindRuns(ctx, failed)
+	check(err)
+	fmt.Println(n, "retried,", len(page.Runs), "failed")
+	// Output:
+	// 3 failed: mail server is down
+	// 3 retried, 0 failed
+}
+
 // Cancel ends the context of a running job, which is then not retried.
 func ExampleScheduler_Cancel() {
 	ctx := context.Background()

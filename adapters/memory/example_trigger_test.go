@@ -90,6 +90,29 @@ func ExampleScheduler_Trigger_unique() {
 	// waiting: 2
 }
 
+// A caller that does not know whether an order was placed sends it again with the same key.
+func ExampleScheduler_Trigger_idempotencyKey() {
+	ctx := context.Background()
+	scheduler, err := memory.New(nil)
+	check(err)
+	check(scheduler.RegisterDelayed("orders.place", 0, done))
+
+	place := func(articles int) (string, error) {
+		order := map[string]int{"articles": articles}
+		return scheduler.Trigger(ctx, "orders.place", order, jobs.IdempotencyKey("8e03978e"))
+	}
+	first, err := place(2)
+	check(err)
+	again, err := place(2)
+	check(err)
+	fmt.Println("the same run:", first == again)
+	_, err = place(3) // a mistake: another order with the same key
+	fmt.Println("refused:", errors.Is(err, jobs.ErrKeyReused))
+	// Output:
+	// the same run: true
+	// refused: true
+}
+
 // TriggerMany inserts all jobs or none.
 func ExampleScheduler_TriggerMany() {
 	ctx := context.Background()

@@ -35,8 +35,9 @@ type Config struct {
 	// Logger logs starts, stops, failures and skips, and is the base of the loggers that
 	// handlers get. Defaults to discarding everything.
 	Logger *slog.Logger
-	// DB is passed to handlers as [jobs.Job.DB]. Defaults to a DB whose methods return the
-	// error "memory: no DB was configured".
+	// DB is passed to handlers as [jobs.Job.DB], and begins the transactions of jobs with
+	// [jobs.Transactional]. Defaults to a DB whose methods return the error "memory: no DB was
+	// configured"; the transactions are then a [Tx].
 	DB jobs.DB
 	// MaxWorkers is the most handlers running at once, apart from those of jobs with
 	// [jobs.Concurrency]. Defaults to 1,000.
@@ -72,6 +73,7 @@ type Scheduler struct {
 	rows       map[string]*row
 	queues     map[string]*queue // by job name
 	general    *slots            // of jobs without Concurrency
+	txSlots    *slots            // of transactional ones; the general slots if the DB is not a pool
 	slots      []*slots
 	delayed    rowHeap // not yet due
 	finished   finished
@@ -136,6 +138,11 @@ func New(cfg *Config) (*Scheduler, error) {
 		totals:   make(map[jobs.State]int),
 	}
 	s.slots = []*slots{s.general}
+	s.txSlots = s.general
+	if _, ok := poolSize(s.db); ok {
+		s.txSlots = newSlots(0)
+		s.slots = append(s.slots, s.txSlots)
+	}
 	return s, nil
 }
 
@@ -216,13 +223,19 @@ func (s *Scheduler) storeIn(tx *Tx, d *provider.Definition) jobs.Enqueue {
 		now := clock()
 		for _, req := range reqs {
 			q := s.queue(d)
-			r, err := s.holder(ctx, q, req.Unique, tx)
+			key, fingerprint := keyOf(req)
+			r, err := s.holder(ctx, q, key, tx)
 			if err != nil {
 				return err
 			}
+			if r != nil && r.fingerprint != fingerprint {
+				return fmt.Errorf("memory: trigger %q: %w: run %s has other data, or another delay, time or priority",
+					d.Name, jobs.ErrKeyReused, r.id)
+			}
 			if r == nil {
 				r = s.newRow(q, row{
-					data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: provider.Due(req, now), unique: req.Unique,
+					data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: provider.Due(req, now),
+					unique: key, fingerprint: fingerprint,
 				}, now)
 				if tx == nil {
 					s.add(r)
@@ -248,6 +261,10 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	defer s.giveTurn()
 	if err := s.registry.Freeze(); err != nil {
 		return err
+	}
+	if err := s.sizeTxSlots(); err != nil {
+		s.registry.Thaw()
+		return fmt.Errorf("memory: start: %w", err)
 	}
 	s.begin(ctx)
 	s.logSession(ctx, "memory: scheduler started")
@@ -505,6 +522,7 @@ func (s *Scheduler) promote(now time.Time) {
 			f.rows[0], f.rows = nil, f.rows[1:]
 			s.totals[r.state]--
 			delete(s.rows, r.id)
+			r.freeKey()
 		}
 	}
 }
@@ -512,7 +530,11 @@ func (s *Scheduler) promote(now time.Time) {
 // work runs one attempt and stores its result. rowCtx is the attempt's context; ctx is the
 // session's, from which it derives.
 func (s *Scheduler) work(ctx, rowCtx context.Context, r *row, job *jobs.Job) {
-	failed, ok := s.settle(ctx, r, job, r.queue.def.Run(rowCtx, job, s.logger))
+	run := s.run
+	if r.queue.def.Transactional {
+		run = s.runTx
+	}
+	failed, ok := s.settle(ctx, r, job, run(rowCtx, r, job))
 	if !ok {
 		s.release(r.queue.slots)
 		return
@@ -530,6 +552,10 @@ func (s *Scheduler) reportFailed(ctx context.Context, d *provider.Definition, fa
 		s.mu.Unlock()
 	}
 	s.left()
+}
+
+func (s *Scheduler) run(ctx context.Context, r *row, job *jobs.Job) error {
+	return r.queue.def.Run(ctx, job, s.logger)
 }
 
 // settle stores and logs the result of an attempt. ctx is the session's. If the run has failed

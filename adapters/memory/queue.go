@@ -23,7 +23,7 @@ type row struct {
 	data     []byte
 	metadata map[string]string
 	priority int
-	unique   string
+	unique   string // key in queue.unique
 	tick     time.Time
 	missed   int             // earlier ticks that the run covers
 	begun    bool            // an attempt has started, or Retry was called, so it is never too late
@@ -39,6 +39,7 @@ type row struct {
 
 	snoozes      int    // how often the handler has snoozed the run
 	snoozeReason string // the latest reason
+	fingerprint  string // of a trigger with an idempotency key
 
 	tx      *Tx           // open transaction that inserts the row; nil if none
 	settled chan struct{} // closed when tx has ended
@@ -53,7 +54,7 @@ type row struct {
 type queue struct {
 	def                        *provider.Definition
 	slots                      *slots
-	unique                     map[string]*row // rows that have not ended, by key
+	unique                     map[string]*row // rows that have not ended or have an idempotency key, by key
 	paused                     time.Time       // when the job was paused; zero if it is not
 	back                       []*row          // due rows that wait for the end of the pause
 	pending, retrying, running int
@@ -106,9 +107,12 @@ func (s *Scheduler) queue(d *provider.Definition) *queue {
 	q := s.queues[d.Name]
 	if q == nil {
 		q = &queue{def: d, slots: s.general, unique: make(map[string]*row)}
-		if d.Concurrency > 0 {
+		switch {
+		case d.Concurrency > 0:
 			q.slots = newSlots(d.Concurrency)
 			s.slots = append(s.slots, q.slots)
+		case d.Transactional:
+			q.slots = s.txSlots
 		}
 		s.queues[d.Name] = q
 	}
@@ -175,8 +179,26 @@ func (s *Scheduler) finish(r *row, state jobs.State, reason string, now time.Tim
 	r.queue.passed(r)
 	ended := s.ended(r)
 	ended.rows = append(ended.rows, r)
-	if q := r.queue; q.unique[r.unique] == r {
-		delete(q.unique, r.unique)
+	if r.fingerprint == "" {
+		r.freeKey()
+	}
+}
+
+// keyOf returns the key of a request in queue.unique, "" if it has none, and its fingerprint.
+func keyOf(req *jobs.Request) (key, fingerprint string) {
+	switch {
+	case req.IdempotencyKey != "":
+		return "once " + req.IdempotencyKey, req.Fingerprint
+	case req.Unique != "":
+		return "unique " + req.Unique, ""
+	}
+	return "", ""
+}
+
+// freeKey lets another row have the key of r.
+func (r *row) freeKey() {
+	if r.queue.unique[r.unique] == r {
+		delete(r.queue.unique, r.unique)
 	}
 }
 

@@ -38,6 +38,14 @@ func (tx *Tx) outermost() *Tx { return cmp.Or(tx.outer, tx) }
 
 // Begin begins a nested transaction, like a savepoint.
 func (tx *Tx) Begin(context.Context) (pgx.Tx, error) {
+	nested, err := tx.nest()
+	if err != nil {
+		return nil, err
+	}
+	return nested, nil
+}
+
+func (tx *Tx) nest() (*Tx, error) {
 	outer := tx.outermost()
 	outer.mu.Lock()
 	defer outer.mu.Unlock()
@@ -142,18 +150,14 @@ func (b noBatch) QueryRow() pgx.Row                { return errNoTxDB }
 func (b noBatch) Close() error                     { return errNoTxDB }
 func (b noBatch) Tx() pgx.Tx                       { return b.tx }
 
-// TriggerTx implements [jobs.TxTriggerer]. If tx is a [*Tx], the job is inserted when it commits.
-// This provider cannot follow any other transaction: the job is inserted at once, even if tx is
+// TriggerTx implements [jobs.TxTriggerer]. If tx is a [*Tx] or a [jobs.Job.Tx], the job is inserted
+// when it commits. This provider cannot follow any other transaction: the job is inserted at once, even if tx is
 // rolled back later.
 func (s *Scheduler) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 	if tx == nil {
 		return "", fmt.Errorf("memory: trigger %q: the transaction is nil; use Trigger without one", name)
 	}
-	var own *Tx
-	if t, ok := tx.(interface{ itself() *Tx }); ok {
-		own = t.itself()
-	}
-	return s.trigger(ctx, own, name, data, opts)
+	return s.trigger(ctx, unwrapTx(tx), name, data, opts)
 }
 
 func (tx *Tx) itself() *Tx { return tx }
@@ -176,8 +180,8 @@ func (s *Scheduler) txEnded(r *row, committed bool) {
 	close(r.settled)
 	if committed {
 		s.add(r)
-	} else if r.queue.unique[r.unique] == r {
-		delete(r.queue.unique, r.unique)
+	} else {
+		r.freeKey()
 	}
 }
 

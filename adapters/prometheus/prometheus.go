@@ -249,7 +249,7 @@ func (c *collector) Collect(ch chan<- client.Metric) {
 	a := c.ask()
 	gauge(descUp, number(a.err == nil))
 	if a.known {
-		gauge(descHealthy, number(canRun(a.health)))
+		gauge(descHealthy, number(canRun(a.health, a.jobs)))
 		gauge(descOldest, a.health.OldestWaiting.Seconds())
 	}
 	if a.processes != nil {
@@ -295,9 +295,11 @@ func (c *collector) Collect(ch chan<- client.Metric) {
 	}
 }
 
-// canRun reports whether nothing keeps jobs in general from running.
-func canRun(h jobs.Health) bool {
-	return !slices.ContainsFunc(h.Reasons, func(r jobs.Reason) bool { return r.Job == "" })
+// canRun reports whether h has no reason but schedules that are overdue.
+func canRun(h jobs.Health, all []jobs.Status) bool {
+	return !slices.ContainsFunc(h.Reasons, func(r jobs.Reason) bool {
+		return !slices.ContainsFunc(all, func(st jobs.Status) bool { return st.Name == r.Job && st.OverdueBy > 0 })
+	})
 }
 
 // ask returns the scheduler's answer, or the last one if it is recent.

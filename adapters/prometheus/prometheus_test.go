@@ -274,6 +274,11 @@ func TestCollector_ReportsTrouble(t *testing.T) {
 		got, _ := value(t, page, "everytick_healthy")
 		require.Equal(t, "1", got)
 
+		mon.health.Reasons = append(mon.health.Reasons, jobs.Reason{Job: "email.send", Text: "could not be fetched for 10s: disk full"})
+		time.Sleep(prometheus.AnswerAge)
+		got, _ = value(t, page, "everytick_healthy")
+		require.Equal(t, "0", got, "a job without a schedule has no other alert")
+
 		// While a tick is running, the last success is still known.
 		mon.statuses[0].PrevTick, mon.statuses[0].PrevState = tick, jobs.StateRunning
 		time.Sleep(prometheus.AnswerAge)

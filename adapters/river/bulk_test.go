@@ -2,7 +2,6 @@ package river_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -352,7 +351,7 @@ func TestBulk_ReportsTheDatabasesErrors(t *testing.T) {
 	require.ErrorContains(t, err, "river: find runs: ")
 	_, err = s.Run(t.Context(), "1")
 	require.ErrorContains(t, err, `river: run "1": `)
-	require.False(t, errors.Is(err, jobs.ErrUnknownID))
+	require.NotErrorIs(t, err, jobs.ErrUnknownID)
 	_, err = s.Processes(t.Context())
 	require.ErrorContains(t, err, "river: processes: ")
 }

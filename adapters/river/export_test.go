@@ -30,3 +30,6 @@ func (s *Scheduler) KnowsPaused(name string) bool { return s.pauses.Has(name) }
 
 // Rehome runs the maintenance step that moves jobs to the queues they belong to.
 func (s *Scheduler) Rehome(ctx context.Context, all bool) error { return s.rehome(ctx, all) }
+
+// GiveBack runs the maintenance step that returns jobs whose fetch was lost, without waiting until they are old.
+func (s *Scheduler) GiveBack(ctx context.Context) error { return s.giveBack(ctx, s.session.Load(), 0) }

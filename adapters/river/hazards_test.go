@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"math"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	riverqueue "github.com/riverqueue/river"
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/river"
@@ -59,6 +62,48 @@ func TestScheduler_StoresErrorsThatContainNUL(t *testing.T) {
 		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state IN ('completed', 'discarded')`) == 5
 	})
 	require.Equal(t, `cannot parse \x00`, scalar[string](t, pool, `SELECT errors[1]->>'error' FROM river.river_job WHERE kind = 'a.bad'`))
+}
+
+// River stores the results of many jobs in one statement, and the metadata and output that a handler sets through River
+// go with them unchecked.
+func TestScheduler_OneBadResultHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{Logger: log})
+	require.NoError(t, s.RegisterDelayed("a.good", 0, noop))
+	fails := map[string]jobs.Handler{
+		"b.error":    func(context.Context, *jobs.Job) error { return errors.New("upstream said \xff\xfe") },
+		"b.panic":    func(context.Context, *jobs.Job) error { panic("not UTF-8: \xff\x00") },
+		"b.goexit":   func(context.Context, *jobs.Job) error { runtime.Goexit(); return nil },
+		"b.long":     func(context.Context, *jobs.Job) error { return errors.New(strings.Repeat("\xc3", 1<<20)) },
+		"b.output":   func(ctx context.Context, _ *jobs.Job) error { return riverqueue.RecordOutput(ctx, "U+0000: \x00") },
+		"b.metadata": func(ctx context.Context, _ *jobs.Job) error { return riverqueue.MetadataSet(ctx, "a\x00", "b") },
+	}
+	for name, h := range fails {
+		require.NoError(t, s.RegisterDelayed(name, 0, h, jobs.MaxRetries(0)))
+	}
+	require.NoError(t, s.RegisterDelayed("c.unknown", 0, func(ctx context.Context, _ *jobs.Job) error {
+		return riverqueue.MetadataSet(ctx, "no JSON", make(chan int))
+	}))
+	require.NoError(t, s.Start(t.Context()))
+	for name := range fails {
+		for _, name := range []string{name, "a.good"} {
+			_, err := s.TriggerMany(t.Context(), name, make([]any, 3))
+			require.NoError(t, err)
+		}
+	}
+	eventually(t, "all jobs have ended", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state IN ('completed', 'discarded')`) == 6*len(fails)
+	})
+	require.Equal(t, 3*len(fails)+6, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state = 'completed'`))
+	require.Equal(t, 6, strings.Count(logged.String(), "the database refuses a job's metadata; its result is stored without"))
+	require.Empty(t, reasonsOf(t, s))
+
+	// River does not report this result at all.
+	_, err := s.Trigger(t.Context(), "c.unknown", nil)
+	require.NoError(t, err)
+	awaitReason(t, s, "the result of 1 ended job could not be stored for 1")
 }
 
 func TestTrigger_WaitingForAUniqueKeyDelaysNoOther(t *testing.T) {

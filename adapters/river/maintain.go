@@ -42,6 +42,8 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 		{"outcomes of schedules", func(ctx context.Context) error { return s.store.CopyOutcomes(ctx, ss.pool, namesOf(s.schedules())) }},
 		s.retain(ss),
 		{"calls of OnFailed", func(ctx context.Context) error { return s.store.ForgetFailed(ctx, ss.pool) }},
+		{"lost fetches", func(ctx context.Context) error { return s.giveBack(ctx, ss, lostFetchAfter) }},
+		{"stalled jobs", func(ctx context.Context) error { return s.watchStalls(ctx, ss) }},
 		{"processes", func(ctx context.Context) error { return s.store.ForgetProcesses(ctx, ss.pool) }},
 	}
 	// Jobs left in queues by earlier versions.
@@ -92,9 +94,9 @@ func (s *Scheduler) rescue(ctx context.Context, ss *session, dead []string) erro
 // unworkedAfter is how late a job must be to be moved out of a queue that seems to have no workers.
 const unworkedAfter = 10 * time.Second
 
-// rehome moves waiting jobs of this process to their queues, out of queues that it does not work: after Concurrency
-// was added to or removed from a job, the old queue may have no workers, and processes of an older version may still
-// insert into it. Unless all is set it leaves jobs alone that are not late: another version may work that queue.
+// rehome moves waiting jobs of this process to their queues, out of queues that it does not work: after Concurrency or
+// Transactional was added to or removed from a job, the old queue may have no workers, and processes of an older version
+// may still insert into it. Unless all is set it leaves jobs alone that are not late: another version may work that queue.
 func (s *Scheduler) rehome(ctx context.Context, all bool) error {
 	names, queues := s.homes()
 	worked := append([]string{s.cfg.Queue, store.PausedQueue}, queues...)
@@ -111,13 +113,31 @@ func (s *Scheduler) homes() (names, queues []string) {
 
 var notInQueueName = regexp.MustCompile(`[^a-z0-9]+`)
 
-// queueOf returns the River queue of a job: its own if it has worker slots of its own. River's queue names allow
-// neither dots nor 100 bytes, so a hash keeps them apart.
+// queueOf returns the River queue of a job: its own if it has worker slots of its own, and that of all transactional
+// jobs if it is one of them. River's queue names allow neither dots nor 100 bytes, so a hash keeps them apart.
 func (s *Scheduler) queueOf(d *provider.Definition) string {
-	if d.Concurrency == 0 {
+	switch {
+	case d.Concurrency > 0:
+		return queueNamed(d.Name)
+	case d.Transactional:
+		return s.txQueue()
+	default:
 		return s.cfg.Queue
 	}
-	readable := strings.Trim(notInQueueName.ReplaceAllString(d.Name, "-"), "-")
-	sum := sha256.Sum256([]byte(d.Name))
+}
+
+// txQueue returns the queue of the transactional jobs without worker slots of their own. It has a limit of its own.
+func (s *Scheduler) txQueue() string {
+	const suffix = "-tx"
+	if len(s.cfg.Queue)+len(suffix) > maxQueueBytes {
+		return queueNamed(s.cfg.Queue + suffix)
+	}
+	return s.cfg.Queue + suffix
+}
+
+// queueNamed returns a valid name of a queue for any text.
+func queueNamed(text string) string {
+	readable := strings.Trim(notInQueueName.ReplaceAllString(text, "-"), "-")
+	sum := sha256.Sum256([]byte(text))
 	return strings.TrimRight(readable[:min(len(readable), 48)], "-") + "-" + hex.EncodeToString(sum[:4])
 }

@@ -57,7 +57,12 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, opts *MigrateOptions) erro
 	default:
 		return fmt.Errorf("river: SearchIndexes is %d, must be SearchIndexesKeep, SearchIndexesDrop or SearchIndexesBuild", o.SearchIndexes)
 	}
-	m, err := migrate.New(pool, store.New(schema), search)
+	st := store.New(schema)
+	err = checkEncoding(ctx, st, pool)
+	var m *migrate.Migration
+	if err == nil {
+		m, err = migrate.New(pool, st, search)
+	}
 	if err == nil {
 		err = m.Run(ctx)
 	}
@@ -103,8 +108,10 @@ func (s *Scheduler) notMigrated() string {
 	return fmt.Sprintf("schema %q lacks River's tables, or everytick's, or their latest version: call river.Migrate", s.cfg.Schema)
 }
 
-// unmigrated adds to an error about a missing table what to do.
+// unmigrated adds to an error about a missing table what to do. If the error says that the server is read-only, the
+// next statement goes to another one.
 func (s *Scheduler) unmigrated(err error) error {
+	s.leaveReadOnly(s.pool, err)
 	if store.IsMissing(err) {
 		return fmt.Errorf("%s: %w", s.notMigrated(), err)
 	}

@@ -107,6 +107,8 @@ func (s *Scheduler) overdueReason(d *provider.Definition, st *jobs.Status, row s
 		return "the run of the previous tick has not ended"
 	case slots.Taken() >= slots.N && d.Concurrency > 0:
 		return fmt.Sprintf("all worker slots of the job are taken, %d in this process, and no other process has one free", slots.N)
+	case slots.Taken() >= slots.N && d.Transactional:
+		return fmt.Sprintf("all worker slots of transactional jobs are taken, %d in this process, and no other process has one free", slots.N)
 	case slots.Taken() >= slots.N:
 		return fmt.Sprintf("all workers are taken, %d in this process, and no other process has one free", slots.N)
 	case st.OverdueBy < startsWithin:
@@ -149,33 +151,55 @@ const healthTimeout = 5 * time.Second
 // leaderGrace is how long after a start there may be no leader: an election takes 5 seconds, after a crash 15.
 const leaderGrace = 30 * time.Second
 
-// Health implements [jobs.Monitor]. It waits at most 5 seconds for the database, and counts up to 500 jobs in each of
-// River's states.
+// Health implements [jobs.Monitor]. It waits at most 5 seconds for the database, and less if ctx ends sooner: it answers
+// before that, with the reason. It counts up to 500 jobs in each of River's states.
 func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	h := jobs.Health{Started: s.started.Load()}
-	bounded, cancel := context.WithTimeout(ctx, healthTimeout)
+	limit := healthTimeout
+	if end, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(end)*9/10) // an answer that comes with the deadline is lost
+	}
+	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := s.examine(bounded, &h); store.IsMissing(err) {
+	ss := s.session.Load()
+	working := h.Started && ss != nil
+	var stalled map[string]store.Stall
+	err := s.examine(bounded, &h)
+	if err == nil && working {
+		stalled, err = s.findStalls(bounded, ss)
+	}
+	if working {
+		h.Reasons = append(s.flowReasons(ss, stalled), h.Reasons...)
+	}
+	switch {
+	case store.IsMissing(err):
 		s.migrated.Store(false)
 		h.Reasons = append(h.Reasons, jobs.Reason{Text: s.notMigrated()})
-	} else if err != nil {
-		if ctx.Err() != nil {
-			return jobs.Health{}, ctx.Err()
-		}
-		reason := "the database does not answer: "
-		if code := store.Code(err); code != "" && !strings.HasPrefix(code, "57") { // those are about its startup and shutdown
-			reason = "the database answers with an error: "
-		}
-		if pool := s.pool.Stat(); pool.AcquiredConns() == pool.MaxConns() {
-			reason += fmt.Sprintf("all %d connections of the pool are in use: ", pool.MaxConns())
-		}
-		h.Reasons = append([]jobs.Reason{{Text: reason + err.Error()}}, h.Reasons...)
+	case err != nil && ctx.Err() != nil:
+		return jobs.Health{}, ctx.Err()
+	case err != nil:
+		h.Reasons = append([]jobs.Reason{{Text: s.noAnswer(err, bounded.Err() != nil, limit)}}, h.Reasons...)
 	}
 	if !h.Started && !s.cfg.TriggerOnly {
 		h.Reasons = append(h.Reasons, jobs.Reason{Text: "the scheduler is " + s.notRunning()})
 	}
 	h.Healthy = len(h.Reasons) == 0
 	return h, nil
+}
+
+// noAnswer returns the reason for an error of the database, or that it has not answered within limit.
+func (s *Scheduler) noAnswer(err error, late bool, limit time.Duration) string {
+	reason := "the database does not answer: "
+	if code := store.Code(err); code != "" && !strings.HasPrefix(code, "57") { // those are about its startup and shutdown
+		reason = "the database answers with an error: "
+	}
+	if pool := s.pool.Stat(); pool.AcquiredConns() == pool.MaxConns() {
+		reason += fmt.Sprintf("all %d connections of the pool are in use: ", pool.MaxConns())
+	}
+	if late {
+		reason += fmt.Sprintf("no answer within %s: ", limit.Round(100*time.Millisecond))
+	}
+	return reason + err.Error()
 }
 
 func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
@@ -214,7 +238,9 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 		h.OldestWaiting = max(h.OldestWaiting, st.OverdueBy)
 	}
 	h.Reasons = append(h.Reasons, provider.OverdueReasons(statuses)...)
-	return nil
+	abandoned, err := s.abandoned(ctx)
+	h.Reasons = append(h.Reasons, abandoned...)
+	return err
 }
 
 // countedRows bounds how many jobs Health counts in each of River's states.

@@ -105,10 +105,19 @@ func TestRescue_LeavesJobsOfALivingProcess(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
 	s := newScheduler(t, pool, river.Config{})
-	require.NoError(t, s.RegisterDelayed("a.job", 0, noop, jobs.Timeout(time.Second)))
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(_ context.Context, job *jobs.Job) error {
+		ran <- *job
+		<-t.Context().Done()
+		return nil
+	}, jobs.Timeout(time.Second)))
 	require.NoError(t, s.Start(t.Context()))
-	id := abandoned(t, s, "a.job", s.Client().ID(), 1, "")
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	require.Equal(t, id, receive(t, ran).ID)
+	execSQL(t, pool, `UPDATE river.river_job SET attempted_at = now() - interval '1 hour'`)
 	plain := abandoned(t, s, "a.job", "plain", 1, "")
+	require.NoError(t, s.GiveBack(t.Context()))
 	eventually(t, "the job of a process without a heartbeat is rescued", func() bool { return stateOf(t, s, "a.job", plain) != jobs.StateRunning })
 	require.Equal(t, jobs.StateRunning, stateOf(t, s, "a.job", id))
 }

@@ -66,7 +66,8 @@ const (
 // defaults.
 type Config struct {
 	// Logger receives the scheduler's messages and River's, and is the base of the loggers that handlers get. Unless
-	// it takes debug messages, River's messages below warn are left out. Defaults to [slog.Default].
+	// it takes debug messages, River's messages below warn are left out. Errors that River repeats are logged once a
+	// minute, with the number of lines left out. Defaults to [slog.Default].
 	Logger *slog.Logger
 
 	// Schema is the database schema of River's tables, as given to [Migrate]. It matches ^[a-zA-Z_][a-zA-Z0-9_]*$ and
@@ -79,7 +80,7 @@ type Config struct {
 	Queue string
 
 	// MaxWorkers is how many jobs run at once in this process, not counting jobs with worker slots of their own
-	// ([jobs.Concurrency]). If handlers hold a connection of the pool for long, choose fewer. From 1 to 10,000. Defaults
+	// ([jobs.Concurrency]) and transactional ones ([jobs.Transactional]), of which at most as many run. If handlers hold a connection of the pool for long, choose fewer. From 1 to 10,000. Defaults
 	// to [DefaultMaxWorkers].
 	MaxWorkers int
 
@@ -124,6 +125,9 @@ var (
 	schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 	queuePattern  = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 )
+
+// maxQueueBytes is the most that queuePattern allows.
+const maxQueueBytes = 64
 
 // maxSchemaBytes is River's limit: the names of its notification channels begin with the schema.
 const maxSchemaBytes = 46
@@ -188,6 +192,7 @@ type Scheduler struct {
 	started  atomic.Bool
 	ending   atomic.Bool // Shutdown is running
 	migrated atomic.Bool // the schema has been found complete
+	resets   resets
 }
 
 var (

@@ -49,10 +49,13 @@ func (n *cuttable) cut() {
 	n.conns = nil
 }
 
-func breakablePool(t testing.TB) (*pgxpool.Pool, *cuttable) {
+func breakablePool(t testing.TB, configure ...func(*pgxpool.Config)) (*pgxpool.Pool, *cuttable) {
 	t.Helper()
 	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
 	require.NoError(t, err)
+	for _, f := range configure {
+		f(cfg)
+	}
 	n := &cuttable{}
 	cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		n.mu.Lock()

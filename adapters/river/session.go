@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -15,10 +16,11 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/everytick/everytick/adapters/river/internal/failed"
+	"github.com/everytick/everytick/adapters/river/internal/flow"
+	"github.com/everytick/everytick/adapters/river/internal/fold"
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/schedule"
 	"github.com/everytick/everytick/adapters/river/internal/store"
@@ -36,6 +38,9 @@ type session struct {
 	client  *riverqueue.Client[pgx.Tx]
 	failed  *failed.Caller
 	slots   map[string]*work.Slots // by queue
+	flow    *flow.Flow             // what the client fetches and stores
+	stalls  stalls
+	log     *fold.Handler // of River's client
 
 	startedAt time.Time
 	died      chan struct{} // holds a signal that a process has died
@@ -65,6 +70,9 @@ func (s *Scheduler) Start(ctx context.Context) (err error) {
 	s.migrated.Store(false)
 	if reason, err := s.checkMigrated(ctx); err != nil || reason != "" {
 		return cmp.Or(err, errors.New(reason))
+	}
+	if err := checkEncoding(ctx, s.store, s.pool); err != nil {
+		return err
 	}
 	if len(s.reg.Jobs()) > 0 {
 		if err := s.startSession(ctx); err != nil {
@@ -117,7 +125,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), stopping: make(chan struct{}), died: make(chan struct{}, 1), slots: map[string]*work.Slots{}}
+	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), stopping: make(chan struct{}), died: make(chan struct{}, 1)}
 	if ss.pool, err = s.newOwnPool(ctx); err != nil {
 		return err
 	}
@@ -132,11 +140,8 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 			ss.pool.Close()
 		}
 	}()
-	ss.slots[s.cfg.Queue] = &work.Slots{N: s.cfg.MaxWorkers}
-	for _, d := range s.reg.Jobs() {
-		if d.Concurrency > 0 {
-			ss.slots[s.queueOf(d)] = &work.Slots{N: d.Concurrency}
-		}
+	if ss.slots, err = s.newSlots(); err != nil {
+		return err
 	}
 	ss.ticker = s.newTicker(ss.pool, s.schedules(), now, func() (int, map[string]bool) { return ss.process.Live() })
 	id := newClientID()
@@ -153,11 +158,12 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	ss.flow, ss.log = s.newFlow(id, ss), fold.New(riverLogger(s.log).Handler())
 	cfg, err := s.clientConfig(id, ss, indexes, live)
 	if err != nil {
 		return err
 	}
-	if ss.client, err = riverqueue.NewClient(riverpgxv5.New(ss.pool), cfg); err != nil {
+	if ss.client, err = riverqueue.NewClient(ss.flow.Driver(ss.pool), cfg); err != nil {
 		return err
 	}
 	events, unsubscribe := ss.client.SubscribeConfig(s.events())
@@ -194,6 +200,25 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	return nil
 }
 
+// newSlots returns the worker slots by queue. It fails if the pool is too small for the transactional jobs, each of
+// which occupies a connection.
+func (s *Scheduler) newSlots() (map[string]*work.Slots, error) {
+	slots := map[string]*work.Slots{s.cfg.Queue: {N: s.cfg.MaxWorkers}}
+	n, err := provider.TransactionalWorkers(s.reg.Jobs(), int(s.pool.Config().MaxConns), s.cfg.MaxWorkers)
+	if err != nil {
+		return nil, err
+	}
+	if n > 0 {
+		slots[s.txQueue()] = &work.Slots{N: n}
+	}
+	for _, d := range s.reg.Jobs() {
+		if d.Concurrency > 0 {
+			slots[s.queueOf(d)] = &work.Slots{N: d.Concurrency}
+		}
+	}
+	return slots, nil
+}
+
 // newClientID returns a unique ID for River's client, with the host and process ID in it.
 func newClientID() string {
 	return fmt.Sprintf("%.60s_%d_%s", hostname(), os.Getpid(), rand.Text()[:8])
@@ -208,25 +233,33 @@ func hostname() string {
 // no faster.
 const ownConns = 4
 
+// ownPing bounds how long a connection of the own pool that has been idle may take to answer before another one is
+// used. A fetch, with a timeout of 10 s, can try all of them.
+const ownPing = 2 * time.Second
+
 // newOwnPool returns a pool for fetching, completing and scheduling jobs, which must not wait when handlers and the
 // rest of the application use up theirs.
 func (s *Scheduler) newOwnPool(ctx context.Context) (*pgxpool.Pool, error) {
 	cfg := s.pool.Config()
 	cfg.MaxConns, cfg.MinConns, cfg.MinIdleConns = min(ownConns, cfg.MaxConns), 0, 0
-	if !s.cfg.PollOnly { // a pooler may give the session to others
-		configured := cfg.AfterConnect
-		cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-			if configured != nil {
-				if err := configured(ctx, conn); err != nil {
-					return err
-				}
-			}
-			// River's statements and ours must see what others commit meanwhile.
-			_, err := conn.Exec(ctx, `SET default_transaction_isolation = 'read committed'`)
-			return err
-		}
-	}
+	cfg.PingTimeout = cmp.Or(cfg.PingTimeout, ownPing)
+	cfg.AfterConnect = s.afterConnect(cfg.AfterConnect)
 	return pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
+}
+
+// afterConnect returns what prepares a connection of the scheduler's own, after configured.
+func (s *Scheduler) afterConnect(configured func(context.Context, *pgx.Conn) error) func(context.Context, *pgx.Conn) error {
+	return func(ctx context.Context, conn *pgx.Conn) error {
+		if configured != nil {
+			if err := configured(ctx, conn); err != nil {
+				return err
+			}
+		}
+		if s.cfg.PollOnly { // a pooler may give the session to others
+			return nil
+		}
+		return s.store.PrepareSession(ctx, conn)
+	}
 }
 
 // processConfig configures this process's heartbeat.
@@ -235,9 +268,9 @@ func (s *Scheduler) processConfig(id string, ss *session) process.Config {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		version = info.Main.Version
 	}
-	workers := s.cfg.MaxWorkers
-	for _, d := range s.reg.Jobs() {
-		workers += d.Concurrency
+	workers := 0
+	for _, slots := range ss.slots {
+		workers += slots.N
 	}
 	return process.Config{
 		Self: store.Process{
@@ -256,7 +289,7 @@ func (s *Scheduler) processConfig(id string, ss *session) process.Config {
 	}
 }
 
-// connect opens a connection as the pool does.
+// connect opens a connection as the own pool does.
 func (s *Scheduler) connect(ctx context.Context) (*pgx.Conn, error) {
 	cfg := s.pool.Config()
 	if cfg.BeforeConnect != nil {
@@ -265,8 +298,8 @@ func (s *Scheduler) connect(ctx context.Context) (*pgx.Conn, error) {
 		}
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
-	if err == nil && cfg.AfterConnect != nil {
-		if err = cfg.AfterConnect(ctx, conn); err != nil {
+	if err == nil {
+		if err = s.afterConnect(cfg.AfterConnect)(ctx, conn); err != nil {
 			_ = conn.Close(ctx)
 		}
 	}
@@ -318,13 +351,13 @@ const (
 func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live int) (*riverqueue.Config, error) {
 	cfg := &riverqueue.Config{
 		ID:                  id,
-		Logger:              riverLogger(s.log),
+		Logger:              slog.New(ss.log),
 		Schema:              s.cfg.Schema,
 		PollOnly:            s.cfg.PollOnly,
 		FetchCooldown:       min(wake.Cooldown*time.Duration(max(1, live)), mostFetchCooldown),
 		FetchPollInterval:   fetchPollInterval,
 		FetchOnlyKnownKinds: true,
-		Queues:              map[string]riverqueue.QueueConfig{s.cfg.Queue: {MaxWorkers: s.cfg.MaxWorkers}},
+		Queues:              make(map[string]riverqueue.QueueConfig),
 		Workers:             riverqueue.NewWorkers(),
 		// Definition.Run applies the job's own; River's would cost a goroutine per run.
 		JobTimeout:           -1,
@@ -338,12 +371,13 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	env := &work.Env{
 		Store: s.store, Log: s.log, App: s.pool, Own: ss.pool, Client: id, Stopping: ss.stopping,
 		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded, Going: s.going,
+		Ended: ss.flow.Ended,
+	}
+	for queue, slots := range ss.slots {
+		cfg.Queues[queue] = riverqueue.QueueConfig{MaxWorkers: slots.N}
 	}
 	for _, d := range s.reg.Jobs() {
 		queue := s.queueOf(d)
-		if d.Concurrency > 0 {
-			cfg.Queues[queue] = riverqueue.QueueConfig{MaxWorkers: d.Concurrency}
-		}
 		work.Add(cfg.Workers, env, d, queue, ss.slots[queue])
 		if d.Schedule != nil {
 			cfg.PeriodicJobs = append(cfg.PeriodicJobs, schedule.Periodic(d.Schedule, s.clock.Offset, ss.ticker.Prompt))
@@ -421,6 +455,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	end := func() {
 		<-ss.client.Stopped()
 		<-ss.returned
+		ss.log.Close()
 		ss.process.Stop()
 		ss.pool.Close()
 	}

@@ -47,7 +47,11 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 	}
 	err = d.Enqueue(ctx, []*jobs.Request{req}, func(ctx context.Context, _ []*jobs.Request) error {
 		toInsert, err := s.toInsert(ctx, tx, d, req)
-		if err == nil {
+		switch {
+		case err != nil:
+		case req.IdempotencyKey != "":
+			err = s.insertOnce(ctx, tx, req, toInsert[0])
+		default:
 			err = s.insert(ctx, tx, toInsert[0])
 		}
 		if err != nil {

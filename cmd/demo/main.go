@@ -352,6 +352,7 @@ func listOfURLs(base string) string {
 	var b strings.Builder
 	for _, line := range [][2]string{
 		{base + "/", "status page: when each job last ran, when it runs next, and buttons to act on it"},
+		{base + "/api/openapi.json", "description of the JSON API"},
 		{base + "/riverui/", "River UI"},
 		{base + "/metrics", "Prometheus metrics; docs/alerts.yml has alerting rules for them"},
 		{base + "/healthz", "health as 200 or 503; /livez and /readyz are probes"},
@@ -361,13 +362,14 @@ func listOfURLs(base string) string {
 	fmt.Fprintln(&b, "\n  Try these in a shell:")
 	const post = "curl -X POST -H 'Content-Type: application/json' "
 	for _, line := range [][2]string{
-		{"List the jobs", "curl " + base + "/jobs"},
-		{"Run a job that fails twice", post + `-d '{"fail_times": 2}' ` + base + "/jobs/demo.flaky/trigger"},
+		{"List the jobs", "curl " + base + "/api/jobs"},
+		{"Run a job that fails twice", post + `-d '{"fail_times": 2}' ` + base + "/api/jobs/demo.flaky/trigger"},
 		{
 			"Run a job for a minute, so that its next ticks are overdue",
-			post + `-d '{"seconds": 60}' ` + base + "/jobs/demo.import/trigger",
+			post + `-d '{"seconds": 60}' ` + base + "/api/jobs/demo.import/trigger",
 		},
-		{"Pause a job", post + base + "/jobs/notifs.cleanup/pause"},
+		{"List what failed", "curl '" + base + "/api/runs?state=failed&state=retrying'"},
+		{"Pause a job", post + base + "/api/jobs/notifs.cleanup/pause"},
 	} {
 		fmt.Fprintf(&b, "    # %s\n    %s\n", line[0], line[1])
 	}

@@ -158,17 +158,17 @@ func TestHandler_Answers(t *testing.T) {
 		"status page":             {"GET", "/", "", nil, 200, "audit.retention"},
 		"page of a job":           {"GET", "/job/demo.flaky", "", nil, 200, "Run now"},
 		"style sheet":             {"GET", "/assets/style.css", "", nil, 200, "body"},
-		"list of jobs":            {"GET", "/jobs", "", nil, 200, `"schedule": "0 3 * * *"`},
-		"size":                    {"GET", "/jobs/email.send/size", "", nil, 200, `"queue_size"`},
-		"size of an unknown job":  {"GET", "/jobs/no.such/size", "", nil, 404, "no such job"},
+		"list of jobs":            {"GET", "/api/jobs", "", nil, 200, `"schedule": "0 3 * * *"`},
+		"size":                    {"GET", "/api/jobs/email.send/size", "", nil, 200, `"queue_size"`},
+		"size of an unknown job":  {"GET", "/api/jobs/no.such/size", "", nil, 404, "no such job"},
 		"liveness":                {"GET", "/livez", "", nil, 200, "true"},
 		"readiness":               {"GET", "/readyz", "", nil, 200, "true"},
 		"health":                  {"GET", "/healthz", "", nil, 200, `"healthy": true`},
-		"trigger without a body":  {"POST", "/jobs/notifs.cleanup/trigger", "", jsonType, 202, `"id"`},
-		"trigger an unknown job":  {"POST", "/jobs/no.such/trigger", "{}", jsonType, 404, "no such job"},
-		"data not an object":      {"POST", "/jobs/demo.flaky/trigger", "[1]", jsonType, 400, "want a JSON object"},
-		"wrong content type":      {"POST", "/jobs/demo.flaky/trigger", "a=b", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
-		"from another origin":     {"POST", "/jobs/demo.flaky/trigger", "{}", append(jsonType, "Origin", "https://evil.example"), 403, "other origins"},
+		"trigger without a body":  {"POST", "/api/jobs/notifs.cleanup/trigger", "", jsonType, 202, `"id"`},
+		"trigger an unknown job":  {"POST", "/api/jobs/no.such/trigger", "{}", jsonType, 404, "no such job"},
+		"data not an object":      {"POST", "/api/jobs/demo.flaky/trigger", "[1]", jsonType, 400, "want a JSON object"},
+		"wrong content type":      {"POST", "/api/jobs/demo.flaky/trigger", "a=b", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
+		"from another origin":     {"POST", "/api/jobs/demo.flaky/trigger", "{}", append(jsonType, "Origin", "https://evil.example"), 403, "other origins"},
 		"form from another site":  {"POST", "/job/demo.flaky/trigger", "", []string{"Content-Type", "application/x-www-form-urlencoded", "Sec-Fetch-Site", "cross-site"}, 403, "other origins"},
 		"unknown path":            {"GET", "/nowhere", "", nil, 404, "no such page"},
 		"River UI":                {"GET", "/riverui/", "", nil, 200, "<html"},
@@ -184,7 +184,7 @@ func TestHandler_Answers(t *testing.T) {
 
 	// A run that failed for good, with its error redacted.
 	require.Eventually(t, func() bool {
-		_, answer := d.do(t, "GET", "/jobs/demo.import", "")
+		_, answer := d.do(t, "GET", "/api/jobs/demo.import", "")
 		return strings.Contains(answer, `"state": "failed"`) && strings.Contains(answer, "no account for …@example.com")
 	}, time.Minute, 100*time.Millisecond)
 }
@@ -217,7 +217,7 @@ func TestListOfURLs_CommandsWork(t *testing.T) {
 	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
 	d.awaitURL(t)
 	require.Contains(t, d.out.String(), "  "+d.base+"/ ")
-	curl := regexp.MustCompile(`(?m)^ +curl( -X POST -H '([^:]+): ([^']+)'( -d '([^']+)')?)? ` + regexp.QuoteMeta(d.base) + `(\S+)$`)
+	curl := regexp.MustCompile(`(?m)^ +curl( -X POST -H '([^:]+): ([^']+)'( -d '([^']+)')?)? '?` + regexp.QuoteMeta(d.base) + `(\S+?)'?$`)
 	lines := curl.FindAllStringSubmatch(d.out.String(), -1)
 	require.Len(t, lines, strings.Count(d.out.String(), " curl "))
 	for _, line := range lines {
@@ -230,13 +230,13 @@ func TestListOfURLs_CommandsWork(t *testing.T) {
 		if strings.Contains(line[5], "seconds") { // otherwise the demo would wait for it at the end
 			var accepted struct{ ID string }
 			require.NoError(t, json.Unmarshal([]byte(answer), &accepted))
-			status, answer = d.do(t, "POST", "/jobs/demo.import/runs/"+accepted.ID+"/cancel", "", header...)
+			status, answer = d.do(t, "POST", "/api/jobs/demo.import/runs/"+accepted.ID+"/cancel", "", header...)
 			require.Equal(t, http.StatusAccepted, status, answer)
 		}
 	}
 	d.out.await(t, `manual action action=trigger job=demo\.flaky job_id=\d+ who=Go-http-client`)
 	d.out.await(t, `succeeded job=demo\.flaky .*failures=2`)
-	_, answer := d.do(t, "GET", "/jobs/notifs.cleanup", "")
+	_, answer := d.do(t, "GET", "/api/jobs/notifs.cleanup", "")
 	require.Contains(t, answer, "paused_since")
 }
 
@@ -259,11 +259,11 @@ func TestHandler_SurvivesARestartOfTheDatabase(t *testing.T) {
 			return true
 		}, time.Minute, 100*time.Millisecond, "%v", wanted)
 	}
-	up := map[string]int{"/": 200, "/job/demo.heartbeat": 200, "/jobs": 200, "/livez": 200, "/readyz": 200, "/healthz": 200}
+	up := map[string]int{"/": 200, "/job/demo.heartbeat": 200, "/api/jobs": 200, "/livez": 200, "/readyz": 200, "/healthz": 200}
 	becomes(up)
 
 	require.NoError(t, db.Kill())
-	becomes(map[string]int{"/": 503, "/job/demo.heartbeat": 503, "/jobs": 503, "/livez": 200, "/readyz": 503, "/healthz": 503})
+	becomes(map[string]int{"/": 503, "/job/demo.heartbeat": 503, "/api/jobs": 503, "/livez": 200, "/readyz": 503, "/healthz": 503})
 	for _, path := range []string{"/", "/job/demo.heartbeat"} {
 		before := time.Now()
 		_, answer := d.do(t, "GET", path, "")
@@ -271,7 +271,7 @@ func TestHandler_SurvivesARestartOfTheDatabase(t *testing.T) {
 		require.Contains(t, answer, "The database does not answer. Showing the state as of", path)
 		require.Contains(t, answer, "every 5 seconds", "%s still shows the last known state", path)
 	}
-	status, answer := d.do(t, "POST", "/jobs/demo.flaky/trigger", "", "Content-Type", "application/json")
+	status, answer := d.do(t, "POST", "/api/jobs/demo.flaky/trigger", "", "Content-Type", "application/json")
 	require.Equal(t, http.StatusServiceUnavailable, status, answer)
 	status, answer = d.do(t, "GET", "/metrics", "")
 	require.Equal(t, http.StatusOK, status)
@@ -281,7 +281,7 @@ func TestHandler_SurvivesARestartOfTheDatabase(t *testing.T) {
 	becomes(up)
 	_, answer = d.do(t, "GET", "/", "")
 	require.NotContains(t, answer, "does not answer")
-	_, answer = d.do(t, "POST", "/jobs/demo.flaky/trigger", `{"fail_times": 0}`, "Content-Type", "application/json")
+	_, answer = d.do(t, "POST", "/api/jobs/demo.flaky/trigger", `{"fail_times": 0}`, "Content-Type", "application/json")
 	var accepted struct{ ID string }
 	require.NoError(t, json.Unmarshal([]byte(answer), &accepted))
 	d.out.await(t, `succeeded job=demo\.flaky job_id=`+accepted.ID+` attempt=1`)
@@ -435,7 +435,7 @@ func TestRun_LogsWhatItIsWaitingForWhenStopped(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, map[string]string{"DATABASE_URL": databases.URL(t)})
 	d.awaitURL(t)
-	status, answer := d.do(t, "POST", "/jobs/demo.import/trigger", `{"seconds": 3}`, "Content-Type", "application/json")
+	status, answer := d.do(t, "POST", "/api/jobs/demo.import/trigger", `{"seconds": 3}`, "Content-Type", "application/json")
 	require.Equal(t, http.StatusAccepted, status, answer)
 	d.out.await(t, `importing job=demo\.import .*seconds=3`)
 	require.NoError(t, d.stop())

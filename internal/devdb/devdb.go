@@ -284,7 +284,7 @@ func (s *server) args() []string {
 
 func initdbArgs(data string) []string {
 	return []string{
-		"-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions",
+		"-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync",
 	}
 }
 

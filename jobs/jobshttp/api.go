@@ -2,11 +2,14 @@ package jobshttp
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,49 +44,106 @@ func (h *handler) readable(r *http.Request, all []jobs.Status) (visible []jobs.S
 	return visible, hidden
 }
 
-func (h *handler) apiList(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := bounded(r)
-	defer cancel()
-	snap := h.statuses.get(ctx)
-	if snap.err != nil {
-		h.fail(w, r, snap.err)
-		return
+// get returns the serve function of a GET route of the API, with the query parameters it knows.
+func get(
+	serve func(h *handler, r *http.Request, query url.Values) (any, error), known ...string,
+) func(*handler, http.ResponseWriter, *http.Request) {
+	return func(h *handler, w http.ResponseWriter, r *http.Request) {
+		query, err := parameters(r, known)
+		var answer any
+		if err == nil {
+			answer, err = serve(h, r, query)
+		}
+		if err != nil {
+			h.fail(w, r, err)
+			return
+		}
+		writeCacheable(w, r, answer)
 	}
-	visible, _ := h.readable(r, snap.value)
-	writeJSON(w, http.StatusOK, each(visible, statusOf))
 }
 
-func (h *handler) apiJob(w http.ResponseWriter, r *http.Request) {
-	limit, err := runLimit(r, 20)
-	if err != nil {
-		h.fail(w, r, err)
-		return
+// reply is the answer to a POST request of the API.
+type reply struct {
+	status   int
+	location string // relative to the URL of the request; "" for none
+	body     any
+}
+
+// post returns the serve function of a POST route of the API, with the query parameters it knows.
+func post(
+	serve func(h *handler, r *http.Request, query url.Values, body string) (reply, error), known ...string,
+) func(*handler, http.ResponseWriter, *http.Request) {
+	return func(h *handler, w http.ResponseWriter, r *http.Request) {
+		query, err := parameters(r, known)
+		var body []byte
+		if err == nil {
+			body, err = io.ReadAll(r.Body)
+			if err != nil {
+				err = fmt.Errorf("%w: body: %w", errBody, err)
+			}
+		}
+		var answer reply
+		if err == nil {
+			answer, err = serve(h, r, query, string(body))
+		}
+		if err != nil {
+			h.fail(w, r, err)
+			return
+		}
+		if answer.location != "" {
+			w.Header().Set("Location", answer.location)
+		}
+		writeJSON(w, answer.status, answer.body)
 	}
+}
+
+// readStatuses returns the status of all jobs.
+func (h *handler) readStatuses(r *http.Request) ([]jobs.Status, error) {
 	ctx, cancel := bounded(r)
 	defer cancel()
 	snap := h.statuses.get(ctx)
-	if snap.err != nil {
-		h.fail(w, r, snap.err)
-		return
+	return snap.value, snap.err
+}
+
+func (h *handler) apiJobs(r *http.Request, _ url.Values) (any, error) {
+	all, err := h.readStatuses(r)
+	if err != nil {
+		return nil, err
 	}
-	var out struct {
+	visible, _ := h.readable(r, all)
+	return map[string][]statusJSON{"jobs": each(visible, statusOf)}, nil
+}
+
+func (h *handler) apiJob(r *http.Request, _ url.Values) (any, error) {
+	limit, err := runLimit(r, 20)
+	if err != nil {
+		return nil, err
+	}
+	all, err := h.readStatuses(r)
+	if err != nil {
+		return nil, err
+	}
+	st, ok := byName(all, r.PathValue("name"))
+	if !ok {
+		return nil, errUnknownJob
+	}
+	out := struct {
 		Job  statusJSON `json:"job"`
 		Runs *[]runJSON `json:"runs,omitempty"` // nil if the scheduler cannot list runs
+	}{Job: statusOf(st)}
+	ctx, cancel := bounded(r)
+	defer cancel()
+	runs, err := h.runs(ctx, st.Name, limit)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return out, nil
+	case err != nil:
+		return nil, err
 	}
-	st, ok := byName(snap.value, r.PathValue("name"))
-	if !ok {
-		h.refuse(w, r, ActionRead)
-		return
-	}
-	out.Job = statusOf(st)
-	switch runs, err := h.runs(ctx, st.Name, limit); {
-	case err == nil:
-		out.Runs = new(each(runs, runOf))
-	case !errors.Is(err, errors.ErrUnsupported):
-		h.fail(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, out)
+	forms := each(runs, runOf)
+	forms = forms[:fitting(forms)]
+	out.Runs = &forms
+	return out, nil
 }
 
 // maxRuns is the most runs that a [jobs.RunLister] lists.
@@ -97,7 +157,7 @@ func runLimit(r *http.Request, byDefault int) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > maxRuns {
-		return byDefault, fmt.Errorf("%w: runs must be a number from 1 to %d", errBody, maxRuns)
+		return byDefault, invalid("runs must be a number from 1 to %d", maxRuns)
 	}
 	return n, nil
 }
@@ -106,47 +166,92 @@ func runLimit(r *http.Request, byDefault int) (int, error) {
 func (h *handler) runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 	lister, ok := jobs.As[jobs.RunLister](h.s)
 	if !ok {
-		return nil, fmt.Errorf("the scheduler cannot list runs: %w", errors.ErrUnsupported)
+		return nil, unsupported("list runs")
 	}
 	runs, err := lister.Runs(ctx, name, limit)
-	if !h.ShowData {
-		runs = slices.Clone(runs)
-		for i := range runs {
-			runs[i].Data = nil
-		}
-	}
-	return runs, err
+	return h.withoutData(runs), err
 }
 
-func (h *handler) apiSize(w http.ResponseWriter, r *http.Request) {
+// withoutData removes the data of runs unless ShowData is set.
+func (h *handler) withoutData(runs []jobs.Run) []jobs.Run {
+	if h.ShowData {
+		return runs
+	}
+	runs = slices.Clone(runs)
+	for i := range runs {
+		runs[i].Data = nil
+	}
+	return runs
+}
+
+// unsupported returns the error for a role that the scheduler lacks.
+func unsupported(what string) error {
+	return fmt.Errorf("the scheduler cannot %s: %w", what, errors.ErrUnsupported)
+}
+
+func (h *handler) apiSize(r *http.Request, _ url.Values) (any, error) {
 	ctx, cancel := bounded(r)
 	defer cancel()
-	n, err := h.s.QueueSize(ctx, r.PathValue("name"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, map[string]any{"name": r.PathValue("name"), "queue_size": n})
+	name := r.PathValue("name")
+	n, err := h.s.QueueSize(ctx, name)
+	return map[string]any{"name": name, "queue_size": n}, err
 }
 
-// api returns a handler for an action of the JSON API.
-func api(verb string) func(*handler, http.ResponseWriter, *http.Request) {
-	return func(h *handler, w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			h.fail(w, r, fmt.Errorf("%w: body: %w", errBody, err))
-			return
-		}
-		id, err := h.act(r, verb, string(body))
-		switch {
-		case err != nil:
-			h.fail(w, r, err)
-		case verb == "pause" || verb == "resume":
-			writeJSON(w, http.StatusOK, map[string]any{"name": r.PathValue("name"), "paused": verb == "pause"})
-		default:
-			writeJSON(w, http.StatusAccepted, map[string]string{"id": id})
-		}
+func (h *handler) apiTrigger(r *http.Request, query url.Values, body string) (reply, error) {
+	opts, err := triggerOptions(query)
+	if err != nil {
+		return reply{}, err
 	}
+	key, err := idempotencyKey(r.Header.Values("Idempotency-Key"))
+	if err != nil {
+		return reply{}, err
+	}
+	if key != "" {
+		if query.Has("unique") {
+			return reply{}, invalid("Idempotency-Key and unique exclude each other: a run has one key")
+		}
+		opts = append(opts, jobs.IdempotencyKey(key))
+	}
+	id, err := h.act(r, "trigger", body, opts...)
+	return accepted(id, "runs/"+url.PathEscape(id)), err
+}
+
+func accepted(id, location string) reply {
+	return reply{http.StatusAccepted, location, map[string]string{"id": id}}
+}
+
+// onRun cancels or retries the run in the path.
+func (h *handler) onRun(r *http.Request, verb, body string) (reply, error) {
+	if err := empty(body); err != nil {
+		return reply{}, err
+	}
+	id, err := h.act(r, verb, "")
+	return accepted(id, "../"+url.PathEscape(id)), err
+}
+
+func (h *handler) apiCancel(r *http.Request, _ url.Values, body string) (reply, error) {
+	return h.onRun(r, "cancel", body)
+}
+
+func (h *handler) apiRetry(r *http.Request, _ url.Values, body string) (reply, error) {
+	return h.onRun(r, "retry", body)
+}
+
+// onJob pauses or resumes the job in the path.
+func (h *handler) onJob(r *http.Request, verb, body string) (reply, error) {
+	if err := empty(body); err != nil {
+		return reply{}, err
+	}
+	_, err := h.act(r, verb, "")
+	return reply{http.StatusOK, "", map[string]any{"name": r.PathValue("name"), "paused": verb == "pause"}}, err
+}
+
+func (h *handler) apiPause(r *http.Request, _ url.Values, body string) (reply, error) {
+	return h.onJob(r, "pause", body)
+}
+
+func (h *handler) apiResume(r *http.Request, _ url.Values, body string) (reply, error) {
+	return h.onJob(r, "resume", body)
 }
 
 // payload returns the data for Trigger: nil if text is blank, otherwise the JSON as it is.
@@ -158,25 +263,42 @@ func payload(text string) (any, error) {
 	if err := json.Unmarshal([]byte(text), &data); err != nil { // Trigger's error would name Go types
 		return nil, fmt.Errorf("%w: not valid JSON: %w", jobs.ErrInvalidData, err)
 	}
+	if !strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "{") {
+		return nil, fmt.Errorf("%w: want a JSON object, such as {\"id\": 7}", jobs.ErrInvalidData)
+	}
 	return data, nil
 }
 
-func (h *handler) apiActivity(w http.ResponseWriter, r *http.Request) {
+// empty returns an error unless text is blank or an empty object.
+func empty(text string) error {
+	if strings.TrimSpace(text) == "" {
+		return nil
+	}
+	var fields map[string]json.RawMessage
+	switch err := json.Unmarshal([]byte(text), &fields); {
+	case err != nil || fields == nil:
+		return fmt.Errorf("%w: the body must be empty or {}", errBody)
+	case len(fields) > 0:
+		names := slices.Sorted(maps.Keys(fields))
+		return fmt.Errorf("%w: unknown field %q: the body must be empty or {}", errBody, names[0])
+	}
+	return nil
+}
+
+func (h *handler) apiActivity(r *http.Request, query url.Values) (any, error) {
 	which := h.hour
-	switch r.URL.Query().Get("span") {
+	switch query.Get("span") {
 	case "", "hour":
 	case "day":
 		which = h.day
 	default:
-		h.fail(w, r, fmt.Errorf("%w: span must be hour or day", errBody))
-		return
+		return nil, invalid("span must be hour or day")
 	}
 	ctx, cancel := bounded(r)
 	defer cancel()
 	snap := which.get(ctx)
 	if snap.err != nil {
-		h.fail(w, r, snap.err)
-		return
+		return nil, snap.err
 	}
 	a := snap.value
 	a.Jobs = map[string][]jobs.Outcomes{}
@@ -185,7 +307,7 @@ func (h *handler) apiActivity(w http.ResponseWriter, r *http.Request) {
 			a.Jobs[name] = steps
 		}
 	}
-	writeJSON(w, http.StatusOK, activityOf(a))
+	return activityOf(a), nil
 }
 
 // loadActivity returns a function that loads the activity for a cache.
@@ -193,7 +315,7 @@ func (h *handler) loadActivity(step time.Duration, n int) func(context.Context) 
 	return func(ctx context.Context) (jobs.Activity, error) {
 		reporter, ok := jobs.As[jobs.ActivityReporter](h.s)
 		if !ok {
-			return jobs.Activity{}, fmt.Errorf("the scheduler does not report activity: %w", errors.ErrUnsupported)
+			return jobs.Activity{}, unsupported("report activity")
 		}
 		return reporter.Activity(ctx, step, n)
 	}
@@ -222,17 +344,27 @@ func (h *handler) healthy(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	_, _ = h.statuses.begin()
 	snap := h.health.get(ctx)
-	if snap.err != nil {
-		h.fail(w, r, snap.err)
-		return
+	var all snapshot[[]jobs.Status]
+	if snap.err == nil {
+		all = h.statuses.get(ctx)
+	} else {
+		snap.value = jobs.Health{Started: snap.value.Started, Reasons: []jobs.Reason{{Text: unanswered(snap.err)}}}
 	}
 	status := http.StatusOK
 	if !snap.value.Healthy {
 		status = http.StatusServiceUnavailable
 	}
-	all := h.statuses.get(ctx)
 	_, hidden := h.readable(r, all.value)
 	writeJSON(w, status, healthOf(h.censor(r, snap.value, all.at.IsZero() || len(hidden) > 0)))
+}
+
+// unanswered says why there is no health to report. Other errors are in the log only, because
+// they may contain details of the database.
+func unanswered(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Sprintf("the database does not answer: no reply to the health check within %s", healthTimeout)
+	}
+	return "the health check failed; see the log"
 }
 
 // censor removes from health what r may not read: reasons name jobs, and totals count them.
@@ -250,12 +382,54 @@ func (h *handler) censor(r *http.Request, health jobs.Health, partly bool) jobs.
 	return health
 }
 
-func writeJSON(w http.ResponseWriter, status int, v any) {
+// encode returns v as indented JSON.
+func encode(status int, v any) (int, []byte) {
 	body, err := json.MarshalIndent(v, "", "  ")
 	if err != nil { // only if a provider returns data that is not JSON
-		status, body = http.StatusServiceUnavailable, []byte(`{"error": "the scheduler returned data that is not JSON"}`)
+		status = http.StatusServiceUnavailable
+		body = []byte(`{"error": {"code": "unavailable", "message": "the scheduler returned data that is not JSON"}}`)
 	}
+	return status, append(body, '\n')
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	status, body := encode(status, v)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // the client may have gone
+	_, _ = w.Write(body) // the client may have gone
+}
+
+// writeCacheable answers a GET request with v and its ETag, or with status 304 if the client
+// has it.
+func writeCacheable(w http.ResponseWriter, r *http.Request, v any) {
+	status, body := encode(http.StatusOK, v)
+	w.Header().Set("Content-Type", "application/json")
+	if status == http.StatusOK {
+		hash := sha256.Sum256(body)
+		tag := fmt.Sprintf(`W/"%x"`, hash[:16]) // weak, because proxies may compress the body
+		w.Header().Set("ETag", tag)
+		w.Header().Set("Cache-Control", "private, no-cache") // ask again each time
+		w.Header().Add("Vary", "Authorization, Cookie")
+		if matches(r.Header.Values("If-None-Match"), tag) {
+			w.Header().Del("Content-Type")
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client may have gone
+}
+
+// matches reports whether a header If-None-Match contains tag, by weak comparison. Our tags
+// contain no commas.
+func matches(headers []string, tag string) bool {
+	opaque := strings.TrimPrefix(tag, "W/")
+	for _, header := range headers {
+		for one := range strings.SplitSeq(header, ",") {
+			if one = strings.TrimPrefix(strings.TrimSpace(one), "W/"); one == opaque || one == "*" {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -1,7 +1,7 @@
 package jobshttp_test
 
 import (
-	"crypto/subtle"
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,62 +12,61 @@ import (
 	"github.com/everytick/everytick/jobs/jobshttp"
 )
 
-func newAdmin(s jobs.Scheduler, user, password string) http.Handler {
-	mayEnter := func(r *http.Request) bool {
-		u, p, _ := r.BasicAuth()
-		sameUser := subtle.ConstantTimeCompare([]byte(u), []byte(user))
-		return subtle.ConstantTimeCompare([]byte(p), []byte(password))&sameUser == 1
-	}
-	admin := jobshttp.New(s, &jobshttp.Options{
-		Authorize: func(r *http.Request, action jobshttp.Action, _ string) error {
-			if action == jobshttp.ActionProbe || mayEnter(r) {
-				return nil
+func newAdmin(s jobs.Scheduler, passwords map[string]string) http.Handler {
+	login := jobshttp.BasicAuth(passwords) // leaves the probes open
+	return jobshttp.New(s, &jobshttp.Options{
+		Authorize: func(r *http.Request, action jobshttp.Action, job string) error {
+			if err := login(r, action, job); err != nil {
+				return err
 			}
-			return errors.New("wrong user or password")
+			user, _, _ := r.BasicAuth()
+			if user == "guest" && action != jobshttp.ActionRead && action != jobshttp.ActionProbe {
+				return errors.New("guests may only look")
+			}
+			return nil
 		},
-		Who: func(r *http.Request) string { u, _, _ := r.BasicAuth(); return u },
+		Who: func(r *http.Request) string { user, _, _ := r.BasicAuth(); return user },
 	})
-	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if !mayEnter(r) { // a browser then asks for the password
-			w.Header().Set("WWW-Authenticate", `Basic realm="jobs", charset="UTF-8"`)
-			http.Error(w, "wrong user or password", http.StatusUnauthorized)
-			return
-		}
-		admin.ServeHTTP(w, r)
-	})
-	for _, probe := range []string{"GET /livez", "GET /readyz", "GET /healthz"} {
-		mux.Handle(probe, admin)
-	}
-	return mux
 }
 
-// The probes are open, so that Kubernetes can call them. Everything else needs a password.
-func ExampleNew_basicAuth() {
+// The probes are open, so that Kubernetes can call them. Everything else needs a password, and guests may only look.
+func ExampleBasicAuth() {
 	scheduler, err := memory.New(nil)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	admin := newAdmin(scheduler, "ann", "secret")
-	ask := func(path, password string) {
-		r := httptest.NewRequest(http.MethodGet, path, nil)
-		if password != "" {
-			r.SetBasicAuth("ann", password)
+	send := func(context.Context, *jobs.Job) error { return nil }
+	if err := scheduler.RegisterDelayed("email.send", 0, send); err != nil {
+		fmt.Println(err)
+		return
+	}
+	admin := newAdmin(scheduler, map[string]string{"ann": "secret", "guest": "welcome"})
+	ask := func(method, path, user, password string) {
+		r := httptest.NewRequest(method, path, nil)
+		r.Header.Set("Content-Type", "application/json")
+		if user != "" {
+			r.SetBasicAuth(user, password)
 		}
 		w := httptest.NewRecorder()
 		admin.ServeHTTP(w, r)
-		fmt.Println(path, w.Code)
+		fmt.Println(path, user, w.Code)
 	}
-	ask("/livez", "")
-	ask("/readyz", "") // not started
-	ask("/", "")
-	ask("/jobs", "wrong")
-	ask("/", "secret")
+	ask("GET", "/livez", "", "")
+	ask("GET", "/readyz", "", "") // not started
+	ask("GET", "/", "", "")       // a browser asks for the password
+	ask("GET", "/api/jobs", "ann", "wrong")
+	ask("GET", "/api/jobs", "ann", "secret")
+	ask("GET", "/api/jobs", "guest", "welcome")
+	ask("POST", "/api/jobs/email.send/pause", "guest", "welcome")
+	ask("POST", "/api/jobs/email.send/pause", "ann", "secret")
 	// Output:
-	// /livez 200
-	// /readyz 503
-	// / 401
-	// /jobs 401
-	// / 200
+	// /livez  200
+	// /readyz  503
+	// /  401
+	// /api/jobs ann 401
+	// /api/jobs ann 200
+	// /api/jobs guest 200
+	// /api/jobs/email.send/pause guest 403
+	// /api/jobs/email.send/pause ann 200
 }

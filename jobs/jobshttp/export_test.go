@@ -29,6 +29,12 @@ const CallTimeout time.Duration = callTimeout
 // MaxBody is the largest request body.
 const MaxBody = maxBody
 
+// MaxErrors and MaxRunsBytes bound the errors of a run, and a list of runs.
+const (
+	MaxErrors    = maxErrors
+	MaxRunsBytes = maxRunsBytes
+)
+
 // JSON returns the JSON form of a value of package jobs.
 func JSON(v any) any {
 	switch v := v.(type) {
@@ -40,6 +46,8 @@ func JSON(v any) any {
 		return runOf(v)
 	case jobs.Activity:
 		return activityOf(v)
+	case jobs.Process:
+		return processOf(v)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package jobshttp_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,6 +27,12 @@ type core struct {
 	runs     map[string][]jobs.Run    // by job
 	activity map[string]jobs.Outcomes // of the last step but one
 	before   func(method string)      // called before each call
+	queries  []jobs.RunQuery          // of finds and bulk actions
+	halfway  error                    // returned by bulk actions together with a count
+	newID    string                   // returned by Trigger; defaults to 41
+	failing  map[string]error         // returned by a method
+	hanging  map[string]error         // returned by a method at the end of its context
+	requests []*jobs.Request          // of triggers
 }
 
 func (c *core) call(ctx context.Context, method, name string) error {
@@ -41,11 +48,19 @@ func (c *core) call(ctx context.Context, method, name string) error {
 	switch {
 	case name != "" && !slices.ContainsFunc(c.statuses, func(st jobs.Status) bool { return st.Name == name }):
 		return fmt.Errorf("%w: %q", jobs.ErrUnknownJob, name)
+	case c.failing[method] != nil:
+		return c.failing[method]
 	case c.hang:
 		c.mu.Unlock()
 		<-ctx.Done()
 		c.mu.Lock()
 		return ctx.Err()
+	}
+	if err, hangs := c.hanging[method]; hangs {
+		c.mu.Unlock()
+		<-ctx.Done()
+		c.mu.Lock()
+		return err
 	}
 	return c.down
 }
@@ -80,22 +95,33 @@ func (c *core) QueueSize(ctx context.Context, name string) (int, error) {
 	return 7, c.call(ctx, "QueueSize", name)
 }
 
-func (c *core) Trigger(ctx context.Context, name string, data any, _ ...jobs.TriggerOption) (string, error) {
+func (c *core) Trigger(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
 	if err := c.call(ctx, "Trigger", name); err != nil {
 		return "", err
 	}
-	req, err := jobs.NewRequest(name, data)
+	req, err := jobs.NewRequest(name, data, opts...)
 	if err != nil {
 		return "", err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.data = append(c.data, string(req.Data))
-	return "41", nil
+	for _, before := range c.requests {
+		if req.IdempotencyKey != "" && before.IdempotencyKey == req.IdempotencyKey && before.Fingerprint != req.Fingerprint {
+			return "", fmt.Errorf("trigger: %w: run 41", jobs.ErrKeyReused)
+		}
+	}
+	c.data, c.requests = append(c.data, string(req.Data)), append(c.requests, req)
+	return cmp.Or(c.newID, "41"), nil
 }
 
 // full has all the optional roles.
-type full struct{ core }
+type full struct {
+	core
+
+	began      time.Time
+	processes  []jobs.Process // nil means one that has all jobs
+	incomplete bool           // activity is complete in the last ten minutes only
+}
 
 func (f *full) Runs(ctx context.Context, name string, limit int) ([]jobs.Run, error) {
 	if err := f.call(ctx, "Runs", name); err != nil {
@@ -113,6 +139,9 @@ func (f *full) Activity(ctx context.Context, step time.Duration, n int) (jobs.Ac
 	a, err := provider.NewActivity(time.Now(), step, n)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.incomplete {
+		a.CompleteSince = time.Now().Add(-10 * time.Minute)
+	}
 	for name, o := range f.activity {
 		provider.AddEnded(a, name, n-2, n, jobs.StateCompleted, o.Completed)
 		provider.AddEnded(a, name, n-2, n, jobs.StateFailed, o.Failed)
@@ -176,7 +205,7 @@ func newFake(now time.Time) *full {
 	tick := func(d time.Duration) []time.Time {
 		return []time.Time{now.Add(d), now.Add(2 * d), now.Add(3 * d)}
 	}
-	f := &full{}
+	f := &full{began: now.Add(-48 * time.Hour)}
 	f.health = jobs.Health{Healthy: true, Started: true, Totals: map[jobs.State]jobs.Count{jobs.StateCompleted: {N: 12}}}
 	f.statuses = []jobs.Status{
 		{Name: "audit.retention", Schedule: "0 3 * * *", Zone: "Europe/Berlin", PrevTick: now.Add(-9 * time.Hour), PrevState: jobs.StateCompleted, LastSuccess: now.Add(-9 * time.Hour), NextTick: now.Add(15 * time.Hour), Upcoming: tick(15 * time.Hour)},

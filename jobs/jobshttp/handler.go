@@ -13,6 +13,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/everytick/everytick/jobs"
@@ -36,9 +37,19 @@ type Options struct {
 	// Authorize returns nil if the request may perform action on the named job, or, if job
 	// is "", on no particular job. It does not log users in; middleware around the handler
 	// does. A page calls Authorize several times for each job, so it must be fast. Its error
-	// is logged at debug level and never shown. Defaults to refusing every request with
-	// status 403.
+	// is logged at debug level and never shown. The answer is status 401 if the error wraps
+	// [ErrUnauthenticated], otherwise 403 or 404. Defaults to refusing every request with
+	// status 403. [BasicAuth] returns an Authorize for names and passwords.
 	Authorize func(r *http.Request, action Action, job string) error
+	// Challenge is the header WWW-Authenticate of answers with status 401, such as "Bearer".
+	// Defaults to basic authentication, for which browsers ask for a name and a password.
+	Challenge string
+	// TrustedOrigins lists origins other than the handler's own whose pages may send POST
+	// requests, such as "https://admin.example.com". A proxy that changes the Host header
+	// needs its public origin here: without that, forms are refused in old browsers, and in
+	// all browsers unless the page is served over TLS. An origin that is not of the form
+	// scheme://host or scheme://host:port is logged as an error and not trusted.
+	TrustedOrigins []string
 	// Who returns the user's name for the log. Defaults to the remote address.
 	Who func(r *http.Request) string
 	// Logger logs who triggered, cancelled, retried, paused or resumed what, without the
@@ -50,10 +61,20 @@ type Options struct {
 	// Title is the heading of the pages, for example the name of the environment. Defaults
 	// to "Jobs".
 	Title string
+	// LogURL returns the address of a run's log, which its page links to, such as a search for
+	// its ID at the place where logs are kept, or "" for no link. Data of the run is nil unless
+	// ShowData is set. It is called for each run that a page shows, so it must be fast. An
+	// address with another scheme than http or https is logged as an error and not shown.
+	// Defaults to no links.
+	LogURL func(jobs.Run) string
 }
 
 // callTimeout bounds a call of the scheduler.
 const callTimeout = 3 * time.Second
+
+// healthTimeout bounds a call of Health. It is shorter than callTimeout, so that a scheduler
+// which returns its reasons at the end of its context is heard.
+const healthTimeout = callTimeout - 500*time.Millisecond
 
 // maxBody is the largest request body in bytes: a job's data with white space around it.
 const maxBody = 2 * jobs.MaxDataBytes
@@ -69,7 +90,10 @@ type route struct {
 }
 
 // page reports whether the route serves a page, not JSON.
-func (rt *route) page() bool { return rt.pattern == "/" || strings.HasPrefix(rt.pattern, "/job/") }
+func (rt *route) page() bool {
+	first, _, _ := strings.Cut(rt.pattern[1:], "/")
+	return slices.Contains([]string{"", "job", "runs", "processes"}, first)
+}
 
 var routes = []route{
 	{"GET", "/", ActionRead, (*handler).listPage},
@@ -79,19 +103,33 @@ var routes = []route{
 	{"POST", "/job/{name}/resume", ActionPause, form("resume")},
 	{"POST", "/job/{name}/runs/{id}/cancel", ActionCancel, form("cancel")},
 	{"POST", "/job/{name}/runs/{id}/retry", ActionRetry, form("retry")},
+	{"GET", "/runs", ActionRead, (*handler).runsPage},
+	{"GET", "/runs/retry", ActionRetry, confirmPage("retry")},
+	{"POST", "/runs/retry", ActionRetry, formMany("retry")},
+	{"GET", "/runs/cancel", ActionCancel, confirmPage("cancel")},
+	{"POST", "/runs/cancel", ActionCancel, formMany("cancel")},
+	{"GET", "/runs/{id}", ActionRead, (*handler).runPage},
+	{"GET", "/processes", ActionRead, (*handler).processesPage},
 	{"GET", "/assets/style.css", ActionRead, asset("text/css; charset=utf-8")},
 	{"GET", "/assets/script.js", ActionRead, asset("text/javascript; charset=utf-8")},
 	{"GET", "/assets/icon.svg", ActionRead, asset("image/svg+xml")},
 
-	{"GET", "/jobs", ActionRead, (*handler).apiList},
-	{"GET", "/jobs/{name}", ActionRead, (*handler).apiJob},
-	{"GET", "/jobs/{name}/size", ActionRead, (*handler).apiSize},
-	{"POST", "/jobs/{name}/trigger", ActionTrigger, api("trigger")},
-	{"POST", "/jobs/{name}/pause", ActionPause, api("pause")},
-	{"POST", "/jobs/{name}/resume", ActionPause, api("resume")},
-	{"POST", "/jobs/{name}/runs/{id}/cancel", ActionCancel, api("cancel")},
-	{"POST", "/jobs/{name}/runs/{id}/retry", ActionRetry, api("retry")},
-	{"GET", "/activity", ActionRead, (*handler).apiActivity},
+	{"GET", "/api/jobs", ActionRead, get((*handler).apiJobs)},
+	{"GET", "/api/jobs/{name}", ActionRead, get((*handler).apiJob, "runs")},
+	{"GET", "/api/jobs/{name}/size", ActionRead, get((*handler).apiSize)},
+	{"GET", "/api/jobs/{name}/runs/{id}", ActionRead, get((*handler).apiJobRun)},
+	{"POST", "/api/jobs/{name}/trigger", ActionTrigger, post((*handler).apiTrigger, "at", "delay", "priority", "unique")},
+	{"POST", "/api/jobs/{name}/pause", ActionPause, post((*handler).apiPause)},
+	{"POST", "/api/jobs/{name}/resume", ActionPause, post((*handler).apiResume)},
+	{"POST", "/api/jobs/{name}/runs/{id}/cancel", ActionCancel, post((*handler).apiCancel)},
+	{"POST", "/api/jobs/{name}/runs/{id}/retry", ActionRetry, post((*handler).apiRetry)},
+	{"GET", "/api/runs", ActionRead, get((*handler).apiRuns, "name", "state", "since", "until", "after", "limit")},
+	{"GET", "/api/runs/{id}", ActionRead, get((*handler).apiRun)},
+	{"POST", "/api/runs/cancel", ActionCancel, post((*handler).apiCancelMany, bulkParameters...)},
+	{"POST", "/api/runs/retry", ActionRetry, post((*handler).apiRetryMany, bulkParameters...)},
+	{"GET", "/api/processes", ActionRead, get((*handler).apiProcesses)},
+	{"GET", "/api/activity", ActionRead, get((*handler).apiActivity, "span")},
+	{"GET", "/api/openapi.json", ActionRead, get((*handler).apiDescription)},
 
 	{"GET", "/livez", ActionProbe, (*handler).live},
 	{"GET", "/readyz", ActionProbe, (*handler).ready},
@@ -102,11 +140,14 @@ type handler struct {
 	Options
 	s      jobs.Scheduler
 	origin *http.CrossOriginProtection
+	badLog sync.Once // LogURL has returned an invalid address
 
 	statuses  *cached[[]jobs.Status]
 	health    *cached[jobs.Health]
 	hour, day *cached[jobs.Activity]
 	latest    *cached[map[string][]jobs.Run]
+	running   *cached[[]jobs.Run]
+	processes *cached[[]jobs.Process]
 }
 
 // New returns the status page and admin API of s. If opts is nil or has no Authorize, the
@@ -116,6 +157,13 @@ func New(s jobs.Scheduler, opts *Options) http.Handler {
 	h := &handler{Options: *cmp.Or(opts, &Options{}), s: s, origin: http.NewCrossOriginProtection()}
 	h.Logger = cmp.Or(h.Logger, slog.New(slog.DiscardHandler))
 	h.Title = cmp.Or(h.Title, "Jobs")
+	h.Challenge = cmp.Or(h.Challenge, `Basic realm="jobs", charset="UTF-8"`)
+	for _, origin := range h.TrustedOrigins {
+		if err := h.origin.AddTrustedOrigin(origin); err != nil {
+			h.Logger.Error("jobshttp does not trust this origin; write it as https://host or https://host:port",
+				"origin", origin, "error", err)
+		}
+	}
 	if h.Who == nil {
 		h.Who = func(r *http.Request) string { return r.RemoteAddr }
 	}
@@ -127,11 +175,15 @@ func New(s jobs.Scheduler, opts *Options) http.Handler {
 		return s.Jobs(ctx)
 	})
 	h.health = newCached(h.Logger, "health", time.Second, func(ctx context.Context) (jobs.Health, error) {
+		ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+		defer cancel()
 		return s.Health(ctx)
 	})
 	h.hour = newCached(h.Logger, "activity of the last hour", 10*time.Second, h.loadActivity(time.Minute, 60))
 	h.day = newCached(h.Logger, "activity of the last day", 10*time.Second, h.loadActivity(time.Hour, 24))
 	h.latest = newCached(h.Logger, "latest runs", 10*time.Second, h.loadLatest)
+	h.running = newCached(h.Logger, "running runs", 5*time.Second, h.loadRunning)
+	h.processes = newCached(h.Logger, "processes", 5*time.Second, h.loadProcesses)
 	return h
 }
 
@@ -153,8 +205,8 @@ func (h *handler) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 	}
 	rt, allow := find(r)
 	if rt == nil {
-		if !h.allowed(r, ActionRead, "") {
-			h.problem(w, r, http.StatusForbidden, errForbidden)
+		if err := h.authorize(r, ActionRead, ""); err != nil {
+			h.deny(w, r, err)
 			return
 		}
 		if allow == nil {
@@ -166,13 +218,19 @@ func (h *handler) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 		return
 	}
 	name := r.PathValue("name")
-	if !h.allowed(r, rt.action, name) || name != "" && !h.known(r.Context(), name) {
+	if err := h.authorize(r, rt.action, name); errors.Is(err, ErrUnauthenticated) {
+		h.deny(w, r, err)
+		return
+	} else if err != nil || name != "" && !h.known(r.Context(), name) {
 		h.refuse(w, r, rt.action)
 		return
 	}
 	if rt.method == http.MethodPost {
 		if h.origin.Check(r) != nil {
-			h.problem(w, r, http.StatusForbidden, "requests from other origins are refused")
+			h.report(w, r, &fault{
+				status: http.StatusForbidden, code: "cross_origin",
+				text: "requests from other origins are refused, unless the handler's options trust them",
+			})
 			return
 		}
 		want := "application/json"
@@ -195,8 +253,17 @@ func segments(r *http.Request) []string {
 }
 
 // find returns the route of a request and sets its path values. If there is no route, allow
-// has the methods that the path allows, nil if the path does not exist.
+// has the methods that the path allows, nil if the path does not exist. A path that a pattern
+// has literally belongs to no pattern with a placeholder.
 func find(r *http.Request) (_ *route, allow []string) {
+	if rt, allow := findAmong(r, true); rt != nil || allow != nil {
+		return rt, allow
+	}
+	return findAmong(r, false)
+}
+
+// findAmong is find among the patterns without placeholders, or those with one.
+func findAmong(r *http.Request, literal bool) (_ *route, allow []string) {
 	have := segments(r)
 	method := r.Method
 	if method == http.MethodHead {
@@ -204,6 +271,9 @@ func find(r *http.Request) (_ *route, allow []string) {
 	}
 	for i := range routes {
 		rt := &routes[i]
+		if literal == strings.Contains(rt.pattern, "{") {
+			continue
+		}
 		want := strings.Split(rt.pattern[1:], "/")
 		values := map[string]string{}
 		if !slices.EqualFunc(want, have, func(want, have string) bool {
@@ -232,9 +302,9 @@ func find(r *http.Request) (_ *route, allow []string) {
 // isPage reports whether an error is shown as a page, not as JSON.
 func isPage(r *http.Request) bool {
 	switch segments(r)[0] {
-	case "", "job":
+	case "", "job", "runs", "processes":
 		return true
-	case "jobs", "activity", "assets", "livez", "readyz", "healthz":
+	case "api", "assets", "livez", "readyz", "healthz":
 		return false
 	}
 	return strings.Contains(r.Header.Get("Accept"), "text/html")
@@ -253,14 +323,7 @@ func base(r *http.Request) string {
 }
 
 func (h *handler) allowed(r *http.Request, action Action, job string) bool {
-	if h.Authorize == nil {
-		return false
-	}
-	err := h.Authorize(r, action, job)
-	if err != nil {
-		h.Logger.DebugContext(r.Context(), "not authorized", "action", action, "job", job, "error", err)
-	}
-	return err == nil
+	return h.authorize(r, action, job) == nil
 }
 
 // known reports whether the job exists. It is checked before anything that depends on the
@@ -275,25 +338,9 @@ func (h *handler) known(ctx context.Context, name string) bool {
 	return !errors.Is(err, jobs.ErrUnknownJob) && !errors.Is(err, jobs.ErrInvalidName)
 }
 
-const errForbidden = "you are not allowed to do this"
-
-// refuse answers a request for a job that does not exist or that the caller may not act on.
-// Only a caller who may read the job can tell the two apart.
-func (h *handler) refuse(w http.ResponseWriter, r *http.Request, action Action) {
-	name := r.PathValue("name")
-	switch {
-	case name == "",
-		action != ActionRead && !h.allowed(r, action, name) && h.allowed(r, ActionRead, name) && h.known(r.Context(), name),
-		!h.allowed(r, ActionRead, ""):
-		h.problem(w, r, http.StatusForbidden, errForbidden)
-	default:
-		h.problem(w, r, http.StatusNotFound, "no such job")
-	}
-}
-
-// act performs and logs an action, with text as the data of a trigger. It returns the ID of
-// the run.
-func (h *handler) act(r *http.Request, verb, text string) (id string, err error) {
+// act performs and logs an action, with text as the data of a trigger and opts as its options.
+// It returns the ID of the run.
+func (h *handler) act(r *http.Request, verb, text string, opts ...jobs.TriggerOption) (id string, err error) {
 	name, id := r.PathValue("name"), r.PathValue("id")
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
@@ -302,7 +349,7 @@ func (h *handler) act(r *http.Request, verb, text string) (id string, err error)
 	case "trigger":
 		var data any
 		if data, err = payload(text); err == nil {
-			id, err = h.s.Trigger(ctx, name, data)
+			id, err = h.s.Trigger(ctx, name, data, opts...)
 		}
 	case "pause":
 		if s, ok := jobs.As[jobs.Pauser](h.s); ok {
@@ -321,9 +368,7 @@ func (h *handler) act(r *http.Request, verb, text string) (id string, err error)
 			err = s.Retry(ctx, name, id)
 		}
 	}
-	h.statuses.expire()
-	h.latest.expire()
-	h.health.expire()
+	h.expire()
 	if err == nil {
 		attrs := []any{"action", verb, "job", name}
 		if id != "" {
@@ -334,55 +379,12 @@ func (h *handler) act(r *http.Request, verb, text string) (id string, err error)
 	return id, err
 }
 
-// explain returns the status and text for an error. An error that the client cannot fix is
-// logged and not shown, because it may contain details of the database.
-func (h *handler) explain(r *http.Request, err error) (status int, text string) {
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return http.StatusRequestEntityTooLarge, fmt.Sprintf("body: at most %d bytes are allowed", maxBody)
-	case errors.Is(err, errBody), errors.Is(err, jobs.ErrInvalidData), errors.Is(err, jobs.ErrInvalidOption):
-		return http.StatusBadRequest, err.Error()
-	case errors.Is(err, jobs.ErrUnknownID):
-		return http.StatusNotFound, "no such run of this job"
-	case errors.Is(err, jobs.ErrNotRetryable):
-		text = "only a run that failed, was cancelled or skipped, or waits for its next attempt can be retried"
-		return http.StatusConflict, text
-	case errors.Is(err, errors.ErrUnsupported):
-		return http.StatusNotImplemented, err.Error()
-	}
-	if r.Context().Err() == nil { // otherwise the client has gone
-		h.Logger.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-	}
-	text = "the scheduler returned an error, or the database did not answer; see the log"
-	if r.Method == http.MethodPost {
-		text += ". The request may have taken effect anyway"
-	}
-	return http.StatusServiceUnavailable, text
-}
-
-// errBody is returned for an invalid body or parameter.
-var errBody = errors.New("bad request")
-
-// fail answers with err.
-func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if errors.Is(err, jobs.ErrUnknownJob) || errors.Is(err, jobs.ErrInvalidName) {
-		h.refuse(w, r, ActionRead)
-		return
-	}
-	status, text := h.explain(r, err)
-	h.problem(w, r, status, text)
-}
-
-// problem answers with an error, as a page or as JSON. A page shows text as a sentence.
-func (h *handler) problem(w http.ResponseWriter, r *http.Request, status int, text string) {
-	if isPage(r) {
-		text = strings.ToUpper(text[:1]) + strings.TrimSuffix(text[1:], ".") + "."
-		heading := fmt.Sprintf("%d %s", status, http.StatusText(status))
-		h.render(w, r, status, "error", &view{Heading: heading, Text: text})
-		return
-	}
-	writeJSON(w, status, map[string]string{"error": text})
+// expire makes the next requests see the effect of an action.
+func (h *handler) expire() {
+	h.statuses.expire()
+	h.latest.expire()
+	h.running.expire()
+	h.health.expire()
 }
 
 func asset(contentType string) func(*handler, http.ResponseWriter, *http.Request) {

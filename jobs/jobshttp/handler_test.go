@@ -46,7 +46,7 @@ func send(h http.Handler, method, path, body string, header ...string) *httptest
 	}
 	if method == http.MethodPost {
 		r.Header.Set("Content-Type", "application/json")
-		if strings.HasPrefix(r.URL.Path, "/job/") {
+		if strings.HasPrefix(r.URL.Path, "/job/") || strings.HasPrefix(r.URL.Path, "/runs/") {
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		}
 	}
@@ -58,7 +58,14 @@ func send(h http.Handler, method, path, body string, header ...string) *httptest
 	return w
 }
 
+func isPage(path string) bool {
+	return path == "/" || path == "/processes" || strings.HasPrefix(path, "/job/") || strings.HasPrefix(path, "/runs")
+}
+
 func path(pattern, name, id string) string {
+	if pattern == "/api/runs/cancel" || pattern == "/api/runs/retry" {
+		return pattern + "?state=retrying"
+	}
 	return strings.NewReplacer("{name}", name, "{id}", id).Replace(pattern)
 }
 
@@ -66,8 +73,8 @@ var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS
 
 // strange has paths without a route.
 var strange = []string{
-	"/nowhere", "/jobs/", "/job", "/job/", "/jobs/demo.flaky/", "/jobs//size", "//", "/jobs/../healthz", "/job/%2e%2e/trigger",
-	"/assets/", "/assets/page.html", "/assets/../handler.go", "/assets/%2e%2e/handler.go", "/jobs/demo.flaky/runs/12", "/%zz", "/favicon.ico", "*",
+	"/nowhere", "/api", "/api/", "/api/jobs/", "/jobs", "/api/runs/", "/job", "/job/", "/api/jobs/demo.flaky/", "/api/jobs//size", "//", "/api/jobs/../healthz", "/job/%2e%2e/trigger",
+	"/assets/", "/assets/page.html", "/assets/../handler.go", "/assets/%2e%2e/handler.go", "/api/jobs/demo.flaky/runs", "/%zz", "/favicon.ico", "*",
 }
 
 func TestNew_RefusesEverythingByDefault(t *testing.T) {
@@ -86,7 +93,8 @@ func TestNew_RefusesEverythingByDefault(t *testing.T) {
 		for _, p := range paths {
 			for _, method := range methods {
 				r := httptest.NewRequest(method, "http://jobs.example/", strings.NewReader(`{}`))
-				r.URL = &url.URL{Path: p}
+				r.URL = &url.URL{}
+				r.URL.Path, r.URL.RawQuery, _ = strings.Cut(p, "?")
 				w := httptest.NewRecorder()
 				h.ServeHTTP(w, r)
 				require.Equal(t, http.StatusForbidden, w.Code, "%s: %s %s", name, method, p)
@@ -100,10 +108,15 @@ func TestNew_RefusesEverythingByDefault(t *testing.T) {
 
 func requireHeaders(t testing.TB, h http.Header) {
 	for name, want := range map[string]string{
-		"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Cache-Control": "no-store", "Referrer-Policy": "same-origin",
+		"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "same-origin",
 		"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
 	} {
 		require.Equal(t, want, h.Get(name), name)
+	}
+	if h.Get("ETag") == "" {
+		require.Equal(t, "no-store", h.Get("Cache-Control"))
+	} else {
+		require.Equal(t, "private, no-cache", h.Get("Cache-Control"), "browsers ask again each time")
 	}
 	csp := h.Get("Content-Security-Policy")
 	require.Contains(t, csp, "default-src 'none'")
@@ -116,30 +129,38 @@ func TestHandler_ServesEachRouteWithItsOwnMethodOnly(t *testing.T) {
 	want := map[string]int{ // status for the route's own method
 		"/": 200, "/job/{name}": 200, "/job/{name}/trigger": 303, "/job/{name}/pause": 303, "/job/{name}/resume": 303,
 		"/job/{name}/runs/{id}/cancel": 303, "/job/{name}/runs/{id}/retry": 303,
+		"/runs": 200, "/runs/retry": 200, "/runs/cancel": 200, "/runs/{id}": 200, "/processes": 200,
 		"/assets/style.css": 200, "/assets/script.js": 200, "/assets/icon.svg": 200,
-		"/jobs": 200, "/jobs/{name}": 200, "/jobs/{name}/size": 200, "/jobs/{name}/trigger": 202, "/jobs/{name}/pause": 200,
-		"/jobs/{name}/resume": 200, "/jobs/{name}/runs/{id}/cancel": 202, "/jobs/{name}/runs/{id}/retry": 202,
-		"/activity": 200, "/livez": 200, "/readyz": 200, "/healthz": 200,
+		"/api/jobs": 200, "/api/jobs/{name}": 200, "/api/jobs/{name}/size": 200, "/api/jobs/{name}/trigger": 202, "/api/jobs/{name}/pause": 200,
+		"/api/jobs/{name}/resume": 200, "/api/jobs/{name}/runs/{id}/cancel": 202, "/api/jobs/{name}/runs/{id}/retry": 202,
+		"/api/jobs/{name}/runs/{id}": 200, "/api/runs": 200, "/api/runs/{id}": 200, "/api/runs/cancel": 200, "/api/runs/retry": 200,
+		"/api/processes": 200, "/api/openapi.json": 200,
+		"/api/activity": 200, "/livez": 200, "/readyz": 200, "/healthz": 200,
 	}
 	unsupported := []string{
-		"/job/{name}/pause", "/job/{name}/resume", "/job/{name}/runs/{id}/cancel", "/job/{name}/runs/{id}/retry", "/activity",
-		"/jobs/{name}/pause", "/jobs/{name}/resume", "/jobs/{name}/runs/{id}/cancel", "/jobs/{name}/runs/{id}/retry",
+		"/job/{name}/pause", "/job/{name}/resume", "/job/{name}/runs/{id}/cancel", "/job/{name}/runs/{id}/retry", "/api/activity",
+		"/runs", "/runs/retry", "/runs/cancel", "/runs/{id}", "/processes",
+		"/api/jobs/{name}/runs/{id}", "/api/runs", "/api/runs/{id}", "/api/runs/cancel", "/api/runs/retry", "/api/processes",
+		"/api/jobs/{name}/pause", "/api/jobs/{name}/resume", "/api/jobs/{name}/runs/{id}/cancel", "/api/jobs/{name}/runs/{id}/retry",
 	}
 	h, s := open(t)
 	poor := jobshttp.New(&core{statuses: s.statuses, health: s.health}, &jobshttp.Options{Authorize: everybody})
-	require.Len(t, jobshttp.Routes(), len(want))
+	both := []string{"/runs/retry", "/runs/cancel"} // a page and the form on it
+	require.Len(t, jobshttp.Routes(), len(want)+len(both))
 	for _, route := range jobshttp.Routes() {
 		for _, method := range methods {
 			p := path(route[1], "demo.flaky", "12")
 			w := send(h, method, p, "")
 			status := want[route[1]]
-			if method != route[0] && (method != "HEAD" || route[0] != "GET") {
+			if slices.Contains(both, p) && method == "POST" {
+				status = http.StatusSeeOther
+			} else if method != route[0] && (method != "HEAD" || route[0] != "GET") && (!slices.Contains(both, p) || method != "GET" && method != "HEAD") {
 				status = http.StatusMethodNotAllowed
 				require.Contains(t, w.Header().Get("Allow"), route[0])
 			}
 			require.Equal(t, status, w.Code, "%s %s: %s", method, p, w.Body)
 			requireHeaders(t, w.Header())
-			if w.Code != http.StatusSeeOther && !strings.HasPrefix(p, "/assets/") && p != "/" && !strings.HasPrefix(p, "/job/") {
+			if w.Code != http.StatusSeeOther && !strings.HasPrefix(p, "/assets/") && !isPage(p) {
 				require.Equal(t, "application/json", w.Header().Get("Content-Type"))
 				require.True(t, json.Valid(w.Body.Bytes()))
 			}
@@ -179,45 +200,45 @@ func TestHandler_Answers(t *testing.T) {
 		want               int
 		contains           string
 	}{
-		"list of jobs":                  {"GET", "/jobs", "", nil, 200, `"overdue_reason": "no process works this queue"`},
-		"job":                           {"GET", "/jobs/demo.flaky", "", nil, 200, `"id": "12"`},
-		"runs of a job":                 {"GET", "/jobs/demo.flaky?runs=1", "", nil, 200, `"state": "retrying"`},
-		"too many runs":                 {"GET", "/jobs/demo.flaky?runs=1001", "", nil, 400, "from 1 to 1000"},
-		"zero runs":                     {"GET", "/jobs/demo.flaky?runs=0", "", nil, 400, "from 1 to 1000"},
-		"runs not a number":             {"GET", "/jobs/demo.flaky?runs=x", "", nil, 400, "from 1 to 1000"},
-		"size":                          {"GET", "/jobs/email.send/size", "", nil, 200, `"queue_size": 7`},
-		"unknown job":                   {"GET", "/jobs/no.such", "", nil, 404, "no such job"},
-		"size of an unknown job":        {"GET", "/jobs/no.such/size", "", nil, 404, "no such job"},
-		"trigger an unknown job":        {"POST", "/jobs/no.such/trigger", "{}", nil, 404, "no such job"},
-		"trigger":                       {"POST", "/jobs/demo.flaky/trigger", `{"a": 1}`, nil, 202, `"id": "41"`},
-		"trigger without a body":        {"POST", "/jobs/demo.flaky/trigger", "", nil, 202, `"id": "41"`},
-		"trigger without Content-Type":  {"POST", "/jobs/demo.flaky/trigger", "", []string{"Content-Type", ""}, 415, "application/json"},
-		"trigger with a charset":        {"POST", "/jobs/demo.flaky/trigger", "{}", []string{"Content-Type", "application/json; charset=utf-8"}, 202, "41"},
-		"form sent to the API":          {"POST", "/jobs/demo.flaky/trigger", "a=b", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
-		"pause with a wrong type":       {"POST", "/jobs/demo.flaky/pause", "", []string{"Content-Type", "text/plain"}, 415, "application/json"},
-		"data not an object":            {"POST", "/jobs/demo.flaky/trigger", "[1]", nil, 400, "want a JSON object"},
-		"data not JSON":                 {"POST", "/jobs/demo.flaky/trigger", "{", nil, 400, "invalid data"},
-		"trigger with too large a body": {"POST", "/jobs/demo.flaky/trigger", strings.Repeat("x", jobshttp.MaxBody+1), nil, 413, "at most"},
-		"pause with too large a body":   {"POST", "/jobs/demo.flaky/pause", strings.Repeat("x", jobshttp.MaxBody+1), nil, 413, "at most"},
-		"from another origin":           {"POST", "/jobs/demo.flaky/trigger", "{}", []string{"Origin", "https://evil.example"}, 403, "other origins"},
-		"from another site":             {"POST", "/jobs/demo.flaky/trigger", "{}", []string{"Sec-Fetch-Site", "cross-site"}, 403, "other origins"},
+		"list of jobs":                  {"GET", "/api/jobs", "", nil, 200, `"overdue_reason": "no process works this queue"`},
+		"job":                           {"GET", "/api/jobs/demo.flaky", "", nil, 200, `"id": "12"`},
+		"runs of a job":                 {"GET", "/api/jobs/demo.flaky?runs=1", "", nil, 200, `"state": "retrying"`},
+		"too many runs":                 {"GET", "/api/jobs/demo.flaky?runs=1001", "", nil, 400, "from 1 to 1000"},
+		"zero runs":                     {"GET", "/api/jobs/demo.flaky?runs=0", "", nil, 400, "from 1 to 1000"},
+		"runs not a number":             {"GET", "/api/jobs/demo.flaky?runs=x", "", nil, 400, "from 1 to 1000"},
+		"size":                          {"GET", "/api/jobs/email.send/size", "", nil, 200, `"queue_size": 7`},
+		"unknown job":                   {"GET", "/api/jobs/no.such", "", nil, 404, "no such job"},
+		"size of an unknown job":        {"GET", "/api/jobs/no.such/size", "", nil, 404, "no such job"},
+		"trigger an unknown job":        {"POST", "/api/jobs/no.such/trigger", "{}", nil, 404, "no such job"},
+		"trigger":                       {"POST", "/api/jobs/demo.flaky/trigger", `{"a": 1}`, nil, 202, `"id": "41"`},
+		"trigger without a body":        {"POST", "/api/jobs/demo.flaky/trigger", "", nil, 202, `"id": "41"`},
+		"trigger without Content-Type":  {"POST", "/api/jobs/demo.flaky/trigger", "", []string{"Content-Type", ""}, 415, "application/json"},
+		"trigger with a charset":        {"POST", "/api/jobs/demo.flaky/trigger", "{}", []string{"Content-Type", "application/json; charset=utf-8"}, 202, "41"},
+		"form sent to the API":          {"POST", "/api/jobs/demo.flaky/trigger", "a=b", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "application/json"},
+		"pause with a wrong type":       {"POST", "/api/jobs/demo.flaky/pause", "", []string{"Content-Type", "text/plain"}, 415, "application/json"},
+		"data not an object":            {"POST", "/api/jobs/demo.flaky/trigger", "[1]", nil, 400, "want a JSON object"},
+		"data not JSON":                 {"POST", "/api/jobs/demo.flaky/trigger", "{", nil, 400, "invalid data"},
+		"trigger with too large a body": {"POST", "/api/jobs/demo.flaky/trigger", strings.Repeat("x", jobshttp.MaxBody+1), nil, 413, "at most"},
+		"pause with too large a body":   {"POST", "/api/jobs/demo.flaky/pause", strings.Repeat("x", jobshttp.MaxBody+1), nil, 413, "at most"},
+		"from another origin":           {"POST", "/api/jobs/demo.flaky/trigger", "{}", []string{"Origin", "https://evil.example"}, 403, "other origins"},
+		"from another site":             {"POST", "/api/jobs/demo.flaky/trigger", "{}", []string{"Sec-Fetch-Site", "cross-site"}, 403, "other origins"},
 		"form from another site":        {"POST", "/job/demo.flaky/trigger", "", []string{"Sec-Fetch-Site", "same-site"}, 403, "other origins"},
 		"JSON sent to a form":           {"POST", "/job/demo.flaky/trigger", "{}", []string{"Content-Type", "application/json"}, 415, "x-www-form-urlencoded"},
-		"cancel":                        {"POST", "/jobs/demo.flaky/runs/12/cancel", "", nil, 202, `"id": "12"`},
-		"cancel an unknown run":         {"POST", "/jobs/demo.flaky/runs/99/cancel", "", nil, 404, "no such run"},
-		"retry":                         {"POST", "/jobs/demo.flaky/runs/11/retry", "", nil, 202, `"id": "11"`},
-		"retry a completed run":         {"POST", "/jobs/demo.flaky/runs/10/retry", "", nil, 409, "can be retried"},
-		"pause":                         {"POST", "/jobs/demo.flaky/pause", "", nil, 200, `"paused": true`},
-		"resume":                        {"POST", "/jobs/demo.flaky/resume", "", nil, 200, `"paused": false`},
-		"activity":                      {"GET", "/activity", "", nil, 200, `"step_seconds": 60`},
-		"activity of the day":           {"GET", "/activity?span=day", "", nil, 200, `"step_seconds": 3600`},
-		"activity of a year":            {"GET", "/activity?span=year", "", nil, 400, "hour or day"},
+		"cancel":                        {"POST", "/api/jobs/demo.flaky/runs/12/cancel", "", nil, 202, `"id": "12"`},
+		"cancel an unknown run":         {"POST", "/api/jobs/demo.flaky/runs/99/cancel", "", nil, 404, "no such run"},
+		"retry":                         {"POST", "/api/jobs/demo.flaky/runs/11/retry", "", nil, 202, `"id": "11"`},
+		"retry a completed run":         {"POST", "/api/jobs/demo.flaky/runs/10/retry", "", nil, 409, "can be retried"},
+		"pause":                         {"POST", "/api/jobs/demo.flaky/pause", "", nil, 200, `"paused": true`},
+		"resume":                        {"POST", "/api/jobs/demo.flaky/resume", "", nil, 200, `"paused": false`},
+		"activity":                      {"GET", "/api/activity", "", nil, 200, `"step_seconds": 60`},
+		"activity of the day":           {"GET", "/api/activity?span=day", "", nil, 200, `"step_seconds": 3600`},
+		"activity of a year":            {"GET", "/api/activity?span=year", "", nil, 400, "hour or day"},
 		"health":                        {"GET", "/healthz", "", nil, 200, `"healthy": true`},
 		"ready":                         {"GET", "/readyz", "", nil, 200, `"ready": true`},
 		"unknown path":                  {"GET", "/nowhere", "", nil, 404, `"error"`},
 		"unknown path in a browser":     {"GET", "/nowhere", "", []string{"Accept", "text/html"}, 404, "<h1>404 Not Found</h1>"},
 		"page of an unknown job":        {"GET", "/job/no.such", "", nil, 404, "<p>No such job.</p>"},
-		"run ID with a slash":           {"POST", "/jobs/demo.flaky/runs/a%2Fb/cancel", "", nil, 404, "no such run"},
+		"run ID with a slash":           {"POST", "/api/jobs/demo.flaky/runs/a%2Fb/cancel", "", nil, 404, "no such run"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -226,9 +247,13 @@ func TestHandler_Answers(t *testing.T) {
 			require.Equal(t, row.want, w.Code, w.Body.String())
 			require.Contains(t, w.Body.String(), row.contains)
 			if w.Code >= 400 && w.Header().Get("Content-Type") == "application/json" {
-				var answer struct{ Error string }
+				var answer struct {
+					Error struct{ Code, Message string }
+				}
 				require.NoError(t, json.Unmarshal(w.Body.Bytes(), &answer))
-				require.NotEmpty(t, answer.Error)
+				require.Regexp(t, "^[a-z_]+$", answer.Error.Code)
+				require.NotEmpty(t, answer.Error.Message)
+				require.NotRegexp(t, `jobs: |json\.|json: |struct|RawMessage`, answer.Error.Message, "words of Go")
 			}
 		})
 	}
@@ -237,8 +262,8 @@ func TestHandler_Answers(t *testing.T) {
 func TestTrigger_PassesData(t *testing.T) {
 	t.Parallel()
 	h, s := open(t)
-	send(h, "POST", "/jobs/demo.flaky/trigger", ` {"a": [1, 2]} `)
-	send(h, "POST", "/jobs/demo.flaky/trigger", " \n")
+	send(h, "POST", "/api/jobs/demo.flaky/trigger", ` {"a": [1, 2]} `)
+	send(h, "POST", "/api/jobs/demo.flaky/trigger", " \n")
 	send(h, "POST", "/job/demo.flaky/trigger", url.Values{"data": {"{\r\n\"b\": 2}"}}.Encode())
 	send(h, "POST", "/job/demo.flaky/trigger", "")
 	require.Equal(t, []string{`{"a":[1,2]}`, `{}`, `{"b":2}`, `{}`}, s.data)
@@ -336,14 +361,14 @@ func TestAuthorize_HidesJobsThatMayNotBeRead(t *testing.T) {
 	h := jobshttp.New(s, &jobshttp.Options{Authorize: func(_ *http.Request, _ jobshttp.Action, job string) error {
 		return refuseUnless(job == "" || job == "audit.retention")
 	}})
-	for _, p := range []string{"/", "/jobs", "/activity", "/activity?span=day", "/healthz", "/job/audit.retention", "/?done=trigger&job=email.stuck&run=5"} {
+	for _, p := range []string{"/", "/api/jobs", "/api/activity", "/api/activity?span=day", "/healthz", "/job/audit.retention", "/?done=trigger&job=email.stuck&run=5"} {
 		body := send(h, "GET", p, "").Body.String()
 		for _, hidden := range []string{"demo.", "email.", "notifs.", `"failed": 3`} {
 			require.NotContains(t, body, hidden, p)
 		}
 	}
-	require.Contains(t, send(h, "GET", "/jobs", "").Body.String(), "audit.retention")
-	require.Contains(t, send(h, "GET", "/activity", "").Body.String(), "audit.retention")
+	require.Contains(t, send(h, "GET", "/api/jobs", "").Body.String(), "audit.retention")
+	require.Contains(t, send(h, "GET", "/api/activity", "").Body.String(), "audit.retention")
 	require.Contains(t, send(h, "GET", "/healthz", "").Body.String(), "no leader")
 	require.Contains(t, send(h, "GET", "/", "").Body.String(), "<b>1</b> job<")
 
@@ -362,7 +387,7 @@ func TestLogger_RecordsActionsWithoutData(t *testing.T) {
 	opts := &jobshttp.Options{Authorize: everybody, Logger: slog.New(slog.NewJSONHandler(&log, nil))}
 	s := newFake(time.Now())
 	h := jobshttp.New(s, opts)
-	send(h, "POST", "/jobs/demo.flaky/trigger", `{"password": "hunter2"}`)
+	send(h, "POST", "/api/jobs/demo.flaky/trigger", `{"password": "hunter2"}`)
 	require.Contains(t, log.String(), `"action":"trigger","job":"demo.flaky","job_id":"41","who":"192.0.2.1:1234"`)
 	opts.Who = func(*http.Request) string { return "ann" }
 	h = jobshttp.New(s, opts)
@@ -370,7 +395,7 @@ func TestLogger_RecordsActionsWithoutData(t *testing.T) {
 	send(h, "POST", "/job/demo.flaky/trigger", `data={"password":hunter2`)
 	for _, verb := range []string{"pause", "resume", "runs/12/cancel", "runs/11/retry"} {
 		log.Reset()
-		send(h, "POST", "/jobs/demo.flaky/"+verb, "")
+		send(h, "POST", "/api/jobs/demo.flaky/"+verb, "")
 		require.Contains(t, log.String(), `"who":"ann"`)
 		require.Contains(t, log.String(), `"action":"`+verb[strings.LastIndex(verb, "/")+1:]+`","job":"demo.flaky"`)
 	}
@@ -381,7 +406,7 @@ func TestShowData_DefaultsToHidingData(t *testing.T) {
 	t.Parallel()
 	for _, show := range []bool{false, true} {
 		h := jobshttp.New(newFake(time.Now()), &jobshttp.Options{Authorize: everybody, ShowData: show})
-		for _, p := range []string{"/job/demo.flaky", "/jobs/demo.flaky", "/", "/jobs"} {
+		for _, p := range []string{"/job/demo.flaky", "/api/jobs/demo.flaky", "/", "/api/jobs"} {
 			found := strings.Contains(send(h, "GET", p, "").Body.String(), "ann@example.com")
 			require.Equal(t, show && strings.Contains(p, "flaky"), found, p)
 		}
@@ -470,6 +495,15 @@ func TestPages_HaveNoInlineScriptsAndLabelEveryControl(t *testing.T) {
 		"missing":  send(h, "GET", "/job/no.such", "").Body.String(),
 		"closed":   send(jobshttp.New(s, nil), "GET", "/", "").Body.String(),
 		"data":     send(jobshttp.New(s, &jobshttp.Options{Authorize: everybody, ShowData: true}), "GET", "/job/demo.flaky", "").Body.String(),
+		"runs":     send(h, "GET", "/runs?state=failed&state=retrying&name=demo&since=2026-01-01T00:00", "").Body.String(),
+		"no runs":  send(h, "GET", "/runs?name=nothing-like-it", "").Body.String(),
+		"bad runs": send(h, "GET", "/runs?since=yesterday", "").Body.String(),
+		"retry":    send(h, "GET", "/runs/retry?state=failed", "").Body.String(),
+		"cancel":   send(h, "GET", "/runs/cancel?name=nothing-like-it", "").Body.String(),
+		"run":      send(h, "GET", "/runs/11", "").Body.String(),
+		"hit":      send(h, "GET", "/?q=1", "").Body.String(),
+		"shown":    send(h, "GET", "/?show=failing", "").Body.String(),
+		"machines": send(h, "GET", "/processes", "").Body.String(),
 		"empty":    send(jobshttp.New(&full{}, &jobshttp.Options{Authorize: everybody}), "GET", "/", "").Body.String(),
 		"poor":     send(jobshttp.New(&core{statuses: s.statuses}, &jobshttp.Options{Authorize: everybody}), "GET", "/", "").Body.String(),
 	}
@@ -553,16 +587,16 @@ func TestListPage_ShowsEveryJob(t *testing.T) {
 		h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody, Title: "Shop"})
 		w := send(h, "GET", "/", "")
 		require.Equal(t, http.StatusOK, w.Code)
-		require.Contains(t, w.Body.String(), "<title>1 overdue · Shop</title>")
+		require.Contains(t, w.Body.String(), "<title>unhealthy, 1 overdue, 1 failing · Shop</title>")
 		text := visible(w.Body.String())
 		for _, want := range []string{
-			"✗ Unhealthy", "5 jobs 1 overdue 1 failing 1 paused 1 running 5 waiting 1 retrying",
-			"email.stuck is overdue by 12m0s: no process works this queue", "no leader for 40s",
-			"demo.flaky is failing: smtp: &lt;b&gt;421&lt;/b&gt; busy", "notifs.cleanup has been paused since 14:00:00 UTC",
+			"✗ Unhealthy 1 overdue 1 failing 5 jobs 1 paused 1 running 5 waiting 1 retrying",
+			"no leader for 40s email.stuck is overdue by 12 min 0 s: no process works this queue",
+			"demo.flaky is failing: smtp: &lt;b&gt;421&lt;/b&gt; busy run of demo.flaky 1 more: 1 paused notifs.cleanup has been paused since 14:00:00 UTC",
 			"Next: demo.flaky in 3 min 0 s",
 			"Last hour", "41 done", "2 failed", "1 skipped or cancelled",
-			"audit audit.retention every day at 03:00 0 3 * * * Europe/Berlin ✓ done 9 h 0 min ago 06:00:00 UTC in 15 h 0 min 2 Jan, 06:00 2 Jan, 21:00 3 Jan, 12:00 UTC",
-			"every 5 minutes ✗ failed 2 min ago 14:58:00 UTC, also covers 2 earlier ticks last success 12 min ago, 14:48:00 UTC", "1 waiting 1 of them retrying",
+			"audit audit.retention every day at 03:00 0 3 * * * Europe/Berlin ✓ done 9 h 0 min ago 06:00:00 UTC in 15 h 0 min 2 Jan, 06:00 UTC 1 done empty",
+			"every 5 minutes ✗ failed 2 min ago 14:58:00 UTC, also covers 2 earlier ticks last success 12 min ago", "1 waiting 1 of them retrying",
 			"email.send ● running on demand ● running 2 s ago", "4 waiting 1 running",
 			"! overdue by 12 min 0 s no process works this queue every 10 minutes */10 * * * * UTC", "due 12 min ago",
 			"‖ paused since 14:00:00 UTC, 1 h 0 min ago", "no runs recorded skipped in 1 min 0 s",
@@ -590,9 +624,9 @@ func TestJobPage_ShowsRunsAndActions(t *testing.T) {
 		require.Equal(t, http.StatusOK, w.Code)
 		text := visible(w.Body.String())
 		for _, want := range []string{
-			"12 ↻ retrying in 8 s tick 14:58:00 UTC 14:59:00 UTC 1 min ago – 1 of 3 smtp: &lt;b&gt;421&lt;/b&gt; busy Retry run 12 Cancel run 12",
-			"11 ✗ failed tick 14:53:00 UTC 14:54:00 UTC 6 min ago 340 ms 3 of 3 panic: boom … panic: boom main.f /a.go:1 Retry run 11",
-			"10 ✓ done triggered 14:40:00 UTC 14:40:00 UTC 20 min ago 1 min 0 s 1 of 3 –",
+			"12 ↻ retrying in 8 s tick 14:58:00 UTC 1 min ago 14:59:00 UTC – 1 of 3 smtp: &lt;b&gt;421&lt;/b&gt; busy Retry run 12 Cancel run 12",
+			"11 ✗ failed tick 14:53:00 UTC 6 min ago 14:54:00 UTC 340 ms waited 1 min 0 s 3 of 3 panic: boom … all 3 lines panic: boom main.f /a.go:1 Retry run 11",
+			"10 ✓ done triggered 14:40:00 UTC 20 min ago 14:40:00 UTC 1 min 0 s 1 of 3 –",
 			"Pause", "Data is hidden.",
 		} {
 			require.Contains(t, text, want)
@@ -642,7 +676,7 @@ func TestForm_RedirectsBackWithANotice(t *testing.T) {
 
 	w = send(h, "POST", "/job/demo.flaky/trigger", url.Values{"data": {`{"typed": </textarea>`}}.Encode())
 	require.Equal(t, http.StatusBadRequest, w.Code)
-	require.Contains(t, w.Body.String(), "✗ jobs: invalid data")
+	require.Contains(t, w.Body.String(), "✗ invalid data")
 	require.Contains(t, w.Body.String(), `{&#34;typed&#34;: &lt;/textarea&gt;</textarea>`, "keeps the data that was typed")
 	require.NotContains(t, w.Body.String(), `http-equiv="refresh"`)
 
@@ -680,7 +714,7 @@ func TestHandler_ShowsTheLastKnownStateWhileTheDatabaseIsDown(t *testing.T) {
 			require.Equal(t, http.StatusOK, send(h, "GET", "/", "").Code, "recovers")
 			time.Sleep(time.Minute)
 			s.set(fail)
-			for _, p := range []string{"/", "/job/demo.flaky", "/jobs", "/jobs/demo.flaky", "/jobs/demo.flaky/size", "/healthz", "/readyz", "/activity", "/job/demo.flaky"} {
+			for _, p := range []string{"/", "/job/demo.flaky", "/api/jobs", "/api/jobs/demo.flaky", "/api/jobs/demo.flaky/size", "/healthz", "/readyz", "/api/activity", "/job/demo.flaky"} {
 				before := time.Now()
 				w := send(h, "GET", p, "")
 				require.Equal(t, http.StatusServiceUnavailable, w.Code, p)
@@ -696,7 +730,7 @@ func TestHandler_ShowsTheLastKnownStateWhileTheDatabaseIsDown(t *testing.T) {
 			require.Contains(t, visible(send(h, "GET", "/job/demo.flaky", "").Body.String()), "Runs cannot be listed while the database does not answer.")
 			require.Contains(t, send(h, "GET", "/", "").Body.String(), "<title>database does not answer")
 			require.Equal(t, http.StatusOK, send(h, "GET", "/livez", "").Code)
-			require.Equal(t, http.StatusServiceUnavailable, send(h, "POST", "/jobs/demo.flaky/trigger", "{}").Code)
+			require.Equal(t, http.StatusServiceUnavailable, send(h, "POST", "/api/jobs/demo.flaky/trigger", "{}").Code)
 
 			s.set(func() { s.down, s.hang = nil, false })
 			time.Sleep(5 * time.Second)
@@ -743,12 +777,12 @@ func TestCached_SharesCallsBetweenViewers(t *testing.T) {
 		}
 		look()
 		first := maps.Clone(s.calls)
-		require.Equal(t, map[string]int{"Jobs": 1, "Health": 1, "Activity": 2, "Runs": 3}, first)
+		require.Equal(t, map[string]int{"Jobs": 1, "Health": 1, "Activity": 2, "Runs": 3, "FindRuns": 1, "Processes": 1}, first)
 		look()
 		require.Equal(t, first, s.calls, "calls within a second")
 		time.Sleep(1500 * time.Millisecond)
 		look()
-		require.Equal(t, map[string]int{"Jobs": 2, "Health": 2, "Activity": 2, "Runs": 3}, s.calls)
+		require.Equal(t, map[string]int{"Jobs": 2, "Health": 2, "Activity": 2, "Runs": 3, "FindRuns": 1, "Processes": 1}, s.calls)
 		time.Sleep(10 * time.Second)
 		look()
 		require.Equal(t, 4, s.called("Activity"))
@@ -804,7 +838,7 @@ func TestListPage_WithoutJobs(t *testing.T) {
 	s.health = jobs.Health{Healthy: true, Started: true}
 	h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody})
 	require.Contains(t, visible(send(h, "GET", "/", "").Body.String()), "No jobs No jobs are registered in this process, or you may not see any of them.")
-	require.Equal(t, "[]\n", send(h, "GET", "/jobs", "").Body.String())
+	require.JSONEq(t, `{"jobs": []}`, send(h, "GET", "/api/jobs", "").Body.String())
 }
 
 func FuzzTrigger(f *testing.F) {
@@ -815,7 +849,7 @@ func FuzzTrigger(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, name, body string) {
 		h, s := open(t)
-		for _, prefix := range []string{"/jobs/", "/job/"} {
+		for _, prefix := range []string{"/api/jobs/", "/job/"} {
 			contentType, sent := "application/json", body
 			if prefix == "/job/" {
 				contentType, sent = "application/x-www-form-urlencoded", url.Values{"data": {body}}.Encode()
@@ -826,7 +860,7 @@ func FuzzTrigger(f *testing.F) {
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)
 			require.Contains(t, []int{202, 303, 200, 400, 404, 405, 413}, w.Code, "%s", w.Body)
-			if w.Code >= 400 && prefix == "/jobs/" {
+			if w.Code >= 400 && prefix == "/api/jobs/" {
 				require.True(t, json.Valid(w.Body.Bytes()))
 			}
 			require.NotContains(t, w.Body.String(), "<script>")
@@ -896,8 +930,8 @@ func TestHealth_HidesTotalsIfTheJobsAreUnknown(t *testing.T) {
 func TestHandler_AllowsHeadWhereverGetIsAllowed(t *testing.T) {
 	t.Parallel()
 	h, _ := open(t)
-	require.Equal(t, "GET, HEAD", send(h, "DELETE", "/jobs", "").Header().Get("Allow"))
-	require.Equal(t, "POST", send(h, "GET", "/jobs/demo.flaky/trigger", "").Header().Get("Allow"))
+	require.Equal(t, "GET, HEAD", send(h, "DELETE", "/api/jobs", "").Header().Get("Allow"))
+	require.Equal(t, "POST", send(h, "GET", "/api/jobs/demo.flaky/trigger", "").Header().Get("Allow"))
 }
 
 func TestCached_ExpiresAfterAnAction(t *testing.T) {
@@ -909,7 +943,7 @@ func TestCached_ExpiresAfterAnAction(t *testing.T) {
 		return s.called("Health"), s.called("Runs"), s.called("Jobs")
 	}
 	health, runs, all := look()
-	require.Equal(t, http.StatusAccepted, send(h, "POST", "/jobs/demo.flaky/trigger", "").Code)
+	require.Equal(t, http.StatusAccepted, send(h, "POST", "/api/jobs/demo.flaky/trigger", "").Code)
 	health2, runs2, all2 := look()
 	require.Greater(t, health2, health)
 	require.Greater(t, runs2, runs)
@@ -920,7 +954,7 @@ func TestAPIJob_ListsNoRunsAsAnEmptyArray(t *testing.T) {
 	t.Parallel()
 	h, _ := open(t)
 	var out map[string]json.RawMessage
-	require.NoError(t, json.Unmarshal(send(h, "GET", "/jobs/audit.retention", "").Body.Bytes(), &out))
+	require.NoError(t, json.Unmarshal(send(h, "GET", "/api/jobs/audit.retention", "").Body.Bytes(), &out))
 	require.Equal(t, "[]", string(out["runs"]))
 }
 
@@ -946,14 +980,14 @@ func TestCached_DropsResultsLoadedBeforeAnAction(t *testing.T) {
 		s := slow{newFake(time.Now()), new(atomic.Bool), make(chan struct{}), make(chan struct{})}
 		h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody})
 		first := make(chan string, 1)
-		go func() { first <- send(h, "GET", "/jobs/demo.flaky", "").Body.String() }()
+		go func() { first <- send(h, "GET", "/api/jobs/demo.flaky", "").Body.String() }()
 		<-s.asked
-		require.Equal(t, http.StatusOK, send(h, "POST", "/jobs/demo.flaky/pause", "").Code)
-		require.Contains(t, send(h, "GET", "/jobs/demo.flaky", "").Body.String(), "paused_since")
+		require.Equal(t, http.StatusOK, send(h, "POST", "/api/jobs/demo.flaky/pause", "").Code)
+		require.Contains(t, send(h, "GET", "/api/jobs/demo.flaky", "").Body.String(), "paused_since")
 		close(s.release)
 		<-first
 		synctest.Wait()
-		require.Contains(t, send(h, "GET", "/jobs/demo.flaky", "").Body.String(), "paused_since")
+		require.Contains(t, send(h, "GET", "/api/jobs/demo.flaky", "").Body.String(), "paused_since")
 	})
 }
 
@@ -962,9 +996,9 @@ func TestCached_KeepsAnErrorForASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, s := open(t)
 		s.set(func() { s.down = errors.New("no answer") })
-		require.Equal(t, http.StatusServiceUnavailable, send(h, "GET", "/activity", "").Code)
+		require.Equal(t, http.StatusServiceUnavailable, send(h, "GET", "/api/activity", "").Code)
 		s.set(func() { s.down = nil })
 		time.Sleep(1100 * time.Millisecond)
-		require.Equal(t, http.StatusOK, send(h, "GET", "/activity", "").Code)
+		require.Equal(t, http.StatusOK, send(h, "GET", "/api/activity", "").Code)
 	})
 }

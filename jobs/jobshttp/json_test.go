@@ -23,11 +23,14 @@ func TestJSON(t *testing.T) {
 			jobs.Run{
 				ID: "7", Name: "a.b", State: jobs.StateFailed, Tick: tick, Attempt: 3, MaxAttempts: 3, CreatedAt: tick.Add(-time.Hour), DueAt: tick,
 				StartedAt: tick.Add(time.Second), EndedAt: tick.Add(time.Minute), Error: "<boom>", Data: json.RawMessage(`{"n":1}`),
+				CancelledAt: tick.Add(2 * time.Second), Process: "p", Errors: []jobs.RunError{{Attempt: 2, At: tick, Text: "x"}},
 				Snoozes: 2, SnoozeReason: "not yet", Output: json.RawMessage(`[1]`),
 			},
 			`{"id": "7", "name": "a.b", "state": "failed", "tick": "2026-02-03T10:00:00Z", "attempt": 3, "max_attempts": 3,
 				"created_at": "2026-02-03T09:00:00Z", "due_at": "2026-02-03T10:00:00Z", "started_at": "2026-02-03T10:00:01Z",
-				"ended_at": "2026-02-03T10:01:00Z", "error": "<boom>", "data": {"n": 1}, "snoozes": 2, "snooze_reason": "not yet", "output": [1]}`,
+				"ended_at": "2026-02-03T10:01:00Z", "error": "<boom>", "data": {"n": 1},
+				"cancelled_at": "2026-02-03T10:00:02Z", "process": "p", "errors": [{"attempt": 2, "at": "2026-02-03T10:00:00Z", "text": "x"}],
+				"snoozes": 2, "snooze_reason": "not yet", "output": [1]}`,
 		},
 		{
 			jobs.Activity{Start: tick, Step: 90 * time.Second, CompleteSince: tick.Add(time.Second), Jobs: map[string][]jobs.Outcomes{"a.b": {{}, {Completed: 1, Failed: 2, Other: 3}}}},
@@ -56,9 +59,14 @@ func TestJSON(t *testing.T) {
 			jobs.Status{
 				Name: "a.b", Schedule: "0 3 * * *", Zone: "UTC", PrevTick: tick, PrevState: jobs.StateCompleted,
 				Missed: 4, LastSuccess: tick, NextTick: tick.Add(24 * time.Hour), OverdueBy: 90 * time.Second, Waiting: 3, Running: 2, Retrying: 1,
+				Options: jobs.JobOptions{
+					MaxAttempts: 4, RetryDelay: 1500 * time.Millisecond, Timeout: time.Minute, Priority: 2, Concurrency: 5,
+					CatchUp: jobs.CatchUpAll, Overlap: jobs.OverlapSkip, StartWithin: 10 * time.Second,
+				},
 			},
 			`{"name":"a.b","schedule":"0 3 * * *","zone":"UTC","previous_tick":"2026-02-03T10:00:00Z","previous_state":"completed","missed":4,"last_success":"2026-02-03T10:00:00Z",
-				"next_tick":"2026-02-04T10:00:00Z","overdue_seconds":90,"waiting":3,"running":2,"retrying":1}`,
+				"next_tick":"2026-02-04T10:00:00Z","overdue_seconds":90,"waiting":3,"running":2,"retrying":1,
+				"options":{"max_attempts":4,"retry_delay_seconds":1.5,"timeout_seconds":60,"priority":2,"concurrency":5,"catch_up":"all","overlap":"skip","start_within_seconds":10}}`,
 		},
 	} {
 		got, err := json.Marshal(jobshttp.JSON(test.v))

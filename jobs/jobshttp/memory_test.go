@@ -40,7 +40,7 @@ func TestHandler_WithTheMemoryProvider(t *testing.T) {
 		require.Contains(t, page("/"), "the scheduler is not started")
 		require.NoError(t, s.Start(t.Context()))
 		defer func() { require.NoError(t, s.Shutdown(context.WithoutCancel(t.Context()))) }()
-		require.Contains(t, page("/"), "✓ Healthy 2 jobs 0 overdue 0 failing")
+		require.Contains(t, page("/"), "✓ All 2 jobs are fine 2 jobs 1 process Next")
 		require.Equal(t, http.StatusOK, send(h, "GET", "/readyz", "").Code)
 
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/trigger", url.Values{"data": {`{"to": "ann"}`}}.Encode()).Code)
@@ -51,7 +51,7 @@ func TestHandler_WithTheMemoryProvider(t *testing.T) {
 		broken = false
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/runs/"+url.PathEscape(runs[0].ID)+"/retry", "").Code)
 		require.Contains(t, page("/job/email.send"), "✓ done")
-		require.Contains(t, page("/"), "0 failing")
+		require.Contains(t, page("/"), "✓ All 2 jobs are fine")
 
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/pause", "").Code)
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/trigger", "").Code)
@@ -59,7 +59,7 @@ func TestHandler_WithTheMemoryProvider(t *testing.T) {
 		require.Contains(t, page("/job/email.send"), "1 waiting")
 		runs, err = s.Runs(t.Context(), "email.send", 1)
 		require.NoError(t, err)
-		require.Equal(t, http.StatusAccepted, send(h, "POST", "/jobs/email.send/runs/"+url.PathEscape(runs[0].ID)+"/cancel", "").Code)
+		require.Equal(t, http.StatusAccepted, send(h, "POST", "/api/jobs/email.send/runs/"+url.PathEscape(runs[0].ID)+"/cancel", "").Code)
 		require.Contains(t, page("/job/email.send"), "– cancelled")
 		require.Equal(t, http.StatusSeeOther, send(h, "POST", "/job/email.send/resume", "").Code)
 		require.NotContains(t, page("/job/email.send"), "paused")
@@ -79,6 +79,6 @@ func TestAPIJob_ListsNoRunsOfTheMemoryProviderAsAnEmptyArray(t *testing.T) {
 	s, err := memory.New(nil)
 	require.NoError(t, err)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, func(context.Context, *jobs.Job) error { return nil }))
-	w := send(jobshttp.New(s, &jobshttp.Options{Authorize: everybody}), "GET", "/jobs/a.job", "")
+	w := send(jobshttp.New(s, &jobshttp.Options{Authorize: everybody}), "GET", "/api/jobs/a.job", "")
 	require.Contains(t, w.Body.String(), `"runs": []`)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -29,18 +30,33 @@ type view struct {
 	Text    string // of an error
 	Notice  *notice
 	Stale   string // that the database does not answer, and how old the page is
-	Health  string // healthy, unhealthy or unknown
-	Reasons []reason
-	Facts   []fact
-	Soonest *row
-	Hour    *chart
-	HasDay  bool
-	Query   string
-	Modules []module
-	Found   int // jobs that match Query
-	Total   int
 
-	Job       *row // on a job's page
+	HasRuns, HasProcesses bool // whether the scheduler has the roles
+
+	Headline *headline
+	Problems []problem
+	Facts    []fact
+	Soonest  *row
+	Hour     *chart
+	HasDay   bool
+	Query    string // name or ID that was searched for
+	Show     string // the condition of the jobs shown, such as failing
+	Hit      *run   // the run whose ID is Query
+	Quick    []quick
+	Modules  []module
+	Found    int // jobs that match Query and Show
+	Total    int
+	Part     bool // the page has only the rows that have changed
+
+	Listing   *listing  // on the page of all runs
+	Processes []process // on the page of processes
+	Stranded  []*row    // jobs that no live process has registered
+	Run       *run      // on a run's page
+	Timeout   string    // of an attempt of the run
+	Attempts  []attempt
+	Usual     *usual // on a job's page
+	Options   []option
+	Job       *row // on the pages of a job and of a run
 	Runs      []run
 	RunsError string
 	Limit     int
@@ -55,15 +71,12 @@ type notice struct {
 	Job, Link, ID string
 }
 
-// reason is something that needs attention.
-type reason struct{ Job, Link, Text string }
-
 // fact is a number in the summary line.
 type fact struct {
-	N      int
-	Text   string
-	Class  string // CSS class if N is not 0
-	Always bool   // show it even if N is 0
+	N     int
+	Text  string
+	Class string // CSS class if N is not 0
+	Link  string // where they are listed, or ""
 }
 
 type module struct {
@@ -73,8 +86,9 @@ type module struct {
 
 // moment is a formatted instant.
 type moment struct {
-	ISO, Relative string
-	Short         string // without the zone
+	ISO      string
+	Relative string `json:"-"` // changes all the time, so it is no reason to send a row again
+	Short    string // without the zone
 }
 
 // Text returns the time with its zone.
@@ -103,8 +117,8 @@ type row struct {
 	Words, Pattern, Zone          string
 	Overdue, OverdueReason        string // by how much, and why
 	Paused                        *moment
-	Failing                       bool
-	Why                           string // error or reason of the latest failure or skip
+	Failing, Hung, Stranded       bool
+	Why, WhyLink                  string // error or reason of the latest failure or skip; the page that has all of it
 	Prev                          outcome
 	PrevAt                        *moment
 	Missed                        int
@@ -114,11 +128,14 @@ type row struct {
 	Then                          []moment // the ticks after Next
 	Local                         string   // Next in the job's zone, if that is not UTC
 	Waiting, Running, Retrying    int
-	Day                           *chart
+	Day                           *spark
+	Version                       string // changes with anything that the list shows of the job
 	CanTrigger, CanPause, CanStop bool
 	CanRetry                      bool
 
-	next time.Time
+	next, prev time.Time
+	overdueBy  time.Duration
+	why        string // ID of the run that Why is of
 }
 
 // run is a run as the pages show it.
@@ -126,12 +143,20 @@ type run struct {
 	jobs.Run
 	Outcome              outcome
 	Link                 string // prefix of the URLs of its actions
+	Page                 string // URL of its page, or ""
+	JobLink, Log         string // URLs of the page of its job and of its log, or ""
 	ForTick              *moment
-	Created, Due, Start  *moment
-	Took                 string
+	Created, Due, Start  *moment // Due only if it is to start then
+	DueMoment, End       *moment
+	CancelAsked          *moment
+	Took, Waited         string
+	Worker               *worker
+	Hung                 *hung
+	Lines                int // of the error
 	ErrorHead, DataShown string
 	More                 int // bytes of data not shown
 	CanCancel, CanRetry  bool
+	Back                 url.Values // fields of its forms, which say where they lead
 }
 
 // outcome is a state as a sign and a word, so that it does not depend on colour.
@@ -159,10 +184,6 @@ func outcomeOf(s jobs.State) outcome {
 	return outcome{"mute", "", string(s)}
 }
 
-// overdueAfter is how late a tick must be to be shown as overdue. Every tick is due for a
-// moment before it starts.
-const overdueAfter = 10 * time.Second
-
 // render writes a page.
 func (h *handler) render(w http.ResponseWriter, r *http.Request, status int, name string, v *view) {
 	v.Brand, v.Base = h.Title, base(r)
@@ -174,7 +195,9 @@ func (h *handler) render(w http.ResponseWriter, r *http.Request, status int, nam
 	var body bytes.Buffer
 	if err := templates.ExecuteTemplate(&body, name+".html", v); err != nil {
 		h.Logger.ErrorContext(r.Context(), "could not render a page", "page", name, "error", err)
-		writeJSON(w, http.StatusInternalServerError, map[string]string{"error": "could not render the page; see the log"})
+		writeJSON(w, http.StatusInternalServerError, map[string]faultJSON{
+			"error": {Code: codes[http.StatusInternalServerError], Message: "could not render the page; see the log"},
+		})
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -182,47 +205,76 @@ func (h *handler) render(w http.ResponseWriter, r *http.Request, status int, nam
 	_, _ = body.WriteTo(w) // the client may have gone
 }
 
-// overview holds what both pages have in common.
+// overview holds what the pages have in common.
 type overview struct {
-	now  time.Time
-	jobs snapshot[[]jobs.Status]
-	rows []*row // jobs that the request may read
-	view *view
+	now       time.Time
+	jobs      snapshot[[]jobs.Status]
+	rows      []*row // jobs that the request may read
+	processes []jobs.Process
+	hung      []hung
+	view      *view
 }
 
-// look loads everything a page shows, concurrently, until ctx ends.
+// byName returns the row of a job, nil if there is none.
+func (o *overview) byName(name string) *row {
+	for _, row := range o.rows {
+		if row.Name == name {
+			return row
+		}
+	}
+	return nil
+}
+
+// look loads everything that the pages of jobs show, concurrently, until ctx ends.
 func (h *handler) look(ctx context.Context, r *http.Request) *overview {
 	_, reports := jobs.As[jobs.ActivityReporter](h.s)
 	_, lists := jobs.As[jobs.RunLister](h.s)
+	_, finds := jobs.As[jobs.RunFinder](h.s)
+	_, knows := jobs.As[jobs.ProcessLister](h.s)
 	_, _ = h.health.begin()
 	if reports {
 		_, _ = h.hour.begin()
 		_, _ = h.day.begin()
 	}
+	if knows {
+		_, _ = h.processes.begin()
+	}
 	o := &overview{jobs: h.statuses.get(ctx)}
 	var latest map[string][]jobs.Run
-	if lists {
-		if o.jobs.err == nil {
-			latest = h.latest.get(ctx).value
-		} else { // do not wait for a second timeout
-			latest = h.latest.peek().value
+	var running []jobs.Run
+	if o.jobs.err == nil {
+		if lists {
+			_, _ = h.latest.begin()
 		}
+		if finds && slices.ContainsFunc(o.jobs.value, func(st jobs.Status) bool { return st.Running > 0 }) {
+			running = h.running.get(ctx).value
+		}
+		if lists {
+			latest = h.latest.get(ctx).value
+		}
+	} else { // do not wait for a second timeout
+		latest, running = h.latest.peek().value, h.running.peek().value
 	}
 	health := h.health.get(ctx)
 	o.now = time.Now()
 	visible, hidden := h.readable(r, o.jobs.value)
-	for _, st := range visible {
-		o.rows = append(o.rows, h.newRow(r, st, latest[st.Name], o.now))
-	}
-	v := &view{Now: *newMoment(o.now, o.now), Live: true, HasDay: reports}
+	v := &view{Now: *newMoment(o.now, o.now), Live: true, HasDay: reports, HasRuns: finds, HasProcesses: knows}
 	o.view = v
+	o.rows = h.newRows(r, visible, latest, o.now)
+	if knows {
+		if snap := h.processes.get(ctx); !snap.at.IsZero() {
+			o.processes = snap.value
+			o.findStranded()
+		}
+	}
+	o.findHung(running, visible, base(r))
 	if reports {
 		hour, day := h.hour.get(ctx), h.day.get(ctx)
 		names := make([]string, len(o.rows))
 		for i, row := range o.rows {
 			names[i] = row.Name
 			if !day.at.IsZero() {
-				row.Day = newChart(day.value, 24, names[i:i+1], "last 24 hours", 120, 30, o.now)
+				row.Day = newSpark(day.value, 24, names[i], o.now)
 			}
 		}
 		if !hour.at.IsZero() {
@@ -236,65 +288,28 @@ func (h *handler) look(ctx context.Context, r *http.Request) *overview {
 		at := newMoment(o.jobs.at, o.now)
 		v.Stale = fmt.Sprintf("The database does not answer. Showing the state as of %s, %s.", at.Text(), at.Relative)
 	}
-	v.Health = "unknown"
-	var reasons []jobs.Reason
+	var shown *jobs.Health
 	if health.err == nil {
-		shown := h.censor(r, health.value, o.jobs.at.IsZero() || len(hidden) > 0)
-		v.Health = "healthy"
-		if !shown.Healthy {
-			v.Health = "unhealthy"
-		}
-		reasons = shown.Reasons
+		shown = new(h.censor(r, health.value, o.jobs.at.IsZero() || len(hidden) > 0))
 	}
-	v.Reasons = o.reasons(reasons)
+	v.Problems = o.problems(shown)
+	v.Headline = o.headline(shown)
 	return o
-}
-
-// reasons returns the reasons of the health check and the jobs that need attention, each job
-// once.
-func (o *overview) reasons(given []jobs.Reason) (all []reason) {
-	for _, r := range given {
-		one := reason{Job: r.Job, Text: r.Text}
-		for _, row := range o.rows {
-			if row.Name == r.Job {
-				one.Link = row.Link
-			}
-		}
-		all = append(all, one)
-	}
-	for _, row := range o.rows {
-		text := ""
-		switch named := slices.ContainsFunc(all, func(r reason) bool { return r.Job == row.Name }); {
-		case named:
-		case row.Overdue != "":
-			text = "is overdue by " + row.Overdue + colon(row.OverdueReason)
-		case row.Failing:
-			text = "is failing" + colon(head(row.Why))
-		case row.Paused != nil:
-			text = "has been paused since " + row.Paused.Text()
-		}
-		if text != "" {
-			all = append(all, reason{row.Name, row.Link, text})
-		}
-	}
-	return all
-}
-
-func colon(text string) string {
-	if text == "" {
-		return ""
-	}
-	return ": " + text
 }
 
 // maxHead is the number of characters of an error shown before it is expanded.
 const maxHead = 160
 
+// maxWhy is the number of characters of an error shown in the list of jobs.
+const maxWhy = 100
+
 // head returns the first line of text, at most maxHead characters of it.
-func head(text string) string {
+func head(text string) string { return headOf(text, maxHead) }
+
+func headOf(text string, most int) string {
 	line, _, more := strings.Cut(text, "\n")
-	if runes := []rune(line[:min(len(line), 4*maxHead)]); len(runes) > maxHead {
-		line, more = string(runes[:maxHead]), true
+	if runes := []rune(line[:min(len(line), 4*most)]); len(runes) > most {
+		line, more = string(runes[:most]), true
 	}
 	if more {
 		line += " …"
@@ -302,26 +317,42 @@ func head(text string) string {
 	return strings.ToValidUTF8(line, "")
 }
 
-func (h *handler) newRow(r *http.Request, st jobs.Status, latest []jobs.Run, now time.Time) *row {
-	can := func(action Action) bool { return h.allowed(r, action, st.Name) }
+// newRows returns the rows of the jobs.
+func (h *handler) newRows(r *http.Request, all []jobs.Status, latest map[string][]jobs.Run, now time.Time) []*row {
 	_, pauses := jobs.As[jobs.Pauser](h.s)
 	_, cancels := jobs.As[jobs.Canceller](h.s)
 	_, retries := jobs.As[jobs.Retrier](h.s)
+	_, finds := jobs.As[jobs.RunFinder](h.s)
+	root := base(r)
+	rows := make([]*row, len(all))
+	for i, st := range all {
+		can := func(action Action) bool { return h.allowed(r, action, st.Name) }
+		x := newRow(st, latest[st.Name], now)
+		x.Link = root + "job/" + url.PathEscape(st.Name)
+		x.CanTrigger, x.CanPause = can(ActionTrigger), pauses && can(ActionPause)
+		x.CanStop, x.CanRetry = cancels && can(ActionCancel), retries && can(ActionRetry)
+		if finds && x.why != "" {
+			x.WhyLink = root + "runs/" + url.PathEscape(x.why)
+		}
+		rows[i] = x
+	}
+	return rows
+}
+
+// newRow returns what the pages show of a job, apart from links and permissions.
+func newRow(st jobs.Status, latest []jobs.Run, now time.Time) *row {
 	x := &row{
-		Name: st.Name, Link: base(r) + "job/" + url.PathEscape(st.Name),
-		Words: words(st.Schedule), Zone: st.Zone,
+		Name: st.Name, Words: words(st.Schedule), Zone: st.Zone,
 		Paused: newMoment(st.PausedSince, now), Missed: st.Missed,
 		Next: newMoment(st.NextTick, now), next: st.NextTick,
 		Waiting: st.Waiting, Running: st.Running, Retrying: st.Retrying,
-		CanTrigger: can(ActionTrigger), CanPause: pauses && can(ActionPause),
-		CanStop: cancels && can(ActionCancel), CanRetry: retries && can(ActionRetry),
 	}
 	x.Module, _, _ = strings.Cut(st.Name, ".")
 	if x.Words != st.Schedule && (st.Zone != "" || len(strings.Fields(st.Schedule)) == 5) {
 		x.Pattern = st.Schedule
 	}
 	if st.OverdueBy >= overdueAfter {
-		x.Overdue, x.OverdueReason = short(st.OverdueBy), st.OverdueReason
+		x.Overdue, x.OverdueReason, x.overdueBy = short(st.OverdueBy), st.OverdueReason, st.OverdueBy
 	}
 	if x.Next != nil && st.NextTick.Before(now) {
 		x.Late, x.Next.Relative = true, "due "+x.Next.Relative
@@ -331,15 +362,18 @@ func (h *handler) newRow(r *http.Request, st jobs.Status, latest []jobs.Run, now
 			x.Then = append(x.Then, *newMoment(t, now))
 		}
 	}
+	failure := failing(st, latest)
+	x.Failing = failure != nil
 	prev, prevAt := st.PrevState, st.PrevTick
 	if prev == "" && prevAt.IsZero() { // no tick has run, but the job may have been triggered
+		started := latest
 		if !st.NextTick.IsZero() { // a run that has not started is not the previous one
-			latest = slices.DeleteFunc(slices.Clone(latest), func(run jobs.Run) bool {
+			started = slices.DeleteFunc(slices.Clone(latest), func(run jobs.Run) bool {
 				return run.StartedAt.IsZero() && run.EndedAt.IsZero()
 			})
 		}
-		if len(latest) > 0 {
-			last := latest[0]
+		if len(started) > 0 {
+			last := started[0]
 			prev = last.State
 			for _, t := range []time.Time{last.CreatedAt, last.StartedAt, last.EndedAt} {
 				if !t.IsZero() {
@@ -348,30 +382,54 @@ func (h *handler) newRow(r *http.Request, st jobs.Status, latest []jobs.Run, now
 			}
 		}
 	}
-	x.Prev, x.PrevAt = outcomeOf(prev), newMoment(prevAt, now)
+	x.Prev, x.PrevAt, x.prev = outcomeOf(prev), newMoment(prevAt, now), prevAt
 	if !st.LastSuccess.Equal(st.PrevTick) {
 		x.Success = newMoment(st.LastSuccess, now)
 	}
-	x.Failing = prev == jobs.StateFailed || st.Retrying > 0
-	if skipped := prev == jobs.StateSkipped && !x.Failing; x.Failing || skipped {
-		if i := slices.IndexFunc(latest, func(run jobs.Run) bool {
-			// A tick that was skipped by a pause has no run.
-			return run.Error != "" && (!skipped || run.State == prev && run.Tick.Equal(st.PrevTick))
-		}); i >= 0 {
-			x.Why = latest[i].Error
+	skipped := prev == jobs.StateSkipped
+	if i := slices.IndexFunc(latest, func(run jobs.Run) bool {
+		switch {
+		case run.Error == "":
+			return false
+		case x.Failing:
+			return failure.ID == "" || run.ID == failure.ID
+		case skipped: // a tick that was skipped by a pause has no run
+			return run.State == prev && run.Tick.Equal(st.PrevTick)
 		}
+		return st.Retrying > 0 && run.State == jobs.StateRetrying
+	}); i >= 0 {
+		x.Why, x.why = headOf(latest[i].Error, maxWhy), latest[i].ID
 	}
 	return x
 }
 
-// needsRuns reports whether the page shows more of a job than its status has: without a
-// previous tick it may have been triggered, and a failure or skip has a reason.
-func needsRuns(st jobs.Status) bool {
-	switch st.PrevState {
-	case "", jobs.StateFailed, jobs.StateSkipped, jobs.StateRetrying:
-		return true
+// failing returns the run of a job that ended last if it failed for good, otherwise nil. If the run is not among
+// latest, it has no ID.
+func failing(st jobs.Status, latest []jobs.Run) *jobs.Run {
+	var last *jobs.Run
+	for i, run := range latest {
+		if (run.State == jobs.StateFailed || run.State == jobs.StateCompleted) &&
+			(last == nil || run.EndedAt.After(last.EndedAt)) {
+			last = &latest[i]
+		}
 	}
-	return st.Retrying > 0
+	// The status is newer than the runs.
+	old := last == nil || !last.Tick.IsZero() && last.Tick.Before(st.PrevTick)
+	switch {
+	case old && st.PrevState == jobs.StateFailed:
+		return &jobs.Run{Name: st.Name}
+	case last == nil || last.State != jobs.StateFailed:
+		return nil
+	case old && (st.PrevState == jobs.StateCompleted || st.PrevState == jobs.StateSkipped):
+		return nil
+	}
+	return last
+}
+
+// needsRuns reports whether the page shows more of a job than its status has: without a previous tick it may have been
+// triggered, a failure or skip has a reason, and of a tick that has not ended, the one before may have failed.
+func needsRuns(st jobs.Status, failed bool) bool {
+	return st.PrevState != jobs.StateCompleted && st.PrevState != jobs.StateCancelled || st.Retrying > 0 || failed
 }
 
 // loadLatest loads the latest runs of the jobs that need them, until ctx ends.
@@ -383,21 +441,21 @@ func (h *handler) loadLatest(ctx context.Context) (map[string][]jobs.Run, error)
 	}
 	var failed error
 	answered := false
+	day := h.day.peek().value.Jobs
 	for _, st := range h.statuses.peek().value {
-		if !needsRuns(st) {
+		if !needsRuns(st, slices.ContainsFunc(day[st.Name], func(o jobs.Outcomes) bool { return o.Failed > 0 })) {
 			continue
 		}
 		runs, err := lister.Runs(ctx, st.Name, 5)
+		if err == nil && len(runs) == 5 && !slices.ContainsFunc(runs, hasEnded) {
+			runs, err = h.addEnded(ctx, runs)
+		}
 		if err != nil {
 			failed, runs = err, before[st.Name]
 		} else {
 			answered = true
 		}
-		runs = slices.Clone(runs)
-		for i := range runs {
-			runs[i].Data = nil // not shown, and may be large
-		}
-		latest[st.Name] = runs
+		latest[st.Name] = noData(runs)
 	}
 	if answered { // some runs are better than none
 		failed = nil
@@ -405,17 +463,57 @@ func (h *handler) loadLatest(ctx context.Context) (map[string][]jobs.Run, error)
 	return latest, failed
 }
 
+func hasEnded(run jobs.Run) bool { return !run.EndedAt.IsZero() }
+
+// addEnded appends the latest run of the same job that has ended. Many may wait after it.
+func (h *handler) addEnded(ctx context.Context, runs []jobs.Run) ([]jobs.Run, error) {
+	finder, ok := jobs.As[jobs.RunFinder](h.s)
+	if !ok {
+		return runs, nil
+	}
+	ended, err := finder.FindRuns(ctx, jobs.RunQuery{
+		Names: []string{runs[0].Name}, States: []jobs.State{jobs.StateCompleted, jobs.StateFailed}, Limit: 1,
+	})
+	return append(runs, ended.Runs...), err
+}
+
+// noData returns runs without their data, which may be large.
+func noData(runs []jobs.Run) []jobs.Run {
+	runs = slices.Clone(runs)
+	for i := range runs {
+		runs[i].Data = nil
+	}
+	return runs
+}
+
+// conditions are the values of the parameter show: whether a job is listed.
+var conditions = map[string]func(*row) bool{
+	isHung.show():     func(x *row) bool { return x.Hung },
+	isOverdue.show():  func(x *row) bool { return x.Overdue != "" },
+	isStranded.show(): func(x *row) bool { return x.Stranded },
+	isFailing.show():  func(x *row) bool { return x.Failing },
+	isPaused.show():   func(x *row) bool { return x.Paused != nil },
+	"running":         func(x *row) bool { return x.Running > 0 },
+	"waiting":         func(x *row) bool { return x.Waiting > 0 },
+	"retrying":        func(x *row) bool { return x.Retrying > 0 },
+}
+
 func (h *handler) listPage(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := bounded(r)
 	defer cancel()
+	query := r.URL.Query()
+	wanted, known := conditions[query.Get("show")]
+	if !known && query.Has("show") {
+		h.fail(w, r, invalid("show must be one of %s", strings.Join(slices.Sorted(maps.Keys(conditions)), ", ")))
+		return
+	}
 	o := h.look(ctx, r)
 	v := o.view
-	v.Query, v.Total = strings.TrimSpace(r.URL.Query().Get("q")), len(o.rows)
+	v.Query, v.Show, v.Total = strings.TrimSpace(query.Get("q")), query.Get("show"), len(o.rows)
 	v.Notice = done(r, o.rows)
-	var overdue, failing, paused, waiting, running, retrying int
+	var paused, waiting, running, retrying int
+	var listed []*row
 	for _, row := range o.rows {
-		overdue += one(row.Overdue != "")
-		failing += one(row.Failing)
 		paused += one(row.Paused != nil)
 		waiting += row.Waiting
 		running += row.Running
@@ -423,37 +521,37 @@ func (h *handler) listPage(w http.ResponseWriter, r *http.Request) {
 		if !row.next.IsZero() && !row.Late && row.Paused == nil && (v.Soonest == nil || row.next.Before(v.Soonest.next)) {
 			v.Soonest = row
 		}
-		if !strings.Contains(row.Name, strings.ToLower(v.Query)) {
-			continue
+		if strings.Contains(row.Name, strings.ToLower(v.Query)) && (wanted == nil || wanted(row)) {
+			listed = append(listed, row)
 		}
-		if v.Found++; len(v.Modules) == 0 || v.Modules[len(v.Modules)-1].Name != row.Module {
-			v.Modules = append(v.Modules, module{Name: row.Module})
-		}
-		last := &v.Modules[len(v.Modules)-1]
-		last.Rows = append(last.Rows, row)
 	}
+	v.Found = len(listed)
+	if v.Query != "" && o.jobs.err == nil {
+		v.Hit = h.lookUp(ctx, r, o, v.Query)
+		if v.Hit != nil && v.Found == 0 {
+			redirect(w, v.Hit.Page)
+			return
+		}
+	}
+	v.Modules, v.Part = modules(listed, r.Header.Get(haveHeader))
 	v.Facts = []fact{
-		{len(o.rows), plural(len(o.rows), "job", "jobs"), "", true},
-		{overdue, "overdue", "bad", true},
-		{failing, "failing", "bad", true},
-		{paused, "paused", "warn", false},
-		{running, "running", "", true},
-		{waiting, "waiting", "", true},
-		{retrying, "retrying", "warn", false},
+		{len(o.rows), plural(len(o.rows), "job", "jobs"), "", ""},
+		{paused, "paused", "warn", "?show=paused"},
+		{running, "running", "", "?show=running"},
+		{waiting, "waiting", "", "?show=waiting"},
+		{retrying, "retrying", "warn", "?show=retrying"},
+	}
+	if alive := countAlive(o.processes); alive > 0 {
+		v.Facts = append(v.Facts, fact{alive, plural(alive, "process", "processes"), "", base(r) + "processes"})
+	}
+	if v.HasRuns {
+		v.Quick = quickLinks(o.now, base(r))[:2]
 	}
 	v.Heading = "Status of all jobs"
+	v.Title = v.Headline.Title() + h.Title
 	status := http.StatusOK
-	switch {
-	case v.Stale != "":
+	if v.Stale != "" {
 		v.Title, status = "database does not answer · "+h.Title, http.StatusServiceUnavailable
-	case overdue > 0:
-		v.Title = fmt.Sprintf("%d overdue · %s", overdue, h.Title)
-	case failing > 0:
-		v.Title = fmt.Sprintf("%d failing · %s", failing, h.Title)
-	case v.Health != "healthy":
-		v.Title = "unhealthy · " + h.Title
-	default:
-		v.Title = h.Title
 	}
 	h.render(w, r, status, "list", v)
 }
@@ -509,7 +607,7 @@ func (h *handler) showJob(w http.ResponseWriter, r *http.Request, failure *notic
 	}
 	var runs []jobs.Run
 	if err = o.jobs.err; err == nil {
-		runs, err = h.runs(ctx, v.Job.Name, limit)
+		runs, err = h.runs(ctx, v.Job.Name, max(limit, usualRuns))
 	}
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
@@ -519,11 +617,50 @@ func (h *handler) showJob(w http.ResponseWriter, r *http.Request, failure *notic
 		if status == http.StatusOK {
 			status = http.StatusServiceUnavailable
 		}
+	default:
+		v.Usual = newUsual(runs)
 	}
-	for _, x := range runs {
-		v.Runs = append(v.Runs, newRun(x, v.Job, o.now))
+	for _, x := range runs[:min(limit, len(runs))] {
+		v.Runs = append(v.Runs, h.newRun(r, o, x, v.Job))
+	}
+	if st, ok := byName(o.jobs.value, v.Job.Name); ok {
+		v.Options = optionsOf(st)
 	}
 	h.render(w, r, status, "job", v)
+}
+
+// option is an option of a job in words.
+type option struct{ Name, Value string }
+
+// optionsOf returns the options of a job in words.
+func optionsOf(st jobs.Status) (all []option) {
+	o := st.Options
+	add := func(name, value string) { all = append(all, option{name, value}) }
+	if o.MaxAttempts == 0 { // the scheduler does not say
+		return nil
+	}
+	add("Timeout", spell(o.Timeout))
+	attempts := fmt.Sprintf("%s %s", count(o.MaxAttempts), plural(o.MaxAttempts, "attempt", "attempts"))
+	if o.MaxAttempts > 1 {
+		attempts += ", the second after " + spell(o.RetryDelay)
+	}
+	add("Attempts", attempts)
+	if o.Concurrency > 0 {
+		add("Concurrency", fmt.Sprintf("%s at once in each process", count(o.Concurrency)))
+	}
+	if o.Priority > 1 {
+		add("Priority", fmt.Sprintf("%d of 1 to 4", o.Priority))
+	}
+	if o.CatchUp == jobs.CatchUpAll {
+		add("Missed ticks", "each runs")
+	}
+	if o.Overlap == jobs.OverlapSkip {
+		add("Overlap", "a tick is skipped while another run is in progress")
+	}
+	if o.StartWithin > 0 {
+		add("Start within", spell(o.StartWithin)+", otherwise skipped")
+	}
+	return all
 }
 
 // maxShown is the number of bytes of an error or of data that a page shows.
@@ -532,36 +669,6 @@ const maxShown = 4 << 10
 func cut(text string) (shown string, more int) {
 	shown = strings.ToValidUTF8(text[:min(len(text), maxShown)], "")
 	return shown, max(0, len(text)-maxShown)
-}
-
-func newRun(x jobs.Run, of *row, now time.Time) run {
-	v := run{
-		Run: x, Outcome: outcomeOf(x.State), Link: of.Link + "/runs/" + url.PathEscape(x.ID),
-		ForTick: newMoment(x.Tick, now), Created: newMoment(x.CreatedAt, now), Start: newMoment(x.StartedAt, now),
-	}
-	switch x.State {
-	case jobs.StateScheduled, jobs.StateRetrying:
-		if v.Due = newMoment(x.DueAt, now); v.Due != nil && x.DueAt.Before(now) {
-			v.Due.Relative = "due " + v.Due.Relative
-		}
-		v.CanCancel = of.CanStop
-		v.CanRetry = of.CanRetry && x.State == jobs.StateRetrying
-	case jobs.StateWaiting, jobs.StateRunning:
-		v.CanCancel = of.CanStop
-	case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped:
-		v.CanRetry = of.CanRetry
-	}
-	switch {
-	case x.StartedAt.IsZero():
-	case x.State == jobs.StateRunning:
-		v.Took = took(now.Sub(x.StartedAt)) + " so far"
-	case !x.EndedAt.IsZero():
-		v.Took = took(x.EndedAt.Sub(x.StartedAt))
-	}
-	v.ErrorHead = head(x.Error)
-	v.Error, _ = cut(x.Error)
-	v.DataShown, v.More = cut(string(x.Data))
-	return v
 }
 
 // form returns a handler for a form, which performs the action and redirects back to the page.
@@ -590,13 +697,25 @@ func form(verb string) func(*handler, http.ResponseWriter, *http.Request) {
 		if id != "" {
 			query.Set("run", id)
 		}
-		if r.PostForm.Get("back") != "list" {
+		switch r.PostForm.Get("back") {
+		case "list":
+		case "run":
+			back += "runs/" + url.PathEscape(id)
+		case "runs":
+			f, _ := parseFilter(r.PostForm)
+			maps.Copy(query, f.values())
+			back += "runs"
+		default:
 			back += "job/" + url.PathEscape(name)
 		}
-		// http.Redirect would make the URL absolute, without the stripped prefix.
-		w.Header().Set("Location", back+"?"+query.Encode())
-		w.WriteHeader(http.StatusSeeOther)
+		redirect(w, back+"?"+query.Encode())
 	}
+}
+
+// redirect redirects to a relative URL. http.Redirect would make it absolute, without the prefix that was stripped.
+func redirect(w http.ResponseWriter, to string) {
+	w.Header().Set("Location", to)
+	w.WriteHeader(http.StatusSeeOther)
 }
 
 // done returns the notice for the query that form redirects to. Anyone can create such a

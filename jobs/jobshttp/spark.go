@@ -2,6 +2,7 @@ package jobshttp
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/everytick/everytick/jobs"
@@ -87,7 +88,39 @@ func newChart(a jobs.Activity, n int, names []string, span string, width, height
 	return c
 }
 
-func round(f float64) float64 { return float64(int(f*100)) / 100 }
+// spark is a small chart, with a path for each class instead of a tooltip for each bar: a list of a thousand has to be
+// small.
+type spark struct {
+	Line                float64
+	Paths               []shape
+	Done, Failed, Other int
+	Label               string
+	Since               *moment `json:"-"` // runs that ended before it may be missing; not in the list
+}
+
+type shape struct{ Class, D string }
+
+// newSpark returns the chart of one job in the last 24 hours. It is 120 wide and 30 high.
+func newSpark(a jobs.Activity, n int, name string, now time.Time) *spark {
+	c := newChart(a, n, []string{name}, "last 24 hours", 120, 30, now)
+	s := &spark{Line: round(c.Line), Done: c.Done, Failed: c.Failed, Other: c.Other, Label: c.Label, Since: c.Since}
+	for _, class := range []string{"done", "failed", "other"} {
+		var d strings.Builder
+		for _, b := range c.Bars {
+			for _, r := range b.Rects {
+				if r.Class == class {
+					fmt.Fprintf(&d, "M%g %gh%gv%gh-%gz", r.X, r.Y, r.Width, r.Height, r.Width)
+				}
+			}
+		}
+		if d.Len() > 0 {
+			s.Paths = append(s.Paths, shape{class, d.String()})
+		}
+	}
+	return s
+}
+
+func round(f float64) float64 { return float64(int(f*10)) / 10 }
 
 func outcomeWords(o jobs.Outcomes) string {
 	text := fmt.Sprintf("%s done, %s failed", count(o.Completed), count(o.Failed))

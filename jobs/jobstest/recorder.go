@@ -64,8 +64,8 @@ func Record(s jobs.Scheduler) *Recorder {
 	return &Recorder{Scheduler: s, attempts: make(map[string]string)}
 }
 
-// Enqueued is a job that was triggered. Delay, At, Priority and Unique are the values of the trigger's options, or
-// zero.
+// Enqueued is a job that was triggered. Delay, At, Priority, Unique and IdempotencyKey are the values of the trigger's
+// options, or zero.
 type Enqueued struct {
 	ID, Name string
 	Data     json.RawMessage
@@ -73,6 +73,8 @@ type Enqueued struct {
 	At       time.Time
 	Priority int
 	Unique   string
+	// IdempotencyKey is that of [jobs.IdempotencyKey]; a repeated trigger is recorded once.
+	IdempotencyKey string
 	// Tx is true if the job was triggered in a transaction. It is recorded even if the transaction does not commit.
 	Tx bool
 }
@@ -155,10 +157,10 @@ func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, 
 	defer r.mu.Unlock()
 	for _, e := range r.enqueued {
 		if e.ID == id {
-			return // Unique found this live run and inserted none
+			return // a key found this run, and none was inserted
 		}
 	}
-	r.enqueued = append(r.enqueued, Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, tx})
+	r.enqueued = append(r.enqueued, Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, req.IdempotencyKey, tx})
 }
 
 // errLeft is the error of a handler that did not return.

@@ -76,8 +76,12 @@ func TestNewBulkFilters_LeaveTheStatesTheyApplyTo(t *testing.T) {
 			[]jobs.State{jobs.StateRetrying, jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped},
 			[]jobs.State{jobs.StateScheduled, jobs.StateWaiting, jobs.StateRunning, jobs.StateRetrying},
 		},
-		{"some", []jobs.State{jobs.StateFailed, jobs.StateRetrying, jobs.StateRunning},
-			[]jobs.State{jobs.StateRetrying, jobs.StateFailed}, []jobs.State{jobs.StateRunning, jobs.StateRetrying}},
+		{
+			"some",
+			[]jobs.State{jobs.StateFailed, jobs.StateRetrying, jobs.StateRunning},
+			[]jobs.State{jobs.StateRetrying, jobs.StateFailed},
+			[]jobs.State{jobs.StateRunning, jobs.StateRetrying},
+		},
 		{"none", []jobs.State{jobs.StateCompleted}, []jobs.State{}, []jobs.State{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -147,8 +151,11 @@ func sign(n int) int { return min(1, max(-1, n)) }
 func TestRunCursor_IsReadBackUnchanged(t *testing.T) {
 	t.Parallel()
 	for _, c := range []provider.RunCursor{
-		{At: noon, ID: 1}, {At: noon.Add(123_456_789), ID: math.MaxInt64}, {At: time.Unix(-1, 1).UTC(), ID: math.MinInt64},
-		{At: time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC), ID: 0}, {At: time.Time{}.Add(1), ID: 5},
+		{At: noon, ID: 1},
+		{At: noon.Add(123_456_789), ID: math.MaxInt64},
+		{At: time.Unix(-1, 1).UTC(), ID: math.MinInt64},
+		{At: time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC), ID: 0},
+		{At: time.Time{}.Add(1), ID: 5},
 	} {
 		text := c.String()
 		require.NotContains(t, text, "/")

@@ -54,10 +54,13 @@ func checkMetadata(r *jobs.Request) error {
 	return nil
 }
 
-// wrap wraps the handler in its middleware. Each layer is guarded, so that outer middleware never sees a panic or an
+// wrap wraps the handler in its transaction, if it has one, and then in its middleware. Each layer is guarded, so that outer middleware never sees a panic or an
 // error that is not redacted.
 func (d *Definition) wrap() error {
 	d.run = d.guard(d.Handler)
+	if d.Transactional {
+		d.run = d.guard(d.inTx(d.run))
+	}
 	for i := len(d.middleware) - 1; i >= 0; i-- {
 		outer, err := around(d.middleware[i], d.run)
 		if err != nil {

@@ -44,6 +44,8 @@ type Definition struct {
 	CatchUp     jobs.CatchUpPolicy
 	Overlap     jobs.OverlapPolicy
 	StartWithin time.Duration
+	// Transactional is true for a job with [jobs.Transactional]. Providers call RunTx for it.
+	Transactional bool
 
 	zone *time.Location // set by TimeZone, or nil
 	site string         // file:line of the registration
@@ -160,7 +162,7 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 		Name: name, Handler: h, site: site,
 		MaxAttempts: set.MaxRetries + 1, RetryDelay: set.RetryDelay, Timeout: set.Timeout, Priority: set.Priority,
 		Concurrency: set.Concurrency, CatchUp: jobs.CatchUpPolicy(set.CatchUp), Overlap: jobs.OverlapPolicy(set.Overlap),
-		StartWithin: set.StartWithin, zone: set.TimeZone, forCron: set.ForCron, forTicks: set.ForTicks,
+		StartWithin: set.StartWithin, Transactional: set.Transactional, zone: set.TimeZone, forCron: set.ForCron, forTicks: set.ForTicks,
 		middleware: set.Use, triggerMiddleware: set.UseTrigger, redact: set.Redact,
 		onSkipped: set.OnSkipped, onFailed: set.OnFailed,
 	}, nil
@@ -305,10 +307,17 @@ func (r *Registry) Undefined(name string) (*Definition, error) {
 // Request validates a trigger of the job. Unless an option sets them, the request has the delay and the priority of
 // the registration. For the errors, see [jobs.NewRequest].
 func (d *Definition) Request(data any, opts ...jobs.TriggerOption) (*jobs.Request, error) {
+	all := opts
 	if d.Delay != 0 {
-		opts = slices.Concat([]jobs.TriggerOption{jobs.Delay(d.Delay)}, opts)
+		all = slices.Concat([]jobs.TriggerOption{jobs.Delay(d.Delay)}, opts)
 	}
-	req, err := jobs.NewRequest(d.Name, data, opts...)
+	req, err := jobs.NewRequest(d.Name, data, all...)
+	if err == nil && req.IdempotencyKey != "" && d.Delay != 0 { // a repeat may come after the registration has changed
+		var given *jobs.Request
+		if given, err = jobs.NewRequest(d.Name, data, opts...); err == nil {
+			req.Fingerprint = given.Fingerprint
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -324,6 +333,9 @@ func (d *Definition) Requests(data []any, opts ...jobs.TriggerOption) ([]*jobs.R
 	options, err := d.Request(nil, opts...)
 	if err != nil {
 		return nil, err
+	}
+	if options.IdempotencyKey != "" {
+		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("IdempotencyKey does not apply to TriggerMany"))
 	}
 	if options.Unique != "" {
 		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("Unique does not apply to TriggerMany"))

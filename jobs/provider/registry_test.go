@@ -571,6 +571,7 @@ func TestDefinition_RequestRefusesInvalidTriggerOptions(t *testing.T) {
 		{"a year too late in UTC", jobs.At(time.Date(9999, 12, 31, 23, 30, 0, 0, time.FixedZone("", -3600))), jobs.ErrInvalidSchedule, "years 1 to 9999"},
 		{"a priority too low", jobs.Priority(0), jobs.ErrInvalidOption, "Priority(0): must be 1 (first) to 4"},
 		{"a priority too high", jobs.Priority(5), jobs.ErrInvalidOption, "Priority(5): must be 1 (first) to 4"},
+		{"an empty idempotency key", jobs.IdempotencyKey(""), jobs.ErrInvalidOption, "IdempotencyKey: key of 0 bytes, must be 1 to 1,000"},
 		{"an empty key", jobs.Unique(""), jobs.ErrInvalidOption, "Unique: key of 0 bytes, must be 1 to 1,000"},
 		{"a key too long", jobs.Unique(strings.Repeat("k", 1001)), jobs.ErrInvalidOption, "Unique: key of 1001 bytes, must be 1 to 1,000"},
 		{"nil", nil, jobs.ErrInvalidOption, "option is nil"},
@@ -612,5 +613,8 @@ func TestDefinition_RequestsRefusesAllIfOneIsInvalid(t *testing.T) {
 	require.ErrorIs(t, err, jobs.ErrInvalidOption)
 	require.ErrorContains(t, err, `job "a.b": `)
 	require.ErrorContains(t, err, "Unique does not apply to TriggerMany")
+	_, err = onDemand.Requests([]any{nil, nil}, jobs.IdempotencyKey("k"))
+	require.ErrorIs(t, err, jobs.ErrInvalidOption)
+	require.ErrorContains(t, err, "IdempotencyKey does not apply to TriggerMany")
 	require.Nil(t, reqs)
 }

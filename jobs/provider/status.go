@@ -70,5 +70,6 @@ func (d *Definition) Options() jobs.JobOptions {
 	return jobs.JobOptions{
 		MaxAttempts: d.MaxAttempts, RetryDelay: d.RetryDelay, Timeout: d.Timeout, Priority: d.Priority,
 		Concurrency: d.Concurrency, CatchUp: d.CatchUp, Overlap: d.Overlap, StartWithin: d.StartWithin,
+		Transactional: d.Transactional,
 	}
 }

@@ -129,6 +129,9 @@ func (f *faulty) Trigger(ctx context.Context, name string, data any, opts ...job
 		if req.Unique != "" {
 			opts = append(opts, jobs.Unique(req.Unique))
 		}
+		if req.IdempotencyKey != "" {
+			opts = append(opts, jobs.IdempotencyKey(req.IdempotencyKey))
+		}
 	}
 	return f.Scheduler.Trigger(ctx, name, data, opts...)
 }
@@ -271,10 +274,13 @@ func forgetting(err error) error {
 
 // Rules that several faults break.
 const (
-	oneForAll   = "after missed ticks, one run covers all of them: its tick is the latest, and Missed counts the others"
-	oneWaits    = "ticks that pass while all workers are busy become one run, for the latest"
-	oneIsDue    = "a schedule that is due while stopped counts as one waiting run and as overdue"
-	lastSuccess = "Jobs returns the tick of the latest successful run, despite later failures and a restart"
+	oneForAll    = "after missed ticks, one run covers all of them: its tick is the latest, and Missed counts the others"
+	oneWaits     = "ticks that pass while all workers are busy become one run, for the latest"
+	oneIsDue     = "a schedule that is due while stopped counts as one waiting run and as overdue"
+	repeated     = "a repeated trigger returns the run of its idempotency key, even after that has ended"
+	privateKey   = "an idempotency key is private to its job and apart from Unique keys"
+	idempotentTx = "an idempotency key in a transaction is taken once that commits"
+	lastSuccess  = "Jobs returns the tick of the latest successful run, despite later failures and a restart"
 )
 
 // faults lists schedulers with one fault each, and the rule that detects it.
@@ -545,6 +551,58 @@ var faults = []struct {
 			return id, err
 		}
 	}},
+	{"idempotency keys are ignored", repeated, func(f *faulty, _ providertest.Config) {
+		f.request = func(_ string, req *jobs.Request) { req.IdempotencyKey = "" }
+	}},
+	{"an idempotency key is free when its run has ended", repeated, func(f *faulty, _ providertest.Config) {
+		f.request = func(_ string, req *jobs.Request) { req.Unique, req.IdempotencyKey = req.IdempotencyKey, "" }
+	}},
+	{"a different trigger gets the ID of the first", "an idempotency key of a different trigger is refused", func(f *faulty, _ providertest.Config) {
+		ids := map[string]string{}
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			req, err := jobs.NewRequest(name, data, opts...)
+			if id := ids[req.IdempotencyKey]; err == nil && id != "" {
+				return id, nil
+			}
+			id, err := f.Scheduler.Trigger(ctx, name, data, opts...)
+			ids[req.IdempotencyKey] = id
+			return id, err
+		}
+	}},
+	{"the options of a repeat are not compared", "an idempotency key of a different trigger is refused", func(f *faulty, _ providertest.Config) {
+		f.request = func(_ string, req *jobs.Request) { req.Priority, req.Delay, req.At = 1, -1, time.Time{} }
+	}},
+	{"the data of a repeat are not compared", "an idempotency key of a different trigger is refused", func(f *faulty, _ providertest.Config) {
+		f.trigger = func(ctx context.Context, name string, _ any, opts ...jobs.TriggerOption) (string, error) {
+			return f.Scheduler.Trigger(ctx, name, nil, opts...)
+		}
+	}},
+	{"an idempotency key is shared by all jobs", privateKey, func(f *faulty, _ providertest.Config) {
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			if req, err := jobs.NewRequest(name, data, opts...); err == nil && req.IdempotencyKey != "" {
+				name = "test.job"
+			}
+			return f.Scheduler.Trigger(ctx, name, data, opts...)
+		}
+	}},
+	{"idempotency keys are Unique keys", privateKey, func(f *faulty, _ providertest.Config) {
+		f.request = func(_ string, req *jobs.Request) {
+			if req.IdempotencyKey != "" {
+				req.Unique, req.IdempotencyKey = req.IdempotencyKey, ""
+			}
+		}
+	}},
+	{"concurrent repeats are not compared", "concurrent triggers with one idempotency key insert one run", func(f *faulty, _ providertest.Config) {
+		f.request = func(_ string, req *jobs.Request) { req.Unique, req.IdempotencyKey = req.IdempotencyKey, "" }
+	}},
+	{"each concurrent trigger inserts a run", "concurrent triggers with one idempotency key insert one run", func(f *faulty, _ providertest.Config) {
+		f.request = func(_ string, req *jobs.Request) { req.IdempotencyKey = "" }
+	}},
+	{"a run retried by hand loses its idempotency key", "a run retried by hand keeps its idempotency key", func(f *faulty, _ providertest.Config) {
+		f.request = func(_ string, req *jobs.Request) { req.Unique, req.IdempotencyKey = req.IdempotencyKey, "" }
+	}},
+	{"a transaction ignores idempotency keys", idempotentTx, forgetsOptionsInTx},
+	{"a rolled back transaction keeps its idempotency key", idempotentTx, ignoresTx},
 	{"Unique is ignored in a transaction", "Unique in a transaction finds live runs, including those of the transaction", forgetsOptionsInTx},
 	{"a transaction does not hold its key", "Trigger waits for a Unique key taken by an open transaction", forgetsOptionsInTx},
 	{"TriggerMany stops half-way", "TriggerMany inserts all or none", triggersOneByOne},
@@ -740,6 +798,7 @@ var faults = []struct {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow), jobs.Concurrency(1)}
 	}},
 	{"output is not listed", "a run has the output that its handler set last, whether or not the attempt succeeded", changingRuns(func(r *jobs.Run) { r.Output = nil })},
+	{"output of transactional jobs is lost", "output of a transactional job is stored, and so are its snoozes and failures", changingRuns(func(r *jobs.Run) { r.Output = nil })},
 	{"runs without output have null", "a run has the output that its handler set last, whether or not the attempt succeeded", changingRuns(func(r *jobs.Run) {
 		if r.Output == nil {
 			r.Output = json.RawMessage(`null`)
@@ -1735,7 +1794,7 @@ func accepting(refusal error) func(error) error {
 func TestRun_FindsEachFault(t *testing.T) {
 	t.Parallel()
 	sound := func(f *faulty, _ providertest.Config) {}
-	for _, tt := range slices.Concat(faults, findFaults) {
+	for _, tt := range slices.Concat(faults, findFaults, effectFaults) {
 		t.Run(tt.fault, func(t *testing.T) {
 			t.Parallel()
 			require.Empty(t, hold(t, tt.rule, sound), "failures of a scheduler without a fault")

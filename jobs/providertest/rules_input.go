@@ -227,6 +227,9 @@ func invalidTriggerOptionIsRefused(e *env) {
 		"an empty Unique key":         {jobs.Unique(""), jobs.ErrInvalidOption},
 		"a Unique key of 1,001 bytes": {jobs.Unique(strings.Repeat("x", 1001)), jobs.ErrInvalidOption},
 		"a nil option":                {nil, jobs.ErrInvalidOption},
+
+		"an empty idempotency key":          {jobs.IdempotencyKey(""), jobs.ErrInvalidOption},
+		"an idempotency key of 1,001 bytes": {jobs.IdempotencyKey(strings.Repeat("x", 1001)), jobs.ErrInvalidOption},
 	} {
 		_, err := e.s.Trigger(e.ctx, "test.job", nil, c.opt)
 		require.ErrorIs(e, err, c.want, "Trigger with %s", what)
@@ -235,7 +238,12 @@ func invalidTriggerOptionIsRefused(e *env) {
 	}
 	e.manyRefused(nil, jobs.ErrInvalidOption, "with Unique", jobs.Unique("x"))
 	e.manyRefused([]any{nil}, jobs.ErrInvalidOption, "with Unique", jobs.Unique("x"))
+	e.manyRefused(nil, jobs.ErrInvalidOption, "with IdempotencyKey", jobs.IdempotencyKey("x"))
+	e.manyRefused([]any{nil}, jobs.ErrInvalidOption, "with IdempotencyKey", jobs.IdempotencyKey("x"))
+	_, err := e.s.Trigger(e.ctx, "test.job", nil, jobs.IdempotencyKey("x"), jobs.Unique("x"))
+	require.ErrorIs(e, err, jobs.ErrInvalidOption, "Trigger with both kinds of keys")
 	require.Zero(e, e.queueSize("test.job"), "QueueSize")
+	e.trigger("test.job", nil, jobs.IdempotencyKey(strings.Repeat("x", 1000)))
 	e.trigger("test.job", nil, jobs.Unique(strings.Repeat("x", 1000)), jobs.Priority(4), jobs.At(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)))
 }
 

@@ -12,6 +12,7 @@ import (
 var outputRules = []rule{
 	{name: "a run has the output that its handler set last, whether or not the attempt succeeded", check: outputIsStored},
 	{name: "output that cannot be stored is refused, and the output before it stays", check: outputIsChecked},
+	{name: "output of a transactional job is stored, and so are its snoozes and failures", check: outputOfTransactions},
 	{name: "middleware may replace the job and still sees and keeps its output", check: outputPassesMiddleware},
 }
 
@@ -97,4 +98,36 @@ func outputPassesMiddleware(e *env) {
 	e.total(jobs.StateCompleted, 1)
 	require.Error(e, receive(e, late, "the job").SetOutput("too late"), "SetOutput after the attempt")
 	require.JSONEq(e, `"done"`, string(e.runs("test.job")[0].Output), "Output")
+}
+
+func outputOfTransactions(e *env) {
+	role[jobs.RunLister](e)
+	opt, failed := failures()
+	p := e.probe(func(_ context.Context, job *jobs.Job) error {
+		if job.Snoozes == 0 {
+			return jobs.Snooze(0, "not yet")
+		}
+		if err := job.SetOutput(job.Snoozes); err != nil {
+			return jobs.Permanent(err)
+		}
+		if e.do(job) == "fail" {
+			return jobs.Permanent(errAgain)
+		}
+		return nil
+	})
+	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle, jobs.Transactional(), opt))
+	e.start()
+	for _, test := range []struct {
+		do    string
+		state jobs.State
+	}{{"complete", jobs.StateCompleted}, {"fail", jobs.StateFailed}} {
+		id := e.trigger("test.job", map[string]string{"do": test.do})
+		e.total(test.state, 1)
+		listed := e.runs("test.job")[0]
+		require.Equal(e, id, listed.ID, "ID")
+		require.Equal(e, "1", string(listed.Output), "Output of a run that is %s", test.state)
+		require.Equal(e, 1, listed.Snoozes, "Snoozes of a run that is %s", test.state)
+	}
+	require.Equal(e, "1", string(receive(e, failed, "a call of OnFailed").Output), "Output in OnFailed")
+	require.Empty(e, failed, "further calls of OnFailed")
 }

@@ -21,13 +21,13 @@ func statusHasOptions(e *env) {
 		jobs.Timeout(5*time.Minute), jobs.Priority(1)))
 	e.noError(e.s.RegisterInterval("test.special", time.Hour, p.handle,
 		jobs.MaxRetries(6), jobs.RetryDelay(3*time.Second), jobs.Timeout(time.Minute), jobs.Priority(3), jobs.Concurrency(2),
-		jobs.CatchUp(jobs.CatchUpAll), jobs.Overlap(jobs.OverlapSkip), jobs.StartWithin(10*time.Minute)))
+		jobs.CatchUp(jobs.CatchUpAll), jobs.Overlap(jobs.OverlapSkip), jobs.StartWithin(10*time.Minute), jobs.Transactional()))
 	require.Equal(e, jobs.JobOptions{
 		MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1,
 	}, e.status("test.default").Options, "Options")
 	require.Equal(e, jobs.JobOptions{
 		MaxAttempts: 7, RetryDelay: 3 * time.Second, Timeout: time.Minute, Priority: 3, Concurrency: 2,
-		CatchUp: jobs.CatchUpAll, Overlap: jobs.OverlapSkip, StartWithin: 10 * time.Minute,
+		CatchUp: jobs.CatchUpAll, Overlap: jobs.OverlapSkip, StartWithin: 10 * time.Minute, Transactional: true,
 	}, e.status("test.special").Options, "Options")
 }
 

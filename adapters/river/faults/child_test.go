@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -42,6 +44,8 @@ type job struct {
 	Timeout time.Duration
 	// Count is the number of jobs, whose names begin with Name. 0 means one job of that name.
 	Count int
+	// Effects makes it a transactional job without a schedule, whose attempts also write effects; see addEffects.
+	Effects bool
 }
 
 func (j job) names() []string {
@@ -86,6 +90,14 @@ func runChild(encoded string) (exitCode int) {
 		log.Error("child failed", "error", err)
 		return 1
 	}
+	counts := make(chan os.Signal, 1)
+	signal.Notify(counts, syscall.SIGUSR1)
+	go func() {
+		for range counts {
+			debug.FreeOSMemory()
+			log.Warn("footprint", "goroutines", runtime.NumGoroutine())
+		}
+	}()
 	var cfg childConfig
 	if err := json.Unmarshal([]byte(encoded), &cfg); err != nil {
 		return fail(err)
@@ -146,6 +158,12 @@ func newScheduler(pool *pgxpool.Pool, all []job, log *slog.Logger, retention tim
 		return nil, err
 	}
 	for _, j := range all {
+		if j.Effects {
+			if err := registerEffects(s, pool, j); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		policy := jobs.CatchUpOnce
 		if j.All {
 			policy = jobs.CatchUpAll

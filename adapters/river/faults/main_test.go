@@ -11,9 +11,12 @@ import (
 )
 
 var (
-	faultsFlag = flag.Bool("faults", false, "inject all faults at full length, and print the report")
-	soakFlag   = flag.Duration("soak", 0, "inject random faults for this long")
-	seedFlag   = flag.Uint64("seed", 0, "seed of the random faults; 0 picks one")
+	faultsFlag   = flag.Bool("faults", false, "inject all faults at full length, and print the report")
+	effectsFlag  = flag.Bool("effects", false, "check effects at full length, and print the report")
+	soakFlag     = flag.Duration("soak", 0, "inject random faults for this long")
+	crashFlag    = flag.Int("crash", 1, "how many times the server is killed under 50 callers")
+	failoverFlag = flag.Bool("failover", false, "fail over at full length, with and without synchronous replication")
+	seedFlag     = flag.Uint64("seed", 0, "seed of the random faults; 0 picks one")
 )
 
 // The providers that can be tested.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -43,6 +42,8 @@ CREATE TABLE public.runs (
 );
 CREATE INDEX ON public.runs (name, tick);
 CREATE INDEX ON public.runs (job);
+CREATE TABLE public.triggered (job bigint NOT NULL, attempt int NOT NULL);
+CREATE TABLE public.effects (job bigint NOT NULL, attempt int NOT NULL);
 CREATE VIEW public.ticks AS
 	SELECT id AS job, kind AS name, (metadata->>'everytick_tick')::timestamptz AS tick,
 		coalesce((metadata->>'everytick_missed')::int, 0) AS missed, state, finalized_at
@@ -70,12 +71,7 @@ func newServer(t testing.TB) *server {
 var shared = sync.OnceValues(func() (*server, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	db, err := devdb.Open(ctx, devdb.Options{Getenv: func(key string) string {
-		if key == "DATABASE_URL" {
-			return ""
-		}
-		return os.Getenv(key)
-	}})
+	db, err := devdb.Open(ctx, dbtest.Private(devdb.Options{}))
 	if err != nil {
 		return nil, err
 	}

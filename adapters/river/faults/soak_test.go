@@ -99,6 +99,7 @@ func TestSoak(t *testing.T) {
 		require.Positive(t, scalar[int](t, s.pool, `SELECT count(*) FROM river.everytick_schedule
 			WHERE name = $1 AND next_tick > now() - interval '1 second'`, j.Name), "the schedule of %s continues", j.Name)
 	}
+	s.requireNoLeaks(s.jobs, *soakFlag)
 }
 
 // inject injects a fault about every 14 seconds until end, and ends each.

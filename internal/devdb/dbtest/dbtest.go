@@ -111,10 +111,8 @@ func closePool(pool *pgxpool.Pool) error {
 	}
 }
 
-// Server starts a server that only this test uses and may kill and restart. It is stopped at the end of the test.
-// DATABASE_URL is ignored unless o.Getenv returns it.
-func Server(t testing.TB, o devdb.Options) *devdb.DB {
-	t.Helper()
+// Private returns options to start a server even if DATABASE_URL is set, unless o.Getenv returns it.
+func Private(o devdb.Options) devdb.Options {
 	if o.Getenv == nil {
 		o.Getenv = func(key string) string {
 			if key == "DATABASE_URL" {
@@ -123,7 +121,14 @@ func Server(t testing.TB, o devdb.Options) *devdb.DB {
 			return os.Getenv(key)
 		}
 	}
-	db, err := devdb.Open(context.Background(), o)
+	return o
+}
+
+// Server starts a server that only this test uses and may kill and restart. It is stopped at the end of the test.
+// DATABASE_URL is ignored unless o.Getenv returns it.
+func Server(t testing.TB, o devdb.Options) *devdb.DB {
+	t.Helper()
+	db, err := devdb.Open(context.Background(), Private(o))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -302,8 +302,8 @@ func civilDay(civil time.Time) time.Time {
 func firstInstant(civil time.Time, loc *time.Location) time.Time {
 	// No zone is further than this from UTC or changes by more.
 	at := civil.Add(-26 * time.Hour).In(loc)
+	start, _ := at.ZoneBounds()
 	for {
-		start, _ := at.ZoneBounds()
 		end := zoneEnd(at)
 		_, offset := at.Zone()
 		instant := civil.Add(-time.Duration(offset) * time.Second)
@@ -313,7 +313,9 @@ func firstInstant(civil time.Time, loc *time.Location) time.Time {
 		case end.IsZero() || instant.Before(end):
 			return instant
 		}
-		at = end
+		// Not the bounds of the next one: where a rule takes over from the list of changes, ZoneBounds may return a
+		// start by the rule that lies before the change.
+		at, start = end, end
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -248,13 +249,18 @@ type change struct {
 	offset time.Duration
 }
 
-var (
-	clocksFrom = time.Date(2019, 12, 1, 0, 0, 0, 0, time.UTC)
-	clocksTo   = time.Date(2031, 2, 1, 0, 0, 0, 0, time.UTC)
-)
+var everyFlag = flag.Bool("every", false, "cover every clock change of every zone from 2005 to 2036")
+
+// clockYears returns the time that the tests cover.
+func clockYears() (from, to time.Time) {
+	if *everyFlag {
+		return time.Date(2005, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2037, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	return time.Date(2019, 12, 1, 0, 0, 0, 0, time.UTC), time.Date(2031, 2, 1, 0, 0, 0, 0, time.UTC)
+}
 
 // clocks returns every zone of the tz database, and a zone for every rule with which one of them ends. Zones that do
-// not differ between clocksFrom and clocksTo are returned once.
+// not differ in the years of clockYears are returned once.
 var clocks = sync.OnceValues(func() ([]clock, error) {
 	files, err := zoneData()
 	if err != nil {
@@ -303,8 +309,9 @@ func (r *refuser) Errorf(format string, args ...any) { *r = refuser(fmt.Sprintf(
 func (r *refuser) FailNow()                          {}
 
 func newClock(loc *time.Location) clock {
-	c := clock{loc, []change{{clocksFrom, 0}}}
-	for _, at := range changesOf(loc, clocksFrom, clocksTo) {
+	from, to := clockYears()
+	c := clock{loc, []change{{from, 0}}}
+	for _, at := range changesOf(loc, from, to) {
 		c.changes = append(c.changes, change{at, 0})
 	}
 	for i, ch := range c.changes {

@@ -28,6 +28,8 @@ type Job[Middleware, TriggerMiddleware, Run any] struct {
 	OnSkipped   []func(context.Context, Run)
 	OnFailed    []func(context.Context, Run)
 
+	Transactional bool
+
 	// ForCron and ForTicks name the first option that requires a cron pattern, or ticks. They are "" if there is
 	// none.
 	ForCron, ForTicks string

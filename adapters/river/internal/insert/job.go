@@ -27,6 +27,8 @@ type Job struct {
 	Passed bool
 	// UniqueKey belongs to the row while it is waiting or running. nil means none.
 	UniqueKey []byte
+	// Once lets UniqueKey belong to the row as long as that is stored.
+	Once bool
 	// ID is the row's. An insert sets it unless it was drawn before.
 	ID int64
 
@@ -38,11 +40,17 @@ type Job struct {
 // Immediate reports whether workers can fetch the job at once.
 func (j *Job) Immediate() bool { return j.Due.IsZero() }
 
+// Found reports whether the insert found another row with the job's unique key, whose ID it has then.
+func (j *Job) Found() bool { return j.found }
+
 func (j *Job) size() int { return len(j.Data) + len(j.Metadata) }
 
 // liveStates is the value of River's column unique_states for a key that belongs to waiting and running rows: all
 // states except cancelled, completed and discarded.
 const liveStates = 0b1111_0001
+
+// allStates is the value for a key that belongs to the row as long as that is stored.
+const allStates = 0b1111_1111
 
 // dueSoon is how far ahead a row is stored as available. River's leader makes scheduled rows available every 5
 // seconds only, by its own clock, and not at all while no leader is elected. A fetch also compares scheduled_at with
@@ -122,7 +130,9 @@ func (h *Hook) InsertBegin(_ context.Context, p *rivertype.JobInsertParams) erro
 		p.ID = &a.job.ID
 	}
 	if a.job.UniqueKey != nil {
-		p.UniqueKey, p.UniqueStates = a.job.UniqueKey, liveStates
+		if p.UniqueKey, p.UniqueStates = a.job.UniqueKey, liveStates; a.job.Once {
+			p.UniqueStates = allStates
+		}
 	}
 	return nil
 }

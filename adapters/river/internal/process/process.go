@@ -64,6 +64,8 @@ type Process struct {
 	db       time.Time // the database's time then
 	gap      time.Time // the end of the latest gap after which others may have taken this process for dead
 	draining bool
+	failure  error     // of the latest beat
+	failing  time.Time // the start of the first beat that failed since the latest stored one
 }
 
 // Start stores the first heartbeat and continues until Stop. ctx applies to the first one only.
@@ -132,27 +134,44 @@ func (p *Process) run(ctx context.Context) {
 	ticker := time.NewTicker(p.cfg.DeadAfter / beats)
 	defer ticker.Stop()
 	var known []string
-	failing := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		if err := p.store(ctx); err != nil {
-			if !failing && ctx.Err() == nil {
+		began := time.Now()
+		err := p.store(ctx)
+		if again := p.record(began, err); err != nil {
+			if !again && ctx.Err() == nil {
 				p.cfg.Log.WarnContext(ctx, "could not store the heartbeat; retrying until it succeeds", "error", err)
 			}
-			failing = true
 			continue
 		}
-		failing = false
 		dead := p.Dead()
 		if len(dead) > 0 && !slices.Equal(dead, known) {
 			p.cfg.Died()
 		}
 		known = dead
 	}
+}
+
+// record notes how a beat went that began then, and reports whether the one before it had failed.
+func (p *Process) record(began time.Time, err error) (again bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	again = p.failure != nil
+	if p.failure = err; !again {
+		p.failing = began
+	}
+	return again
+}
+
+// Failing returns the error of the latest beat, and the start of the first one that failed since a beat was stored.
+func (p *Process) Failing() (since time.Time, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failing, p.failure
 }
 
 // store stores one beat.

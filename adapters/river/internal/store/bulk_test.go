@@ -65,8 +65,10 @@ func TestStore_RetryRunsDoesWhatJobRetryTxDoes(t *testing.T) {
 	client, err := riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{Schema: "river"})
 	require.NoError(t, err)
 	for name, row := range map[string][2]string{
-		"last attempt": {`state, attempt, finalized_at, scheduled_at, errors, metadata, priority, tags`,
-			`'discarded', 3, now(), now() - interval '1 hour', ARRAY['{"attempt": 3}'::jsonb], '{"everytick_tick": "x"}', 2, ARRAY['a']`},
+		"last attempt": {
+			`state, attempt, finalized_at, scheduled_at, errors, metadata, priority, tags`,
+			`'discarded', 3, now(), now() - interval '1 hour', ARRAY['{"attempt": 3}'::jsonb], '{"everytick_tick": "x"}', 2, ARRAY['a']`,
+		},
 		"permanent": {`state, attempt, finalized_at, scheduled_at, errors`, `'cancelled', 1, now(), now() - interval '1 hour', ARRAY['{}'::jsonb]`},
 		"cancelled": {`state, attempt, finalized_at, scheduled_at, metadata`, `'cancelled', 0, now(), now() + interval '1 hour', '{"cancel_attempted_at": "2026-01-01T00:00:00Z", "a": 1}'`},
 		"retryable": {`state, attempt, attempted_at, attempted_by, scheduled_at`, `'retryable', 1, now(), ARRAY['a'], now() + interval '1 hour'`},

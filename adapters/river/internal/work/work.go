@@ -37,6 +37,8 @@ type Env struct {
 	Suspect func(since time.Time) bool
 	// Succeeded is called when the run of a tick has succeeded.
 	Succeeded func(name string, tick time.Time)
+	// Ended is called when an attempt ends. Unless reported is set, its result will not be stored.
+	Ended func(id int64, reported bool)
 	// Stopping is closed when a shutdown cancels running jobs.
 	Stopping <-chan struct{}
 	// Going knows the handlers that are running in this process.
@@ -80,6 +82,8 @@ type Meta struct {
 	Retried  bool              `json:"everytick_retried,omitempty"` // by hand
 	Snoozed  Snoozed           `json:"everytick_snoozed,omitzero"`
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
+	// Fingerprint is that of the trigger with a jobs.IdempotencyKey.
+	Fingerprint string `json:"everytick_fingerprint,omitempty"`
 }
 
 // Snoozed is how often a handler has snoozed its run with jobs.Snooze, and why the last time.
@@ -92,10 +96,24 @@ type Snoozed struct {
 type Slots struct {
 	N     int // how many there are
 	taken atomic.Int64
+	full  atomic.Int64 // when all were last seen taken, in Unix nanoseconds
 }
 
 // Taken returns how many workers run a job.
 func (s *Slots) Taken() int { return int(s.taken.Load()) }
+
+// Full returns when all workers were last seen running jobs.
+func (s *Slots) Full() time.Time { return time.Unix(0, s.full.Load()) }
+
+// take and free are called when a worker begins and ends a job.
+func (s *Slots) take() { s.changed(s.taken.Add(1)) }
+func (s *Slots) free() { s.changed(s.taken.Add(-1) + 1) }
+
+func (s *Slots) changed(most int64) {
+	if most >= int64(s.N) {
+		s.full.Store(time.Now().UnixNano())
+	}
+}
 
 // A worker runs one registered job.
 type worker struct {
@@ -127,6 +145,9 @@ type attempt struct {
 	meta  Meta
 	run   *jobs.Job
 	began time.Time
+	// conn is the connection of a transactional job, and ending what became of its transaction.
+	conn   *pgxpool.Conn
+	ending ending
 	// retryAfter is the wait before the next attempt; if nil, [provider.Definition.Backoff] decides.
 	retryAfter *time.Duration
 	// gaveUp is whether the run fails for good with this attempt.
@@ -135,12 +156,18 @@ type attempt struct {
 
 // Work implements [riverqueue.Worker].
 func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
-	w.slots.taken.Add(1)
-	defer w.slots.taken.Add(-1)
+	w.slots.take()
+	defer w.slots.free()
 	a := &attempt{worker: w, row: job.JobRow, began: time.Now()}
 	err := a.decode(ctx)
 	if err == nil {
 		err = a.place(ctx)
+	}
+	if err == nil {
+		err = a.connect(ctx)
+	}
+	if a.conn != nil {
+		defer a.conn.Release()
 	}
 	if err == nil {
 		err = a.skip(ctx)
@@ -150,6 +177,19 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	}
 	if a.retryAfter != nil {
 		job.Args.rowData = &rowData{retryAfter: a.retryAfter}
+	}
+	err = a.result(ctx, err)
+	w.env.Ended(job.ID, !errors.As(err, new(notOwn)))
+	return err
+}
+
+// result returns what River is told of an attempt that ended with err.
+func (a *attempt) result(ctx context.Context, err error) error {
+	switch a.ending {
+	case committed: // the row is not the attempt's anymore
+		return nil
+	case lost, unknown:
+		return notOwn{}
 	}
 	if a.gaveUp && !a.noteFailed(ctx) {
 		return notOwn{}
@@ -301,17 +341,31 @@ func (a *attempt) call(ctx context.Context) error {
 		a.log().WarnContext(ctx, "late run: earlier ticks were missed and get no run of their own",
 			"tick", a.run.Tick, "ticks_missed", a.run.Missed, "late_by", a.run.Late())
 	}
-	err := a.job.Run(ctx, a.run, a.env.Log)
-	if output := a.run.Output(); output != nil {
-		if err := riverqueue.RecordOutput(ctx, output); err != nil {
-			return err
-		}
+	var err error
+	if a.job.Transactional {
+		err = a.runTx(ctx)
+	} else {
+		err = a.job.Run(ctx, a.run, a.env.Log)
+	}
+	if a.ending == lost || a.ending == unknown {
+		return err // nothing is reported
+	}
+	if recordErr := a.recordOutput(ctx); recordErr != nil {
+		return recordErr
 	}
 	if err != nil {
 		return a.failed(ctx, err)
 	}
 	if !a.run.Tick.IsZero() {
 		a.env.Succeeded(a.run.Name, a.run.Tick)
+	}
+	return nil
+}
+
+// recordOutput passes what the handler has set with SetOutput to River, which stores it with the result.
+func (a *attempt) recordOutput(ctx context.Context) error {
+	if output := a.run.Output(); output != nil {
+		return riverqueue.RecordOutput(ctx, output)
 	}
 	return nil
 }
@@ -324,15 +378,19 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		log = log.With("stack", panicked.Stack)
 		err = fmt.Errorf("%w\n\n%s", err, panicked.Stack) // stored with the run
 	}
-	cancelled := errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely)
-	if ctx.Err() != nil && a.stopping() && !cancelled {
+	remotely := errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely)
+	if ctx.Err() != nil && a.stopping() && !remotely && a.ending != cancelled {
 		log.WarnContext(ctx, "job interrupted by the shutdown; it goes back to the queue")
 		// River does not count an attempt that returns context.Canceled.
 		return fmt.Errorf("%w: %w", context.Canceled, err)
 	}
-	if cancelled {
+	if remotely {
 		log.WarnContext(ctx, "job was cancelled")
 		return err // River ends the run
+	}
+	if a.ending == cancelled { // and River has not told this process yet
+		log.WarnContext(ctx, "job was cancelled")
+		return riverqueue.JobCancel(err)
 	}
 	if delay, reason, ok := a.job.Snooze(err); ok {
 		return a.snooze(ctx, delay, reason)

@@ -43,6 +43,7 @@ func newWorker(t testing.TB, pool *pgxpool.Pool, h jobs.Handler, opts ...jobs.Op
 		Paused:    func(string) bool { return false },
 		Suspect:   func(time.Time) bool { return false },
 		Succeeded: func(string, time.Time) {},
+		Ended:     func(int64, bool) {},
 		Stopping:  make(chan struct{}),
 		Going:     NewGoing(),
 	}}

@@ -67,6 +67,7 @@ fuzz: ## Check cron around every clock change of every zone; fuzz it, the data c
 	go test -run='^$$' -fuzz='^FuzzData$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzDataText$$' -fuzztime=1m ./jobs
 	go test -run='^$$' -fuzz='^FuzzTrigger$$' -fuzztime=1m ./jobs/jobshttp
+	go test -run='^$$' -fuzz='^FuzzAPI$$' -fuzztime=1m ./jobs/jobshttp
 
 .PHONY: bench
 bench: ## Compare everytick with River's own client and print a table (SCALE=0.1 for a tenth)

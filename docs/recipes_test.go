@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -51,9 +52,14 @@ var database = dbtest.New(func(ctx context.Context, pool *pgxpool.Pool) error {
 		CREATE TABLE orders (id bigint PRIMARY KEY, total bigint NOT NULL CHECK (total > 0));
 		CREATE TABLE digest (sent_until timestamptz NOT NULL);
 		INSERT INTO digest VALUES ('2026-01-01 00:00Z');
+		CREATE TABLE log (at timestamptz NOT NULL);
+		CREATE TABLE sale (id bigint PRIMARY KEY, total bigint NOT NULL, changed_at timestamptz NOT NULL);
+		CREATE TABLE warehouse (id bigint PRIMARY KEY, total bigint NOT NULL);
 		CREATE TABLE report (id bigint PRIMARY KEY, parts_left int NOT NULL);
 		CREATE TABLE report_part (report bigint, part int, total bigint, PRIMARY KEY (report, part));
 		CREATE TABLE import (file text PRIMARY KEY, next_line int NOT NULL DEFAULT 0);
+		CREATE TABLE doc (id bigint PRIMARY KEY, body text NOT NULL);
+		CREATE TABLE doc_index (doc bigint PRIMARY KEY, words text NOT NULL);
 		CREATE TABLE tenant (id bigint PRIMARY KEY, active boolean NOT NULL);`)
 	return err
 })
@@ -238,6 +244,160 @@ func TestDigest(t *testing.T) {
 	require.Equal(t, []string{"00:00-01:00", "01:00-04:00", "04:00-05:00", "05:00-06:00"}, windows)
 }
 
+type Keep struct {
+	Days int `json:"days"`
+}
+
+const Retention jobs.Kind[Keep] = "log.retention"
+
+func registerRetention(r jobs.Registrar, keep Keep) error {
+	return Retention.RegisterCron(r, "0 3 * * *", keep, func(ctx context.Context, job *jobs.Job, keep Keep) error {
+		_, err := job.DB.Exec(ctx, "DELETE FROM log WHERE at < now() - make_interval(days => $1)", keep.Days)
+		return err
+	})
+}
+
+func TestRetention(t *testing.T) {
+	t.Parallel()
+	rec, pool := start(t, func(s jobs.Scheduler) error { return registerRetention(s, Keep{Days: 90}) })
+	_, err := pool.Exec(t.Context(), "INSERT INTO log VALUES (now() - interval '100 days'), (now() - interval '10 days'), (now())")
+	require.NoError(t, err)
+	_, err = pool.Exec(t.Context(), "UPDATE river.everytick_schedule SET next_tick = next_tick - interval '1 day'")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return len(rec.Outcomes("log.retention")) == 1 }, time.Minute, 10*time.Millisecond)
+	require.Equal(t, 2, count(t, pool, "SELECT count(*) FROM log"))
+	id, err := Retention.Trigger(t.Context(), rec, Keep{Days: 7})
+	require.NoError(t, err)
+	require.NoError(t, rec.Await(t, id).Err)
+	require.Equal(t, 1, count(t, pool, "SELECT count(*) FROM log"))
+}
+
+var holidays = map[string]bool{"2026-12-25": true, "2026-12-31": true} // part of the program, the same in all processes
+
+func isWorkday(t time.Time) bool {
+	return t.Weekday() != time.Saturday && t.Weekday() != time.Sunday && !holidays[t.Format(time.DateOnly)]
+}
+
+// LastWorkday ticks at 18:00 UTC on the last workday of each month.
+type LastWorkday struct{}
+
+func (LastWorkday) String() string {
+	return "the last workday of the month at 18:00 UTC, calendar 2026"
+}
+
+func (LastWorkday) Next(t time.Time) time.Time {
+	t = t.UTC()
+	for month := time.Date(t.Year(), t.Month(), 1, 18, 0, 0, 0, time.UTC); ; month = month.AddDate(0, 1, 0) {
+		day := month.AddDate(0, 1, -1)
+		for !isWorkday(day) {
+			day = day.AddDate(0, 0, -1)
+		}
+		if day.After(t) {
+			return day
+		}
+	}
+}
+
+func registerPayroll(r jobs.Registrar, pay, report jobs.Handler) error {
+	nine, err := jobs.ParseCron("0 9 * * *", time.UTC)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		r.RegisterSchedule("payroll.pay", LastWorkday{}, pay),
+		r.RegisterSchedule("payroll.report", jobs.Only(nine, "on workdays of calendar 2026", isWorkday), report),
+	)
+}
+
+func TestPayroll(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { // begins on Saturday, 2000-01-01
+		s, err := memory.New(nil)
+		require.NoError(t, err)
+		rec := jobstest.Record(s)
+		nothing := func(context.Context, *jobs.Job) error { return nil }
+		require.NoError(t, registerPayroll(rec, nothing, nothing))
+		require.NoError(t, rec.Start(t.Context()))
+		time.Sleep(92 * 24 * time.Hour)
+		require.NoError(t, rec.Shutdown(t.Context()))
+		var paid []string
+		for _, o := range rec.Outcomes("payroll.pay") {
+			paid = append(paid, o.Job.Tick.Format("Mon 01-02 15:04"))
+		}
+		require.Equal(t, []string{"Mon 01-31 18:00", "Tue 02-29 18:00", "Fri 03-31 18:00"}, paid)
+		require.Equal(t, 65, len(rec.Outcomes("payroll.report")), "workdays") //nolint:testifylint // Len prints them all
+	})
+	require.Equal(t, "2026-12-30", LastWorkday{}.Next(time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)).Format(time.DateOnly), "the 31st is a holiday")
+}
+
+func registerTenants(r jobs.Registrar, tenants []string, sync jobs.Handler) error {
+	hourly, err := jobs.ParseCron("0 * * * *", time.UTC)
+	if err != nil {
+		return err
+	}
+	for _, tenant := range tenants {
+		err := r.RegisterSchedule("sync."+tenant, jobs.Spread(hourly, 10*time.Minute), sync)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestTenants(t *testing.T) {
+	t.Parallel()
+	s, err := memory.New(nil)
+	require.NoError(t, err)
+	var tenants []string
+	for i := range 100 {
+		tenants = append(tenants, fmt.Sprint("tenant", i))
+	}
+	require.NoError(t, registerTenants(s, tenants, func(context.Context, *jobs.Job) error { return nil }))
+	all, err := s.Jobs(t.Context())
+	require.NoError(t, err)
+	seconds := map[int]int{}
+	for _, st := range all {
+		second := st.NextTick.Minute()*60 + st.NextTick.Second()
+		require.Less(t, second, 600)
+		seconds[second]++
+	}
+	require.Greater(t, len(seconds), 80, "different seconds of the hour")
+}
+
+func copyChanges(ctx context.Context, job *jobs.Job) error {
+	if job.Tick.IsZero() {
+		return jobs.Permanent(errors.New("triggered runs have no window"))
+	}
+	const settled = 5 * time.Minute // longer than any transaction that writes changed_at
+	_, err := job.DB.Exec(ctx, `
+		INSERT INTO warehouse (id, total) SELECT id, total FROM sale WHERE changed_at >= $1 AND changed_at < $2
+		ON CONFLICT (id) DO UPDATE SET total = excluded.total`,
+		job.PrevSuccess.Add(-settled), job.Tick.Add(-settled))
+	return err
+}
+
+func TestCopyChanges(t *testing.T) {
+	t.Parallel()
+	var runs atomic.Int64
+	rec, pool := start(t, func(s jobs.Scheduler) error {
+		return s.RegisterInterval("sales.copy", time.Second, func(ctx context.Context, job *jobs.Job) error {
+			if runs.Add(1)%3 == 2 {
+				return jobs.Permanent(errors.New("the warehouse is down"))
+			}
+			return copyChanges(ctx, job)
+		})
+	})
+	// Rows that get into the windows of the next ten seconds, which end five minutes before their ticks.
+	_, err := pool.Exec(t.Context(), `
+		INSERT INTO sale SELECT n, n, now() - interval '5 minutes 5 seconds' + n * interval '100 ms' FROM generate_series(1, 150) AS n`)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		return count(t, pool, "SELECT count(*) FROM warehouse") == 150
+	}, time.Minute, 50*time.Millisecond, "each row is in a window")
+	require.GreaterOrEqual(t, len(rec.Outcomes("sales.copy")), 5)
+	require.ErrorContains(t, copyChanges(t.Context(), &jobs.Job{DB: pool}), "no window")
+}
+
 type Part struct {
 	Report int64 `json:"report"`
 	Part   int   `json:"part"`
@@ -257,12 +417,12 @@ func startReport(ctx context.Context, t jobs.Triggerer, pool *pgxpool.Pool, repo
 		if _, err := tx.Exec(ctx, "INSERT INTO report (id, parts_left) VALUES ($1, $2)", report, parts); err != nil {
 			return err
 		}
-		for part := range parts {
-			if _, err := BuildPart.TriggerTx(ctx, t, tx, Part{Report: report, Part: part}); err != nil {
-				return err
-			}
+		all := make([]Part, parts)
+		for i := range all {
+			all[i] = Part{Report: report, Part: i}
 		}
-		return nil
+		_, err := BuildPart.TriggerManyTx(ctx, t, tx, all)
+		return err
 	})
 }
 

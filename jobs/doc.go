@@ -73,9 +73,9 @@
 //
 // # PostgreSQL
 //
-// [DB], [Job.Tx], [Transactional], [TriggerTx] and [TxTriggerer] use pgx types and are for providers on PostgreSQL.
-// Other providers pass [Job.DB] through unchanged, and need not implement TxTriggerer. With one that does not support
-// Transactional, each attempt of such a job fails.
+// [DB], [Job.Tx], [Transactional], [TriggerTx], [TriggerManyTx] and [TxTriggerer] use pgx types and are for providers on
+// PostgreSQL. Other providers pass [Job.DB] through unchanged, and need not implement TxTriggerer. With one that does
+// not support Transactional, each attempt of such a job fails.
 //
 // # Goroutines
 //

@@ -151,6 +151,118 @@ func ExampleOverlap() {
 	// no other run is in progress:
 }
 
+// A run copies what has changed since the last run that succeeded, however many have failed in between.
+func ExampleJob_prevSuccess() {
+	changes := func(_ context.Context, job *jobs.Job) error {
+		fmt.Printf("from %s to %s\n", job.PrevSuccess.Format(time.TimeOnly), job.Tick.Format(time.TimeOnly))
+		return nil
+	}
+	registry, err := provider.NewRegistry()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = registry.RegisterInterval("audit.export", time.Hour, changes)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	export, err := registry.Job("audit.export")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	// The provider remembers that the run of 9:00 has succeeded. Those of 10:00 and 11:00 have failed.
+	nine := time.Date(2026, 3, 7, 9, 0, 0, 0, time.UTC)
+	noon := nine.Add(3 * time.Hour)
+	job := &jobs.Job{Name: "audit.export", Tick: noon, PrevSuccess: provider.PrevSuccess(nine, noon), Attempt: 1, MaxAttempts: 3}
+	if err := export.Run(context.Background(), job, slog.Default()); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// from 09:00:00 to 12:00:00
+}
+
+// Schedules can be combined. The text says what each part does.
+func ExampleOnly() {
+	nine, err := jobs.ParseCron("0 9 * * *", time.UTC)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	weekdays := jobs.Only(nine, "on weekdays", func(t time.Time) bool {
+		return t.Weekday() != time.Saturday && t.Weekday() != time.Sunday
+	})
+	friday := time.Date(2026, 3, 6, 0, 0, 0, 0, time.UTC)
+	for tick := friday; tick.Before(friday.AddDate(0, 0, 4)); {
+		tick = weekdays.Next(tick)
+		fmt.Println(tick.Format("Mon 15:04"))
+	}
+	fmt.Println(weekdays)
+	// Output:
+	// Fri 09:00
+	// Mon 09:00
+	// Tue 09:00
+	// 0 9 * * * UTC on weekdays
+}
+
+// Each job gets its own time within the ten minutes, always the same.
+func ExampleSpread() {
+	hourly, err := jobs.ParseCron("0 * * * *", time.UTC)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	registry, err := provider.NewRegistry() // a Scheduler is a Registrar too
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	noon := time.Date(2026, 3, 7, 12, 0, 0, 0, time.UTC)
+	for _, name := range []string{"audit.sync", "users.sync"} {
+		err := registry.RegisterSchedule(name, jobs.Spread(hourly, 10*time.Minute), func(context.Context, *jobs.Job) error { return nil })
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		job, err := registry.Job(name)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(name, job.Schedule.Next(noon).Format(time.TimeOnly))
+	}
+	// Output:
+	// audit.sync 12:07:03
+	// users.sync 12:04:23
+}
+
+// A tick that several schedules have is one tick.
+func ExampleAnyOf() {
+	working, err := jobs.ParseCron("0 8-18 * * mon-fri", time.UTC)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	daily, err := jobs.ParseCron("0 18 * * *", time.UTC)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	both := jobs.AnyOf(working, daily)
+	for tick := time.Date(2026, 3, 6, 16, 30, 0, 0, time.UTC); tick.Day() < 9; {
+		tick = both.Next(tick)
+		fmt.Println(tick.Format("Mon 15:04"))
+	}
+	// Output:
+	// Fri 17:00
+	// Fri 18:00
+	// Sat 18:00
+	// Sun 18:00
+	// Mon 08:00
+}
+
 // runOnce runs one attempt, as a provider does.
 func runOnce(registry *provider.Registry, name string) error {
 	definition, err := registry.Job(name)

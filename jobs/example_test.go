@@ -18,6 +18,41 @@ type WelcomeArgs struct {
 // Welcome combines the name of the job and the type of its data.
 const Welcome jobs.Kind[WelcomeArgs] = "email.welcome"
 
+type RetentionArgs struct {
+	Days int `json:"days"`
+}
+
+// Retention runs every night. By hand it can be triggered with other data.
+const Retention jobs.Kind[RetentionArgs] = "audit.retention"
+
+func ExampleKind_RegisterCron() {
+	registry, err := provider.NewRegistry() // a Scheduler is a Registrar too
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = Retention.RegisterCron(registry, "0 3 * * *", RetentionArgs{Days: 90}, func(_ context.Context, job *jobs.Job, args RetentionArgs) error {
+		fmt.Println("deleting what is older than", args.Days, "days")
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	// A scheduler then gives each tick this data.
+	retention, err := registry.Job("audit.retention")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	job := &jobs.Job{Name: "audit.retention", Data: retention.Data, Attempt: 1, Tick: time.Now()}
+	fmt.Println(retention.Run(context.Background(), job, slog.Default()))
+	// Output:
+	// deleting what is older than 90 days
+	// <nil>
+}
+
 // printer stands in for the application's scheduler.
 type printer struct{ jobs.Triggerer }
 

@@ -22,8 +22,9 @@ var ErrKeyReused = errors.New("jobs: idempotency key belongs to a different trig
 // A trigger with the key but with other data, or another [Delay], [At] or [Priority], is a mistake of the caller and
 // [ErrKeyReused]. The data are compared as encoded, before [TriggerMiddleware] sees them.
 //
-// IdempotencyKey cannot be combined with [Unique] and its relatives, and does not apply to TriggerMany. If another open
-// transaction has triggered the key with [TriggerTx], Trigger waits until that transaction ends, so give ctx a deadline.
+// IdempotencyKey cannot be combined with [Unique], [UniqueWaiting] or [Latest], and does not apply to TriggerMany. If
+// another open transaction has triggered the key with [TriggerTx], Trigger waits until that transaction ends, so give
+// ctx a deadline.
 func IdempotencyKey(key string) TriggerOption {
 	return triggerOption(func(r *Request) error {
 		if key == "" || len(key) > 1000 {
@@ -40,7 +41,7 @@ func (r *Request) fingerprint() error {
 		return nil
 	}
 	if r.Unique != "" {
-		return invalidOption("IdempotencyKey and Unique: a trigger has one key")
+		return invalidOption("IdempotencyKey and %s: a trigger has one key", r.UniqueMode)
 	}
 	hash := sha256.New() // of the key too, so that it does not help to guess data that are stored encrypted
 	_, _ = fmt.Fprintf(hash, "%q %d %s %d ", r.IdempotencyKey, r.Delay, r.At.UTC().Format(time.RFC3339Nano), r.Priority)

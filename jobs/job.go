@@ -37,6 +37,16 @@ type Job struct {
 	Missed int
 	// Snoozes is how often this run was postponed with [Snooze] before this attempt.
 	Snoozes int
+	// PrevSuccess is the latest tick whose run had succeeded when this attempt started, but at most Tick. It is zero if
+	// none had, and for a triggered run. It is kept forever, like [Status].LastSuccess.
+	//
+	// The windows from PrevSuccess up to Tick, without Tick itself, of the runs that succeed cover all time without a
+	// gap, whatever fails, is skipped or is paused in between: the next run that succeeds also has the windows of those
+	// that did not. Two windows overlap only if the attempt with the later start began before the success of the other
+	// run was stored: both were in progress at once, or the process died before it stored the success, so that the run
+	// is repeated. Those of [Transactional] runs never do: one whose window another run has covered meanwhile is rolled
+	// back and runs again with the rest. The window is empty, with PrevSuccess equal to Tick, if a later tick has covered it meanwhile.
+	PrevSuccess time.Time
 	// Metadata is what [TriggerMiddleware] set when the job was triggered, or nil. It is meant for middleware;
 	// handlers get their input from Data.
 	Metadata map[string]string

@@ -156,6 +156,11 @@ func (r *txTriggers) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data
 	return r.Trigger(ctx, name, data, opts...)
 }
 
+func (r *txTriggers) TriggerManyTx(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	r.tx = tx
+	return r.TriggerMany(ctx, name, data, opts...)
+}
+
 func TestJob_OutcomeClassifiesAttempts(t *testing.T) {
 	t.Parallel()
 	cancelled, cancel := context.WithCancel(t.Context())
@@ -238,6 +243,62 @@ func TestKind_Register(t *testing.T) {
 	require.Len(t, calls, 1, "the handler is not called")
 }
 
+func TestKind_RegistersEachSortOfJob(t *testing.T) {
+	t.Parallel()
+	const kind jobs.Kind[text] = "a.b"
+	var calls []text
+	h := func(_ context.Context, _ *jobs.Job, args text) error {
+		calls = append(calls, args)
+		return nil
+	}
+	hourly, err := jobs.Every(time.Hour)
+	require.NoError(t, err)
+	spare := make([]jobs.Option, 1, 5)
+	spare[0] = jobs.MaxRetries(5)
+	for _, test := range []struct {
+		name     string
+		register func(r jobs.Registrar) error
+		schedule string
+		delay    time.Duration
+		data     string
+	}{
+		{"Register", func(r jobs.Registrar) error { return kind.Register(r, h, spare...) }, "on demand", 0, `{}`},
+		{"RegisterDelayed", func(r jobs.Registrar) error { return kind.RegisterDelayed(r, time.Minute, h, spare...) }, "after 1m0s", time.Minute, `{}`},
+		{"RegisterCron", func(r jobs.Registrar) error { return kind.RegisterCron(r, "0 3 * * *", text{"x"}, h, spare...) }, "0 3 * * *", 0, `{"text":"x"}`},
+		{"RegisterInterval", func(r jobs.Registrar) error { return kind.RegisterInterval(r, time.Hour, text{"y"}, h, spare...) }, "every 1h0m0s", 0, `{"text":"y"}`},
+		{"RegisterSchedule", func(r jobs.Registrar) error { return kind.RegisterSchedule(r, hourly, text{"z"}, h, spare...) }, "every 1h0m0s", 0, `{"text":"z"}`},
+	} {
+		r := newRegistry(t)
+		require.NoError(t, test.register(r), test.name)
+		d, err := r.Job("a.b")
+		require.NoError(t, err)
+		schedule, _ := d.Describe()
+		require.Equal(t, test.schedule, schedule, test.name)
+		require.Equal(t, test.delay, d.Delay, test.name)
+		require.Equal(t, 6, d.MaxAttempts, test.name)
+		require.Equal(t, test.data, string(d.Data), test.name)
+		calls = nil
+		require.NoError(t, d.Run(t.Context(), &jobs.Job{Data: d.Data}, quiet))
+		require.Len(t, calls, 1, test.name)
+	}
+	require.Nil(t, spare[:2][1], "the caller's slice is not written to")
+
+	r := newRegistry(t)
+	for _, err := range []error{
+		kind.Register(r, nil), kind.RegisterDelayed(r, 0, nil), kind.RegisterCron(r, "@daily", text{}, nil), kind.RegisterInterval(r, time.Hour, text{}, nil),
+		kind.RegisterSchedule(r, hourly, text{}, nil),
+	} {
+		require.ErrorIs(t, err, jobs.ErrInvalidOption)
+		require.ErrorContains(t, err, "handler is nil")
+	}
+	require.ErrorIs(t, kind.RegisterInterval(r, time.Hour, text{"a\xffb"}, h), jobs.ErrInvalidData)
+	require.ErrorIs(t, jobs.Kind[*text]("a.b").RegisterCron(r, "@daily", nil, func(context.Context, *jobs.Job, *text) error { return nil }), jobs.ErrInvalidData)
+	require.NoError(t, kind.RegisterInterval(r, time.Hour, text{"x"}, h, jobs.Data(7)))
+	d, err := r.Job("a.b")
+	require.NoError(t, err)
+	require.JSONEq(t, `{"text":"x"}`, string(d.Data), "the data with the type")
+}
+
 func TestKind_Trigger(t *testing.T) {
 	t.Parallel()
 	const kind jobs.Kind[text] = "a.b"
@@ -284,7 +345,22 @@ func TestKind_RegisterRefusesTypesThatNeverEncodeAsObjects(t *testing.T) {
 }
 
 func register[T any](r *provider.Registry) error {
-	return jobs.Kind[T]("a.b").Register(r, func(context.Context, *jobs.Job, T) error { return nil })
+	const kind jobs.Kind[T] = "a.b"
+	h := func(context.Context, *jobs.Job, T) error { return nil }
+	err := kind.Register(r, h)
+	if err == nil {
+		return nil
+	}
+	var zero T
+	for _, other := range []error{
+		kind.RegisterDelayed(r, 0, h), kind.RegisterCron(r, "@daily", zero, h), kind.RegisterInterval(r, time.Hour, zero, h),
+		kind.RegisterSchedule(r, jobs.AnyOf(), zero, h),
+	} {
+		if other == nil || other.Error() != err.Error() {
+			return fmt.Errorf("%w, but another method returns %w", err, other)
+		}
+	}
+	return err
 }
 
 func TestTriggerTx_NeedsTheRole(t *testing.T) {
@@ -305,5 +381,26 @@ func TestTriggerTx_NeedsTheRole(t *testing.T) {
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.ErrorContains(t, err, "jobs: *jobs_test.triggers cannot trigger in a transaction")
 	require.Empty(t, id)
+	require.Empty(t, plain.name, "nothing is triggered")
+}
+
+func TestTriggerManyTx_NeedsTheRole(t *testing.T) {
+	t.Parallel()
+	const kind jobs.Kind[text] = "a.b"
+	tx := struct{ pgx.Tx }{}
+	var inTx txTriggers
+	ids, err := kind.TriggerManyTx(t.Context(), &inTx, tx, []text{{"x"}, {"y"}}, jobs.Priority(2))
+	require.Equal(t, []string{"7", "8"}, ids)
+	require.Equal(t, io.EOF, err)
+	require.Equal(t, tx, inTx.tx)
+	require.Equal(t, "a.b", inTx.name)
+	require.Equal(t, []any{text{"x"}, text{"y"}}, inTx.data)
+	require.Len(t, inTx.opts, 1)
+
+	var plain triggers
+	ids, err = jobs.TriggerManyTx(t.Context(), &plain, tx, "a.b", []any{nil})
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.ErrorContains(t, err, "jobs: *jobs_test.triggers cannot trigger in a transaction")
+	require.Empty(t, ids)
 	require.Empty(t, plain.name, "nothing is triggered")
 }

@@ -206,9 +206,25 @@ func StartWithin(limit time.Duration) Option {
 	})
 }
 
-// OnSkipped calls f for each run of the job that is skipped (see [Overlap] and [StartWithin]) and each tick that comes
-// due while the job is paused, in the process that skips it. Run.Error is the reason. A tick that a pause skips has
-// no run of its own, so its Run.ID is "". f must be fast. It is for counting and notifying: if the process dies at
+// Data sets the data that the ticks of the job give their handler, by the rules of [Triggerer]: v is encoded as JSON and
+// must be an object. It is encoded when the job is registered, and v that breaks the rules is [ErrInvalidData]. Defaults
+// to {}. Data does not apply to RegisterDelayed, nor to triggered runs, which have the data of their trigger.
+//
+// When a new version of the program changes the data, it applies to the ticks inserted from the start of that version
+// on, in whichever process. A run that waits keeps its data, even if it then also covers a later tick.
+//
+// [Kind] has methods that register ticks with data of its type.
+func Data(v any) Option {
+	return option(func(s *settings) error {
+		s.Data = v
+		s.ForTicks = cmp.Or(s.ForTicks, "Data")
+		return nil
+	})
+}
+
+// OnSkipped calls f for each run of the job that is skipped (see [Overlap], [StartWithin] and [Latest]) and each tick
+// that comes due while the job is paused, in the process that skips it. Run.Error is the reason. A tick that a pause
+// skips has no run of its own, so its Run.ID is "". f must be fast. It is for counting and notifying: if the process dies at
 // that moment, f is called twice or not at all. A panic of f is logged. Several OnSkipped options add up, those in a
 // provider's Config.Defaults first. Defaults to none.
 func OnSkipped(f func(ctx context.Context, skipped Run)) Option {
@@ -263,23 +279,6 @@ func At(t time.Time) TriggerOption {
 			return fmt.Errorf("%w: At(%v): want a time in the years 1 to 9999, in UTC", ErrInvalidSchedule, t)
 		}
 		r.Delay, r.At = 0, utc
-		return nil
-	})
-}
-
-// Unique makes Trigger return the ID of a live run (waiting, running or to be retried) of the same job and key, if
-// there is one, instead of inserting another. key is 1 to 1,000 bytes; different jobs may use the same key.
-//
-// If another open transaction has triggered the key with [TriggerTx], Trigger waits until that transaction ends. Keep
-// such transactions short, trigger several keys always in the same order, and give ctx a deadline. If TriggerTx finds
-// a run that is due and waiting, that run starts only after the commit. A run that is running, or not due yet, may
-// start or have started before.
-func Unique(key string) TriggerOption {
-	return triggerOption(func(r *Request) error {
-		if key == "" || len(key) > 1000 {
-			return invalidOption("Unique: key of %d bytes, must be 1 to 1,000", len(key))
-		}
-		r.Unique = key
 		return nil
 	})
 }

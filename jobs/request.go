@@ -17,8 +17,9 @@ type Request struct {
 	At time.Time
 	// Priority is 1 (first) to 4, or 0 for the priority of the registration.
 	Priority int
-	// Unique is the key given with [Unique], or "".
-	Unique string
+	// Unique is the key given with [Unique], [UniqueWaiting] or [Latest], or "". UniqueMode says with which.
+	Unique     string
+	UniqueMode UniqueMode
 	// IdempotencyKey is the key given with [IdempotencyKey], or "". Fingerprint, if there is one, is that of the data
 	// and options: triggers with the same key must have the same.
 	IdempotencyKey, Fingerprint string

@@ -7,12 +7,22 @@ import (
 	"github.com/everytick/everytick/jobs/internal/cron"
 )
 
-// A Schedule determines the instants at which a job runs, its ticks. It is a pure function of time, so every process
-// with the same definition gets the same ticks.
+// A Schedule determines the instants at which a job runs, its ticks. [ParseCron] and [Every] return one, and [Only],
+// [Spread] and [AnyOf] change and combine them. An application may write its own for [Registrar].RegisterSchedule, such
+// as one for a calendar.
+//
+// A schedule is a pure function of time, so that every process gets the same ticks. It is called from several
+// goroutines, often for times years away, and should take microseconds: it must not ask a database or the network. If
+// its code fails later on, because it panics, takes longer than a second or goes back in time, its ticks wait, and the
+// log and [Status].OverdueReason say why. They are not lost: the next version of the program catches up on them. Other
+// schedules are not affected.
 type Schedule interface {
-	// Next returns the first tick after t, in UTC, or the zero time if there is none.
+	// Next returns the first tick after t, or the zero time if there is none. Ticks are in whole milliseconds, at
+	// least a second apart, and before the year 10,000.
 	Next(t time.Time) time.Time
-	// String returns the definition: the cron pattern, or "every 5m0s".
+	// String returns the definition in one line of at most 1,000 bytes: the cron pattern, "every 5m0s", or for
+	// example "the last working day of the month, 18:00, TARGET calendar of 2026". Processes recognise a schedule by
+	// it. A version that changes the ticks should change it, and then the time before its start is not caught up on.
 	String() string
 }
 

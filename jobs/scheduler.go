@@ -26,6 +26,10 @@ type Registrar interface {
 	// and a restart does not shift them; see [Every]. An interval shorter than one second or not in whole
 	// milliseconds is [ErrInvalidSchedule].
 	RegisterInterval(name string, every time.Duration, h Handler, opts ...Option) error
+	// RegisterSchedule runs h at the ticks of s, which the caller has written or made of other schedules; see
+	// [Schedule], [Only], [Spread] and [AnyOf]. s is checked with its next ticks: one that breaks the rules of Schedule
+	// is [ErrInvalidSchedule], and the error names the rule.
+	RegisterSchedule(name string, s Schedule, h Handler, opts ...Option) error
 	// RegisterDelayed runs h only when triggered, delay after the trigger. 0 means at once. A delay that is negative
 	// or not in whole milliseconds is [ErrInvalidSchedule].
 	RegisterDelayed(name string, delay time.Duration, h Handler, opts ...Option) error
@@ -45,15 +49,19 @@ type Triggerer interface {
 	// one would do harm.
 	Trigger(ctx context.Context, name string, data any, opts ...TriggerOption) (id string, err error)
 	// TriggerMany inserts a run of the job for each element of data, all or none, and returns the IDs in order. The
-	// options [Unique] and [IdempotencyKey] are not allowed and are [ErrInvalidOption].
+	// options [Unique], [UniqueWaiting], [Latest] and [IdempotencyKey] are not allowed and are [ErrInvalidOption].
 	TriggerMany(ctx context.Context, name string, data []any, opts ...TriggerOption) (ids []string, err error)
 }
 
-// A TxTriggerer triggers jobs in the caller's transaction: the run exists if and only if tx commits. A nil tx is an
+// A TxTriggerer triggers jobs in the caller's transaction: the runs exist if and only if tx commits. A nil tx is an
 // error, and a tx that has ended is [pgx.ErrTxClosed]. Providers on PostgreSQL have this role, and adapters/memory has
-// it for tests. Call it through [TriggerTx].
+// it for tests. Call it through [TriggerTx] and [TriggerManyTx].
 type TxTriggerer interface {
+	// TriggerTx is like Trigger of [Triggerer], in tx.
 	TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any, opts ...TriggerOption) (id string, err error)
+	// TriggerManyTx is like TriggerMany of [Triggerer], in tx. If inserting fails, none of the runs is in tx, even if
+	// tx commits.
+	TriggerManyTx(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...TriggerOption) (ids []string, err error)
 }
 
 // TriggerTx triggers a job in tx if t has the role [TxTriggerer] (see [As]). Otherwise the error wraps
@@ -64,6 +72,16 @@ func TriggerTx(ctx context.Context, t Triggerer, tx pgx.Tx, name string, data an
 		return "", fmt.Errorf("jobs: %T cannot trigger in a transaction: %w", t, errors.ErrUnsupported)
 	}
 	return tt.TriggerTx(ctx, tx, name, data, opts...)
+}
+
+// TriggerManyTx triggers a job once for each element of data, in tx, if t has the role [TxTriggerer] (see [As]).
+// Otherwise the error wraps [errors.ErrUnsupported].
+func TriggerManyTx(ctx context.Context, t Triggerer, tx pgx.Tx, name string, data []any, opts ...TriggerOption) (ids []string, err error) {
+	tt, ok := As[TxTriggerer](t)
+	if !ok {
+		return nil, fmt.Errorf("jobs: %T cannot trigger in a transaction: %w", t, errors.ErrUnsupported)
+	}
+	return tt.TriggerManyTx(ctx, tx, name, data, opts...)
 }
 
 // A Monitor reports the state of jobs. It also works while the scheduler is stopped.

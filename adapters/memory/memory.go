@@ -156,6 +156,11 @@ func (s *Scheduler) RegisterInterval(name string, every time.Duration, h jobs.Ha
 	return s.registry.RegisterInterval(name, every, h, opts...)
 }
 
+// RegisterSchedule implements [jobs.Registrar].
+func (s *Scheduler) RegisterSchedule(name string, schedule jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	return s.registry.RegisterSchedule(name, schedule, h, opts...)
+}
+
 // RegisterDelayed implements [jobs.Registrar].
 func (s *Scheduler) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return s.registry.RegisterDelayed(name, delay, h, opts...)
@@ -187,6 +192,11 @@ func (s *Scheduler) trigger(ctx context.Context, tx *Tx, name string, data any, 
 
 // TriggerMany implements [jobs.Triggerer].
 func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	return s.triggerMany(ctx, nil, name, data, opts)
+}
+
+// triggerMany inserts all runs or none, in tx unless it is nil.
+func (s *Scheduler) triggerMany(ctx context.Context, tx *Tx, name string, data []any, opts []jobs.TriggerOption) ([]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -198,7 +208,7 @@ func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, op
 	if err != nil {
 		return nil, err
 	}
-	if err := d.Enqueue(ctx, reqs, s.storeIn(nil, d)); err != nil {
+	if err := d.Enqueue(ctx, reqs, s.storeIn(tx, d)); err != nil {
 		return nil, err
 	}
 	ids := make([]string, len(reqs))
@@ -223,6 +233,14 @@ func (s *Scheduler) storeIn(tx *Tx, d *provider.Definition) jobs.Enqueue {
 		now := clock()
 		for _, req := range reqs {
 			q := s.queue(d)
+			if req.Unique != "" && req.UniqueMode != jobs.UniqueModeLive {
+				r, err := s.storeKeyed(ctx, q, tx, req)
+				if err != nil {
+					return err
+				}
+				req.ID = r.id
+				continue
+			}
 			key, fingerprint := keyOf(req)
 			r, err := s.holder(ctx, q, key, tx)
 			if err != nil {
@@ -443,7 +461,11 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 			if r.begun {
 				due = now // the run started in time and was interrupted
 			}
-			if reason := r.queue.def.Skip(job, due, overlapping); reason != "" {
+			reason := r.queue.def.Skip(job, due, overlapping)
+			if r.overtaken != "" {
+				reason = provider.Overtaken(r.overtaken)
+			}
+			if reason != "" {
 				s.finish(r, jobs.StateSkipped, reason, now)
 				r.attempt-- // the attempt was not made
 				s.notify()  // the next tick may have waited for this run
@@ -458,6 +480,12 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 					s.logger.Warn("memory: late run: earlier ticks were missed and get no run of their own", slog.Any("", job))
 				})
 			}
+			for _, earlier := range r.overtakes {
+				if earlier.ended.IsZero() {
+					earlier.overtaken = r.id
+				}
+			}
+			r.overtakes = nil
 			r.begun, r.started, r.process = true, now, s.session.id
 			rowCtx, cancel := context.WithCancel(ctx)
 			r.cancel = cancel
@@ -469,6 +497,9 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 	return start
 }
 
+// stalledEvery is how often a schedule whose code fails is tried and logged.
+const stalledEvery = time.Minute
+
 // advance inserts, folds or skips the ticks of q that are due. It returns functions that report
 // it, to be called without the mutex.
 func (s *Scheduler) advance(ctx context.Context, q *queue, now time.Time) (reports []func()) {
@@ -477,7 +508,7 @@ func (s *Scheduler) advance(ctx context.Context, q *queue, now time.Time) (repor
 		switch a.Action {
 		case provider.Insert:
 			q.last = s.add(s.newRow(q, row{
-				data: []byte("{}"), priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed,
+				data: q.def.Data, priority: q.def.Priority, due: a.Tick, tick: a.Tick, missed: a.Missed,
 			}, now))
 		case provider.Fold: // the run keeps the due time of its first tick, and so its place in the queue
 			q.last.tick, q.last.missed = a.Tick, a.Missed
@@ -488,6 +519,16 @@ func (s *Scheduler) advance(ctx context.Context, q *queue, now time.Time) (repor
 					"job", q.def.Name, "tick", a.Tick, "missed", a.Missed, "reason", provider.SkippedPaused)
 				q.def.Skipped(ctx, s.logger, "", a.Tick, provider.SkippedPaused)
 			})
+		case provider.Stall:
+			if now.Sub(q.stalled) >= stalledEvery {
+				q.stalled = now
+				tick := q.next
+				reports = append(reports, func() {
+					s.logger.Error("memory: schedule has a bug; its ticks wait until a version without it is started",
+						"job", q.def.Name, "tick", tick, "schedule", q.def.Spec(), "error", a.Err)
+				})
+			}
+			return reports
 		default:
 			return reports
 		}
@@ -504,6 +545,9 @@ func (s *Scheduler) nextDue(now time.Time) (next time.Time) {
 	for _, q := range s.queues {
 		if q.next.After(now) && (next.IsZero() || q.next.Before(next)) {
 			next = q.next
+		}
+		if again := q.stalled.Add(stalledEvery); again.After(now) && (next.IsZero() || again.Before(next)) {
+			next = again
 		}
 	}
 	return next
@@ -582,11 +626,14 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 		r.output = output
 	}
 	switch {
+	case r.covered:
+		level, msg = slog.LevelInfo, "memory: another run of the schedule has succeeded meanwhile; running again from its tick on"
+		r.attempt--
+		r.covered = false
+		s.park(r, jobs.StateWaiting)
 	case err == nil:
 		s.finish(r, jobs.StateCompleted, "", now)
-		if q := r.queue; r.tick.After(q.lastSuccess) {
-			q.lastSuccess = r.tick
-		}
+		r.queue.succeeded(r)
 	case !r.cancelled.IsZero():
 		level, msg = slog.LevelInfo, "memory: job cancelled"
 		r.addError(text, now)

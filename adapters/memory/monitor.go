@@ -40,7 +40,7 @@ func (q *queue) waiting(now time.Time) int {
 // due reports whether a tick is due but not inserted yet.
 func (q *queue) due(now time.Time) bool {
 	action := q.plan(now).Action
-	return action == provider.Insert || action == provider.Hold
+	return action == provider.Insert || action == provider.Hold || action == provider.Stall
 }
 
 // Jobs implements [jobs.Monitor].
@@ -73,6 +73,9 @@ func (s *Scheduler) statuses(now time.Time) []jobs.Status {
 					st.OverdueBy, st.OverdueReason = now.Sub(due), s.overdueReason(q)
 				}
 			}
+			if err := q.stall(now); err != nil {
+				st.OverdueReason = "its schedule has a bug: " + err.Error()
+			}
 			st.Upcoming = d.Upcoming(st.NextTick)
 			if q.prev != nil {
 				st.PrevTick, st.PrevState, st.Missed = q.prev.tick, q.prev.state, q.prev.missed
@@ -82,6 +85,15 @@ func (s *Scheduler) statuses(now time.Time) []jobs.Status {
 		all[i] = st
 	}
 	return all
+}
+
+// stall returns what the code of the schedule does wrong, or nil.
+func (q *queue) stall(now time.Time) error {
+	if a := q.plan(now); a.Action == provider.Stall {
+		return a.Err
+	}
+	_, err := provider.CheckedNext(q.def.Schedule, now)
+	return err
 }
 
 // overdueReason returns why the due tick of q has not started.

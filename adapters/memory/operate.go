@@ -69,7 +69,7 @@ func (s *Scheduler) retry(now time.Time, rows ...*row) {
 			r.attempts = max(r.attempts, r.attempt+1)
 			r.queue.claim(r)
 		}
-		r.due = now
+		r.due, r.overtaken = now, ""
 		s.park(r, jobs.StateWaiting)
 	}
 	for _, f := range []*finished{&s.finished, &s.failed} {

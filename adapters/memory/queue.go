@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/everytick/everytick/jobs"
@@ -24,9 +25,11 @@ type row struct {
 	metadata map[string]string
 	priority int
 	unique   string // key in queue.unique
+	key      string // key of jobs.UniqueWaiting or jobs.Latest
 	tick     time.Time
 	missed   int             // earlier ticks that the run covers
 	begun    bool            // an attempt has started, or Retry was called, so it is never too late
+	covered  bool            // another run covered a part of the attempt's window, so it does not count
 	aside    bool            // failed before or retried by hand, so it does not hold up the next tick
 	due      time.Time       // when the next attempt is due
 	attempt  int             // attempts started; an interrupted one does not count
@@ -39,7 +42,11 @@ type row struct {
 
 	snoozes      int    // how often the handler has snoozed the run
 	snoozeReason string // the latest reason
-	fingerprint  string // of a trigger with an idempotency key
+
+	fingerprint string // of a trigger with an idempotency key
+	overtakes   []*row // with jobs.Latest, earlier rows of the key that must not start after this one
+	overtaken   string // ID of the row that has started with newer data
+	held        int    // how many open transactions keep it from starting
 
 	tx      *Tx           // open transaction that inserts the row; nil if none
 	settled chan struct{} // closed when tx has ended
@@ -55,15 +62,18 @@ type queue struct {
 	def                        *provider.Definition
 	slots                      *slots
 	unique                     map[string]*row // rows that have not ended or have an idempotency key, by key
+	keys                       map[string]*key // of jobs.UniqueWaiting and jobs.Latest
 	paused                     time.Time       // when the job was paused; zero if it is not
 	back                       []*row          // due rows that wait for the end of the pause
 	pending, retrying, running int
 
 	// The schedule. last and prev are kept here after their retention.
-	next        time.Time // next tick; zero if none
-	last        *row      // latest tick that was inserted
-	prev        *row      // latest tick that started, or was skipped or cancelled
-	lastSuccess time.Time // latest tick whose run succeeded
+	next        time.Time  // next tick; zero if none
+	last        *row       // latest tick that was inserted
+	prev        *row       // latest tick that started, or was skipped or cancelled
+	committing  sync.Mutex // held while a transactional run of a tick commits; taken before the scheduler's
+	lastSuccess time.Time  // latest tick whose run succeeded
+	stalled     time.Time  // when its code last failed and that was logged; zero if never
 }
 
 // plan returns what to do with the next tick of the schedule at now.
@@ -87,6 +97,13 @@ func (r *row) progress() provider.Progress {
 	}
 }
 
+// succeeded records that the run of r has succeeded.
+func (q *queue) succeeded(r *row) {
+	if r.tick.After(q.lastSuccess) {
+		q.lastSuccess = r.tick
+	}
+}
+
 // passed makes r, which no longer waits, the previous tick unless a later one already is.
 func (q *queue) passed(r *row) {
 	if !r.tick.IsZero() && (q.prev == nil || !r.tick.Before(q.prev.tick)) {
@@ -106,7 +123,7 @@ func newSlots(n int) *slots { return &slots{n: n, free: n, ready: rowHeap{less: 
 func (s *Scheduler) queue(d *provider.Definition) *queue {
 	q := s.queues[d.Name]
 	if q == nil {
-		q = &queue{def: d, slots: s.general, unique: make(map[string]*row)}
+		q = &queue{def: d, slots: s.general, unique: make(map[string]*row), keys: make(map[string]*key)}
 		switch {
 		case d.Concurrency > 0:
 			q.slots = newSlots(d.Concurrency)
@@ -134,10 +151,12 @@ func (s *Scheduler) add(r *row) *row {
 	return r
 }
 
-// park lets r wait until it is due, which may be now.
+// park lets r wait until it is due, which may be now. While r is held, it is not in any list.
 func (s *Scheduler) park(r *row, state jobs.State) {
 	s.move(r, state)
-	heap.Push(&s.delayed, r)
+	if r.held == 0 {
+		heap.Push(&s.delayed, r)
+	}
 }
 
 // snoozedState is the state of r, whose handler has snoozed it, until it is due.
@@ -200,6 +219,8 @@ func (r *row) freeKey() {
 	if r.queue.unique[r.unique] == r {
 		delete(r.queue.unique, r.unique)
 	}
+	r.overtakes = nil
+	r.queue.dropKey(r)
 }
 
 // finished has ended rows in the order in which they ended.
@@ -216,10 +237,14 @@ func (s *Scheduler) ended(r *row) *finished {
 	return &s.finished
 }
 
-// claim makes r the holder of its key, if the key is free.
+// claim gives r its key, unless that is of jobs.Unique and not free.
 func (q *queue) claim(r *row) {
 	if r.unique != "" && q.unique[r.unique] == nil {
 		q.unique[r.unique] = r
+	}
+	if r.key != "" {
+		k := q.key(r.key)
+		k.live = append(k.live, r)
 	}
 }
 
@@ -250,7 +275,7 @@ func (r *row) job(now time.Time, db jobs.DB) *jobs.Job {
 	return &jobs.Job{
 		ID: r.id, Name: r.queue.def.Name, Data: bytes.Clone(r.data),
 		Attempt: r.attempt, MaxAttempts: r.attempts,
-		Tick: r.tick, Missed: r.missed, Snoozes: r.snoozes, Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
+		Tick: r.tick, Missed: r.missed, Snoozes: r.snoozes, PrevSuccess: provider.PrevSuccess(r.queue.lastSuccess, r.tick), Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
 	}
 }
 

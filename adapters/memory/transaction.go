@@ -24,9 +24,36 @@ func (s *Scheduler) runTx(ctx context.Context, r *row, job *jobs.Job) error {
 			if cancelled {
 				return errCancelled
 			}
-			return tx.Commit(context.WithoutCancel(ctx))
+			return s.commit(context.WithoutCancel(ctx), r, job, tx)
 		},
 	})
+}
+
+var errOvertaken = errors.New("memory: another run of the schedule has succeeded meanwhile, so the transaction was " +
+	"rolled back; it runs again from the tick of that run on")
+
+// commit commits tx unless another run has covered a part of the job's window since the attempt
+// began. Only one run of a schedule commits at a time.
+func (s *Scheduler) commit(ctx context.Context, r *row, job *jobs.Job, tx pgx.Tx) error {
+	q := r.queue
+	if job.Tick.IsZero() {
+		return tx.Commit(ctx)
+	}
+	q.committing.Lock()
+	defer q.committing.Unlock()
+	s.mu.Lock()
+	r.covered = provider.Covered(job.PrevSuccess, job.Tick, q.lastSuccess)
+	s.mu.Unlock()
+	if r.covered {
+		return errOvertaken
+	}
+	err := tx.Commit(ctx)
+	if err == nil {
+		s.mu.Lock()
+		q.succeeded(r)
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // beginTx begins a transaction of [Config].DB in which [Scheduler.TriggerTx] can trigger. Without a DB it is a [Tx].

@@ -27,9 +27,11 @@ type Tx struct {
 
 	outer  *Tx // the outermost transaction; nil if it is this one
 	begun  int // number of the outermost transaction's jobs when this one began
+	locked int // number of its locks then
 	mu     sync.Mutex
 	closed bool
 	jobs   []func(committed bool) // in the outermost transaction only
+	locks  []func()               // to be released after jobs; in the outermost transaction only
 }
 
 var _ pgx.Tx = (*Tx)(nil)
@@ -52,7 +54,7 @@ func (tx *Tx) nest() (*Tx, error) {
 	if err := tx.check(); err != nil {
 		return nil, err
 	}
-	return &Tx{DB: tx.DB, outer: outer, begun: len(outer.jobs)}, nil
+	return &Tx{DB: tx.DB, outer: outer, begun: len(outer.jobs), locked: len(outer.locks)}, nil
 }
 
 // check returns [pgx.ErrTxClosed] if tx or the outermost transaction has ended.
@@ -79,16 +81,22 @@ func (tx *Tx) end(commit bool) error {
 	outer.mu.Lock()
 	err := tx.check()
 	var ended []func(bool)
+	var released []func()
 	if err == nil {
 		tx.closed = true
 		if tx == outer || !commit {
 			ended = slices.Clone(outer.jobs[tx.begun:])
 			outer.jobs = outer.jobs[:tx.begun]
+			released = slices.Clone(outer.locks[tx.locked:])
+			outer.locks = outer.locks[:tx.locked]
 		}
 	}
 	outer.mu.Unlock()
 	for _, f := range ended {
 		f(commit)
+	}
+	for _, f := range released {
+		f()
 	}
 	return err
 }
@@ -102,6 +110,18 @@ func (tx *Tx) add(f func(committed bool)) error {
 		return err
 	}
 	outer.jobs = append(outer.jobs, f)
+	return nil
+}
+
+// addLock calls release when tx has committed or rolled back, after the functions given to add.
+func (tx *Tx) addLock(release func()) error {
+	outer := tx.outermost()
+	outer.mu.Lock()
+	defer outer.mu.Unlock()
+	if err := tx.check(); err != nil {
+		return err
+	}
+	outer.locks = append(outer.locks, release)
 	return nil
 }
 
@@ -160,15 +180,30 @@ func (s *Scheduler) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data 
 	return s.trigger(ctx, unwrapTx(tx), name, data, opts)
 }
 
+// TriggerManyTx implements [jobs.TxTriggerer]. See [Scheduler.TriggerTx] for what tx may be.
+func (s *Scheduler) TriggerManyTx(
+	ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption,
+) ([]string, error) {
+	if tx == nil {
+		return nil, fmt.Errorf("memory: trigger %d of %q: the transaction is nil; use TriggerMany without one", len(data), name)
+	}
+	return s.triggerMany(ctx, unwrapTx(tx), name, data, opts)
+}
+
 func (tx *Tx) itself() *Tx { return tx }
 
 // addIn stores r once tx commits.
 func (s *Scheduler) addIn(tx *Tx, r *row) error {
 	r.tx, r.settled = tx, make(chan struct{})
-	if err := tx.add(func(committed bool) { s.txEnded(r, committed) }); err != nil {
-		return fmt.Errorf("memory: trigger %q: %w", r.queue.def.Name, err)
+	return txError(r.queue, tx.add(func(committed bool) { s.txEnded(r, committed) }))
+}
+
+// txError adds to an error of a transaction what it happened to.
+func txError(q *queue, err error) error {
+	if err != nil {
+		err = fmt.Errorf("memory: trigger %q: %w", q.def.Name, err)
 	}
-	return nil
+	return err
 }
 
 // txEnded stores or drops r after its transaction has ended.
@@ -181,6 +216,7 @@ func (s *Scheduler) txEnded(r *row, committed bool) {
 	if committed {
 		s.add(r)
 	} else {
+		r.queue.dropKey(r)
 		r.freeKey()
 	}
 }
@@ -193,16 +229,20 @@ func (s *Scheduler) holder(ctx context.Context, q *queue, key string, tx *Tx) (*
 		if r == nil || r.tx == nil || tx != nil && r.tx.outermost() == tx.outermost() {
 			return r, nil
 		}
-		s.mu.Unlock()
-		var err error
-		select {
-		case <-r.settled:
-		case <-ctx.Done():
-			err = fmt.Errorf("memory: trigger %q: an open transaction holds the key: %w", q.def.Name, ctx.Err())
-		}
-		s.mu.Lock()
-		if err != nil {
+		if err := s.await(ctx, q, r.settled); err != nil {
 			return nil, err
 		}
+	}
+}
+
+// await waits with the mutex released until a transaction that holds a key of q has ended.
+func (s *Scheduler) await(ctx context.Context, q *queue, settled <-chan struct{}) error {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	select {
+	case <-settled:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("memory: trigger %q: an open transaction holds the key: %w", q.def.Name, ctx.Err())
 	}
 }

@@ -25,9 +25,9 @@
 // The description of the span's status is the error text, after [jobs.Redact]. Spans and metrics never contain a
 // job's data.
 //
-// The span of TriggerTx says that the job was inserted, not that the transaction was committed. If [jobs.Unique] finds
-// an existing job, the trigger's span has that job's ID, but the job's runs belong to the trace of the trigger that
-// stored it.
+// The span of TriggerTx says that the job was inserted, not that the transaction was committed. If [jobs.Unique] or
+// [jobs.UniqueWaiting] finds an existing job, the trigger's span has that job's ID, but the job's runs belong to the
+// trace of the trigger that stored it. With [jobs.Latest] they belong to that of the last trigger.
 //
 // # Metrics
 //

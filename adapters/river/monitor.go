@@ -75,22 +75,29 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 // describe fills in the fields that come from the row of a schedule.
 func (s *Scheduler) describe(d *provider.Definition, st *jobs.Status, row store.Standing, exists bool, now time.Time) {
 	if !exists {
-		st.NextTick = provider.Next(d.Schedule, now)
-		if s.started.Load() {
+		next, err := provider.CheckedNext(d.Schedule, now)
+		if st.NextTick = next; err != nil {
+			st.OverdueReason = stalled(err)
+		} else if s.started.Load() {
 			st.OverdueReason = "its row is missing and will be written again within seconds"
 		}
 		return
 	}
-	stands := schedule.Stands(d.Schedule, schedule.SpecOf(d), row, !st.PausedSince.IsZero(), now)
+	stands := schedule.Stands(d.Schedule, d.Spec(), row, !st.PausedSince.IsZero(), now)
 	st.PrevTick, st.PrevState, st.Missed = stands.Prev.At, stands.Prev.State, stands.Prev.Missed
 	st.LastSuccess, st.NextTick, st.OverdueBy = row.LastSuccess, stands.Next, stands.OverdueBy
 	switch {
+	case stands.Stalled != nil:
+		st.OverdueReason = stalled(stands.Stalled)
 	case st.OverdueBy > 0:
 		st.OverdueReason = s.overdueReason(d, st, row, stands.Inserted)
 	case stands.Ahead:
 		st.OverdueReason = "its next tick is later than its schedule says: the database's clock was set back, and the ticks until then have been inserted"
 	}
 }
+
+// stalled returns why the ticks of a schedule whose code fails wait.
+func stalled(err error) string { return "its schedule has a bug: " + err.Error() }
 
 // startsWithin is how late a tick starts at most if a worker is free: at the next poll.
 const startsWithin = 2 * time.Second
@@ -113,7 +120,7 @@ func (s *Scheduler) overdueReason(d *provider.Definition, st *jobs.Status, row s
 		return fmt.Sprintf("all workers are taken, %d in this process, and no other process has one free", slots.N)
 	case st.OverdueBy < startsWithin:
 		return "it is about to start"
-	case !inserted && row.Spec != schedule.SpecOf(d):
+	case !inserted && row.Spec != d.Spec():
 		return "a process that was started later has registered another schedule for it: " + row.Spec
 	case !inserted:
 		return "it has not been inserted; see the log"

@@ -87,6 +87,7 @@ func TestJobs_OverdueReasonNamesWhatDelaysATick(t *testing.T) {
 	require.NoError(t, s.RegisterInterval("a.general", time.Second, blocked))
 	require.NoError(t, s.RegisterInterval("a.own", time.Second, blocked, jobs.Concurrency(2)))
 	require.NoError(t, s.RegisterInterval("a.all", time.Second, blocked, jobs.Concurrency(3), jobs.CatchUp(jobs.CatchUpAll)))
+	require.NoError(t, s.RegisterInterval("a.tx", time.Second, blocked, jobs.Transactional()))
 	reasonsBecome := func(want map[string]string) {
 		eventually(t, "the reasons appear", func() bool {
 			all, err := s.Jobs(t.Context())
@@ -103,11 +104,12 @@ func TestJobs_OverdueReasonNamesWhatDelaysATick(t *testing.T) {
 		"a.general": "all workers are taken, 1 in this process, and no other process has one free",
 		"a.own":     "all worker slots of the job are taken, 2 in this process, and no other process has one free",
 		"a.all":     "the run of the previous tick has not ended",
+		"a.tx":      "all worker slots of transactional jobs are taken, 1 in this process, and no other process has one free",
 	})
 	open()
 	require.NoError(t, s.Shutdown(t.Context()))
 	const stopped = "this scheduler is not started, and no other process has taken it: none that registers it is running, or all are busy"
-	reasonsBecome(map[string]string{"a.general": stopped, "a.own": stopped, "a.all": stopped})
+	reasonsBecome(map[string]string{"a.general": stopped, "a.own": stopped, "a.all": stopped, "a.tx": stopped})
 }
 
 func TestHealth_ReportsAShutdownInProgress(t *testing.T) {

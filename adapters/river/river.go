@@ -311,6 +311,14 @@ func (s *Scheduler) RegisterInterval(name string, every time.Duration, h jobs.Ha
 	return s.reg.RegisterInterval(name, every, h, opts...)
 }
 
+// RegisterSchedule implements [jobs.Registrar].
+func (s *Scheduler) RegisterSchedule(name string, schedule jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	if err := s.mayRegister(name); err != nil {
+		return err
+	}
+	return s.reg.RegisterSchedule(name, schedule, h, opts...)
+}
+
 // RegisterDelayed implements [jobs.Registrar].
 func (s *Scheduler) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	if err := s.mayRegister(name); err != nil {

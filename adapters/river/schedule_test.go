@@ -533,11 +533,12 @@ func TestSchedule_AdvancesLargeDataInParts(t *testing.T) {
 	ran := make(chan jobs.Job, 10)
 	names := []string{"a.b", "a.a", "a-c.a", "a_d.a"} // PostgreSQL may sort them differently
 	for _, name := range names {
-		require.NoError(t, s.RegisterInterval(name, time.Hour, forward(ran)))
+		data := map[string]string{"name": name, "text": strings.Repeat("x", 150_000)}
+		require.NoError(t, s.RegisterInterval(name, time.Hour, forward(ran), jobs.Data(data)))
 	}
 	registered(t, s)
 	grid := lastTick(time.Hour)
-	execSQL(t, pool, `UPDATE river.everytick_schedule SET next_tick = $1, data = jsonb_build_object('name', name, 'text', repeat('x', 150000))`, grid)
+	execSQL(t, pool, `UPDATE river.everytick_schedule SET next_tick = $1`, grid)
 	require.NoError(t, s.Start(t.Context()))
 	for range names {
 		job := receive(t, ran)

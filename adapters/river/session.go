@@ -371,7 +371,8 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	env := &work.Env{
 		Store: s.store, Log: s.log, App: s.pool, Own: ss.pool, Client: id, Stopping: ss.stopping,
 		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded, Going: s.going,
-		Ended: ss.flow.Ended,
+		LastSuccess: ss.ticker.LastSuccess,
+		Ended:       ss.flow.Ended,
 	}
 	for queue, slots := range ss.slots {
 		cfg.Queues[queue] = riverqueue.QueueConfig{MaxWorkers: slots.N}
@@ -455,6 +456,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	end := func() {
 		<-ss.client.Stopped()
 		<-ss.returned
+		ss.ticker.StoreSuccesses(context.WithoutCancel(ctx))
 		ss.log.Close()
 		ss.process.Stop()
 		ss.pool.Close()

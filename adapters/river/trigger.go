@@ -3,7 +3,6 @@ package river
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,7 +14,6 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/everytick/everytick/adapters/river/internal/insert"
-	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
 )
@@ -52,7 +50,7 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 		case req.IdempotencyKey != "":
 			err = s.insertOnce(ctx, tx, req, toInsert[0])
 		default:
-			err = s.insert(ctx, tx, toInsert[0])
+			err = s.insert(ctx, tx, req, toInsert[0])
 		}
 		if err != nil {
 			return fmt.Errorf("river: trigger %q: %w", name, s.unmigrated(err))
@@ -67,8 +65,11 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 }
 
 // insert inserts one job, in tx unless that is nil, or finds the job that holds its unique key.
-func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, j *insert.Job) error {
+func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *insert.Job) error {
 	if j.UniqueKey != nil {
+		if req.UniqueMode != jobs.UniqueModeLive {
+			return s.insertKeyed(ctx, tx, req, j)
+		}
 		queue, err := s.findUnique(ctx, tx, j)
 		if err != nil || j.ID != 0 {
 			if queue != "" {
@@ -80,7 +81,7 @@ func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, j *insert.Job) error 
 	if tx == nil {
 		err := s.inserts.One(ctx, j)
 		if refused := (*pgconn.PgError)(nil); j.UniqueKey != nil && errors.As(err, &refused) && refused.Code == "40001" {
-			return s.insert(ctx, nil, j) // the role's isolation is not read committed: find it again
+			return s.insert(ctx, nil, req, j) // the role's isolation is not read committed: find it again
 		}
 		return err
 	}
@@ -118,28 +119,47 @@ func (s *Scheduler) findUnique(ctx context.Context, tx pgx.Tx, j *insert.Job) (q
 
 // TriggerMany implements [jobs.Triggerer]. The jobs are inserted in one transaction.
 func (s *Scheduler) TriggerMany(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
-	reqs, err := s.triggerMany(ctx, name, data, opts, s.inserts.Many)
-	if err != nil {
-		return nil, err
+	reqs, err := s.triggerMany(ctx, nil, name, data, opts, s.inserts.Many)
+	return runIDs(reqs), err
+}
+
+// TriggerManyTx implements [jobs.TxTriggerer]. The jobs are inserted in a savepoint of tx, so that tx can go on after
+// an error, without the jobs. They can run once tx has committed.
+func (s *Scheduler) TriggerManyTx(
+	ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption,
+) ([]string, error) {
+	if tx == nil {
+		return nil, fmt.Errorf("river: trigger %d of %q: the transaction is nil; use TriggerMany without one", len(data), name)
 	}
-	ids := make([]string, len(reqs))
-	for i, req := range reqs {
-		ids[i] = req.ID
+	reqs, err := s.triggerMany(ctx, tx, name, data, opts, func(ctx context.Context, all []*insert.Job) error {
+		if err := s.inserts.ManyTx(ctx, tx, all); err != nil {
+			return err
+		}
+		return s.wake.InsertedTx(ctx, tx, all...)
+	})
+	return runIDs(reqs), err
+}
+
+func runIDs(reqs []*jobs.Request) []string {
+	var ids []string
+	for _, req := range reqs {
+		ids = append(ids, req.ID)
 	}
-	return ids, nil
+	return ids
 }
 
 // TriggerBulk implements [jobs.BulkTriggerer]. The jobs are inserted in one transaction by COPY.
 func (s *Scheduler) TriggerBulk(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error) {
-	reqs, err := s.triggerMany(ctx, name, data, opts, s.inserts.Bulk)
-	if err != nil {
-		return 0, err
-	}
-	return len(reqs), nil
+	reqs, err := s.triggerMany(ctx, nil, name, data, opts, s.inserts.Bulk)
+	return len(reqs), err
 }
 
-// triggerMany inserts all or none with insertAll.
-func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, opts []jobs.TriggerOption, insertAll func(context.Context, []*insert.Job) error) ([]*jobs.Request, error) {
+// triggerMany inserts all or none with insertAll, and returns the requests, or none after an error. tx is nil unless
+// insertAll inserts in it.
+func (s *Scheduler) triggerMany(
+	ctx context.Context, tx pgx.Tx, name string, data []any, opts []jobs.TriggerOption,
+	insertAll func(context.Context, []*insert.Job) error,
+) ([]*jobs.Request, error) {
 	d, err := s.definition(name)
 	if err != nil {
 		return nil, err
@@ -148,8 +168,8 @@ func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, op
 	if err != nil || len(reqs) == 0 {
 		return nil, err
 	}
-	return reqs, d.Enqueue(ctx, reqs, func(ctx context.Context, reqs []*jobs.Request) error {
-		toInsert, err := s.toInsert(ctx, nil, d, reqs...)
+	err = d.Enqueue(ctx, reqs, func(ctx context.Context, reqs []*jobs.Request) error {
+		toInsert, err := s.toInsert(ctx, tx, d, reqs...)
 		if err == nil {
 			err = insertAll(ctx, toInsert)
 		}
@@ -161,6 +181,10 @@ func (s *Scheduler) triggerMany(ctx context.Context, name string, data []any, op
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	return reqs, nil
 }
 
 // toInsert converts requests for a job to rows. It reads the time once, in tx unless that is nil, so those with the
@@ -190,9 +214,9 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definit
 		switch {
 		case i > 0 && maps.Equal(req.Metadata, reqs[i-1].Metadata):
 			j.Metadata = all[i-1].Metadata
-		case s.cfg.TriggerOnly || len(req.Metadata) > 0:
+		default:
 			var err error
-			if j.Metadata, err = json.Marshal(work.Meta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata}); err != nil {
+			if j.Metadata, err = s.metadata(req, nil); err != nil {
 				return nil, err
 			}
 		}
@@ -200,12 +224,17 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definit
 	return all, nil
 }
 
-// uniqueKey is nil if the job is not unique.
+// uniqueKey is the hash of the request's key, or nil. The runs of jobs.UniqueWaiting and jobs.Latest share a hash; see
+// [store.SharedKey].
 func uniqueKey(req *jobs.Request) []byte {
 	if req.Unique == "" {
 		return nil
 	}
-	key := sha256.Sum256([]byte("everytick unique\x00" + req.Name + "\x00" + req.Unique))
+	space := "everytick unique"
+	if req.UniqueMode != jobs.UniqueModeLive {
+		space = "everytick waiting"
+	}
+	key := sha256.Sum256([]byte(space + "\x00" + req.Name + "\x00" + req.Unique))
 	return key[:]
 }
 

@@ -69,7 +69,7 @@ func registerDemoJobs(r jobs.Registrar) error {
 		r.RegisterInterval("demo.heartbeat", 5*time.Second, func(ctx context.Context, job *jobs.Job) error {
 			job.Logger.InfoContext(ctx, "tick", "tick", job.Tick, "late", job.Late().Round(time.Millisecond))
 			return nil
-		}),
+		}, jobs.Timeout(5*time.Second), jobs.MaxRetries(0)),
 		r.RegisterInterval("demo.import", 10*time.Second, runImport, jobs.Concurrency(1)),
 	)
 }

@@ -56,7 +56,7 @@ func (f *full) FindRuns(ctx context.Context, q jobs.RunQuery) (page jobs.RunPage
 	all, err := f.matching(ctx, "FindRuns", q)
 	first := 0
 	if err == nil && q.After != "" {
-		if first, err = strconv.Atoi(q.After); err != nil {
+		if first, err = strconv.Atoi(q.After); err != nil || first < 0 {
 			return page, fmt.Errorf("%w: RunQuery.After", jobs.ErrInvalidOption)
 		}
 	}

@@ -68,6 +68,7 @@ type optionsJSON struct {
 	CatchUp     string  `json:"catch_up"`
 	Overlap     string  `json:"overlap"`
 	StartWithin float64 `json:"start_within_seconds,omitzero"`
+	InTx        bool    `json:"transactional,omitempty"`
 }
 
 func optionsJSONOf(o jobs.JobOptions) *optionsJSON {
@@ -78,7 +79,7 @@ func optionsJSONOf(o jobs.JobOptions) *optionsJSON {
 	overlap := map[jobs.OverlapPolicy]string{jobs.OverlapAllow: "allow", jobs.OverlapSkip: "skip"}
 	return &optionsJSON{
 		o.MaxAttempts, o.RetryDelay.Seconds(), o.Timeout.Seconds(), o.Priority, o.Concurrency,
-		catchUp[o.CatchUp], overlap[o.Overlap], o.StartWithin.Seconds(),
+		catchUp[o.CatchUp], overlap[o.Overlap], o.StartWithin.Seconds(), o.Transactional,
 	}
 }
 

@@ -61,12 +61,12 @@ func TestJSON(t *testing.T) {
 				Missed: 4, LastSuccess: tick, NextTick: tick.Add(24 * time.Hour), OverdueBy: 90 * time.Second, Waiting: 3, Running: 2, Retrying: 1,
 				Options: jobs.JobOptions{
 					MaxAttempts: 4, RetryDelay: 1500 * time.Millisecond, Timeout: time.Minute, Priority: 2, Concurrency: 5,
-					CatchUp: jobs.CatchUpAll, Overlap: jobs.OverlapSkip, StartWithin: 10 * time.Second,
+					CatchUp: jobs.CatchUpAll, Overlap: jobs.OverlapSkip, StartWithin: 10 * time.Second, Transactional: true,
 				},
 			},
 			`{"name":"a.b","schedule":"0 3 * * *","zone":"UTC","previous_tick":"2026-02-03T10:00:00Z","previous_state":"completed","missed":4,"last_success":"2026-02-03T10:00:00Z",
 				"next_tick":"2026-02-04T10:00:00Z","overdue_seconds":90,"waiting":3,"running":2,"retrying":1,
-				"options":{"max_attempts":4,"retry_delay_seconds":1.5,"timeout_seconds":60,"priority":2,"concurrency":5,"catch_up":"all","overlap":"skip","start_within_seconds":10}}`,
+				"options":{"max_attempts":4,"retry_delay_seconds":1.5,"timeout_seconds":60,"priority":2,"concurrency":5,"catch_up":"all","overlap":"skip","start_within_seconds":10,"transactional":true}}`,
 		},
 	} {
 		got, err := json.Marshal(jobshttp.JSON(test.v))

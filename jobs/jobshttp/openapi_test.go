@@ -179,7 +179,7 @@ func rich(t testing.TB) *full {
 		first.Process, first.EndedAt, first.CancelledAt = "one", time.Now().UTC(), time.Now().UTC()
 		s.statuses[0].Options = jobs.JobOptions{
 			MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1, Concurrency: 2, CatchUp: jobs.CatchUpAll,
-			Overlap: jobs.OverlapSkip, StartWithin: time.Hour,
+			Overlap: jobs.OverlapSkip, StartWithin: time.Hour, Transactional: true,
 		}
 		for i := range 3 {
 			first.Errors = append(first.Errors, jobs.RunError{Attempt: i + 1, At: time.Now().UTC(), Text: "no such host"})

@@ -119,6 +119,30 @@ func TestCleanUpRunsAtThreeEachDay(t *testing.T) {
 	})
 }
 
+func TestASecondRunReplacesTheFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		scheduler, err := memory.New(nil)
+		require.NoError(t, err)
+		rec := jobstest.Record(scheduler)
+		rec.Repeat = true             // runs each handler that succeeds once more
+		welcomed := map[string]bool{} // by run, as a table with the run's ID as its key would be
+		require.NoError(t, Welcome.Register(rec, func(_ context.Context, job *jobs.Job, _ WelcomeArgs) error {
+			welcomed[job.ID] = true
+			return nil
+		}))
+		require.NoError(t, rec.Start(t.Context()))
+		require.NoError(t, jobstest.Of(rec, Welcome).TriggerAndWait(t, WelcomeArgs{User: 7}).Err)
+		require.Len(t, welcomed, 1)
+		require.NoError(t, rec.Shutdown(t.Context()))
+	})
+}
+
+func TestSchedulesMakeSense(t *testing.T) {
+	t.Parallel()
+	jobstest.Lint(t, RegisterUserJobs)
+}
+
 func TestARefusedWelcomeSendsNoMail(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -35,6 +35,14 @@ type Recorder struct {
 	// retries. Defaults to one minute. In a [testing/synctest] bubble it can be a day.
 	Wait time.Duration
 
+	// Repeat runs each handler that succeeds once more, as if the process had died before the success was stored. The
+	// test then shows what a handler does twice. The second call has the same ID, data, metadata, tick and PrevSuccess,
+	// and the next Attempt. Its error is that of the attempt, which may be retried. A handler is not repeated on its
+	// last attempt, after which a job whose process has died fails for good; with [jobs.MaxRetries] of 0 it never is.
+	// Nor is one with the option [jobs.Transactional], whose effects are stored together with the success.
+	// Both calls share the attempt's timeout, and middleware of the registration runs twice, too. Set it before Start.
+	Repeat bool
+
 	mu       sync.Mutex
 	enqueued []Enqueued
 	outcomes []Outcome
@@ -64,15 +72,18 @@ func Record(s jobs.Scheduler) *Recorder {
 	return &Recorder{Scheduler: s, attempts: make(map[string]string)}
 }
 
-// Enqueued is a job that was triggered. Delay, At, Priority, Unique and IdempotencyKey are the values of the trigger's
-// options, or zero.
+// Enqueued is a job that was triggered. Delay, At, Priority, Unique, UniqueMode and IdempotencyKey are the values of the
+// trigger's options, or zero. A trigger with [jobs.Latest] that found a waiting run replaces the values of the first
+// one.
 type Enqueued struct {
 	ID, Name string
 	Data     json.RawMessage
 	Delay    time.Duration
 	At       time.Time
 	Priority int
-	Unique   string
+	// Unique is the key of [jobs.Unique], [jobs.UniqueWaiting] or [jobs.Latest], and UniqueMode says of which.
+	Unique     string
+	UniqueMode jobs.UniqueMode
 	// IdempotencyKey is that of [jobs.IdempotencyKey]; a repeated trigger is recorded once.
 	IdempotencyKey string
 	// Tx is true if the job was triggered in a transaction. It is recorded even if the transaction does not commit.
@@ -107,6 +118,11 @@ func (r *Recorder) RegisterCron(name, pattern string, h jobs.Handler, opts ...jo
 // RegisterInterval implements [jobs.Registrar].
 func (r *Recorder) RegisterInterval(name string, every time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return r.Scheduler.RegisterInterval(name, every, h, r.watching(opts)...)
+}
+
+// RegisterSchedule implements [jobs.Registrar].
+func (r *Recorder) RegisterSchedule(name string, s jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	return r.Scheduler.RegisterSchedule(name, s, h, r.watching(opts)...)
 }
 
 // RegisterDelayed implements [jobs.Registrar].
@@ -147,6 +163,18 @@ func (r *Recorder) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data a
 	return id, err
 }
 
+// TriggerManyTx implements [jobs.TxTriggerer]. If the wrapped scheduler lacks this role, the error wraps
+// [errors.ErrUnsupported].
+func (r *Recorder) TriggerManyTx(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+	ids, err := jobs.TriggerManyTx(ctx, r.Scheduler, tx, name, data, opts...)
+	if err == nil {
+		for i, id := range ids {
+			r.record(id, name, data[i], opts, true)
+		}
+	}
+	return ids, err
+}
+
 func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, tx bool) {
 	// The trigger's options, without those of the registration.
 	req, err := jobs.NewRequest(name, data, opts...)
@@ -155,12 +183,15 @@ func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, e := range r.enqueued {
-		if e.ID == id {
-			return // a key found this run, and none was inserted
-		}
+	entry := Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, req.UniqueMode, req.IdempotencyKey, tx}
+	i := slices.IndexFunc(r.enqueued, func(e Enqueued) bool { return e.ID == id })
+	switch {
+	case i < 0:
+		r.enqueued = append(r.enqueued, entry)
+	case req.UniqueMode == jobs.UniqueModeLatest:
+		r.enqueued[i] = entry
+	default: // a key found the run, and none was inserted
 	}
-	r.enqueued = append(r.enqueued, Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, req.IdempotencyKey, tx})
 }
 
 // errLeft is the error of a handler that did not return.
@@ -168,16 +199,31 @@ var errLeft = errors.New("jobstest: handler exited its goroutine (runtime.Goexit
 
 // watching prepends middleware that observes attempts to the options.
 func (r *Recorder) watching(opts []jobs.Option) []jobs.Option {
-	return slices.Concat([]jobs.Option{jobs.Use(r.watch)}, opts)
+	transactional := false
+	for _, opt := range opts {
+		var set jobSettings
+		if opt != nil && opt.ApplyTo(&set) == nil { // the scheduler reports errors
+			transactional = transactional || set.Transactional
+		}
+	}
+	watch := func(h jobs.Handler) jobs.Handler { return r.watch(h, transactional) }
+	return slices.Concat([]jobs.Option{jobs.Use(watch)}, opts)
 }
 
-func (r *Recorder) watch(h jobs.Handler) jobs.Handler {
+func (r *Recorder) watch(h jobs.Handler, transactional bool) jobs.Handler {
 	return func(ctx context.Context, job *jobs.Job) error {
 		given := *job
 		given.Data, given.Metadata = bytes.Clone(job.Data), maps.Clone(job.Metadata)
 		err := errLeft
 		defer func() { r.ended(ctx, given, err) }()
 		err = h(ctx, job)
+		if err == nil && r.Repeat && !transactional && job.Attempt < job.MaxAttempts && ctx.Err() == nil {
+			again := given
+			again.Data, again.Metadata = bytes.Clone(given.Data), maps.Clone(given.Metadata)
+			again.Attempt++
+			err = errLeft
+			err = h(ctx, &again)
+		}
 		return err
 	}
 }

@@ -281,6 +281,160 @@ func TestRecorder_RequireEnqueuedFindsTriggeredJobs(t *testing.T) {
 	require.Contains(t, failing(t, func(t testing.TB) { rec.RequireNotEnqueued(t, "test.job", jobstest.DataWith("user", 9)) })[0], many[0])
 }
 
+func TestRecorder_RepeatRunsAHandlerThatSucceededOnceMore(t *testing.T) {
+	t.Parallel()
+	errAgain := errors.New("again")
+	for _, test := range []struct {
+		name     string
+		result   func(call int) error
+		retries  int
+		attempts []int // of the calls
+		outcome  int   // the number of attempts
+		err      error
+	}{
+		{"succeeds twice", func(int) error { return nil }, 2, []int{1, 2}, 1, nil},
+		{"fails the second time, as it is not idempotent", func(call int) error { return map[bool]error{true: errAgain}[call > 1] }, 2, []int{1, 2, 2, 3}, 3, errAgain},
+		{"fails the second time, then succeeds", func(call int) error { return map[bool]error{true: errAgain}[call == 2] }, 2, []int{1, 2, 2, 3}, 2, nil},
+		{"fails at first", func(call int) error { return map[bool]error{true: errAgain}[call == 1] }, 2, []int{1, 2, 3}, 2, nil},
+		{"is on its last attempt", func(call int) error { return map[bool]error{true: errAgain}[call == 1] }, 1, []int{1, 2}, 2, nil},
+		{"has one attempt", func(int) error { return nil }, 0, []int{1}, 1, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				rec := newRecorder(t)
+				rec.Repeat = true
+				var calls []int
+				ids := map[string]bool{}
+				require.NoError(t, rec.RegisterDelayed("test.job", 0, func(_ context.Context, job *jobs.Job) error {
+					require.JSONEq(t, `{"n": 1}`, string(job.Data))
+					require.NotNil(t, job.Logger)
+					job.Data[1] = 'x' // ends with the call
+					calls = append(calls, job.Attempt)
+					ids[job.ID] = true
+					return test.result(len(calls))
+				}, jobs.MaxRetries(test.retries)))
+				require.NoError(t, rec.Start(t.Context()))
+				outcome := rec.TriggerAndWait(t, "test.job", map[string]int{"n": 1})
+				require.Equal(t, test.attempts, calls)
+				require.Len(t, ids, 1)
+				require.Equal(t, test.outcome, outcome.Attempts)
+				require.ErrorIs(t, outcome.Err, test.err)
+				require.Len(t, rec.Outcomes("test.job"), 1)
+			})
+		})
+	}
+}
+
+func TestRecorder_RepeatDoesNotRepeatATransactionalJob(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newRecorder(t)
+		rec.Repeat = true
+		calls := 0
+		require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error {
+			calls++
+			return nil
+		}, jobs.Transactional()))
+		require.NoError(t, rec.Start(t.Context()))
+		require.NoError(t, rec.TriggerAndWait(t, "test.job", nil).Err)
+		require.Equal(t, 1, calls)
+	})
+}
+
+func TestRecorder_RepeatSurvivesAPanicOfTheSecondCall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newRecorder(t)
+		rec.Repeat = true
+		calls := 0
+		require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error {
+			if calls++; calls == 2 {
+				panic("a second row with the same key")
+			}
+			return nil
+		}, jobs.MaxRetries(1)))
+		require.NoError(t, rec.Start(t.Context()))
+		outcome := rec.TriggerAndWait(t, "test.job", nil)
+		require.NoError(t, outcome.Err)
+		require.Equal(t, 2, outcome.Attempts)
+		require.Equal(t, 3, calls)
+	})
+}
+
+func TestOf_IsTheTypedViewOfAKind(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		type mail struct{ To, Subject string }
+		const send jobs.Kind[mail] = "test.send"
+		rec := newRecorder(t)
+		var sent []mail
+		require.NoError(t, send.Register(rec, func(_ context.Context, _ *jobs.Job, m mail) error {
+			sent = append(sent, m)
+			return nil
+		}))
+		require.NoError(t, rec.RegisterDelayed("test.other", 0, func(context.Context, *jobs.Job) error { return nil }))
+		require.NoError(t, rec.Start(t.Context()))
+		typed := jobstest.Of(rec, send)
+		to := func(name string) func(mail) bool { return func(m mail) bool { return m.To == name } }
+		typed.RequireNotEnqueued(t)
+		ann, bob := mail{"ann", "hi"}, mail{"bob", "hello"}
+		require.NoError(t, typed.TriggerAndWait(t, ann, jobs.Delay(time.Second)).Err)
+		require.NoError(t, typed.TriggerAndWait(t, bob).Err)
+		_, err := rec.Trigger(t.Context(), "test.other", nil)
+		require.NoError(t, err)
+		require.Equal(t, []mail{ann, bob}, sent)
+		require.Len(t, typed.Outcomes(), 2)
+		require.Equal(t, []mail{ann, bob}, typed.Enqueued(t))
+		require.Equal(t, []mail{bob}, typed.Enqueued(t, to("bob")))
+		require.Equal(t, bob, typed.RequireEnqueued(t, to("bob"), func(m mail) bool { return m.Subject == "hello" }))
+		typed.RequireNotEnqueued(t, to("eve"))
+		typed.RequireNotEnqueued(t, to("bob"), func(m mail) bool { return m.Subject == "hi" })
+
+		require.Contains(t, failing(t, func(t testing.TB) { typed.RequireEnqueued(t, to("eve")) })[0], `"To":"ann"`)
+		require.Contains(t, failing(t, func(t testing.TB) { typed.RequireNotEnqueued(t, to("ann")) })[0], "{To:ann Subject:hi}")
+		_, err = rec.Trigger(t.Context(), "test.send", map[string]int{"To": 7})
+		require.NoError(t, err)
+		require.Contains(t, failing(t, func(t testing.TB) { typed.Enqueued(t) })[0], "does not decode as jobstest_test.mail")
+	})
+}
+
+func TestRecorder_RecordsWhatLatestReplaces(t *testing.T) {
+	t.Parallel()
+	rec := newRecorder(t)
+	ctx := t.Context()
+	require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { return nil }))
+	n := func(n int) map[string]int { return map[string]int{"n": n} }
+	first, err := rec.Trigger(ctx, "test.job", n(1), jobs.Latest("key"), jobs.Delay(time.Minute))
+	require.NoError(t, err)
+	tx := new(memory.Tx)
+	again, err := rec.TriggerTx(ctx, tx, "test.job", n(2), jobs.Latest("key"), jobs.Priority(3))
+	require.NoError(t, err)
+	require.Equal(t, first, again)
+	require.Equal(t, []jobstest.Enqueued{{
+		ID: first, Name: "test.job", Data: []byte(`{"n":2}`), Priority: 3,
+		Unique: "key", UniqueMode: jobs.UniqueModeLatest, Tx: true,
+	}}, rec.Enqueued("test.job"))
+	require.NoError(t, tx.Commit(ctx))
+
+	_, err = rec.Trigger(ctx, "test.job", n(3), jobs.UniqueWaiting("key"))
+	require.NoError(t, err)
+	require.Len(t, rec.Enqueued("test.job"), 1)
+	rec.RequireNotEnqueued(t, "test.job", jobstest.DataWith("n", 3))
+}
+
+func TestRecorder_RecordsTriggerManyTx(t *testing.T) {
+	t.Parallel()
+	rec := newRecorder(t)
+	require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { return nil }))
+	ids, err := jobs.TriggerManyTx(t.Context(), rec, new(memory.Tx), "test.job", []any{nil, map[string]int{"n": 2}})
+	require.NoError(t, err)
+	require.Equal(t, []jobstest.Enqueued{
+		{ID: ids[0], Name: "test.job", Data: []byte(`{}`), Tx: true},
+		{ID: ids[1], Name: "test.job", Data: []byte(`{"n":2}`), Tx: true},
+	}, rec.Enqueued("test.job"))
+}
+
 func TestRecorder_TriggerTxNeedsTheRole(t *testing.T) {
 	t.Parallel()
 	s, err := memory.New(nil)
@@ -289,11 +443,21 @@ func TestRecorder_TriggerTxNeedsTheRole(t *testing.T) {
 	require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { return nil }))
 	_, err = jobs.TriggerTx(t.Context(), rec, new(memory.Tx), "test.job", nil)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
+	_, err = jobs.TriggerManyTx(t.Context(), rec, new(memory.Tx), "test.job", []any{nil})
+	require.ErrorIs(t, err, errors.ErrUnsupported)
 	rec.RequireNotEnqueued(t, "test.job")
 }
 
 // failing returns the failures of f, which must fail its test.
 func failing(t *testing.T, f func(testing.TB)) []string {
+	t.Helper()
+	failures := failuresOf(t, f)
+	require.NotEmpty(t, failures, "f did not fail")
+	return failures
+}
+
+// failuresOf returns the failures of f.
+func failuresOf(t *testing.T, f func(testing.TB)) []string {
 	t.Helper()
 	c := &captured{TB: t}
 	done := make(chan struct{})
@@ -302,7 +466,6 @@ func failing(t *testing.T, f func(testing.TB)) []string {
 		f(c)
 	}()
 	<-done
-	require.NotEmpty(t, c.failures, "f did not fail")
 	return c.failures
 }
 
@@ -310,6 +473,11 @@ func failing(t *testing.T, f func(testing.TB)) []string {
 type captured struct {
 	testing.TB
 	failures []string
+}
+
+// Errorf implements [testing.TB].
+func (c *captured) Errorf(format string, args ...any) {
+	c.failures = append(c.failures, fmt.Sprintf(format, args...))
 }
 
 // Fatalf ends the goroutine, like that of a testing.T.

@@ -50,6 +50,7 @@ const (
 	Fold                 // set Tick and Missed of the waiting run instead of inserting another
 	Skip                 // the job is paused: advance without inserting a run
 	Hold                 // with CatchUpAll: wait for the run of the previous tick
+	Stall                // the schedule's code fails; wait until a version in which it does not
 )
 
 // An Advance is a decision by [Plan].
@@ -57,14 +58,17 @@ type Advance struct {
 	Action Action
 	Tick   time.Time // the tick to insert, fold or skip; for Skip the latest that has passed
 	Missed int       // how many earlier ticks it also covers
-	Next   time.Time // the schedule's new next tick; unchanged for None and Hold
+	Next   time.Time // the schedule's new next tick; unchanged for None, Hold and Stall
+	Err    error     // what the schedule does wrong; nil except for Stall
 }
 
 // maxMissed limits the counting of missed ticks, so that years of a schedule that ticks every second are not walked
 // through.
 const maxMissed = 1_000_000
 
-// Plan decides what to do about schedule s at now. row.Next counts as a tick even if s no longer has it, for example
+// Plan decides what to do about schedule s at now. It is a pure function, apart from its limit on the time that a custom
+// schedule takes.
+// row.Next counts as a tick even if s no longer has it, for example
 // because time zone data has changed.
 //
 // The caller sets row.Next to the new Next. After an Insert, it also sets Last to Tick, LastMissed to Missed and
@@ -75,74 +79,82 @@ func Plan(s jobs.Schedule, p Policy, row Row, now time.Time) Advance {
 	if row.Next.IsZero() || row.Next.After(now) {
 		return Advance{Next: row.Next}
 	}
+	if c, ok := s.(*custom); ok {
+		s = limited{c, time.Now().Add(planLimit)}
+	}
+	a, err := plan(s, p, row, now)
+	if err != nil {
+		return Advance{Action: Stall, Next: row.Next, Err: err}
+	}
+	return a
+}
+
+// plan is Plan for a row that is due.
+func plan(s jobs.Schedule, p Policy, row Row, now time.Time) (a Advance, err error) {
 	first := row.Next.UTC()
 	switch {
 	case p.Paused:
-		tick, missed, next := latest(s, first, now)
-		return Advance{Skip, tick, missed, next}
+		a.Action = Skip
+		a.Tick, a.Missed, a.Next, err = latest(s, first, now)
+		return a, err
 	case p.CatchUp == jobs.CatchUpAll && row.LastJob != Over:
-		return Advance{Action: Hold, Next: row.Next}
+		return Advance{Action: Hold, Next: row.Next}, nil
 	case p.CatchUp == jobs.CatchUpAll:
-		tick, missed, next := first, 0, time.Time{}
-		if horizon := now.Add(-jobs.CatchUpWindow); tick.Before(horizon) {
-			tick, missed, next = latest(s, tick, horizon.Add(-1))
-			if next.IsZero() || next.After(now) { // none is within the window
-				return Advance{Insert, tick, missed, next}
+		a = Advance{Action: Insert, Tick: first}
+		if horizon := now.Add(-jobs.CatchUpWindow); first.Before(horizon) {
+			a.Tick, a.Missed, a.Next, err = latest(s, first, horizon.Add(-1))
+			if err != nil || a.Next.IsZero() || a.Next.After(now) { // none is within the window
+				return a, err
 			}
-			tick, missed = next, min(missed+1, maxMissed)
+			a.Tick, a.Missed = a.Next, min(a.Missed+1, maxMissed)
 		}
-		return Advance{Insert, tick, missed, Next(s, tick)}
+		a.Next, err = CheckedNext(s, a.Tick)
+		return a, err
 	}
-	tick, missed, next := latest(s, first, now)
+	a.Action = Insert
+	a.Tick, a.Missed, a.Next, err = latest(s, first, now)
 	if row.LastJob == Waiting {
-		return Advance{Fold, tick, min(missed+1+row.LastMissed, maxMissed), next}
+		a.Action, a.Missed = Fold, min(a.Missed+1+row.LastMissed, maxMissed)
 	}
-	return Advance{Insert, tick, missed, next}
-}
-
-// Next returns the first tick of s after t, in UTC, or the zero time if there is none. If s panics or returns a time
-// that is not after t, Next returns the zero time too, so that a schedule with such a bug ends instead of looping
-// forever.
-func Next(s jobs.Schedule, t time.Time) (next time.Time) {
-	defer func() {
-		if recover() != nil {
-			next = time.Time{}
-		}
-	}()
-	if next = s.Next(t); !next.After(t) {
-		return time.Time{}
-	}
-	return next.UTC()
+	return a, err
 }
 
 // latest returns the latest tick of s that is not after limit, how many ticks precede it starting with first, which is
 // a tick itself, and the tick that follows, or the zero time.
-func latest(s jobs.Schedule, first, limit time.Time) (tick time.Time, before int, next time.Time) {
-	counter, _ := s.(interface {
-		Count(after, upTo time.Time) int
-	})
-	for tick, next = first, Next(s, first); !next.IsZero() && !next.After(limit); tick, next = next, Next(s, next) {
-		if counter == nil && before < maxMissed {
+func latest(s jobs.Schedule, first, limit time.Time) (tick time.Time, before int, next time.Time, err error) {
+	count := counterOf(s)
+	tick = first
+	for next, err = CheckedNext(s, first); err == nil && !next.IsZero() && !next.After(limit); next, err = CheckedNext(s, next) {
+		if count == nil && before < maxMissed {
 			before++
+			tick = next
 			continue
 		}
-		if tick = halve(s, next, limit); counter != nil {
-			before = min(counter.Count(first, tick), maxMissed)
+		if tick, err = halve(s, next, limit); err != nil {
+			break
 		}
-		return tick, before, Next(s, tick)
+		if count != nil {
+			before = min(count(first, tick), maxMissed)
+		}
+		next, err = CheckedNext(s, tick)
+		break
 	}
-	return tick, before, next
+	return tick, before, next, err
 }
 
 // halve returns the latest tick that is not after limit, by bisecting the time from tick, which is a tick, to limit.
-func halve(s jobs.Schedule, tick, limit time.Time) time.Time {
+func halve(s jobs.Schedule, tick, limit time.Time) (time.Time, error) {
 	for end := limit; tick.Before(end); {
 		middle := tick.Add(end.Sub(tick) / 2)
-		if next := Next(s, middle); next.IsZero() || next.After(limit) {
+		next, err := CheckedNext(s, middle)
+		if err != nil {
+			return tick, err
+		}
+		if next.IsZero() || next.After(limit) {
 			end = middle
 		} else {
 			tick = next
 		}
 	}
-	return tick
+	return tick, nil
 }

@@ -137,17 +137,18 @@ func TestPlan(t *testing.T) {
 		{rule: "exactly a million", schedule: walked{every(t, time.Second)}, next: "2025-01-01T00:00:00Z", now: "2025-01-12T13:46:40Z", action: provider.Insert, tick: "2025-01-12T13:46:40Z", want: 1_000_000, after: "2025-01-12T13:46:41Z"},
 		{rule: "an irregular schedule beyond a million", schedule: fixedEvery(time.Second, at(t, "2025-01-01T00:00:00Z"), at(t, "2026-01-01T00:00:00Z")), next: "2025-01-01T00:00:00Z", now: "2027-01-01T00:00:00Z", action: provider.Insert, tick: "2026-01-01T00:00:00Z", want: 1_000_000},
 
-		{rule: "a schedule that panics has no tick left", schedule: schedule(func(time.Time) time.Time { panic("boom") }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
-		{rule: "one that returns its argument has no tick left", schedule: schedule(func(t time.Time) time.Time { return t }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
-		{rule: "one that goes back has no tick left", schedule: schedule(func(t time.Time) time.Time { return t.Add(-time.Hour) }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
-		{rule: "All: one that goes back has no tick left", schedule: schedule(func(t time.Time) time.Time { return t.Add(-time.Hour) }), catchUp: jobs.CatchUpAll, next: noon, now: "2026-01-01T00:00:00Z", action: provider.Insert, tick: noon},
+		{rule: "a schedule that panics waits", schedule: schedule(func(time.Time) time.Time { panic("boom") }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Stall, after: noon},
+		{rule: "one that returns its argument waits", schedule: schedule(func(t time.Time) time.Time { return t }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Stall, after: noon},
+		{rule: "one that goes back waits", schedule: schedule(func(t time.Time) time.Time { return t.Add(-time.Hour) }), next: noon, now: "2026-01-01T00:00:00Z", action: provider.Stall, after: noon},
+		{rule: "All: one that goes back waits", schedule: schedule(func(t time.Time) time.Time { return t.Add(-time.Hour) }), catchUp: jobs.CatchUpAll, next: noon, now: "2026-01-01T00:00:00Z", action: provider.Stall, after: noon},
 		{rule: "one that returns local times", schedule: schedule(func(t time.Time) time.Time { return t.Add(year).In(time.FixedZone("", 3600)) }), next: noon, now: noon, action: provider.Insert, tick: noon, after: "2026-01-01T12:00:00Z"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
 			row := provider.Row{Next: at(t, test.next), LastJob: test.job, LastMissed: test.missed}
 			got := provider.Plan(test.schedule, provider.Policy{CatchUp: test.catchUp, Paused: test.paused}, row, at(t, test.now))
-			require.Equal(t, advance{test.action, at(t, test.tick), test.want, at(t, test.after)}, got)
+			require.Equal(t, test.action == provider.Stall, got.Err != nil, "%v", got.Err)
+			require.Equal(t, advance{test.action, at(t, test.tick), test.want, at(t, test.after), got.Err}, got)
 		})
 	}
 }
@@ -178,11 +179,16 @@ func TestPlan_TerminatesForAnInvalidSchedule(t *testing.T) {
 		policy := provider.Policy{CatchUp: jobs.CatchUpPolicy(rapid.IntRange(0, 1).Draw(t, "catch up"))}
 		next := now.Add(-time.Duration(rapid.Int64Range(0, 1<<40).Draw(t, "late")))
 		a := provider.Plan(wild, policy, provider.Row{Next: next}, now)
+		require.Less(t, calls, 1_000_100)
+		if a.Action == provider.Stall {
+			require.Error(t, a.Err)
+			require.Equal(t, next, a.Next, "the tick stays due")
+			return
+		}
 		require.Equal(t, provider.Insert, a.Action)
 		require.False(t, a.Tick.Before(next))
 		require.False(t, a.Tick.After(now))
 		require.True(t, a.Next.IsZero() || a.Next.After(a.Tick))
-		require.Less(t, calls, 1_000_100)
 	})
 }
 
@@ -359,23 +365,32 @@ func TestPlan_OnceLetsAtMostOneTickWait(t *testing.T) {
 	})
 }
 
-func TestNext(t *testing.T) {
+func TestCheckedNext(t *testing.T) {
 	t.Parallel()
 	noon := at(t, "2025-01-01T12:00:00Z")
 	for _, test := range []struct {
 		rule     string
 		schedule jobs.Schedule
 		want     string
+		err      string
 	}{
-		{"the next tick", every(t, time.Hour), "2025-01-01T13:00:00Z"},
-		{"none is left", fixed{noon}, ""},
-		{"a panic", schedule(func(time.Time) time.Time { panic("boom") }), ""},
-		{"not after the argument", schedule(func(t time.Time) time.Time { return t }), ""},
-		{"in UTC", schedule(func(t time.Time) time.Time { return t.Add(1).In(time.FixedZone("", 3600)) }), "2025-01-01T12:00:00.000000001Z"},
+		{"the next tick", every(t, time.Hour), "2025-01-01T13:00:00Z", ""},
+		{"none is left", fixed{noon}, "", ""},
+		{"a panic", schedule(func(time.Time) time.Time { panic("boom") }), "", "its Next panicked: boom"},
+		{"not after the argument", schedule(func(t time.Time) time.Time { return t }), "", "its Next(2025-01-01T12:00:00Z) is 2025-01-01T12:00:00Z, which is not after its argument"},
+		{"the year 10,000", schedule(func(t time.Time) time.Time { return t.AddDate(8000, 0, 0) }), "", "is in the year 10025, at most 9999 is allowed"},
+		{"in UTC", schedule(func(t time.Time) time.Time { return t.Add(1).In(time.FixedZone("", 3600)) }), "2025-01-01T12:00:00.000000001Z", ""},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
-			require.Equal(t, at(t, test.want), provider.Next(test.schedule, noon))
+			next, err := provider.CheckedNext(test.schedule, noon)
+			require.Equal(t, at(t, test.want), next)
+			require.Equal(t, next, provider.Next(test.schedule, noon))
+			if test.err == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, test.err)
 		})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,6 +47,9 @@ type Definition struct {
 	StartWithin time.Duration
 	// Transactional is true for a job with [jobs.Transactional]. Providers call RunTx for it.
 	Transactional bool
+
+	// Data is the encoded data of the job's ticks, a JSON object. It must not be modified.
+	Data json.RawMessage
 
 	zone *time.Location // set by TimeZone, or nil
 	site string         // file:line of the registration
@@ -101,6 +105,15 @@ func (r *Registry) RegisterInterval(name string, every time.Duration, h jobs.Han
 	})
 }
 
+// RegisterSchedule implements [jobs.Registrar].
+func (r *Registry) RegisterSchedule(name string, s jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	return r.register(name, h, opts, func(d *Definition) error {
+		c, err := newCustom(s, name, time.Now())
+		d.Schedule = c
+		return errors.Join(err, d.refuseTickOptions(true))
+	})
+}
+
 // RegisterDelayed implements [jobs.Registrar].
 func (r *Registry) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return r.register(name, h, opts, func(d *Definition) error {
@@ -150,7 +163,7 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 	if h == nil {
 		return nil, invalidOption("handler is nil")
 	}
-	set := settings{MaxRetries: 2, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1}
+	set := internal.Defaults[jobs.Middleware, jobs.TriggerMiddleware, jobs.Run]()
 	if err := apply(&set, r.defaults); err != nil {
 		return nil, err
 	}
@@ -158,7 +171,12 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 	if err := apply(&set, opts); err != nil {
 		return nil, err
 	}
+	ticks, err := jobs.NewRequest(name, set.Data)
+	if err != nil {
+		return nil, err
+	}
 	return &Definition{
+		Data: ticks.Data,
 		Name: name, Handler: h, site: site,
 		MaxAttempts: set.MaxRetries + 1, RetryDelay: set.RetryDelay, Timeout: set.Timeout, Priority: set.Priority,
 		Concurrency: set.Concurrency, CatchUp: jobs.CatchUpPolicy(set.CatchUp), Overlap: jobs.OverlapPolicy(set.Overlap),
@@ -214,7 +232,7 @@ func CheckName(name string) error {
 }
 
 // registering matches functions that forward a registration, and their closures.
-var registering = regexp.MustCompile(`/jobs\.Kind\[|\.Register(Cron|Interval|Delayed)(\.|$)`)
+var registering = regexp.MustCompile(`/jobs\.Kind\[|\.Register(Cron|Interval|Schedule|Delayed)(\.|$)`)
 
 // callSite returns the file and line of the code that registers a job, which is the first frame that is not itself a
 // registering method.
@@ -327,8 +345,9 @@ func (d *Definition) Request(data any, opts ...jobs.TriggerOption) (*jobs.Reques
 	return req, nil
 }
 
-// Requests returns a request for each element of data; see [Definition.Request]. [jobs.Unique] is
-// [jobs.ErrInvalidOption], because all would have the same key. Options are checked even if data is empty.
+// Requests returns a request for each element of data; see [Definition.Request]. [jobs.Unique], [jobs.UniqueWaiting]
+// and [jobs.Latest] are [jobs.ErrInvalidOption], because all would have the same key. Options are checked even if data
+// is empty.
 func (d *Definition) Requests(data []any, opts ...jobs.TriggerOption) ([]*jobs.Request, error) {
 	options, err := d.Request(nil, opts...)
 	if err != nil {
@@ -338,7 +357,7 @@ func (d *Definition) Requests(data []any, opts ...jobs.TriggerOption) ([]*jobs.R
 		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("IdempotencyKey does not apply to TriggerMany"))
 	}
 	if options.Unique != "" {
-		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("Unique does not apply to TriggerMany"))
+		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("%s does not apply to TriggerMany", options.UniqueMode))
 	}
 	reqs := make([]*jobs.Request, len(data))
 	for i, v := range data {
@@ -534,10 +553,27 @@ const upcomingTicks = 3
 // Upcoming returns the next three ticks, starting with next, for [jobs.Status].Upcoming. It returns none if next is
 // zero.
 func (d *Definition) Upcoming(next time.Time) (ticks []time.Time) {
-	for ; !next.IsZero() && len(ticks) < upcomingTicks; next = d.Schedule.Next(next) {
+	for ; !next.IsZero() && len(ticks) < upcomingTicks; next = Next(d.Schedule, next) {
 		ticks = append(ticks, next)
 	}
 	return ticks
+}
+
+// Spec returns the canonical text of the job's schedule, by which processes recognise it, or "" if it has none. A
+// custom schedule never has that of a cron pattern or an interval.
+func (d *Definition) Spec() string {
+	if d.Schedule == nil {
+		return ""
+	}
+	text, zone := d.Describe()
+	_, isCustom := d.Schedule.(*custom)
+	switch {
+	case isCustom:
+		return strings.TrimSpace("schedule " + text + " " + zone)
+	case zone != "":
+		return "cron " + text + " " + zone
+	}
+	return text
 }
 
 // Describe returns the values of [jobs.Status].Schedule and Zone.

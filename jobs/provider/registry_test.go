@@ -63,6 +63,7 @@ func TestRegistry_AppliesDefaults(t *testing.T) {
 	require.Equal(t, jobs.CatchUpOnce, d.CatchUp)
 	require.Equal(t, jobs.OverlapAllow, d.Overlap)
 	require.Zero(t, d.StartWithin)
+	require.Equal(t, "{}", string(d.Data))
 	require.NotNil(t, d.Handler)
 }
 
@@ -95,7 +96,7 @@ func TestRegistry_AppliesOptions(t *testing.T) {
 	berlin := zone(t, "Europe/Berlin")
 	r := newRegistry(t)
 	require.NoError(t, r.RegisterCron("a.b", "0 3 * * *", nothing, jobs.MaxRetries(0), jobs.RetryDelay(0), jobs.Timeout(1), jobs.Priority(4),
-		jobs.Concurrency(2), jobs.TimeZone(berlin), jobs.CatchUp(jobs.CatchUpAll), jobs.Overlap(jobs.OverlapSkip), jobs.StartWithin(time.Minute)))
+		jobs.Concurrency(2), jobs.TimeZone(berlin), jobs.CatchUp(jobs.CatchUpAll), jobs.Overlap(jobs.OverlapSkip), jobs.StartWithin(time.Minute), jobs.Data(map[string]int{"n": 1})))
 	d, err := r.Job("a.b")
 	require.NoError(t, err)
 	require.Equal(t, 1, d.MaxAttempts)
@@ -106,6 +107,7 @@ func TestRegistry_AppliesOptions(t *testing.T) {
 	require.Equal(t, jobs.CatchUpAll, d.CatchUp)
 	require.Equal(t, jobs.OverlapSkip, d.Overlap)
 	require.Equal(t, time.Minute, d.StartWithin)
+	require.JSONEq(t, `{"n": 1}`, string(d.Data))
 	schedule, zone := d.Describe()
 	require.Equal(t, "0 3 * * *", schedule)
 	require.Equal(t, "Europe/Berlin", zone)
@@ -320,6 +322,10 @@ func (p *forwarding) RegisterInterval(name string, every time.Duration, h jobs.H
 	return p.registry.RegisterInterval(name, every, h, opts...)
 }
 
+func (p *forwarding) RegisterSchedule(name string, s jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	return p.registry.RegisterSchedule(name, s, h, opts...)
+}
+
 func (p *forwarding) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return p.registry.RegisterDelayed(name, delay, h, opts...)
 }
@@ -349,6 +355,12 @@ func TestRegistry_RefusesADuplicateAndNamesBothCallSites(t *testing.T) {
 		}},
 		{"interval", func(r *provider.Registry) (string, error) {
 			return here(0), r.RegisterInterval("a.b", time.Minute, nothing)
+		}},
+		{"schedule", func(r *provider.Registry) (string, error) {
+			return here(0), r.RegisterSchedule("a.b", every(t, time.Hour), nothing)
+		}},
+		{"through a provider with a schedule", func(r *provider.Registry) (string, error) {
+			return here(0), (&forwarding{r}).RegisterSchedule("a.b", every(t, time.Hour), nothing)
 		}},
 		{"delayed", func(r *provider.Registry) (string, error) {
 			return here(0), r.RegisterDelayed("a.b", 0, nothing)

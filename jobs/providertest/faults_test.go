@@ -41,11 +41,13 @@ type faulty struct {
 	options  []jobs.Option                        // applied after those of the registration
 	own      func([]jobs.Option) []jobs.Option    // replaces the options of the registration
 	request  func(name string, req *jobs.Request) // changes the request of a trigger
+	schedule func(jobs.Schedule) jobs.Schedule    // replaces a custom schedule
 	register func(error) error
 	trigger  func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error)
 	many     func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) ([]string, error)
 	bulk     func(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error)
 	inTx     func(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error)
+	manyInTx func(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) ([]string, error)
 	start    func(context.Context) error
 	shutdown func(context.Context) error
 	size     func(ctx context.Context, name string) (int, error)
@@ -94,6 +96,13 @@ func (f *faulty) RegisterInterval(name string, every time.Duration, h jobs.Handl
 	return f.registered(f.Scheduler.RegisterInterval(name, every, f.handle(h), f.with(opts)...))
 }
 
+func (f *faulty) RegisterSchedule(name string, s jobs.Schedule, h jobs.Handler, opts ...jobs.Option) error {
+	if f.schedule != nil {
+		s = f.schedule(s)
+	}
+	return f.registered(f.Scheduler.RegisterSchedule(name, s, f.handle(h), f.with(opts)...))
+}
+
 func (f *faulty) RegisterDelayed(name string, delay time.Duration, h jobs.Handler, opts ...jobs.Option) error {
 	return f.registered(f.Scheduler.RegisterDelayed(name, delay, f.handle(h), f.with(opts)...))
 }
@@ -127,7 +136,7 @@ func (f *faulty) Trigger(ctx context.Context, name string, data any, opts ...job
 			opts = append(opts, jobs.Priority(req.Priority))
 		}
 		if req.Unique != "" {
-			opts = append(opts, jobs.Unique(req.Unique))
+			opts = append(opts, keyOf(req))
 		}
 		if req.IdempotencyKey != "" {
 			opts = append(opts, jobs.IdempotencyKey(req.IdempotencyKey))
@@ -155,6 +164,15 @@ func (f *faulty) TriggerTx(ctx context.Context, tx pgx.Tx, name string, data any
 		return f.inTx(ctx, tx, name, data, opts...)
 	}
 	return f.Scheduler.TriggerTx(ctx, tx, name, data, opts...)
+}
+
+func (f *faulty) TriggerManyTx(
+	ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption,
+) ([]string, error) {
+	if f.manyInTx != nil {
+		return f.manyInTx(ctx, tx, name, data, opts...)
+	}
+	return f.Scheduler.TriggerManyTx(ctx, tx, name, data, opts...)
 }
 
 func (f *faulty) Start(ctx context.Context) error {
@@ -242,6 +260,18 @@ func (f *faulty) Resume(ctx context.Context, name string) error {
 	return f.Scheduler.Resume(ctx, name)
 }
 
+// keyOf returns the option that gave a request its key.
+func keyOf(req *jobs.Request) jobs.TriggerOption {
+	switch req.UniqueMode {
+	case jobs.UniqueModeWaiting:
+		return jobs.UniqueWaiting(req.Unique)
+	case jobs.UniqueModeLatest:
+		return jobs.Latest(req.Unique)
+	default:
+		return jobs.Unique(req.Unique)
+	}
+}
+
 // before changes the job given to handlers.
 func before(change func(*jobs.Job)) func(jobs.Handler) jobs.Handler {
 	return func(h jobs.Handler) jobs.Handler {
@@ -272,6 +302,15 @@ func forgetting(err error) error {
 	return errors.New(err.Error())
 }
 
+// A disguised schedule has another text or other ticks.
+type disguised struct {
+	next func(time.Time) time.Time
+	text string
+}
+
+func (d disguised) Next(t time.Time) time.Time { return d.next(t) }
+func (d disguised) String() string             { return d.text }
+
 // Rules that several faults break.
 const (
 	oneForAll    = "after missed ticks, one run covers all of them: its tick is the latest, and Missed counts the others"
@@ -281,7 +320,41 @@ const (
 	privateKey   = "an idempotency key is private to its job and apart from Unique keys"
 	idempotentTx = "an idempotency key in a transaction is taken once that commits"
 	lastSuccess  = "Jobs returns the tick of the latest successful run, despite later failures and a restart"
+	tickData     = "a tick has the data of its registration, in each attempt and after a restart"
+	failing      = "a schedule whose code fails stops no other, says why it stands still, and catches up once it works"
+	noGap        = "the windows from PrevSuccess to Tick of the runs that succeed have no gap, despite failures, outages and pauses"
 )
+
+const (
+	uniqueWaiting = "UniqueWaiting returns the waiting run, and inserts another once that has started"
+	noneLost      = "no trigger with UniqueWaiting or Latest is lost, and at most one run waits, while workers fetch"
+	replacesAll   = "Latest replaces data, metadata, priority and due time of the waiting run"
+	debounces     = "Latest with a delay debounces: the job runs that long after the last trigger"
+	retriesCount  = "a run that waits for a retry counts as waiting for UniqueWaiting and Latest"
+)
+
+// keyed returns a fault of triggers with a key of [jobs.UniqueWaiting] or [jobs.Latest].
+func keyed(trigger func(f *faulty, ctx context.Context, name string, data any, req *jobs.Request) (string, error)) func(*faulty, providertest.Config) {
+	return func(f *faulty, _ providertest.Config) {
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			req, err := jobs.NewRequest(name, data, opts...)
+			if err != nil || req.UniqueMode == jobs.UniqueModeLive {
+				return f.Scheduler.Trigger(ctx, name, data, opts...)
+			}
+			return trigger(f, ctx, name, data, req)
+		}
+	}
+}
+
+// forgetsRunsInProgress lets a trigger during a run know nothing of it.
+func forgetsRunsInProgress(f *faulty, cfg providertest.Config) {
+	keyed(func(f *faulty, ctx context.Context, name string, data any, req *jobs.Request) (string, error) {
+		if all, err := f.Scheduler.Jobs(ctx); err == nil && all[0].Running > 0 {
+			return f.Scheduler.Trigger(ctx, name, data)
+		}
+		return f.Scheduler.Trigger(ctx, name, data, keyOf(req))
+	})(f, cfg)
+}
 
 // faults lists schedulers with one fault each, and the rule that detects it.
 var faults = []struct {
@@ -341,6 +414,130 @@ var faults = []struct {
 			return func(_ context.Context, job *jobs.Job) error { return h(started, job) }
 		}
 	}},
+	{
+		"custom schedules lose their text", "a schedule that the application has written runs at its ticks, and is listed with its own text",
+		func(f *faulty, _ providertest.Config) {
+			f.schedule = func(s jobs.Schedule) jobs.Schedule { return disguised{s.Next, "custom"} }
+		},
+	},
+	{
+		"custom schedules run on a grid", "a schedule that the application has written runs at its ticks, and is listed with its own text",
+		func(f *faulty, _ providertest.Config) {
+			f.schedule = func(s jobs.Schedule) jobs.Schedule {
+				return disguised{func(t time.Time) time.Time { return t.Truncate(time.Second).Add(time.Second) }, s.String()}
+			}
+		},
+	},
+	{"Spread does not learn the name of its job", "Only, Spread and AnyOf change and combine ticks", func(f *faulty, _ providertest.Config) {
+		f.schedule = func(s jobs.Schedule) jobs.Schedule { return disguised{s.Next, s.String()} }
+	}},
+	{"a schedule that panics ends", failing, func(f *faulty, _ providertest.Config) {
+		f.schedule = func(s jobs.Schedule) jobs.Schedule {
+			return disguised{func(t time.Time) (next time.Time) {
+				defer func() { _ = recover() }()
+				return s.Next(t)
+			}, s.String()}
+		}
+	}},
+	{"a schedule that panics does not say so", failing, changingStatus(func(st *jobs.Status) { st.OverdueReason = "" })},
+	{"a schedule that panics stops the others", failing, func(f *faulty, _ providertest.Config) {
+		var bug atomic.Bool
+		f.schedule = func(s jobs.Schedule) jobs.Schedule {
+			return disguised{func(t time.Time) (next time.Time) {
+				bug.Store(true)
+				next = s.Next(t)
+				bug.Store(false)
+				return next
+			}, s.String()}
+		}
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				if bug.Load() {
+					<-ctx.Done()
+				}
+				return h(ctx, job)
+			}
+		}
+	}},
+	{"invalid schedules are accepted", "a schedule that breaks the rules is refused", func(f *faulty, _ providertest.Config) {
+		f.schedule = func(jobs.Schedule) jobs.Schedule {
+			return disguised{func(t time.Time) time.Time { return t.Truncate(time.Hour).Add(time.Hour) }, "hourly"}
+		}
+	}},
+	{"ticks have no data", tickData, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if !job.Tick.IsZero() {
+				job.Data = json.RawMessage(`{}`)
+			}
+		})
+	}},
+	{"retries of ticks have no data", tickData, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			if !job.Tick.IsZero() && job.Attempt > 1 {
+				job.Data = json.RawMessage(`{}`)
+			}
+		})
+	}},
+	{"triggered runs have the data of ticks", tickData, func(f *faulty, _ providertest.Config) {
+		var data atomic.Pointer[json.RawMessage]
+		f.handler = before(func(job *jobs.Job) {
+			if job.Name != "test.tick" {
+				return
+			}
+			if !job.Tick.IsZero() {
+				data.CompareAndSwap(nil, &job.Data)
+			} else if ticks := data.Load(); ticks != nil && string(job.Data) == "{}" {
+				job.Data = *ticks
+			}
+		})
+	}},
+	{"the data of ticks is encoded after the registration", tickData, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) {
+			job.Data = json.RawMessage(strings.Replace(string(job.Data), "día ✓", "changed after the registration", 1))
+		})
+	}},
+	{"Data of ticks is not checked", "data of ticks that cannot be stored is refused, and Data of a job without ticks", func(f *faulty, _ providertest.Config) {
+		f.own = func([]jobs.Option) []jobs.Option { return nil }
+	}},
+	{"PrevSuccess is not set", noGap, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.PrevSuccess = time.Time{} })
+	}},
+	{"PrevSuccess is the previous tick, whatever its outcome", noGap, func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.PrevSuccess = job.Tick.Add(-time.Duration(job.Missed+1) * time.Second) })
+	}},
+	{"PrevSuccess is as of the first attempt", noGap, func(f *faulty, _ providertest.Config) {
+		var first sync.Map
+		f.handler = before(func(job *jobs.Job) {
+			at, _ := first.LoadOrStore(job.ID, job.PrevSuccess)
+			job.PrevSuccess = at.(time.Time)
+		})
+	}},
+	{"PrevSuccess is forgotten by a restart", noGap, func(f *faulty, _ providertest.Config) {
+		var starts atomic.Int32
+		f.start = func(ctx context.Context) error {
+			starts.Add(1)
+			return f.Scheduler.Start(ctx)
+		}
+		f.handler = before(func(job *jobs.Job) {
+			if starts.Load() > 1 {
+				job.PrevSuccess = time.Time{}
+			}
+		})
+	}},
+	{"PrevSuccess is the latest tick that has started", "the window of a run does not begin after that of a run still in progress", func(f *faulty, _ providertest.Config) {
+		var latest atomic.Pointer[time.Time]
+		f.handler = before(func(job *jobs.Job) {
+			if before := latest.Swap(&job.Tick); before != nil {
+				job.PrevSuccess = *before
+			}
+		})
+	}},
+	{
+		"windows of transactional runs overlap", "a Transactional run whose window another has covered meanwhile runs again with the rest",
+		func(f *faulty, _ providertest.Config) {
+			f.own = func([]jobs.Option) []jobs.Option { return nil }
+		},
+	},
 	{"the retry delay is constant", "the delay before a retry doubles", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return jobs.RetryAfter(200*time.Millisecond, err) })
 	}},
@@ -530,6 +727,159 @@ var faults = []struct {
 			return id, err
 		}
 	}},
+	{"UniqueWaiting finds a run in progress", uniqueWaiting, keyed(func(f *faulty, ctx context.Context, name string, data any, req *jobs.Request) (string, error) {
+		req.UniqueMode = jobs.UniqueModeLive
+		return f.Scheduler.Trigger(ctx, name, data, keyOf(req))
+	})},
+	{"UniqueWaiting is ignored", uniqueWaiting, keyed(func(f *faulty, ctx context.Context, name string, data any, _ *jobs.Request) (string, error) {
+		return f.Scheduler.Trigger(ctx, name, data)
+	})},
+	{"UniqueWaiting replaces the data", uniqueWaiting, keyed(func(f *faulty, ctx context.Context, name string, data any, req *jobs.Request) (string, error) {
+		req.UniqueMode = jobs.UniqueModeLatest
+		return f.Scheduler.Trigger(ctx, name, data, keyOf(req))
+	})},
+	{"a trigger during a run is lost", noneLost, keyed(func(f *faulty, ctx context.Context, name string, data any, req *jobs.Request) (string, error) {
+		req.UniqueMode = jobs.UniqueModeLive
+		return f.Scheduler.Trigger(ctx, name, data, keyOf(req))
+	})},
+	{"each trigger inserts a run", noneLost, keyed(func(f *faulty, ctx context.Context, name string, data any, _ *jobs.Request) (string, error) {
+		return f.Scheduler.Trigger(ctx, name, data)
+	})},
+	{"Latest keeps the data", replacesAll, keyed(func(f *faulty, ctx context.Context, name string, data any, req *jobs.Request) (string, error) {
+		req.UniqueMode = jobs.UniqueModeWaiting
+		return f.Scheduler.Trigger(ctx, name, data, keyOf(req), jobs.Delay(req.Delay), jobs.Priority(cmp.Or(req.Priority, 1)))
+	})},
+	{"Latest keeps the priority", replacesAll, keyed(func(f *faulty, ctx context.Context, name string, data any, req *jobs.Request) (string, error) {
+		return f.Scheduler.Trigger(ctx, name, data, keyOf(req), jobs.Delay(req.Delay), jobs.Priority(4))
+	})},
+	{"Latest keeps the metadata", replacesAll, func(f *faulty, _ providertest.Config) {
+		first := map[string]map[string]string{}
+		f.handler = before(func(job *jobs.Job) { job.Metadata = first[job.ID] })
+		f.options = []jobs.Option{jobs.UseTrigger(func(next jobs.Enqueue) jobs.Enqueue {
+			return func(ctx context.Context, reqs []*jobs.Request) error {
+				err := next(ctx, reqs)
+				if first[reqs[0].ID] == nil {
+					first[reqs[0].ID] = reqs[0].Metadata
+				}
+				return err
+			}
+		})}
+	}},
+	{"Latest keeps the due time", debounces, func(f *faulty, _ providertest.Config) {
+		var due time.Time // of the first trigger without a delay of its own
+		keyed(func(f *faulty, ctx context.Context, name string, data any, req *jobs.Request) (string, error) {
+			if due.IsZero() {
+				due = time.Now().Add(time.Second)
+			}
+			return f.Scheduler.Trigger(ctx, name, data, keyOf(req), jobs.At(due))
+		})(f, providertest.Config{})
+	}},
+	{"Latest brings nothing forward", debounces, func(f *faulty, _ providertest.Config) {
+		var latest time.Time
+		keyed(func(f *faulty, ctx context.Context, name string, data any, req *jobs.Request) (string, error) {
+			if due := time.Now().Add(max(req.Delay, time.Second)); due.After(latest) {
+				latest = due
+			}
+			return f.Scheduler.Trigger(ctx, name, data, keyOf(req), jobs.At(latest))
+		})(f, providertest.Config{})
+	}},
+	{"a retry does not count as waiting", retriesCount, keyed(func(f *faulty, ctx context.Context, name string, data any, req *jobs.Request) (string, error) {
+		if all, err := f.Scheduler.Jobs(ctx); err == nil && all[0].Retrying > 0 {
+			return f.Scheduler.Trigger(ctx, name, data)
+		}
+		return f.Scheduler.Trigger(ctx, name, data, keyOf(req))
+	})},
+	{"a retry keeps its data", retriesCount, func(f *faulty, _ providertest.Config) {
+		var first sync.Map
+		f.handler = before(func(job *jobs.Job) {
+			data, _ := first.LoadOrStore(job.ID, job.Data)
+			job.Data = data.(json.RawMessage)
+		})
+	}},
+	{"a trigger hurries a retry", retriesCount, keyed(func(f *faulty, ctx context.Context, name string, data any, req *jobs.Request) (string, error) {
+		id, err := f.Scheduler.Trigger(ctx, name, data, keyOf(req))
+		if all, statusErr := f.Scheduler.Jobs(ctx); statusErr == nil && all[0].Retrying > 0 && err == nil {
+			err = f.Scheduler.Retry(ctx, name, id)
+		}
+		return id, err
+	})},
+	{"old data come after new ones", "a retry is skipped if a run with newer data for its key has started", forgetsRunsInProgress},
+	{"a retry is skipped before the later run", "a retry comes before a later run of its key that has not started", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				if job.Attempt > 1 {
+					return nil
+				}
+				return h(ctx, job)
+			}
+		}
+	}},
+	{"Unique shares the keys of UniqueWaiting", "UniqueWaiting and Latest share their keys, apart from those of Unique and of other jobs", func(f *faulty, _ providertest.Config) {
+		f.request = func(_ string, req *jobs.Request) {
+			if req.UniqueMode == jobs.UniqueModeLive {
+				req.UniqueMode = jobs.UniqueModeWaiting
+			}
+		}
+	}},
+	{"UniqueWaiting and Latest have keys of their own", "UniqueWaiting and Latest share their keys, apart from those of Unique and of other jobs", func(f *faulty, _ providertest.Config) {
+		f.request = func(_ string, req *jobs.Request) {
+			if req.Unique != "" {
+				req.Unique += req.UniqueMode.String()
+			}
+		}
+	}},
+	{"a cancelled run keeps its key of UniqueWaiting", "a cancelled run no longer has its key of UniqueWaiting", func(f *faulty, _ providertest.Config) {
+		kept := ""
+		f.cancel = func(ctx context.Context, name, id string) error {
+			kept = id
+			return f.Scheduler.Cancel(ctx, name, id)
+		}
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			if kept != "" {
+				return kept, nil
+			}
+			return f.Scheduler.Trigger(ctx, name, data, opts...)
+		}
+	}},
+	{"a run retried by hand stays skipped", "a run with a key that is retried by hand runs and has its key again", func(f *faulty, _ providertest.Config) {
+		f.retry = func(context.Context, string, string) error { return nil }
+	}},
+	{"a run retried by hand has no key", "a run with a key that is retried by hand runs and has its key again", func(f *faulty, _ providertest.Config) {
+		var retried atomic.Bool
+		f.retry = func(ctx context.Context, name, id string) error {
+			retried.Store(true)
+			return f.Scheduler.Retry(ctx, name, id)
+		}
+		f.trigger = func(ctx context.Context, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			if retried.Load() {
+				opts = nil
+			}
+			return f.Scheduler.Trigger(ctx, name, data, opts...)
+		}
+	}},
+	{"a run found in a transaction starts before its end", "a waiting run found in a transaction starts after the commit", func(f *faulty, _ providertest.Config) {
+		f.inTx = func(ctx context.Context, _ pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			return f.Scheduler.Trigger(ctx, name, data, opts...)
+		}
+	}},
+	{"Latest takes effect although the transaction is rolled back", "a waiting run found in a transaction starts after the commit", func(f *faulty, _ providertest.Config) {
+		f.inTx = func(ctx context.Context, tx pgx.Tx, name string, data any, opts ...jobs.TriggerOption) (string, error) {
+			if req, err := jobs.NewRequest(name, data, opts...); err == nil && req.UniqueMode == jobs.UniqueModeLatest {
+				_, _ = f.Scheduler.Trigger(ctx, name, data, opts...)
+			}
+			return f.Scheduler.TriggerTx(ctx, tx, name, nil, append(slices.Clone(opts), jobs.UniqueWaiting("key"))...)
+		}
+	}},
+	{"a trigger in a transaction finds a run in progress", "a trigger in a transaction during a run of its key inserts another", func(f *faulty, _ providertest.Config) {
+		f.trigger = func(ctx context.Context, name string, data any, _ ...jobs.TriggerOption) (string, error) {
+			return f.Scheduler.Trigger(ctx, name, data, jobs.Unique("key"))
+		}
+		f.inTx = func(ctx context.Context, tx pgx.Tx, name string, data any, _ ...jobs.TriggerOption) (string, error) {
+			return f.Scheduler.TriggerTx(ctx, tx, name, data, jobs.Unique("key"))
+		}
+	}},
+	{"a trigger in a transaction starts before its end", "a trigger in a transaction during a run of its key inserts another", ignoresTx},
+	{"a transaction does not hold its key of UniqueWaiting", "Trigger waits for a key of UniqueWaiting or Latest taken by an open transaction", forgetsOptionsInTx},
 	{"a transaction is ignored", "a run triggered in a transaction exists once it commits, and never if it is rolled back", ignoresTx},
 	{"a nested transaction is ignored", "runs triggered in a nested transaction exist once both transactions commit", ignoresTx},
 	{"runs of a transaction are lost", "a run triggered in a transaction exists once it commits, and never if it is rolled back", losesTx},
@@ -549,6 +899,30 @@ var faults = []struct {
 				return f.Scheduler.Trigger(ctx, name, data, opts...)
 			}
 			return id, err
+		}
+	}},
+	{"TriggerManyTx ignores its transaction", "runs of TriggerManyTx exist once the transaction commits, and never if it is rolled back", func(f *faulty, _ providertest.Config) {
+		f.manyInTx = func(ctx context.Context, _ pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+			return f.Scheduler.TriggerMany(ctx, name, data, opts...)
+		}
+	}},
+	{"TriggerManyTx returns the IDs in reverse", "runs of TriggerManyTx exist once the transaction commits, and never if it is rolled back", func(f *faulty, _ providertest.Config) {
+		f.manyInTx = func(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) ([]string, error) {
+			ids, err := f.Scheduler.TriggerManyTx(ctx, tx, name, data, opts...)
+			slices.Reverse(ids)
+			return ids, err
+		}
+	}},
+	{"TriggerManyTx stops half-way", "TriggerManyTx inserts all or none, and leaves the transaction usable", func(f *faulty, _ providertest.Config) {
+		f.manyInTx = func(ctx context.Context, tx pgx.Tx, name string, data []any, opts ...jobs.TriggerOption) (ids []string, err error) {
+			for _, v := range data {
+				id, err := f.Scheduler.TriggerTx(ctx, tx, name, v, opts...)
+				if err != nil {
+					return ids, err
+				}
+				ids = append(ids, id)
+			}
+			return ids, nil
 		}
 	}},
 	{"idempotency keys are ignored", repeated, func(f *faulty, _ providertest.Config) {

@@ -32,6 +32,9 @@ type rule struct {
 var rules = slices.Concat(
 	verdictRules,
 	tickRules,
+	windowRules,
+	dataRules,
+	scheduleRules,
 	pauseRules,
 	retryRules,
 	timeRules,
@@ -39,6 +42,7 @@ var rules = slices.Concat(
 	concurrencyRules,
 	middlewareRules,
 	triggerRules,
+	keyRules,
 	idempotencyRules,
 	txRules,
 	effectRules,

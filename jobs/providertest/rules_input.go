@@ -226,6 +226,9 @@ func invalidTriggerOptionIsRefused(e *env) {
 		"Priority(5)":                 {jobs.Priority(5), jobs.ErrInvalidOption},
 		"an empty Unique key":         {jobs.Unique(""), jobs.ErrInvalidOption},
 		"a Unique key of 1,001 bytes": {jobs.Unique(strings.Repeat("x", 1001)), jobs.ErrInvalidOption},
+
+		"an empty UniqueWaiting key":  {jobs.UniqueWaiting(""), jobs.ErrInvalidOption},
+		"a Latest key of 1,001 bytes": {jobs.Latest(strings.Repeat("x", 1001)), jobs.ErrInvalidOption},
 		"a nil option":                {nil, jobs.ErrInvalidOption},
 
 		"an empty idempotency key":          {jobs.IdempotencyKey(""), jobs.ErrInvalidOption},
@@ -238,6 +241,8 @@ func invalidTriggerOptionIsRefused(e *env) {
 	}
 	e.manyRefused(nil, jobs.ErrInvalidOption, "with Unique", jobs.Unique("x"))
 	e.manyRefused([]any{nil}, jobs.ErrInvalidOption, "with Unique", jobs.Unique("x"))
+	e.manyRefused([]any{nil}, jobs.ErrInvalidOption, "with UniqueWaiting", jobs.UniqueWaiting("x"))
+	e.manyRefused([]any{nil}, jobs.ErrInvalidOption, "with Latest", jobs.Latest("x"))
 	e.manyRefused(nil, jobs.ErrInvalidOption, "with IdempotencyKey", jobs.IdempotencyKey("x"))
 	e.manyRefused([]any{nil}, jobs.ErrInvalidOption, "with IdempotencyKey", jobs.IdempotencyKey("x"))
 	_, err := e.s.Trigger(e.ctx, "test.job", nil, jobs.IdempotencyKey("x"), jobs.Unique("x"))

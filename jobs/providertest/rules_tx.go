@@ -17,6 +17,8 @@ var txRules = []rule{
 	{name: "a run triggered in a transaction exists once it commits, and never if it is rolled back", needs: needsDB, check: txJobExistsOnceCommitted},
 	{name: "runs triggered in a nested transaction exist once both transactions commit", needs: needsDB, check: nestedTxJobsExistOnceBothCommit},
 	{name: "TriggerTx refuses what Trigger refuses, and leaves the transaction usable", needs: needsDB, check: triggerTxRefusesWhatTriggerRefuses},
+	{name: "runs of TriggerManyTx exist once the transaction commits, and never if it is rolled back", needs: needsDB, check: manyTxJobsExistOnceCommitted},
+	{name: "TriggerManyTx inserts all or none, and leaves the transaction usable", needs: needsDB, check: triggerManyTxIsAllOrNone},
 	{name: "Unique in a transaction finds live runs, including those of the transaction", needs: needsDB, check: uniqueInTxFindsLiveJobs},
 	{name: "Trigger waits for a Unique key taken by an open transaction", needs: needsDB, check: triggerWaitsForAKeyOfAnOpenTx},
 }
@@ -119,6 +121,74 @@ func triggerTxRefusesWhatTriggerRefuses(e *env) {
 	_, err = tt.TriggerTx(e.ctx, tx, "test.job", nil)
 	require.ErrorIs(e, err, pgx.ErrTxClosed, "TriggerTx in a transaction that has ended")
 	require.Equal(e, 1, e.queueSize("test.job"), "QueueSize")
+}
+
+func manyTxJobsExistOnceCommitted(e *env) {
+	tt := e.txTriggerer()
+	p := e.probe(nil)
+	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
+	e.start()
+	data := []any{map[string]int{"n": 0}, map[string]int{"n": 1}, map[string]int{"n": 2}}
+	lost := e.begin()
+	_, err := tt.TriggerManyTx(e.ctx, lost, "test.job", data)
+	e.noError(err)
+	e.noError(lost.Rollback(e.ctx))
+	require.Zero(e, e.queueSize("test.job"), "QueueSize after a Rollback")
+
+	tx := e.begin()
+	ids, err := jobs.TriggerManyTx(e.ctx, e.s, tx, "test.job", data)
+	e.noError(err)
+	require.Len(e, ids, len(data), "IDs")
+	later, err := tt.TriggerManyTx(e.ctx, tx, "test.job", []any{nil, nil}, jobs.Delay(time.Hour))
+	e.noError(err)
+	require.Len(e, later, 2, "IDs")
+	e.until(time.Now().Add(10 * slack))
+	p.none("the transaction is open")
+	require.Zero(e, e.queueSize("test.job"), "QueueSize before a Commit")
+	e.noError(tx.Commit(e.ctx))
+	for range data {
+		r := p.next()
+		var got struct{ N int }
+		e.noError(r.Decode(&got))
+		require.Equal(e, ids[got.N], r.ID, "ID of the job with element %d", got.N)
+	}
+	e.total(jobs.StateCompleted, len(data))
+	require.Equal(e, len(later), e.queueSize("test.job"), "QueueSize after a Commit, with two runs delayed")
+	p.none("three were rolled back, and two are not due")
+}
+
+func triggerManyTxIsAllOrNone(e *env) {
+	tt := e.txTriggerer()
+	e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))
+	tx := e.begin()
+	for what, c := range map[string]struct {
+		name string
+		data []any
+		opt  jobs.TriggerOption
+		want error
+	}{
+		"an unknown job":          {"test.unknown", []any{nil}, jobs.Priority(1), jobs.ErrUnknownJob},
+		"a string among objects":  {"test.job", []any{nil, "text", nil}, jobs.Priority(1), jobs.ErrInvalidData},
+		"Priority(5)":             {"test.job", []any{nil}, jobs.Priority(5), jobs.ErrInvalidOption},
+		"Unique":                  {"test.job", []any{nil}, jobs.Unique("key"), jobs.ErrInvalidOption},
+		"an option, without data": {"test.job", nil, jobs.Unique("key"), jobs.ErrInvalidOption},
+	} {
+		ids, err := tt.TriggerManyTx(e.ctx, tx, c.name, c.data, c.opt)
+		require.ErrorIs(e, err, c.want, "TriggerManyTx with %s", what)
+		require.Empty(e, ids, "IDs of a TriggerManyTx with %s", what)
+	}
+	_, err := tt.TriggerManyTx(e.ctx, nil, "test.job", []any{nil})
+	require.Error(e, err, "TriggerManyTx without a transaction")
+	ids, err := tt.TriggerManyTx(e.ctx, tx, "test.job", nil)
+	e.noError(err)
+	require.Empty(e, ids, "IDs of a TriggerManyTx without data")
+	_, err = tt.TriggerManyTx(e.ctx, tx, "test.job", []any{nil, nil})
+	require.NoError(e, err, "a valid TriggerManyTx after refused ones")
+	e.noError(tx.Commit(e.ctx))
+	require.Equal(e, 2, e.queueSize("test.job"), "QueueSize")
+	_, err = tt.TriggerManyTx(e.ctx, tx, "test.job", []any{nil})
+	require.ErrorIs(e, err, pgx.ErrTxClosed, "TriggerManyTx in a transaction that has ended")
+	require.Equal(e, 2, e.queueSize("test.job"), "QueueSize")
 }
 
 func uniqueInTxFindsLiveJobs(e *env) {

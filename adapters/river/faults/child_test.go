@@ -46,6 +46,8 @@ type job struct {
 	Count int
 	// Effects makes it a transactional job without a schedule, whose attempts also write effects; see addEffects.
 	Effects bool
+	// Updates makes it a job without a schedule that applies updates; see registerUpdates.
+	Updates bool
 }
 
 func (j job) names() []string {
@@ -160,6 +162,12 @@ func newScheduler(pool *pgxpool.Pool, all []job, log *slog.Logger, retention tim
 	for _, j := range all {
 		if j.Effects {
 			if err := registerEffects(s, pool, j); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if j.Updates {
+			if err := registerUpdates(s, j); err != nil {
 				return nil, err
 			}
 			continue

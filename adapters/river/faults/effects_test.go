@@ -40,6 +40,7 @@ var properties = []property{
 		return frozenInHandler(t, full, false)
 	}},
 	{"frozen before the COMMIT, until after the rescue", frozenAtCommit},
+	{"updates with UniqueWaiting and Latest, SIGKILL at random instants", updatesAreApplied},
 }
 
 // effects counts what became of the effects of a property.

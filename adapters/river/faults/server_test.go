@@ -44,6 +44,11 @@ CREATE INDEX ON public.runs (name, tick);
 CREATE INDEX ON public.runs (job);
 CREATE TABLE public.triggered (job bigint NOT NULL, attempt int NOT NULL);
 CREATE TABLE public.effects (job bigint NOT NULL, attempt int NOT NULL);
+CREATE TABLE public.inputs (key int PRIMARY KEY, version int NOT NULL);
+CREATE TABLE public.updates (
+	job bigint NOT NULL, attempt int NOT NULL, key int NOT NULL, version int NOT NULL, seen int NOT NULL,
+	started timestamptz NOT NULL, applied boolean NOT NULL DEFAULT false
+);
 CREATE VIEW public.ticks AS
 	SELECT id AS job, kind AS name, (metadata->>'everytick_tick')::timestamptz AS tick,
 		coalesce((metadata->>'everytick_missed')::int, 0) AS missed, state, finalized_at

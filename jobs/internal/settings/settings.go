@@ -10,6 +10,11 @@ import (
 // MaxBackoff is the longest delay before a retry, as given with RetryDelay or after doubling.
 const MaxBackoff = 24 * time.Hour
 
+// Defaults returns the settings of a registration without options.
+func Defaults[Middleware, TriggerMiddleware, Run any]() Job[Middleware, TriggerMiddleware, Run] {
+	return Job[Middleware, TriggerMiddleware, Run]{MaxRetries: 2, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1}
+}
+
 // A Job holds the settings of one registration. Each field is set by the option of the same name in package jobs. The
 // type parameters are types of package jobs, which this package cannot import.
 type Job[Middleware, TriggerMiddleware, Run any] struct {
@@ -22,6 +27,7 @@ type Job[Middleware, TriggerMiddleware, Run any] struct {
 	CatchUp     int            // a jobs.CatchUpPolicy
 	Overlap     int            // a jobs.OverlapPolicy
 	StartWithin time.Duration
+	Data        any // of ticks, not encoded yet
 	Use         []Middleware
 	UseTrigger  []TriggerMiddleware
 	Redact      func(string) string // nil if not set

@@ -131,14 +131,15 @@ func (in *Inserter) insertInTx(ctx context.Context, jobs []*Job) error {
 	return in.inTransaction(ctx, func(tx pgx.Tx) error { return in.insertBy(ctx, quiet{tx}, jobs) })
 }
 
-// inTransaction is like [pgx.BeginFunc], but judges the outcome: nothing is stored before COMMIT is sent.
+// inTransaction is like [pgx.BeginFunc], but judges the outcome: nothing is stored before COMMIT is sent. Whatever the
+// role's default, f sees what others commit meanwhile.
 func (in *Inserter) inTransaction(ctx context.Context, f func(tx pgx.Tx) error) error {
 	conn, err := in.pool.Acquire(ctx)
 	if err != nil {
 		return Outcome{NoConn: true}.Judge(err)
 	}
 	defer conn.Release()
-	tx, err := conn.Begin(ctx)
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return Outcome{NoConn: true}.Judge(err)
 	}
@@ -195,21 +196,35 @@ func (in *Inserter) Bulk(ctx context.Context, jobs []*Job) error {
 	})
 }
 
+// ManyTx is Many in a savepoint of the caller's transaction. The caller notifies workers once it has committed.
+func (in *Inserter) ManyTx(ctx context.Context, tx pgx.Tx, jobs []*Job) error {
+	ctx = context.WithValue(ctx, insertingKey{}, true)
+	savepoint, err := tx.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = savepoint.Rollback(context.WithoutCancel(ctx)) }() // does nothing after Commit
+	if err := inParts(ctx, savepoint, jobs, in.insertBy); err != nil {
+		return err
+	}
+	return savepoint.Commit(ctx)
+}
+
+// InTx calls f in a transaction of its own, at the isolation level read committed. It takes as long as f.
+func (in *Inserter) InTx(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
+	err := in.inTransaction(ctx, func(tx pgx.Tx) error { return f(ctx, tx) })
+	if err != nil && !NotStored(err) {
+		return uncertain(err)
+	}
+	return err
+}
+
 // chunks calls insert with parts of jobs that each fit into one statement, all in one transaction.
 func (in *Inserter) chunks(
 	ctx context.Context, jobs []*Job, insert func(ctx context.Context, tx pgx.Tx, chunk []*Job) error,
 ) error {
 	ctx = context.WithValue(ctx, insertingKey{}, true)
-	err := in.inTransaction(ctx, func(tx pgx.Tx) error {
-		for rest := jobs; len(rest) > 0; {
-			n := fitting(rest)
-			if err := insert(ctx, quiet{tx}, rest[:n]); err != nil {
-				return err
-			}
-			rest = rest[n:]
-		}
-		return nil
-	})
+	err := in.inTransaction(ctx, func(tx pgx.Tx) error { return inParts(ctx, tx, jobs, insert) })
 	switch {
 	case err == nil:
 		in.notifier.Inserted(ctx, jobs, false)
@@ -217,6 +232,20 @@ func (in *Inserter) chunks(
 		return fmt.Errorf("either all of the jobs or none have been stored: %w", err)
 	}
 	return err
+}
+
+// inParts calls insert with parts of jobs that each fit into one statement.
+func inParts(
+	ctx context.Context, tx pgx.Tx, jobs []*Job, insert func(ctx context.Context, tx pgx.Tx, part []*Job) error,
+) error {
+	for rest := jobs; len(rest) > 0; {
+		n := fitting(rest)
+		if err := insert(ctx, quiet{tx}, rest[:n]); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
 }
 
 // fitting returns how many of the first jobs fit into one statement, at least one.

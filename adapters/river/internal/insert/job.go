@@ -25,7 +25,7 @@ type Job struct {
 	Due time.Time
 	// Passed says that Due has passed by the database's clock, whatever the process's clock says.
 	Passed bool
-	// UniqueKey belongs to the row while it is waiting or running. nil means none.
+	// UniqueKey belongs to the row while it is waiting or running, and no other row may have it then. nil means none.
 	UniqueKey []byte
 	// Once lets UniqueKey belong to the row as long as that is stored.
 	Once bool

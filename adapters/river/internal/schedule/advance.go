@@ -32,20 +32,28 @@ func (t *Ticker) Once(ctx context.Context) error {
 
 // advanceAll advances schedules in as many transactions as it takes.
 func (t *Ticker) advanceAll(ctx context.Context, due []store.Due) error {
-	for part := range slices.Chunk(due, advanceRows) {
-		for len(part) > 0 {
-			n, err := t.advance(ctx, part)
-			if err != nil && t.answers(ctx) {
-				t.advanceEach(ctx, part) // one schedule may be the cause; it must not stop the others
-				break
-			}
-			if err != nil {
-				return err
-			}
-			part = part[n:]
+	for len(due) > 0 {
+		n := Fitting(due)
+		err := t.advance(ctx, due[:n])
+		if err != nil && !t.answers(ctx) {
+			return err
 		}
+		if err != nil {
+			t.advanceEach(ctx, due[:n]) // one schedule may be the cause; it must not stop the others
+		}
+		due = due[n:]
 	}
 	return nil
+}
+
+// Fitting returns how many of the first of due are advanced in one transaction: at least one.
+func Fitting(due []store.Due) (n int) {
+	for size := 0; n < len(due) && n < advanceRows; n++ {
+		if size += due[n].Bytes; n > 0 && size > advanceBytes {
+			break
+		}
+	}
+	return n
 }
 
 // answers reports whether the database does, within a limit: a connection that the network has dropped may never
@@ -59,11 +67,20 @@ func (t *Ticker) answers(ctx context.Context) bool {
 func (t *Ticker) advanceEach(ctx context.Context, due []store.Due) {
 	for i, d := range due {
 		e := t.byName[d.Name]
-		if _, err := t.advance(ctx, due[i:i+1]); err != nil && ctx.Err() == nil && time.Since(e.logged) > refusedEvery {
+		if err := t.advance(ctx, due[i:i+1]); err != nil && ctx.Err() == nil && time.Since(e.logged) > refusedEvery {
 			e.logged = time.Now()
 			t.cfg.Log.ErrorContext(ctx, "could not insert a tick that is due; retrying every few seconds",
 				"job", d.Name, "tick", d.Next, "error", err)
 		}
+	}
+}
+
+// logStall logs that the code of a schedule fails, and that its tick waits.
+func (t *Ticker) logStall(ctx context.Context, e *entry, tick time.Time, err error) {
+	if time.Since(e.logged) > refusedEvery {
+		e.logged = time.Now()
+		t.cfg.Log.ErrorContext(ctx, "schedule has a bug; its ticks wait until a version without it is started",
+			"job", e.Name, "tick", tick, "schedule", e.spec, "error", err)
 	}
 }
 
@@ -73,13 +90,13 @@ type planned struct {
 	provider.Advance
 }
 
-// advance advances the first of due in one transaction, and returns how many it considered.
-func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error) {
+// advance advances schedules in one transaction.
+func (t *Ticker) advance(ctx context.Context, due []store.Due) error {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	var plans []planned
 	var queues []string
-	err = pgx.BeginTxFunc(ctx, t.cfg.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, t.cfg.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		if err := t.cfg.Store.SetLimits(ctx, tx, store.Limits{Statement: stepTimeout, Idle: idleTimeout}); err != nil {
 			return err
 		}
@@ -87,7 +104,6 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error
 		if err != nil {
 			return err
 		}
-		locked, n = fitting(locked, due)
 		if plans, err = t.plan(ctx, tx, locked, now); err != nil || len(plans) == 0 {
 			return err
 		}
@@ -118,7 +134,7 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error
 		return t.cfg.Insert(ctx, tx, ticks...)
 	})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	for _, p := range plans {
 		e := t.byName[p.row.Name]
@@ -132,20 +148,7 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) (n int, err error
 	if len(queues) > 0 {
 		t.cfg.Notify(ctx, queues)
 	}
-	return n, nil
-}
-
-// fitting returns the locked rows whose data fits in one transaction, and how many of due come before the first
-// that does not. Both are sorted by name.
-func fitting(locked []store.Schedule, due []store.Due) ([]store.Schedule, int) {
-	size := 0
-	for i, row := range locked {
-		if size += len(row.Data); i > 0 && size > advanceBytes {
-			rest := locked[i].Name
-			return locked[:i], slices.IndexFunc(due, func(d store.Due) bool { return d.Name == rest })
-		}
-	}
-	return locked, len(due)
+	return nil
 }
 
 // plan decides what happens to locked rows, and folds ticks into jobs that wait. A job that turns out to have
@@ -160,6 +163,10 @@ func (t *Ticker) plan(ctx context.Context, tx pgx.Tx, locked []store.Schedule, n
 	var folds []store.Fold
 	for _, row := range locked {
 		a := decide(row)
+		if a.Action == provider.Stall {
+			t.logStall(ctx, t.byName[row.Name], row.Next, a.Err)
+			continue
+		}
 		if a.Action == provider.None || a.Action == provider.Hold {
 			continue
 		}

@@ -213,9 +213,36 @@ func TestSpecOf_IsPinned(t *testing.T) {
 	require.NoError(t, reg.RegisterInterval("a.interval", 90*time.Minute, handler))
 	specs := map[string]string{}
 	for _, d := range reg.Jobs() {
-		specs[d.Name] = schedule.SpecOf(d)
+		specs[d.Name] = d.Spec()
 	}
 	require.Equal(t, map[string]string{
 		"a.berlin": "cron 0 3 * * * Europe/Berlin", "a.cron": "cron @daily UTC", "a.delayed": "", "a.interval": "every 1h30m0s",
 	}, specs)
+}
+
+func TestFitting_LimitsATransaction(t *testing.T) {
+	t.Parallel()
+	due := func(sizes ...int) (all []store.Due) {
+		for _, n := range sizes {
+			all = append(all, store.Due{Bytes: n})
+		}
+		return all
+	}
+	for _, test := range []struct {
+		name string
+		due  []store.Due
+		want int
+	}{
+		{"none", nil, 0},
+		{"all", due(2, 2, 2), 3},
+		{"one too large for any", due(1<<20, 2), 1},
+		{"up to one too large", due(2, 2, 1<<20, 2), 2},
+		{"exactly 256 KiB", due(128<<10, 128<<10, 1), 2},
+		{"500 rows", make([]store.Due, 501), 500},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			require.Equal(t, test.want, schedule.Fitting(test.due))
+		})
+	}
 }

@@ -113,24 +113,32 @@ func (t *Ticker) claims(ctx context.Context, db store.DB, rows []store.Claim, no
 		byName[rows[i].Name] = &rows[i]
 	}
 	for _, e := range t.entries {
-		row, next := byName[e.Name], func() time.Time { return provider.Next(e.Schedule, now) }
+		row, after := byName[e.Name], now
 		if row == nil && !e.known.IsZero() {
 			// The row was deleted. Ticks may have been inserted, and more may have passed, since it was last read.
 			last, err := t.cfg.Store.LastTick(ctx, db, e.Name)
 			if err != nil {
 				return nil, err
 			}
-			next = func() time.Time {
-				if last.Before(e.known) {
-					return e.known
-				}
-				return provider.Next(e.Schedule, last)
+			after = last
+		}
+		var stalled error
+		next := func() (next time.Time) {
+			if row == nil && after.Before(e.known) {
+				return e.known
 			}
+			next, stalled = provider.CheckedNext(e.Schedule, after)
+			return next
 		}
 		v := View{Spec: e.spec, By: t.cfg.Hash, At: t.cfg.Started, Starting: starting, Live: live}
 		claim, write := v.Decide(row, next)
 		claim.Name = e.Name
+		if stalled != nil {
+			t.logStall(ctx, e, time.Time{}, stalled)
+			continue // the row stays as it is, and is claimed once the schedule works
+		}
 		if write {
+			claim.Data = e.Data
 			claims = append(claims, claim)
 		}
 		if claim.Spec == e.spec {

@@ -12,23 +12,12 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// SpecOf returns the canonical text of a job's schedule, "" if it has none.
-func SpecOf(d *provider.Definition) string {
-	if d.Schedule == nil {
-		return ""
-	}
-	text, zone := d.Describe()
-	if zone == "" {
-		return text
-	}
-	return "cron " + text + " " + zone
-}
-
-// HashOf hashes what decides how a process inserts ticks: the schedules and options of its registrations.
+// HashOf hashes what decides how a process inserts ticks: the schedules, options and data of its
+// registrations.
 func HashOf(defs []*provider.Definition) string {
 	sum := sha256.New()
 	for _, d := range defs {
-		fmt.Fprintf(sum, "%s\x00%s\x00%d\x00%d\x00", d.Name, SpecOf(d), d.Priority, d.MaxAttempts)
+		fmt.Fprintf(sum, "%s\x00%s\x00%d\x00%d\x00%s\x00", d.Name, d.Spec(), d.Priority, d.MaxAttempts, d.Data)
 	}
 	return hex.EncodeToString(sum.Sum(nil)[:12])
 }
@@ -51,8 +40,12 @@ type dbSchedule struct {
 // Next implements [riverqueue.PeriodicSchedule], in the process's own time.
 func (d dbSchedule) Next(t time.Time) time.Time {
 	offset := d.offset()
-	if tick := provider.Next(d.Schedule, t.Add(offset)); !tick.IsZero() {
+	switch tick, err := provider.CheckedNext(d.Schedule, t.Add(offset)); {
+	case err != nil:
+		return t.Add(fullEvery) // the ticker reports it
+	case tick.IsZero():
+		return riverqueue.NeverSchedule().Next(t)
+	default:
 		return tick.Add(-offset)
 	}
-	return riverqueue.NeverSchedule().Next(t)
 }

@@ -17,6 +17,8 @@ type Standing struct {
 	Inserted bool
 	// Ahead reports whether the next tick is later than the schedule's: the database's clock was set back.
 	Ahead bool
+	// Stalled is what the code of the schedule does wrong, or nil. Its ticks wait.
+	Stalled error
 }
 
 // Stands returns the state of a schedule with that row at now.
@@ -36,7 +38,11 @@ func Stands(s jobs.Schedule, spec string, row store.Standing, paused bool, now t
 	case !row.Next.IsZero() && !paused:
 		st.OverdueBy = max(0, now.Sub(row.Next))
 	}
-	expected := provider.Next(s, now)
+	expected, err := provider.CheckedNext(s, now)
+	if err == nil && st.OverdueBy > 0 && !st.Inserted {
+		_, err = provider.CheckedNext(s, row.Next)
+	}
+	st.Stalled = err
 	st.Ahead = row.Spec == spec && !expected.IsZero() && row.Next.After(expected)
 	return st
 }

@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -98,7 +97,7 @@ type entry struct {
 func New(cfg Config) *Ticker {
 	t := &Ticker{cfg: cfg, byName: map[string]*entry{}, wake: make(chan struct{}, 1)}
 	for _, d := range cfg.Jobs {
-		e := &entry{Definition: d, spec: SpecOf(d)}
+		e := &entry{Definition: d, spec: d.Spec()}
 		t.names, t.entries, t.byName[d.Name] = append(t.names, d.Name), append(t.entries, e), e
 	}
 	return t
@@ -142,13 +141,12 @@ func (t *Ticker) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			t.storeSuccesses(context.WithoutCancel(ctx))
 			return
 		case <-check.C:
 			if err := t.register(ctx, false); err != nil && ctx.Err() == nil {
 				t.cfg.Log.WarnContext(ctx, "could not check the rows of schedules; retrying within seconds", "error", err)
 			}
-			t.storeSuccesses(ctx)
+			t.StoreSuccesses(ctx)
 			check.Reset(t.checkEvery())
 			if time.Since(lastFull) > fullEvery {
 				t.full.Store(true)
@@ -208,7 +206,10 @@ func (t *Ticker) check(ctx context.Context) {
 	t.first = time.Time{}
 	for _, e := range t.entries {
 		if !e.at.IsZero() && !e.at.After(now) {
-			e.at = provider.Next(e.Schedule, now)
+			var err error
+			if e.at, err = provider.CheckedNext(e.Schedule, now); err != nil {
+				e.at = now.Add(fullEvery)
+			}
 		}
 		if t.first.IsZero() || !e.at.IsZero() && e.at.Before(t.first) {
 			t.first = e.at
@@ -252,51 +253,4 @@ func (t *Ticker) due(ctx context.Context, floor time.Time) ([]store.Due, error) 
 		t.byName[d.Name].known = d.Next
 	}
 	return due, err
-}
-
-// successes are the latest ticks whose runs succeeded, to be stored in their rows.
-type successes struct {
-	mu    sync.Mutex
-	ticks map[string]time.Time
-}
-
-func (s *successes) add(name string, tick time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ticks == nil {
-		s.ticks = map[string]time.Time{}
-	}
-	if tick.After(s.ticks[name]) {
-		s.ticks[name] = tick
-	}
-}
-
-func (s *successes) take() map[string]time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ticks := s.ticks
-	s.ticks = nil
-	return ticks
-}
-
-// Succeeded records that the run of a tick has succeeded.
-func (t *Ticker) Succeeded(name string, tick time.Time) { t.successes.add(name, tick) }
-
-func (t *Ticker) storeSuccesses(ctx context.Context) {
-	ticks := t.successes.take()
-	if len(ticks) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, checkEvery)
-	defer cancel()
-	stored, err := t.cfg.Store.PutSuccesses(ctx, t.cfg.Pool, ticks)
-	if err != nil {
-		t.cfg.Log.DebugContext(ctx, "could not store the successes of schedules; retrying within seconds", "error", err)
-	}
-	for _, name := range stored {
-		delete(ticks, name)
-	}
-	for name, tick := range ticks {
-		t.successes.add(name, tick)
-	}
 }

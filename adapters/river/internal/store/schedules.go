@@ -39,9 +39,10 @@ func (s *Store) LockRegistering(ctx context.Context, tx DB) (now time.Time, err 
 // A Claim says which process a schedule's row belongs to.
 type Claim struct {
 	Name, Spec string
-	By         string    // hash of all registrations of the process that set Spec
-	At         time.Time // start of that process
-	Next       time.Time // zero if no tick is left
+	By         string          // hash of all registrations of the process that set Spec
+	At         time.Time       // start of that process
+	Next       time.Time       // zero if no tick is left
+	Data       json.RawMessage // of its ticks; only written
 }
 
 // LockSchedules returns the rows of these schedules and locks them until the transaction ends.
@@ -60,14 +61,14 @@ func readClaim(row pgx.CollectableRow) (c Claim, err error) {
 
 // PutSchedules inserts rows, or updates the columns of a claim in rows that exist.
 func (s *Store) PutSchedules(ctx context.Context, tx DB, claims []Claim) error {
-	var names, specs, by []string
+	var names, specs, by, data []string
 	var at []time.Time
 	var next []*time.Time
 	for _, c := range claims {
-		names, specs, by = append(names, c.Name), append(specs, c.Spec), append(by, c.By)
+		names, specs, by, data = append(names, c.Name), append(specs, c.Spec), append(by, c.By), append(data, string(c.Data))
 		at, next = append(at, c.At), append(next, orNull(c.Next))
 	}
-	return s.exec(ctx, tx, "PutSchedules", names, specs, by, at, next)
+	return s.exec(ctx, tx, "PutSchedules", names, specs, by, at, next, data)
 }
 
 // Unregistered returns the overdue schedules that are not in names.
@@ -79,12 +80,13 @@ func (s *Store) Unregistered(ctx context.Context, db DB, names []string) ([]stri
 type Due struct {
 	Name, Spec string
 	Next       time.Time
+	Bytes      int // of its data
 }
 
 // DueSchedules returns the due schedules whose next tick is after floor.
 func (s *Store) DueSchedules(ctx context.Context, db DB, floor time.Time) ([]Due, error) {
 	return collect(ctx, s, db, "DueSchedules", func(row pgx.CollectableRow) (d Due, err error) {
-		return d, row.Scan(&d.Name, &d.Spec, (*instant)(&d.Next))
+		return d, row.Scan(&d.Name, &d.Spec, (*instant)(&d.Next), &d.Bytes)
 	}, floor)
 }
 
@@ -210,6 +212,34 @@ func (s *Store) PutSuccesses(ctx context.Context, db DB, ticks map[string]time.T
 		names, at = append(names, name), append(at, tick)
 	}
 	return collect(ctx, s, db, "PutSuccesses", pgx.RowTo[string], names, at)
+}
+
+// LastSuccess returns the latest tick whose run has succeeded, or the zero time. A success that is not in the row yet
+// is found for the two latest ticks.
+func (s *Store) LastSuccess(ctx context.Context, db DB, name string) (time.Time, error) {
+	ticks, err := collect(ctx, s, db, "LastSuccess", pgx.RowTo[instant], name)
+	if err != nil || len(ticks) == 0 { // the row was deleted
+		return time.Time{}, err
+	}
+	return time.Time(ticks[0]), nil
+}
+
+// LockSuccess returns the success in a schedule's row, and locks the row until the transaction ends. It returns the zero
+// time if there is none, or no row.
+func (s *Store) LockSuccess(ctx context.Context, tx DB, l Limits, name string) (time.Time, error) {
+	if err := s.SetLimits(ctx, tx, l); err != nil {
+		return time.Time{}, err
+	}
+	ticks, err := collect(ctx, s, tx, "LockSuccess", pgx.RowTo[instant], name)
+	if err != nil || len(ticks) == 0 {
+		return time.Time{}, err
+	}
+	return time.Time(ticks[0]), nil
+}
+
+// PutSuccess stores the success of a run in a locked row.
+func (s *Store) PutSuccess(ctx context.Context, tx DB, name string, tick time.Time) error {
+	return s.exec(ctx, tx, "PutSuccess", name, tick)
 }
 
 // LastTick returns the latest tick with a stored run, or the zero time. It may take long on a large table.

@@ -53,10 +53,25 @@ func (a *attempt) connect(ctx context.Context) error {
 	return nil
 }
 
+// disconnect gives the connection back.
+func (a *attempt) disconnect() {
+	if a.conn != nil {
+		a.conn.Release()
+		a.conn = nil
+	}
+}
+
 // runTx runs the handler in a transaction. ctx is River's.
 func (a *attempt) runTx(ctx context.Context) error {
 	return a.job.RunTx(ctx, a.run, a.env.Log, provider.Transaction{
 		Begin: func(handlerCtx context.Context) (pgx.Tx, error) {
+			if a.conn == nil { // middleware calls the handler again after settle
+				conn, err := a.env.App.Acquire(handlerCtx)
+				if err != nil {
+					return nil, err
+				}
+				a.conn = conn
+			}
 			tx, err := a.conn.BeginTx(handlerCtx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 			if err != nil {
 				return nil, err
@@ -83,6 +98,7 @@ const (
 	cancelled               // it must not commit, because the run was cancelled
 	lost                    // it must not commit, because it belongs to another process or has no row
 	unknown                 // the database has not answered
+	covered                 // it must not commit: another run has covered a part of its window meanwhile
 )
 
 // endingOf returns what a locked row says about an attempt.
@@ -102,7 +118,9 @@ func endingOf(row store.AttemptRow) ending {
 var (
 	errCancelled = errors.New("river: the job was cancelled before its transaction committed, so it was rolled back")
 	errLost      = errors.New("river: the attempt no longer belongs to this process, so its transaction was rolled back")
-	errUnknown   = errors.New("river: the database did not say whether the transaction has committed")
+	errOvertaken = errors.New("river: another run of the schedule has succeeded meanwhile, so the transaction was rolled back; " +
+		"it runs again from the tick of that run on")
+	errUnknown = errors.New("river: the database did not say whether the transaction has committed")
 )
 
 // complete commits the handler's transaction together with the completion of the job. The lock keeps the row as it is
@@ -112,6 +130,9 @@ var (
 func (a *attempt) complete(ctx context.Context, tx pgx.Tx) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout) // it has a definite outcome
 	defer cancel()
+	if err := a.cover(ctx, tx); err != nil {
+		return err
+	}
 	limits := store.Limits{Statement: commitTimeout, Idle: commitIdle}
 	row, err := a.env.Store.LockAttempt(ctx, tx, limits, a.row.ID, a.row.Attempt, a.env.Client)
 	if err != nil {
@@ -147,6 +168,26 @@ func (a *attempt) complete(ctx context.Context, tx pgx.Tx) error {
 	return fmt.Errorf("river: the transaction was rolled back, because the commit failed: %w", err)
 }
 
+// cover stores that the window of a tick's run is covered, unless another run has covered a part of it since the attempt
+// began. The schedule's row stays locked until the commit, so that of two runs the second sees the first one.
+func (a *attempt) cover(ctx context.Context, tx pgx.Tx) error {
+	if !a.run.PrevSuccess.Before(a.run.Tick) { // triggered, or covered before
+		return nil
+	}
+	last, err := a.env.Store.LockSuccess(ctx, tx, store.Limits{Statement: commitTimeout, Idle: commitIdle}, a.run.Name)
+	if err == nil && provider.Covered(a.run.PrevSuccess, a.run.Tick, last) {
+		a.ending = covered
+		return errOvertaken
+	}
+	if err == nil {
+		err = a.env.Store.PutSuccess(ctx, tx, a.run.Name, a.run.Tick)
+	}
+	if err != nil {
+		return fmt.Errorf("river: the transaction was rolled back, because the success could not be stored in the schedule's row: %w", err)
+	}
+	return nil
+}
+
 // refuse returns the error of an attempt that must not commit.
 func (a *attempt) refuse(ctx context.Context) error {
 	switch a.ending {
@@ -166,6 +207,7 @@ func (a *attempt) refuse(ctx context.Context) error {
 // others rescue the run if it is not completed.
 func (a *attempt) settle(ctx context.Context, broken error) ending {
 	a.log().WarnContext(ctx, "connection lost during a commit; asking the database for its outcome", "error", broken)
+	a.disconnect() // its place in the pool is for the connection that asks
 	for {
 		row, err := a.reread(ctx)
 		if err == nil {
@@ -184,7 +226,7 @@ func (a *attempt) settle(ctx context.Context, broken error) ending {
 func (a *attempt) reread(ctx context.Context) (row store.AttemptRow, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
 	defer cancel()
-	tx, err := a.env.Own.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	tx, err := a.env.App.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return row, err
 	}

@@ -95,7 +95,7 @@ func TestAttempt_SettleAsksUntilTheDatabaseAnswersOrAHardStop(t *testing.T) {
 	closed, err := pgxpool.New(t.Context(), "host=/nowhere user=x dbname=x")
 	require.NoError(t, err)
 	closed.Close()
-	w.env.Own = closed
+	w.env.App = closed
 	go func() { settled <- settle() }()
 	select {
 	case <-settled:

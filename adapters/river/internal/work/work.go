@@ -37,6 +37,8 @@ type Env struct {
 	Suspect func(since time.Time) bool
 	// Succeeded is called when the run of a tick has succeeded.
 	Succeeded func(name string, tick time.Time)
+	// LastSuccess returns the latest tick of the job whose run has succeeded.
+	LastSuccess func(ctx context.Context, name string) (time.Time, error)
 	// Ended is called when an attempt ends. Unless reported is set, its result will not be stored.
 	Ended func(id int64, reported bool)
 	// Stopping is closed when a shutdown cancels running jobs.
@@ -82,6 +84,9 @@ type Meta struct {
 	Retried  bool              `json:"everytick_retried,omitempty"` // by hand
 	Snoozed  Snoozed           `json:"everytick_snoozed,omitzero"`
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
+	// With jobs.Latest, earlier runs of the key that must not start after this one, and the later run that has started.
+	Overtakes []int64 `json:"everytick_overtakes,omitempty"`
+	Overtaken int64   `json:"everytick_overtaken,omitempty"`
 	// Fingerprint is that of the trigger with a jobs.IdempotencyKey.
 	Fingerprint string `json:"everytick_fingerprint,omitempty"`
 }
@@ -166,11 +171,12 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	if err == nil {
 		err = a.connect(ctx)
 	}
-	if a.conn != nil {
-		defer a.conn.Release()
-	}
+	defer a.disconnect()
 	if err == nil {
 		err = a.skip(ctx)
+	}
+	if err == nil {
+		err = a.open(ctx)
 	}
 	if err == nil {
 		err = a.call(ctx)
@@ -291,8 +297,11 @@ func (a *attempt) postpone(ctx context.Context, why string, err error) error {
 	return riverqueue.JobSnooze(transientSnooze)
 }
 
-// skip ends the run if Overlap or StartWithin say so.
+// skip ends the run if Overlap or StartWithin say so, or if a run with newer data for its key has started.
 func (a *attempt) skip(ctx context.Context) error {
+	if a.meta.Overtaken != 0 {
+		return a.endSkipped(ctx, provider.Overtaken(strconv.FormatInt(a.meta.Overtaken, 10)))
+	}
 	overlaps := false
 	if !a.run.Tick.IsZero() && a.job.Overlap == jobs.OverlapSkip {
 		bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
@@ -320,8 +329,40 @@ func (a *attempt) skip(ctx context.Context) error {
 	if reason := a.job.Skip(a.run, due, overlaps); reason != "" {
 		return a.endSkipped(ctx, reason)
 	}
+	if err := a.overtake(ctx); err != nil {
+		return a.postpone(ctx, "could not mark earlier runs of its key", err)
+	}
 	if a.job.StartWithin > 0 {
 		return riverqueue.MetadataSet(ctx, metaStarted, true)
+	}
+	return nil
+}
+
+// open sets where the window of a tick's run begins. It asks at each attempt: runs of earlier and later ticks may have
+// succeeded since the tick was inserted.
+func (a *attempt) open(ctx context.Context) error {
+	if a.run.Tick.IsZero() {
+		return nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
+	defer cancel()
+	last, err := a.env.LastSuccess(bounded, a.run.Name)
+	if err != nil {
+		return a.postpone(ctx, "could not read the latest success", err)
+	}
+	a.run.PrevSuccess = provider.PrevSuccess(last, a.run.Tick)
+	return nil
+}
+
+// overtake makes earlier runs of the key end if they are started again. It uses a statement for each: one that waits
+// for a row while it holds another could deadlock with River's, which store several results in no particular order.
+func (a *attempt) overtake(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
+	defer cancel()
+	for _, id := range a.meta.Overtakes {
+		if err := a.env.Store.Overtake(ctx, a.env.Own, id, a.row.ID); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -349,6 +390,10 @@ func (a *attempt) call(ctx context.Context) error {
 	}
 	if a.ending == lost || a.ending == unknown {
 		return err // nothing is reported
+	}
+	if a.ending == covered {
+		a.log().InfoContext(ctx, "another run of the schedule has succeeded meanwhile; running again from its tick on", "tick", a.run.Tick)
+		return riverqueue.JobSnooze(0) // the attempt does not count
 	}
 	if recordErr := a.recordOutput(ctx); recordErr != nil {
 		return recordErr

@@ -42,10 +42,10 @@ func newWorker(t testing.TB, pool *pgxpool.Pool, h jobs.Handler, opts ...jobs.Op
 		Store: store.New("river"), Log: slog.New(slog.DiscardHandler), App: pool, Own: pool, Client: "self",
 		Paused:    func(string) bool { return false },
 		Suspect:   func(time.Time) bool { return false },
-		Succeeded: func(string, time.Time) {},
-		Ended:     func(int64, bool) {},
-		Stopping:  make(chan struct{}),
-		Going:     NewGoing(),
+		Succeeded: func(string, time.Time) {}, LastSuccess: func(context.Context, string) (time.Time, error) { return time.Time{}, nil },
+		Ended:    func(int64, bool) {},
+		Stopping: make(chan struct{}),
+		Going:    NewGoing(),
 	}}
 }
 
@@ -180,6 +180,50 @@ func TestWorker_ReportsTheResultOfAnAttempt(t *testing.T) {
 			}
 			require.Contains(t, says, test.says)
 			require.Equal(t, test.metadata != "" && test.ran, !succeeded.IsZero(), "Succeeded is called for ticks that succeeded")
+		})
+	}
+}
+
+func TestWorker_GivesATickTheBeginningOfItsWindow(t *testing.T) {
+	t.Parallel()
+	tick := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, test := range []struct {
+		name, metadata string
+		last           time.Time
+		err            error
+		want           time.Time
+		asked, ran     bool
+	}{
+		{name: "an earlier success", metadata: `{"everytick_tick": "2026-01-02T03:04:05Z"}`, last: tick.Add(-time.Hour), want: tick.Add(-time.Hour), asked: true, ran: true},
+		{name: "no success", metadata: `{"everytick_tick": "2026-01-02T03:04:05Z"}`, asked: true, ran: true},
+		{name: "a later success", metadata: `{"everytick_tick": "2026-01-02T03:04:05Z"}`, last: tick.Add(time.Hour), want: tick, asked: true, ran: true},
+		{name: "triggered", metadata: `{}`, last: tick, ran: true},
+		{name: "the database fails", metadata: `{"everytick_tick": "2026-01-02T03:04:05Z"}`, err: errors.New("no answer"), asked: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			pool := migrated.Pool(t)
+			id := insertRow(t, pool, "available", test.metadata, 0)
+			asked, ran := false, false
+			w := newWorker(t, pool, func(_ context.Context, job *jobs.Job) error {
+				ran = true
+				require.Equal(t, test.want, job.PrevSuccess)
+				return nil
+			})
+			w.env.LastSuccess = func(_ context.Context, name string) (time.Time, error) {
+				asked = true
+				require.Equal(t, "a.job", name)
+				return test.last, test.err
+			}
+			tx, err := pool.Begin(t.Context())
+			require.NoError(t, err)
+			cfg := &riverqueue.Config{Schema: "river", ID: "self", JobTimeout: -1, Logger: w.env.Log}
+			result, _ := rivertest.NewWorker(t, riverpgxv5.New(pool), cfg, w).WorkJob(t.Context(), t, tx, &rivertype.JobRow{ID: id})
+			require.NoError(t, tx.Rollback(t.Context()))
+			require.Equal(t, [2]bool{test.asked, test.ran}, [2]bool{asked, ran})
+			if test.err != nil {
+				require.Equal(t, riverqueue.EventKindJobSnoozed, result.EventKind, "the attempt does not count")
+			}
 		})
 	}
 }

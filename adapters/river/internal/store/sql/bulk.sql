@@ -38,7 +38,7 @@ SELECT id, row.state = 'running', queue {{live}} ORDER BY id
 -- again. A run keeps its unique key unless another run has it by now, a later one of these runs takes it, or $2 is set.
 -- name: PrepareRetry
 UPDATE {{schema}}.river_job AS row SET
-	metadata = metadata - 'everytick_skipped' || '{"everytick_retried": true}',
+	metadata = metadata - 'everytick_skipped' - 'everytick_overtaken' || '{"everytick_retried": true}',
 	attempt = CASE WHEN {{is_skipped}} THEN attempt - 1 ELSE attempt END,
 	errors = CASE WHEN {{is_skipped}} THEN nullif(errors[:array_upper(errors, 1) - 1], '{}') ELSE errors END,
 	unique_key = CASE WHEN {{holds_key}} OR NOT $2 AND same.latest = row.id AND NOT EXISTS (

@@ -35,17 +35,24 @@ SELECT name, spec, claimed_by, claimed_at, next_tick FROM {{schema}}.everytick_s
 WHERE key = '' AND name = ANY ($1)
 
 -- name: PutSchedules
-INSERT INTO {{schema}}.everytick_schedule AS s (name, spec, claimed_by, claimed_at, next_tick)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+INSERT INTO {{schema}}.everytick_schedule AS s (name, spec, claimed_by, claimed_at, next_tick, data)
+SELECT name, spec, claimed_by, claimed_at, next_tick, data::jsonb
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[])
+	AS claim (name, spec, claimed_by, claimed_at, next_tick, data)
 ON CONFLICT (name, key) DO UPDATE SET spec = excluded.spec, claimed_by = excluded.claimed_by,
-	claimed_at = excluded.claimed_at, next_tick = excluded.next_tick
+	claimed_at = excluded.claimed_at, next_tick = excluded.next_tick, data = excluded.data
 
 -- name: Unregistered
 SELECT name FROM {{schema}}.everytick_schedule WHERE next_tick < now() - interval '1 minute' AND name <> ALL ($1)
 
 -- name: DueSchedules
-SELECT name, spec, next_tick FROM {{schema}}.everytick_schedule
+SELECT name, spec, next_tick, octet_length(data::text) FROM {{schema}}.everytick_schedule
 WHERE key = '' AND next_tick > $1 AND next_tick <= now()
+
+-- The latest tick whose run has succeeded, as far as the row and its two latest runs show.
+-- piece: last_success
+greatest(s.last_success, CASE WHEN last.state = 'completed' THEN s.last_tick END,
+	CASE WHEN prev.state = 'completed' THEN s.prev_tick END)
 
 -- A schedule with the outcomes of its runs: those of stored runs, and otherwise those copied earlier.
 -- piece: columns
@@ -53,8 +60,7 @@ s.name, s.next_tick,
 	s.last_tick, coalesce(s.last_missed, 0) AS last_missed, s.last_job_id, coalesce(last.state, s.last_state, '') AS last_state,
 	s.prev_tick, coalesce(s.prev_missed, 0) AS prev_missed, s.prev_job_id, coalesce(prev.state, s.prev_state, '') AS prev_state,
 	s.skipped_tick, coalesce(s.skipped_missed, 0) AS skipped_missed,
-	greatest(s.last_success, CASE WHEN last.state = 'completed' THEN s.last_tick END,
-		CASE WHEN prev.state = 'completed' THEN s.prev_tick END) AS last_success
+	{{last_success}} AS last_success
 
 -- piece: with_jobs
 LEFT JOIN LATERAL (
@@ -138,6 +144,18 @@ FROM (
 ) AS ok
 WHERE s.name = ok.name AND s.key = ''
 RETURNING s.name
+
+-- name: LastSuccess
+SELECT {{last_success}} FROM {{schema}}.everytick_schedule AS s
+{{with_jobs}}
+WHERE s.name = $1 AND s.key = ''
+
+-- Locks a schedule's row until the transaction ends.
+-- name: LockSuccess
+SELECT last_success FROM {{schema}}.everytick_schedule WHERE name = $1 AND key = '' FOR UPDATE
+
+-- name: PutSuccess
+UPDATE {{schema}}.everytick_schedule SET last_success = $2 WHERE name = $1 AND key = ''
 
 -- The latest tick with a stored run. Used only when the row of a schedule is gone.
 -- name: LastTick

@@ -606,7 +606,7 @@ func RegisterCRMJobs(r jobs.Registrar, url string) error {
 		switch {
 		case res.StatusCode == http.StatusTooManyRequests:
 			seconds, _ := strconv.Atoi(res.Header.Get("Retry-After")) // it may be absent
-			return jobs.RetryAfter(time.Duration(max(seconds, 1))*time.Second, errors.New("over the rate limit"))
+			return jobs.Snooze(time.Duration(seconds)*time.Second, "over the rate limit")
 		case res.StatusCode >= 500:
 			return errors.New(res.Status)
 		case res.StatusCode >= 400:
@@ -614,7 +614,7 @@ func RegisterCRMJobs(r jobs.Registrar, url string) error {
 		}
 		return nil
 	}
-	return PushContact.Register(r, push, jobs.Concurrency(2), jobs.MaxRetries(20), jobs.Timeout(30*time.Second))
+	return PushContact.Register(r, push, jobs.Concurrency(2), jobs.Timeout(30*time.Second))
 }
 
 func TestRateLimit(t *testing.T) {
@@ -634,11 +634,118 @@ func TestRateLimit(t *testing.T) {
 	begun := time.Now()
 	outcome := rec.TriggerAndWait(t, "crm.push", Contact{ID: 1})
 	require.NoError(t, outcome.Err)
-	require.Equal(t, 2, outcome.Attempts)
+	require.Equal(t, 1, outcome.Attempts)
+	require.Len(t, rec.Snoozes("crm.push"), 1)
 	require.GreaterOrEqual(t, time.Since(begun), time.Second)
 	outcome = rec.TriggerAndWait(t, "crm.push", Contact{ID: 0})
 	require.EqualError(t, outcome.Err, "404 Not Found")
 	require.Equal(t, 1, outcome.Attempts)
+}
+
+func importContacts(ctx context.Context, job *jobs.Job) error {
+	var args struct{ File string }
+	if err := job.Decode(&args); err != nil {
+		return err
+	}
+	n, err := load(ctx, args.File)
+	if err != nil {
+		return err
+	}
+	return job.SetOutput(map[string]int{"imported": n})
+}
+
+func importNow(s jobs.Triggerer) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		id, err := s.Trigger(r.Context(), "contacts.import", map[string]string{"file": r.FormValue("file")})
+		if err != nil {
+			http.Error(w, "try again", http.StatusServiceUnavailable)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+		defer cancel()
+		run, err := jobs.Await(ctx, s, id)
+		switch {
+		case err == nil:
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write(run.Output)
+		case errors.Is(err, jobs.ErrNotCompleted):
+			http.Error(w, "the import has failed", http.StatusUnprocessableEntity)
+		default: // it takes longer, or the database does not answer
+			w.Header().Set("Location", "/imports/"+id)
+			w.WriteHeader(http.StatusAccepted)
+		}
+	}
+}
+
+func load(_ context.Context, file string) (int, error) {
+	if file == "missing.csv" {
+		return 0, jobs.Permanent(errors.New("no such file"))
+	}
+	return 42, nil
+}
+
+func TestImportNow(t *testing.T) {
+	t.Parallel()
+	rec, _ := start(t, func(s jobs.Scheduler) error { return s.RegisterDelayed("contacts.import", 0, importContacts) })
+	for file, want := range map[string]int{"contacts.csv": http.StatusOK, "missing.csv": http.StatusUnprocessableEntity} {
+		w := httptest.NewRecorder()
+		importNow(rec)(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/imports?file="+file, nil))
+		require.Equal(t, want, w.Code, w.Body.String())
+		if want == http.StatusOK {
+			require.JSONEq(t, `{"imported": 42}`, w.Body.String())
+		}
+	}
+	w := httptest.NewRecorder()
+	pauser, ok := jobs.As[jobs.Pauser](rec)
+	require.True(t, ok)
+	require.NoError(t, pauser.Pause(t.Context(), "contacts.import")) // so that the import takes longer
+	importNow(rec)(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/imports?file=contacts.csv", nil))
+	require.Equal(t, http.StatusAccepted, w.Code)
+	require.Regexp(t, `^/imports/\d+$`, w.Header().Get("Location"))
+}
+
+type Alert struct {
+	Job   string `json:"job"`
+	ID    string `json:"id"`
+	Error string `json:"error"`
+}
+
+const SendAlert jobs.Kind[Alert] = "alerts.send"
+
+func alertOnFailure(t jobs.Triggerer) jobs.Option {
+	return jobs.OnFailed(func(ctx context.Context, run jobs.Run) {
+		if run.Name == string(SendAlert) {
+			return // it would fail again and again
+		}
+		alert := Alert{Job: run.Name, ID: run.ID, Error: run.Error}
+		if _, err := SendAlert.Trigger(ctx, t, alert, jobs.Unique(run.ID)); err != nil {
+			slog.ErrorContext(ctx, "no alert of a failed job", "job", run.Name, "job_id", run.ID, "error", err)
+		}
+	})
+}
+
+func TestAlertOnFailure(t *testing.T) {
+	t.Parallel()
+	alerts := make(chan Alert, 10)
+	rec, _ := start(t, func(s jobs.Scheduler) error {
+		alert := alertOnFailure(s)
+		return errors.Join(
+			SendAlert.Register(s, func(_ context.Context, _ *jobs.Job, a Alert) error {
+				alerts <- a
+				return jobs.Permanent(errors.New("no mail server"))
+			}, alert),
+			s.RegisterDelayed("orders.ship", 0, func(context.Context, *jobs.Job) error {
+				return jobs.Permanent(errors.New("no such order"))
+			}, alert),
+		)
+	})
+	id := rec.TriggerAndWait(t, "orders.ship", nil).Job.ID
+	select {
+	case a := <-alerts:
+		require.Equal(t, Alert{Job: "orders.ship", ID: id, Error: "no such order"}, a)
+	case <-time.After(time.Minute):
+		t.Fatal("there was no alert")
+	}
 }
 
 func newTelemetry(spans sdktrace.SpanExporter, readings sdkmetric.Exporter) (

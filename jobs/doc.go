@@ -28,9 +28,9 @@
 // # Retries
 //
 // A handler that returns an error, panics or exceeds its [Timeout] is retried after [RetryDelay], which doubles with
-// every attempt (5 s, 10 s, 20 s and so on by default) up to 24 hours. After [MaxRetries] retries the job has failed
+// every attempt (5 s, 10 s, 20 s and so on by default) up to 24 hours, and varies by a tenth. After [MaxRetries] retries the job has failed
 // for good. A [Permanent] error fails it at once, and [RetryAfter] sets the delay of one retry. An attempt interrupted
-// by a shutdown does not count.
+// by a shutdown does not count, nor does one that ended with [Snooze], which postpones the run.
 //
 // # Ticks
 //
@@ -65,6 +65,10 @@
 //
 // Jobs can be registered before Start and after Shutdown. In between, registering returns [ErrStarted]. Jobs can be
 // triggered at any time, including before Start and inside handlers. While nothing is started they wait.
+//
+// # Results
+//
+// A handler may set a result with [Job.SetOutput]. [Await] waits for a run to end and returns it.
 //
 // # Operators
 //

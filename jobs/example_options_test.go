@@ -39,6 +39,67 @@ func ExampleUse() {
 	// email.welcome, attempt 1: panic: no template
 }
 
+// A handler that cannot do its work yet postpones its run. This is no failure, and no attempt is used up.
+func ExampleSnooze() {
+	registry, err := provider.NewRegistry()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = registry.RegisterDelayed("report.send", 0, func(_ context.Context, job *jobs.Job) error {
+		if job.Snoozes == 100 {
+			return jobs.Permanent(errors.New("the data has not arrived"))
+		}
+		return jobs.Snooze(time.Minute, "the data has not arrived")
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(jobs.Snoozed(runOnce(registry, "report.send")))
+	// Output:
+	// 1m0s the data has not arrived true
+}
+
+// OnFailed is called when a job has failed for good. Providers call it after they have stored the failure.
+func ExampleOnFailed() {
+	registry, err := provider.NewRegistry(jobs.OnFailed(func(_ context.Context, run jobs.Run) {
+		fmt.Printf("%s has failed after %d attempts: %s\n", run.Name, run.Attempt, run.Error)
+	}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = registry.RegisterDelayed("email.welcome", 0, func(context.Context, *jobs.Job) error {
+		return errors.New("no mail server")
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	job, err := registry.Job("email.welcome")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	job.Failed(context.Background(), slog.Default(), jobs.Run{Name: job.Name, Attempt: 3, Error: "no mail server"})
+	// Output:
+	// email.welcome has failed after 3 attempts: no mail server
+}
+
+// The result of a run is listed with it. In a test, Output returns what the handler has set.
+func ExampleJob_SetOutput() {
+	count := func(_ context.Context, job *jobs.Job) error {
+		return job.SetOutput(map[string]int{"deleted": 17})
+	}
+	job := &jobs.Job{Name: "audit.retention", Attempt: 1, MaxAttempts: 3}
+	fmt.Println(count(context.Background(), job))
+	fmt.Println(string(job.Output()))
+	// Output:
+	// <nil>
+	// {"deleted":17}
+}
+
 // The text of an error is stored with the run and logged. Redact keeps addresses out of both.
 func ExampleRedact() {
 	address := regexp.MustCompile(`[^ ]+@[^ ]+`)

@@ -139,12 +139,12 @@ func ExamplePermanent() {
 	for attempt := 1; attempt <= 2; attempt++ {
 		job := &jobs.Job{Attempt: attempt, MaxAttempts: 3}
 		err := welcome.Run(context.Background(), job, slog.Default())
-		delay, again := welcome.Retry(job, err)
-		fmt.Println(err, "- again:", again, delay)
+		_, again := welcome.Retry(job, err)
+		fmt.Println(err, "- again:", again)
 	}
 	// Output:
-	// connection refused - again: true 5s
-	// user 7: no such user - again: false 0s
+	// connection refused - again: true
+	// user 7: no such user - again: false
 }
 
 func ExampleRetryAfter() {

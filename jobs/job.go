@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/everytick/everytick/jobs/internal/verdict"
+	"github.com/everytick/everytick/jobs/internal/output"
 )
 
 // A Job is what a handler is given for one attempt. It is valid until the handler returns.
@@ -35,6 +35,8 @@ type Job struct {
 	// Missed is how many earlier ticks this run also covers. They passed while no process was running or all
 	// workers were busy, and get no run of their own. It is 0 for a run on time and for a triggered run.
 	Missed int
+	// Snoozes is how often this run was postponed with [Snooze] before this attempt.
+	Snoozes int
 	// PrevSuccess is the latest tick whose run had succeeded when this attempt started, but at most Tick. It is zero if
 	// none had, and for a triggered run. It is kept forever, like [Status].LastSuccess.
 	//
@@ -59,6 +61,8 @@ type Job struct {
 	Tx pgx.Tx
 	// Logger has the attributes job, job_id and attempt.
 	Logger *slog.Logger
+
+	output *output.Slot // of this attempt; nil in a job made by a test
 }
 
 // Decode unmarshals the job's data into v, like [json.Unmarshal]. Its error is [Permanent], because data that does
@@ -78,14 +82,18 @@ func (j *Job) Late() time.Duration {
 	return max(0, j.StartedAt.Sub(j.Tick))
 }
 
-// Retries reports whether another attempt follows if this one ends with err.
+// Retries reports whether the run starts again if this attempt ends with err: it has failed and another attempt
+// follows, or it was snoozed (see [Snoozed]).
 func (j *Job) Retries(err error) bool {
-	var permanent *verdict.Permanent
-	return err != nil && j.Attempt < j.MaxAttempts && !verdict.Sound(func() bool { return errors.As(err, &permanent) })
+	if _, _, snoozed := Snoozed(err); snoozed {
+		return true
+	}
+	return err != nil && j.Attempt < j.MaxAttempts && !isPermanent(err)
 }
 
-// Outcome classifies an attempt that ended with err, for metrics and traces: "completed", "retried" (another attempt
-// follows), "failed" (for good), or "interrupted" (by a shutdown or a cancellation). ctx is the attempt's context.
+// Outcome classifies an attempt that ended with err, for metrics and traces: "completed", "snoozed" (see [Snooze]),
+// "retried" (failed, another attempt follows), "failed" (for good), or "interrupted" (by a shutdown or a cancellation).
+// ctx is the attempt's context.
 func (j *Job) Outcome(ctx context.Context, err error) string {
 	switch {
 	case err == nil:
@@ -93,6 +101,9 @@ func (j *Job) Outcome(ctx context.Context, err error) string {
 	case errors.Is(ctx.Err(), context.Canceled): // a timeout is DeadlineExceeded
 		return "interrupted"
 	case j.Retries(err):
+		if _, _, snoozed := Snoozed(err); snoozed {
+			return "snoozed"
+		}
 		return "retried"
 	default:
 		return "failed"
@@ -112,6 +123,9 @@ func (j *Job) LogValue() slog.Value {
 	}
 	if j.Missed > 0 {
 		attrs = append(attrs, slog.Int("missed", j.Missed))
+	}
+	if j.Snoozes > 0 {
+		attrs = append(attrs, slog.Int("snoozes", j.Snoozes))
 	}
 	return slog.GroupValue(attrs...)
 }
@@ -149,6 +163,8 @@ const maxDataDigits = 10_000
 // takes a thousand bytes in every fetch. The spaces it adds after commas and colons always fit.
 const maxStoredBytes = 2 * MaxDataBytes
 
+const invalidText = "a string that is not valid UTF-8"
+
 // encodeData encodes data as the JSON object to store.
 func encodeData(name string, data any) (json.RawMessage, error) {
 	if data == nil {
@@ -165,10 +181,10 @@ func encodeData(name string, data any) (json.RawMessage, error) {
 		return nil, fmt.Errorf("%w for %q: want a JSON object (a struct, a map or a json.RawMessage that holds one), got %s",
 			ErrInvalidData, name, jsonType(encoded))
 	}
-	reason := unstorable(encoded)
+	reason := unstorable(encoded, maxStoredBytes)
 	// encoding/json replaces invalid UTF-8 by \ufffd, but JSON that the caller wrote may contain it on purpose.
 	if reason == "" && bytes.Contains(encoded, []byte(`ufffd`)) && hasInvalidText(data) {
-		reason = "a string that is not valid UTF-8"
+		reason = invalidText
 	}
 	if reason != "" {
 		return nil, fmt.Errorf("%w for %q: %s", ErrInvalidData, name, reason)
@@ -191,8 +207,9 @@ func jsonType(encoded []byte) string {
 	}
 }
 
-// unstorable returns why valid JSON cannot be stored unchanged, or "". It makes a single pass.
-func unstorable(encoded []byte) string {
+// unstorable returns why valid JSON cannot be stored unchanged, or "". limit is for its size with numbers written
+// without exponents. It makes a single pass.
+func unstorable(encoded []byte, limit int) string {
 	if !utf8.Valid(encoded) {
 		return "invalid UTF-8"
 	}
@@ -247,9 +264,9 @@ func unstorable(encoded []byte) string {
 			}
 		}
 	}
-	if stored >= maxStoredBytes {
+	if stored >= limit {
 		return fmt.Sprintf("%d bytes with its numbers written without exponents, as PostgreSQL does; must be fewer than %d",
-			stored, maxStoredBytes)
+			stored, limit)
 	}
 	return ""
 }

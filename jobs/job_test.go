@@ -69,7 +69,7 @@ func TestErrors_AreDistinct(t *testing.T) {
 	t.Parallel()
 	all := []error{
 		jobs.ErrDuplicate, jobs.ErrInvalidName, jobs.ErrInvalidSchedule, jobs.ErrInvalidOption, jobs.ErrInvalidData,
-		jobs.ErrUnknownJob, jobs.ErrStarted, jobs.ErrNotStarted,
+		jobs.ErrUnknownJob, jobs.ErrStarted, jobs.ErrNotStarted, jobs.ErrNotCompleted,
 	}
 	for i, a := range all {
 		require.Regexp(t, `^jobs: [a-z ]+$`, a.Error())
@@ -177,11 +177,45 @@ func TestJob_OutcomeClassifiesAttempts(t *testing.T) {
 		"retried":     {late, 1, failure},
 		"failed":      {t.Context(), 3, failure},
 		"interrupted": {cancelled, 1, failure},
+		"snoozed":     {late, 3, jobs.Snooze(time.Hour, "not yet")},
 	} {
 		job := &jobs.Job{Attempt: test.attempt, MaxAttempts: 3}
 		require.Equal(t, want, job.Outcome(test.ctx, test.err))
 	}
 	require.Equal(t, "failed", (&jobs.Job{Attempt: 1, MaxAttempts: 3}).Outcome(t.Context(), jobs.Permanent(failure)))
+}
+
+func TestSnoozed_FindsTheSnoozeOfAnError(t *testing.T) {
+	t.Parallel()
+	snooze := jobs.Snooze(time.Hour, "not yet")
+	require.EqualError(t, snooze, "snoozed for 1h0m0s: not yet")
+	for name, test := range map[string]struct {
+		err    error
+		after  time.Duration
+		reason string
+	}{
+		"a snooze":               {snooze, time.Hour, "not yet"},
+		"a wrapped one":          {fmt.Errorf("the API: %w", snooze), time.Hour, "not yet"},
+		"one inside RetryAfter":  {jobs.RetryAfter(time.Minute, snooze), time.Hour, "not yet"},
+		"one without a reason":   {jobs.Snooze(time.Hour, ""), time.Hour, ""},
+		"less than a second":     {jobs.Snooze(time.Second-1, "soon"), time.Second, "soon"},
+		"no time":                {jobs.Snooze(0, "soon"), time.Second, "soon"},
+		"a time that has passed": {jobs.Snooze(-time.Hour, "soon"), time.Second, "soon"},
+		"as long as can be":      {jobs.Snooze(math.MaxInt64, "never"), math.MaxInt64, "never"},
+	} {
+		after, reason, ok := jobs.Snoozed(test.err)
+		require.True(t, ok, name)
+		require.Equal(t, test.after, after, name)
+		require.Equal(t, test.reason, reason, name)
+		require.True(t, (&jobs.Job{Attempt: 3, MaxAttempts: 3}).Retries(test.err), name)
+	}
+	for name, err := range map[string]error{
+		"success": nil, "a failure": io.EOF, "RetryAfter": jobs.RetryAfter(time.Hour, io.EOF), "a panic": &jobs.PanicError{Value: snooze},
+		"a snooze inside Permanent": jobs.Permanent(snooze), "one beside Permanent": errors.Join(snooze, jobs.Permanent(io.EOF)),
+	} {
+		_, _, ok := jobs.Snoozed(err)
+		require.False(t, ok, name)
+	}
 }
 
 func TestKind_Register(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 // A Middleware wraps the handler of a job, for example to trace, measure or guard it. It is called once per
 // registration, and the handler it returns once per attempt. What that handler returns is the result of the attempt.
 // The inner handler never panics: it returns a [*PanicError] instead, and its error texts have passed through
-// [Redact]. [Job.Retries] reports whether a retry follows.
+// [Redact]. [Job.Retries] reports whether the run starts again, and [Snoozed] whether it was snoozed.
 type Middleware func(Handler) Handler
 
 // Use wraps a job's handler in middleware, the first outermost. Several Use options add up. In a provider's

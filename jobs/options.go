@@ -52,7 +52,8 @@ func MaxRetries(n int) Option {
 }
 
 // RetryDelay sets the delay before the first retry, 0 to 24 hours. It doubles with each further retry, up to 24 hours.
-// Defaults to 5 seconds.
+// So that runs that fail together are not retried together, each delay is up to a tenth shorter or longer, depending on
+// the run's ID and the attempt. Defaults to 5 seconds.
 func RetryDelay(delay time.Duration) Option {
 	return option(func(s *settings) error {
 		if delay < 0 || delay > internal.MaxBackoff {
@@ -156,8 +157,8 @@ const CatchUpWindow = 12 * time.Hour
 // earlier ones. At most one tick of a schedule waits for a worker; while it waits, each further tick replaces it.
 //
 // With [CatchUpAll], each tick gets its own run, in order and one at a time. A tick waits for the previous run even if
-// none was missed. Only first attempts hold up the next tick; a retry may run beside it. Ticks older than
-// [CatchUpWindow] get no run, and Job.Missed of the first run after them counts them.
+// none was missed. Only first attempts hold up the next tick; a retry may run beside it, and so may a run that was
+// snoozed. Ticks older than [CatchUpWindow] get no run, and Job.Missed of the first run after them counts them.
 func CatchUp(policy CatchUpPolicy) Option {
 	return option(func(s *settings) error {
 		if policy != CatchUpOnce && policy != CatchUpAll {
@@ -179,8 +180,8 @@ const (
 )
 
 // Overlap sets what happens to a tick when another run of its job is in progress. Defaults to [OverlapAllow]. A
-// skipped tick is listed among the job's runs with the reason. Triggered runs and retries are never skipped. Overlap
-// does not apply to RegisterDelayed.
+// skipped tick is listed among the job's runs with the reason. Triggered runs, retries and runs that were
+// snoozed are never skipped. Overlap does not apply to RegisterDelayed.
 func Overlap(policy OverlapPolicy) Option {
 	return option(func(s *settings) error {
 		if policy != OverlapAllow && policy != OverlapSkip {
@@ -194,7 +195,7 @@ func Overlap(policy OverlapPolicy) Option {
 
 // StartWithin skips a run, of a tick or triggered, that could only start more than limit after it was due. It is listed
 // among the job's runs with the reason. If a run covers several ticks (see [CatchUp]), limit counts from the latest.
-// Retries are not affected. Defaults to no limit.
+// Retries and runs that were snoozed are not affected. Defaults to no limit.
 func StartWithin(limit time.Duration) Option {
 	return option(func(s *settings) error {
 		if limit <= 0 {
@@ -232,6 +233,24 @@ func OnSkipped(f func(ctx context.Context, skipped Run)) Option {
 			return invalidOption("OnSkipped: the function is nil")
 		}
 		s.OnSkipped = append(s.OnSkipped, f)
+		return nil
+	})
+}
+
+// OnFailed calls f when a run of the job has failed for good: in its last attempt, by a [Permanent] error, or because
+// its process died during its last attempt. f is called once for each such run, by a process that has registered the
+// job with this option, and again if the run is retried by hand and fails again. If that process dies or is shut down
+// before f has returned, another one calls f again. f is not called for runs that were cancelled or skipped, nor for
+// those that failed before the option existed. Run.Errors has the errors of its attempts.
+//
+// ctx ends after 30 seconds, or when the time given to Shutdown is over, which waits for f until then. A panic of f is
+// logged. Several OnFailed options add up, those in a provider's Config.Defaults first. Defaults to none.
+func OnFailed(f func(ctx context.Context, failed Run)) Option {
+	return option(func(s *settings) error {
+		if f == nil {
+			return invalidOption("OnFailed: the function is nil")
+		}
+		s.OnFailed = append(s.OnFailed, f)
 		return nil
 	})
 }

@@ -159,8 +159,8 @@ type Canceller interface {
 // A Retrier retries runs that did not succeed.
 type Retrier interface {
 	// Retry starts a run again at once, with at least one more attempt, if it has failed for good, was cancelled or
-	// skipped, or waits for its next attempt. A run that waits for its first attempt, is running or has completed is
-	// [ErrNotRetryable]. An ID that no stored run of the job has is [ErrUnknownID].
+	// skipped, waits for its next attempt, or was snoozed. A run that waits for its first attempt, is running or has
+	// completed is [ErrNotRetryable]. An ID that no stored run of the job has is [ErrUnknownID].
 	Retry(ctx context.Context, name, id string) error
 }
 
@@ -183,7 +183,8 @@ type Run struct {
 	State State
 	// Tick is the tick that it is for, or zero if it was triggered.
 	Tick time.Time
-	// Attempt is the number of the latest attempt, or 0 before the first. MaxAttempts is how many there are.
+	// Attempt is the number of the latest attempt, or 0 before the first. Attempts that were snoozed or interrupted
+	// by a shutdown do not count. MaxAttempts is how many there are.
 	Attempt, MaxAttempts int
 	// CreatedAt is when it was inserted, and DueAt when it is due or was last due.
 	CreatedAt, DueAt time.Time
@@ -194,8 +195,14 @@ type Run struct {
 	// Error is the text of the latest error, followed by the stack if it was a panic, or the reason why the run was
 	// skipped.
 	Error string
+	// Snoozes is how often the run was postponed with [Snooze], and SnoozeReason the reason given last.
+	Snoozes      int
+	SnoozeReason string
+	// Output is the JSON that the handler has set with [Job.SetOutput], or nil. White space and the order of keys may
+	// differ from the original.
+	Output json.RawMessage
 	// Errors has the errors of the attempts that failed, oldest first, of very many only the latest 100. Only Run of
-	// [RunFinder] sets it.
+	// [RunFinder], [Await] and [OnFailed] set it.
 	Errors []RunError
 	// Process is the ID of the process that executes the run or executed its latest attempt, or "" if no attempt
 	// counts yet; see [ProcessLister].
@@ -203,8 +210,8 @@ type Run struct {
 	// CancelledAt is when Cancel was called for the run, or zero. A run that was cancelled while it was running stays in
 	// that state until its handler returns.
 	CancelledAt time.Time
-	// Data is the JSON object with which it was triggered, {} for a tick. Runs of [RunLister] leaves it nil where a
-	// list would have more than 4 MiB of data and error texts; Run of [RunFinder] always has it.
+	// Data is the JSON object with which it was triggered, {} for a tick. Runs of [RunLister] leaves Data and Output nil
+	// where a list would have more than 4 MiB of them and error texts; Run of [RunFinder] always has them.
 	Data json.RawMessage
 }
 

@@ -120,7 +120,7 @@ type State string
 
 // The states of a run.
 const (
-	StateScheduled State = "scheduled" // not due yet
+	StateScheduled State = "scheduled" // not due yet, or snoozed; see Snooze
 	StateWaiting   State = "waiting"   // due, waiting for a worker
 	StateRunning   State = "running"
 	StateRetrying  State = "retrying"  // failed, waiting for the next attempt

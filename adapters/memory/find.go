@@ -153,7 +153,7 @@ func (r *row) addError(text string, now time.Time) {
 func fitting(rows []*row) int {
 	bytes := 0
 	for i, r := range rows {
-		if bytes += len(r.data) + len(r.err); bytes > provider.PageBytes && i > 0 {
+		if bytes += len(r.data) + len(r.output) + len(r.err); bytes > provider.PageBytes && i > 0 {
 			return i
 		}
 	}

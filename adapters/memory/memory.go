@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,9 +42,13 @@ type Config struct {
 	// MaxWorkers is the most handlers running at once, apart from those of jobs with
 	// [jobs.Concurrency]. Defaults to 1,000.
 	MaxWorkers int
-	// Retention is how long runs are kept after they end, for [Scheduler.Runs],
-	// [Scheduler.Retry], [Scheduler.Activity] and [Scheduler.Health]. Defaults to 24 hours.
+	// Retention is how long runs are kept after they completed or were skipped, for
+	// [Scheduler.Runs], [Scheduler.Retry], [Scheduler.Activity] and [Scheduler.Health]. Defaults
+	// to 24 hours.
 	Retention time.Duration
+	// FailedRetention is the same for runs that failed for good or were cancelled. Defaults to
+	// 7 days.
+	FailedRetention time.Duration
 	// Defaults are applied to every job before its own options. Defaults to none.
 	Defaults []jobs.Option
 }
@@ -53,27 +58,28 @@ const hardStopGrace = 5 * time.Second
 
 // A Scheduler runs jobs in this process. Make one with [New].
 type Scheduler struct {
-	registry  *provider.Registry
-	logger    *slog.Logger
-	db        jobs.DB
-	retention time.Duration
-	wake      chan struct{} // wakes the dispatcher; holds one signal
-	turn      chan struct{} // holds a token during Start and Shutdown
+	registry *provider.Registry
+	logger   *slog.Logger
+	db       jobs.DB
+	wake     chan struct{} // wakes the dispatcher; holds one signal
+	turn     chan struct{} // holds a token during Start and Shutdown
 
-	mu       sync.Mutex // never held while waiting for a handler, a logger or a channel
-	session  *session   // nil while stopped
-	starts   int        // how many sessions there have been
-	running  int        // running handlers, including those that outlived their session
-	idle     chan struct{}
-	lastSeq  uint64
-	rows     map[string]*row
-	queues   map[string]*queue // by job name
-	general  *slots            // of jobs without Concurrency
-	txSlots  *slots            // of transactional ones; the general slots if the DB is not a pool
-	slots    []*slots
-	delayed  rowHeap // not yet due
-	finished []*row  // in the order in which they ended
-	totals   map[jobs.State]int
+	mu         sync.Mutex // never held while waiting for a handler, a logger or a channel
+	session    *session   // nil while stopped
+	starts     int        // how many sessions there have been
+	running    int        // running handlers, including those that outlived their session
+	idle       chan struct{}
+	lastSeq    uint64
+	rows       map[string]*row
+	queues     map[string]*queue // by job name
+	general    *slots            // of jobs without Concurrency
+	txSlots    *slots            // of transactional ones; the general slots if the DB is not a pool
+	slots      []*slots
+	delayed    rowHeap // not yet due
+	finished   finished
+	failed     finished   // and those that were cancelled
+	unreported []jobs.Run // failed, and OnFailed was interrupted
+	totals     map[jobs.State]int
 }
 
 var (
@@ -110,23 +116,26 @@ func New(cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("memory: MaxWorkers is %d, want 1 or more", c.MaxWorkers)
 	case c.Retention < 0:
 		return nil, fmt.Errorf("memory: Retention is %s, want more than 0", c.Retention)
+	case c.FailedRetention < 0:
+		return nil, fmt.Errorf("memory: FailedRetention is %s, want more than 0", c.FailedRetention)
 	}
 	registry, err := provider.NewRegistry(c.Defaults...)
 	if err != nil {
 		return nil, fmt.Errorf("memory: %w", err)
 	}
 	s := &Scheduler{
-		registry:  registry,
-		logger:    cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
-		db:        cmp.Or[jobs.DB](c.DB, errNoDB),
-		retention: cmp.Or(c.Retention, 24*time.Hour),
-		wake:      make(chan struct{}, 1),
-		turn:      make(chan struct{}, 1),
-		rows:      make(map[string]*row),
-		queues:    make(map[string]*queue),
-		general:   newSlots(cmp.Or(c.MaxWorkers, 1000)),
-		delayed:   rowHeap{less: dueFirst},
-		totals:    make(map[jobs.State]int),
+		registry: registry,
+		logger:   cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
+		db:       cmp.Or[jobs.DB](c.DB, errNoDB),
+		finished: finished{kept: cmp.Or(c.Retention, 24*time.Hour)},
+		failed:   finished{kept: cmp.Or(c.FailedRetention, 7*24*time.Hour)},
+		wake:     make(chan struct{}, 1),
+		turn:     make(chan struct{}, 1),
+		rows:     make(map[string]*row),
+		queues:   make(map[string]*queue),
+		general:  newSlots(cmp.Or(c.MaxWorkers, 1000)),
+		delayed:  rowHeap{less: dueFirst},
+		totals:   make(map[jobs.State]int),
 	}
 	s.slots = []*slots{s.general}
 	s.txSlots = s.general
@@ -298,6 +307,11 @@ func (s *Scheduler) begin(ctx context.Context) {
 		id: fmt.Sprintf("memory-process-%d", s.starts), began: now,
 		cancel: cancel, stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
+	for _, failed := range s.unreported {
+		s.running++
+		go s.reportFailed(ctx, s.queues[failed.Name].def, failed)
+	}
+	s.unreported = nil
 	go s.dispatch(ctx, s.session)
 }
 
@@ -461,7 +475,7 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 				})
 				continue
 			}
-			if r.queue.passed(r); r.missed > 0 && r.attempt == 1 {
+			if r.queue.passed(r); r.missed > 0 && r.attempt == 1 && r.snoozes == 0 {
 				start = append(start, func() {
 					s.logger.Warn("memory: late run: earlier ticks were missed and get no run of their own", slog.Any("", job))
 				})
@@ -546,12 +560,14 @@ func (s *Scheduler) promote(now time.Time) {
 		s.move(r, jobs.StateWaiting)
 		s.ready(r)
 	}
-	for len(s.finished) > 0 && now.Sub(s.finished[0].ended) >= s.retention {
-		r := s.finished[0]
-		s.finished[0], s.finished = nil, s.finished[1:]
-		s.totals[r.state]--
-		delete(s.rows, r.id)
-		r.freeKey()
+	for _, f := range []*finished{&s.finished, &s.failed} {
+		for len(f.rows) > 0 && now.Sub(f.rows[0].ended) >= f.kept {
+			r := f.rows[0]
+			f.rows[0], f.rows = nil, f.rows[1:]
+			s.totals[r.state]--
+			delete(s.rows, r.id)
+			r.freeKey()
+		}
 	}
 }
 
@@ -562,16 +578,33 @@ func (s *Scheduler) work(ctx, rowCtx context.Context, r *row, job *jobs.Job) {
 	if r.queue.def.Transactional {
 		run = s.runTx
 	}
-	s.settle(ctx, r, job, run(rowCtx, r, job))
-	s.release(r.queue.slots)
+	failed, ok := s.settle(ctx, r, job, run(rowCtx, r, job))
+	if !ok {
+		s.release(r.queue.slots)
+		return
+	}
+	s.free(r.queue.slots) // Shutdown waits for the calls, but no run does
+	s.reportFailed(ctx, r.queue.def, failed)
+}
+
+// reportFailed calls the functions of [jobs.OnFailed], now or, if the session is ended meanwhile,
+// again in the next one.
+func (s *Scheduler) reportFailed(ctx context.Context, d *provider.Definition, failed jobs.Run) {
+	if !d.Failed(ctx, s.logger, failed) {
+		s.mu.Lock()
+		s.unreported = append(s.unreported, failed)
+		s.mu.Unlock()
+	}
+	s.left()
 }
 
 func (s *Scheduler) run(ctx context.Context, r *row, job *jobs.Job) error {
 	return r.queue.def.Run(ctx, job, s.logger)
 }
 
-// settle stores and logs the result of an attempt. ctx is the session's.
-func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error) {
+// settle stores and logs the result of an attempt. ctx is the session's. If the run has failed
+// for good and [jobs.OnFailed] applies to it, settle returns the run.
+func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error) (failed jobs.Run, ok bool) {
 	level, msg, attrs := slog.LevelDebug, "memory: job completed", []any{slog.Any("", job)}
 	text := ""
 	if err != nil {
@@ -585,9 +618,13 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 
 	s.mu.Lock()
 	now := clock()
+	sleep, reason, snoozed := r.queue.def.Snooze(err)
 	delay, again := r.queue.def.Retry(job, err)
 	r.cancel()
 	r.cancel = nil
+	if output := job.Output(); output != nil {
+		r.output = output
+	}
 	switch {
 	case r.covered:
 		level, msg = slog.LevelInfo, "memory: another run of the schedule has succeeded meanwhile; running again from its tick on"
@@ -605,6 +642,12 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 		level, msg = slog.LevelWarn, "memory: job interrupted by the shutdown; it goes back to the queue"
 		r.attempt--
 		s.park(r, jobs.StateWaiting)
+	case snoozed:
+		level, msg = slog.LevelInfo, "memory: job snoozed"
+		attrs = []any{slog.Any("", job), "starts_in", sleep, "reason", reason}
+		r.attempt--
+		r.due, r.snoozes, r.snoozeReason, r.aside = now.Add(sleep), r.snoozes+1, reason, true
+		s.park(r, r.snoozedState())
 	case again:
 		level, msg = slog.LevelWarn, "memory: job failed and will be retried"
 		attrs = append(attrs, "retry_in", delay)
@@ -615,22 +658,37 @@ func (s *Scheduler) settle(ctx context.Context, r *row, job *jobs.Job, err error
 		level, msg = slog.LevelError, "memory: job failed for good"
 		r.addError(text, now)
 		s.finish(r, jobs.StateFailed, text, now)
+		failed, ok = r.run(), r.queue.def.CallsOnFailed()
+		failed.Errors = slices.Clone(r.errs)
 	}
 	s.mu.Unlock()
 	s.logger.Log(ctx, level, msg, attrs...)
+	return failed, ok
 }
 
-// release frees a worker. It is called after everything is logged: Shutdown waits for it, and
-// nothing may write to a test's log after Shutdown.
+// release frees a worker whose goroutine is about to end. It is called after everything is
+// logged: Shutdown waits for it, and nothing may write to a test's log after Shutdown.
 func (s *Scheduler) release(group *slots) {
+	s.free(group)
+	s.left()
+}
+
+// free frees a worker.
+func (s *Scheduler) free(group *slots) {
 	s.mu.Lock()
 	group.free++
+	s.mu.Unlock()
+	s.notify()
+}
+
+// left tells Shutdown that a worker's goroutine is about to end.
+func (s *Scheduler) left() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.running--; s.running == 0 && s.idle != nil {
 		close(s.idle)
 		s.idle = nil
 	}
-	s.mu.Unlock()
-	s.notify()
 }
 
 // clock returns the time without a monotonic reading, so that it compares equal to ticks.

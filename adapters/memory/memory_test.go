@@ -18,6 +18,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/memory"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 	"github.com/everytick/everytick/jobs/providertest"
 )
 
@@ -44,9 +45,10 @@ func TestScheduler_Conformance(t *testing.T) {
 func TestNew_RefusesAConfigOutOfRange(t *testing.T) {
 	t.Parallel()
 	for want, cfg := range map[string]*memory.Config{
-		"MaxWorkers": {MaxWorkers: -1},
-		"Retention":  {Retention: -1},
-		"MaxRetries": {Defaults: []jobs.Option{jobs.MaxRetries(-1)}},
+		"MaxWorkers":        {MaxWorkers: -1},
+		"memory: Retention": {Retention: -1},
+		"FailedRetention":   {FailedRetention: -1},
+		"MaxRetries":        {Defaults: []jobs.Option{jobs.MaxRetries(-1)}},
 	} {
 		_, err := memory.New(cfg)
 		require.ErrorContains(t, err, "memory: ")
@@ -143,7 +145,8 @@ func TestRuns_KeepsRunsUntilRetentionEnds(t *testing.T) {
 		id, err := s.Trigger(t.Context(), "test.job", nil)
 		require.NoError(t, err)
 		time.Sleep(time.Minute)
-		second := start.Add(5 * time.Second)
+		delay := time.Duration(float64(5*time.Second) * provider.Jitter(id, 1)).Round(time.Millisecond)
+		second := start.Add(delay)
 		require.Equal(t, &jobs.Run{
 			ID: id, Name: "test.job", State: jobs.StateCompleted, Attempt: 2, MaxAttempts: 3,
 			CreatedAt: start, DueAt: second, StartedAt: second, EndedAt: second, Error: "not this time", Process: "memory-process-1", Data: []byte("{}"),
@@ -151,7 +154,7 @@ func TestRuns_KeepsRunsUntilRetentionEnds(t *testing.T) {
 		a, err := s.Activity(t.Context(), time.Minute, 70)
 		require.NoError(t, err)
 		require.Equal(t, time.Now().UTC().Add(-time.Hour), a.CompleteSince, "older runs are deleted")
-		time.Sleep(time.Hour - time.Minute + 5*time.Second - 1)
+		time.Sleep(time.Hour - time.Minute + delay - 1)
 		require.NotNil(t, run(t, s, "test.job", id))
 		time.Sleep(time.Nanosecond)
 		require.Nil(t, run(t, s, "test.job", id))
@@ -437,7 +440,7 @@ func TestScheduler_AdvancesTheScheduleBeforeTheTickRuns(t *testing.T) {
 func TestJobs_PrevTickAndLastSuccessOutliveTheirRuns(t *testing.T) {
 	t.Parallel()
 	var fails atomic.Bool
-	bubble(t, memory.Config{Retention: time.Minute}, func(s *memory.Scheduler) error {
+	bubble(t, memory.Config{Retention: time.Minute, FailedRetention: time.Minute}, func(s *memory.Scheduler) error {
 		return s.RegisterInterval("test.tick", time.Hour, func(context.Context, *jobs.Job) error {
 			if fails.Load() {
 				return jobs.Permanent(errAgain)

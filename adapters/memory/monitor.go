@@ -186,7 +186,7 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 	runs, whole := make([]jobs.Run, len(rows)), fitting(rows)
 	for i, r := range rows {
 		if runs[i] = r.run(); i >= whole {
-			runs[i].Data = nil
+			runs[i].Data, runs[i].Output = nil, nil
 		}
 	}
 	return runs, nil
@@ -197,6 +197,7 @@ func (r *row) run() jobs.Run {
 		ID: r.id, Name: r.queue.def.Name, State: r.shown(), Tick: r.tick, Attempt: r.attempt, MaxAttempts: r.attempts,
 		CreatedAt: r.created, DueAt: r.due, EndedAt: r.ended, CancelledAt: r.cancelled,
 		Error: r.err, Data: bytes.Clone(r.data),
+		Snoozes: r.snoozes, SnoozeReason: r.snoozeReason, Output: bytes.Clone(r.output),
 	}
 	if r.attempt > 0 { // otherwise no attempt has started, or the only one was interrupted
 		run.StartedAt, run.Process = r.started, r.process
@@ -205,7 +206,7 @@ func (r *row) run() jobs.Run {
 }
 
 // Activity implements [jobs.ActivityReporter]. Runs that ended longer than [Config].Retention
-// ago are not counted; CompleteSince says so.
+// ago (or FailedRetention, if that is shorter) may be missing; CompleteSince says so.
 func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jobs.Activity, error) {
 	if err := ctx.Err(); err != nil {
 		return jobs.Activity{}, err
@@ -218,10 +219,10 @@ func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jo
 	if err != nil {
 		return a, err
 	}
-	if kept := now.Add(-s.retention); kept.After(a.Start) {
+	if kept := now.Add(-min(s.finished.kept, s.failed.kept)); kept.After(a.Start) {
 		a.CompleteSince = kept
 	}
-	for _, r := range s.finished {
+	for _, r := range slices.Concat(s.finished.rows, s.failed.rows) {
 		if !r.ended.Before(a.Start) {
 			provider.AddEnded(a, r.queue.def.Name, int(r.ended.Sub(a.Start)/step), n, r.state, 1)
 		}

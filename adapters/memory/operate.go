@@ -42,8 +42,9 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 		switch {
 		case err != nil:
 			return err
-		case r.canRetry():
+		case r.canRetry(), r.snoozes > 0 && r.state == jobs.StateScheduled:
 			s.retry(now, r)
+		case r.snoozes > 0 && r.state == jobs.StateWaiting: // it will start as soon as it can
 		case r.shown() != jobs.StateRetrying: // otherwise it will start as soon as it can
 			return fmt.Errorf("%w: %q of %q is %s", jobs.ErrNotRetryable, id, name, r.state)
 		}
@@ -71,7 +72,9 @@ func (s *Scheduler) retry(now time.Time, rows ...*row) {
 		r.due, r.overtaken = now, ""
 		s.park(r, jobs.StateWaiting)
 	}
-	s.finished = slices.DeleteFunc(s.finished, func(r *row) bool { return r.ended.IsZero() })
+	for _, f := range []*finished{&s.finished, &s.failed} {
+		f.rows = slices.DeleteFunc(f.rows, func(r *row) bool { return r.ended.IsZero() })
+	}
 }
 
 // Pause implements [jobs.Pauser]. It takes effect at once, and lasts across Shutdown and Start

@@ -38,6 +38,11 @@ type row struct {
 	errs     []jobs.RunError // of the latest attempts that failed
 	process  string          // that made the latest attempt
 
+	output []byte // the latest that a handler has set
+
+	snoozes      int    // how often the handler has snoozed the run
+	snoozeReason string // the latest reason
+
 	fingerprint string // of a trigger with an idempotency key
 	overtakes   []*row // with jobs.Latest, earlier rows of the key that must not start after this one
 	overtaken   string // ID of the row that has started with newer data
@@ -154,6 +159,14 @@ func (s *Scheduler) park(r *row, state jobs.State) {
 	}
 }
 
+// snoozedState is the state of r, whose handler has snoozed it, until it is due.
+func (r *row) snoozedState() jobs.State {
+	if r.attempt > 0 {
+		return jobs.StateRetrying
+	}
+	return jobs.StateScheduled
+}
+
 // ready lets r, which is due, start when a worker is free and its job is not paused.
 func (s *Scheduler) ready(r *row) {
 	if q := r.queue; q.paused.IsZero() {
@@ -183,7 +196,8 @@ func (s *Scheduler) finish(r *row, state jobs.State, reason string, now time.Tim
 	s.move(r, state)
 	r.ended, r.err = now, cmp.Or(reason, r.err)
 	r.queue.passed(r)
-	s.finished = append(s.finished, r)
+	ended := s.ended(r)
+	ended.rows = append(ended.rows, r)
 	if r.fingerprint == "" {
 		r.freeKey()
 	}
@@ -207,6 +221,20 @@ func (r *row) freeKey() {
 	}
 	r.overtakes = nil
 	r.queue.dropKey(r)
+}
+
+// finished has ended rows in the order in which they ended.
+type finished struct {
+	rows []*row
+	kept time.Duration // how long they are kept
+}
+
+// ended returns where the ended row r is kept.
+func (s *Scheduler) ended(r *row) *finished {
+	if r.state == jobs.StateFailed || r.state == jobs.StateCancelled {
+		return &s.failed
+	}
+	return &s.finished
 }
 
 // claim gives r its key, unless that is of jobs.Unique and not free.
@@ -247,7 +275,7 @@ func (r *row) job(now time.Time, db jobs.DB) *jobs.Job {
 	return &jobs.Job{
 		ID: r.id, Name: r.queue.def.Name, Data: bytes.Clone(r.data),
 		Attempt: r.attempt, MaxAttempts: r.attempts,
-		Tick: r.tick, Missed: r.missed, PrevSuccess: provider.PrevSuccess(r.queue.lastSuccess, r.tick), Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
+		Tick: r.tick, Missed: r.missed, Snoozes: r.snoozes, PrevSuccess: provider.PrevSuccess(r.queue.lastSuccess, r.tick), Metadata: maps.Clone(r.metadata), StartedAt: now, DB: db,
 	}
 }
 

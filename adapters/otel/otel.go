@@ -40,8 +40,8 @@
 //
 // All have messaging.system, messaging.destination.name, messaging.operation.name and messaging.operation.type, and
 // error.type on failure. None has the job's ID. messaging.process.duration also has everytick.job.outcome: "completed",
-// "retried" (failed and will be retried), "failed" (for good) or "interrupted" (by a shutdown, after which the job goes
-// back to the queue, or by Cancel).
+// "snoozed" (by the handler, which is no failure), "retried" (failed and will be retried), "failed" (for good) or
+// "interrupted" (by a shutdown, after which the job goes back to the queue, or by Cancel).
 //
 // error.type is "panic", "timeout", "canceled", or the Go type of the error without the wrappers of packages fmt and
 // jobs.
@@ -239,7 +239,7 @@ func (i *instruments) process(next jobs.Handler) jobs.Handler {
 			counted = metric.WithAttributeSet(attribute.NewSet(attrs...))
 			measured = metric.WithAttributeSet(attribute.NewSet(append(attrs, outcomeKey.String("completed"))...))
 		})
-		if job.Attempt == 1 && !job.Tick.IsZero() {
+		if job.Attempt == 1 && job.Snoozes == 0 && !job.Tick.IsZero() {
 			i.lateness.Record(ctx, job.Late().Seconds(), counted)
 		}
 		start := time.Now()
@@ -252,7 +252,10 @@ func (i *instruments) process(next jobs.Handler) jobs.Handler {
 				span.SetAttributes(outcomeKey.String(outcome))
 			}
 			counted, measured := counted, measured
-			if err != nil {
+			switch {
+			case outcome == "snoozed": // no failure
+				measured = metric.WithAttributes(append(attrs, outcomeKey.String(outcome))...)
+			case err != nil:
 				failed := append(attrs, fail(span, err))
 				counted = metric.WithAttributes(failed...)
 				measured = metric.WithAttributes(append(failed, outcomeKey.String(outcome))...)

@@ -71,7 +71,7 @@ type Metrics struct {
 }
 
 // outcomes are the results of [jobs.Job.Outcome].
-var outcomes = []string{"completed", "retried", "failed", "interrupted"}
+var outcomes = []string{"completed", "snoozed", "retried", "failed", "interrupted"}
 
 // New returns metrics that have not counted anything yet. A nil cfg means the defaults.
 func New(cfg *Config) *Metrics {
@@ -88,8 +88,8 @@ func New(cfg *Config) *Metrics {
 		}, []string{"job_name"}),
 		attempts: client.NewCounterVec(client.CounterOpts{
 			Name: "everytick_job_attempts_total",
-			Help: "Attempts in this process, by outcome: completed, retried (failed, another attempt follows), " +
-				"failed (for good), interrupted (by a shutdown or a cancellation).",
+			Help: "Attempts in this process, by outcome: completed, snoozed (postponed by the handler), " +
+				"retried (failed, another attempt follows), failed (for good), interrupted (by a shutdown or a cancellation).",
 		}, []string{"job_name", "outcome"}),
 		duration: client.NewHistogramVec(client.HistogramOpts{
 			Name:    "everytick_job_duration_seconds",
@@ -129,7 +129,7 @@ func (m *Metrics) countSkip(_ context.Context, skipped jobs.Run) {
 // count is a [jobs.Middleware].
 func (m *Metrics) count(next jobs.Handler) jobs.Handler {
 	return func(ctx context.Context, job *jobs.Job) error {
-		if job.Attempt == 1 && !job.Tick.IsZero() {
+		if job.Attempt == 1 && job.Snoozes == 0 && !job.Tick.IsZero() {
 			m.lateness.WithLabelValues(job.Name).Observe(job.Late().Seconds())
 		}
 		start := time.Now()

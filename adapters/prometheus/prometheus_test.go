@@ -86,36 +86,43 @@ func TestCollector_CoversEveryJob(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, problems)
 		require.NoError(t, testutil.CollectAndCompare(q, strings.NewReader(`
-# HELP everytick_job_attempts_total Attempts in this process, by outcome: completed, retried (failed, another attempt follows), failed (for good), interrupted (by a shutdown or a cancellation).
+# HELP everytick_job_attempts_total Attempts in this process, by outcome: completed, snoozed (postponed by the handler), retried (failed, another attempt follows), failed (for good), interrupted (by a shutdown or a cancellation).
 # TYPE everytick_job_attempts_total counter
 everytick_job_attempts_total{job_name="audit.sync",outcome="completed"} 2
 everytick_job_attempts_total{job_name="audit.sync",outcome="failed"} 0
 everytick_job_attempts_total{job_name="audit.sync",outcome="interrupted"} 0
 everytick_job_attempts_total{job_name="audit.sync",outcome="retried"} 0
+everytick_job_attempts_total{job_name="audit.sync",outcome="snoozed"} 0
 everytick_job_attempts_total{job_name="email.fails",outcome="completed"} 0
 everytick_job_attempts_total{job_name="email.fails",outcome="failed"} 1
 everytick_job_attempts_total{job_name="email.fails",outcome="interrupted"} 0
 everytick_job_attempts_total{job_name="email.fails",outcome="retried"} 2
+everytick_job_attempts_total{job_name="email.fails",outcome="snoozed"} 0
 everytick_job_attempts_total{job_name="email.flaky",outcome="completed"} 0
 everytick_job_attempts_total{job_name="email.flaky",outcome="failed"} 0
 everytick_job_attempts_total{job_name="email.flaky",outcome="interrupted"} 0
 everytick_job_attempts_total{job_name="email.flaky",outcome="retried"} 1
+everytick_job_attempts_total{job_name="email.flaky",outcome="snoozed"} 0
 everytick_job_attempts_total{job_name="email.late",outcome="completed"} 0
 everytick_job_attempts_total{job_name="email.late",outcome="failed"} 0
 everytick_job_attempts_total{job_name="email.late",outcome="interrupted"} 0
 everytick_job_attempts_total{job_name="email.late",outcome="retried"} 0
+everytick_job_attempts_total{job_name="email.late",outcome="snoozed"} 0
 everytick_job_attempts_total{job_name="email.later",outcome="completed"} 0
 everytick_job_attempts_total{job_name="email.later",outcome="failed"} 0
 everytick_job_attempts_total{job_name="email.later",outcome="interrupted"} 0
 everytick_job_attempts_total{job_name="email.later",outcome="retried"} 0
+everytick_job_attempts_total{job_name="email.later",outcome="snoozed"} 0
 everytick_job_attempts_total{job_name="email.slow",outcome="completed"} 0
 everytick_job_attempts_total{job_name="email.slow",outcome="failed"} 0
 everytick_job_attempts_total{job_name="email.slow",outcome="interrupted"} 0
 everytick_job_attempts_total{job_name="email.slow",outcome="retried"} 0
+everytick_job_attempts_total{job_name="email.slow",outcome="snoozed"} 0
 everytick_job_attempts_total{job_name="email.stuck",outcome="completed"} 0
 everytick_job_attempts_total{job_name="email.stuck",outcome="failed"} 1
 everytick_job_attempts_total{job_name="email.stuck",outcome="interrupted"} 0
 everytick_job_attempts_total{job_name="email.stuck",outcome="retried"} 0
+everytick_job_attempts_total{job_name="email.stuck",outcome="snoozed"} 0
 # HELP everytick_jobs Jobs over all processes, by state: waiting (not attempted yet, due or delayed), retrying (failed, waits for its next attempt), running.
 # TYPE everytick_jobs gauge
 everytick_jobs{job_name="audit.sync",state="retrying"} 0

@@ -40,6 +40,8 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 		rescue,
 		{"queues", func(ctx context.Context) error { return s.rehome(ctx, false) }},
 		{"outcomes of schedules", func(ctx context.Context) error { return s.store.CopyOutcomes(ctx, ss.pool, namesOf(s.schedules())) }},
+		s.retain(ss),
+		{"calls of OnFailed", func(ctx context.Context) error { return s.store.ForgetFailed(ctx, ss.pool) }},
 		{"lost fetches", func(ctx context.Context) error { return s.giveBack(ctx, ss, lostFetchAfter) }},
 		{"stalled jobs", func(ctx context.Context) error { return s.watchStalls(ctx, ss) }},
 		{"processes", func(ctx context.Context) error { return s.store.ForgetProcesses(ctx, ss.pool) }},
@@ -79,11 +81,12 @@ func (s *Scheduler) runSteps(ctx context.Context, steps ...step) {
 func (s *Scheduler) rescue(ctx context.Context, ss *session, dead []string) error {
 	var own []store.Rescuable
 	for _, d := range s.reg.Jobs() {
-		own = append(own, store.Rescuable{Name: d.Name, Queue: s.queueOf(d), RetryDelay: d.RetryDelay, After: min(d.Timeout, 1<<61) + process.SilentAfter})
+		own = append(own, store.Rescuable{Name: d.Name, Queue: s.queueOf(d), RetryDelay: d.RetryDelay, After: min(d.Timeout, 1<<61) + process.SilentAfter, OnFailed: d.CallsOnFailed()})
 	}
 	n, err := process.Rescue(ctx, s.store, ss.pool, s.log, own, dead)
 	if n > 0 {
 		ss.ticker.CheckNow() // ticks may have waited for them
+		ss.failed.Wake()     // some may have failed for good
 	}
 	return err
 }

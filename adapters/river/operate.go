@@ -49,7 +49,7 @@ func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jo
 
 // Cancel implements [jobs.Canceller].
 func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
-	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, _ jobs.State) error {
+	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, _ jobs.State, _ bool) error {
 		_, err := s.inserting.JobCancelTx(ctx, tx, id)
 		return err
 	})
@@ -66,10 +66,13 @@ func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 	var queue string
 	retry := func() error {
-		return s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, state jobs.State) error {
+		return s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, state jobs.State, snoozed bool) error {
 			switch state {
 			case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped, jobs.StateRetrying:
 			default:
+				if snoozed && (state == jobs.StateScheduled || state == jobs.StateWaiting) {
+					break
+				}
 				return fmt.Errorf("%w: it is %s", jobs.ErrNotRetryable, state)
 			}
 			if err := s.store.PrepareRetry(ctx, tx, []int64{id}, false); err != nil {
@@ -97,8 +100,9 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 // former holders committed.
 var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
 
-// withJob calls f in a transaction that has locked the job with that name and ID.
-func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.Tx, id int64, state jobs.State) error) error {
+// withJob calls f in a transaction that has locked the job with that name and ID. snoozed is whether the handler has
+// ever snoozed it.
+func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.Tx, id int64, state jobs.State, snoozed bool) error) error {
 	if _, err := s.definition(name); err != nil {
 		return err
 	}
@@ -107,13 +111,13 @@ func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.
 		return err
 	}
 	return pgx.BeginTxFunc(ctx, s.pool, readCommitted, func(tx pgx.Tx) error {
-		state, err := s.store.LockJob(ctx, tx, number, name)
+		state, snoozed, err := s.store.LockJob(ctx, tx, number, name)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return jobs.ErrUnknownID
 		}
 		if err != nil {
 			return err
 		}
-		return f(tx, number, state)
+		return f(tx, number, state, snoozed)
 	})
 }

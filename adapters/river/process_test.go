@@ -10,6 +10,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/river"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/provider"
 )
 
 // abandoned inserts a job that the given process was running when it died, and returns the job's ID.
@@ -66,8 +67,11 @@ func TestRescue_RetriesFailsOrCancelsJobsOfADeadProcess(t *testing.T) {
 
 	require.Equal(t, jobs.StateFailed, stateOf(t, s, "a.job", last))
 	require.Equal(t, jobs.StateCancelled, stateOf(t, s, "a.job", cancelled))
-	require.WithinDuration(t, time.Now().Add(24*time.Hour), runOf(t, s, "a.tough", tough).DueAt, time.Minute)
-	require.WithinDuration(t, time.Now().Add(2*time.Hour), runOf(t, s, "a.late", late).DueAt, time.Minute, "the wait after a failure")
+	wait := func(d time.Duration, id string, attempt int) time.Time { // the same as after a failure
+		return time.Now().Add(time.Duration(float64(d) * provider.Jitter(id, attempt)))
+	}
+	require.WithinDuration(t, wait(24*time.Hour, tough, 20_000), runOf(t, s, "a.tough", tough).DueAt, time.Minute)
+	require.WithinDuration(t, wait(2*time.Hour, late, 2), runOf(t, s, "a.late", late).DueAt, time.Minute)
 	require.Equal(t, jobs.StateRunning, stateOf(t, other, "b.job", unknown), "only its own service rescues it")
 	require.Empty(t, ran)
 

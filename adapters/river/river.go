@@ -43,6 +43,7 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/adapters/river/internal/wake"
+	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
 )
@@ -55,8 +56,10 @@ const (
 	DefaultMaxWorkers = 100
 	// DefaultDeadAfter is how long after its last heartbeat a process is considered dead.
 	DefaultDeadAfter = 30 * time.Second
-	// DefaultRetention is how long jobs are kept after their end.
+	// DefaultRetention is how long completed and skipped jobs are kept after their end.
 	DefaultRetention = 24 * time.Hour
+	// DefaultFailedRetention is how long failed and cancelled jobs are kept after their end.
+	DefaultFailedRetention = 7 * 24 * time.Hour
 )
 
 // Config configures a [Scheduler]. The zero value, and a nil *Config, mean the
@@ -91,9 +94,13 @@ type Config struct {
 	// to 12 h. Defaults to [DefaultDeadAfter].
 	DeadAfter time.Duration
 
-	// Retention is how long ended jobs are kept, however they ended. A schedule remembers its latest
-	// runs regardless. At least 1 minute. Defaults to [DefaultRetention].
+	// Retention is how long jobs are kept after they completed or were skipped. A schedule remembers its latest runs
+	// regardless. At least 1 minute. Defaults to [DefaultRetention].
 	Retention time.Duration
+
+	// FailedRetention is how long jobs are kept after they failed for good or were cancelled, and can be retried by
+	// hand. At least 1 minute. Defaults to [DefaultFailedRetention].
+	FailedRetention time.Duration
 
 	// PollOnly does without LISTEN and NOTIFY, for PgBouncer in transaction mode or YugabyteDB. Set it in workers and in
 	// processes that only trigger. Jobs then start within the poll interval of 200 ms instead of at once.
@@ -149,6 +156,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.MaxWorkers = cmp.Or(c.MaxWorkers, DefaultMaxWorkers)
 	c.DeadAfter = cmp.Or(c.DeadAfter, DefaultDeadAfter)
 	c.Retention = cmp.Or(c.Retention, DefaultRetention)
+	c.FailedRetention = cmp.Or(c.FailedRetention, DefaultFailedRetention)
 	switch {
 	case !queuePattern.MatchString(c.Queue) || c.Queue == store.PausedQueue:
 		return c, fmt.Errorf("river: Queue %q: want 1 to 64 of a-z, 0-9, _ and -, and not %q", c.Queue, store.PausedQueue)
@@ -158,6 +166,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("river: DeadAfter %s: must be %s to %s", c.DeadAfter, process.MinDeadAfter, process.MaxDeadAfter)
 	case c.Retention < time.Minute:
 		return c, fmt.Errorf("river: Retention %s: must be at least 1m", c.Retention)
+	case c.FailedRetention < time.Minute:
+		return c, fmt.Errorf("river: FailedRetention %s: must be at least 1m", c.FailedRetention)
 	}
 	return c, nil
 }
@@ -176,6 +186,7 @@ type Scheduler struct {
 	inserts   *insert.Inserter
 
 	pauses   *pause.Pauses
+	going    *work.Going
 	turn     chan struct{}           // holds a token during Start and Shutdown
 	session  atomic.Pointer[session] // nil when not started
 	started  atomic.Bool
@@ -208,7 +219,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	s := &Scheduler{cfg: c, log: c.Logger, pool: pool, reg: reg, store: store.New(c.Schema), turn: make(chan struct{}, 1)}
-	s.pauses = pause.New(s.store)
+	s.pauses, s.going = pause.New(s.store), work.NewGoing()
 	s.clock = dbclock.New(func(ctx context.Context, ask func(dbclock.Asker) error) error {
 		return s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return ask(conn) })
 	}, time.Now)

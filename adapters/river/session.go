@@ -18,6 +18,7 @@ import (
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/failed"
 	"github.com/everytick/everytick/adapters/river/internal/flow"
 	"github.com/everytick/everytick/adapters/river/internal/fold"
 	"github.com/everytick/everytick/adapters/river/internal/process"
@@ -35,6 +36,7 @@ type session struct {
 	process *process.Process // the heartbeat
 	ticker  *schedule.Ticker
 	client  *riverqueue.Client[pgx.Tx]
+	failed  *failed.Caller
 	slots   map[string]*work.Slots // by queue
 	flow    *flow.Flow             // what the client fetches and stores
 	stalls  stalls
@@ -149,6 +151,9 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	if err := ss.ticker.Register(ctx); err != nil {
 		return err
 	}
+	ss.failed = failed.New(context.WithoutCancel(ctx), failed.Config{
+		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Jobs: failed.JobsOf(s.reg.Jobs()), Run: s.Run, Dead: ss.process.Dead,
+	})
 	live, err := s.store.CountLiveProcesses(ctx, ss.pool, s.cfg.DeadAfter)
 	if err != nil {
 		return err
@@ -179,6 +184,9 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 			if slices.Contains(all, event.Job.Kind) {
 				ss.ticker.CheckNow() // a tick may have waited for the run
 			}
+			if state := event.Job.State; state == rivertype.JobStateDiscarded || state == rivertype.JobStateCancelled {
+				ss.failed.Ended(event.Job.Kind)
+			}
 		})
 	}()
 	if !unbind() { // ctx ended meanwhile, and took the client with it
@@ -188,6 +196,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	}
 	ss.background.Go(func() { ss.ticker.Run(runCtx) })
 	ss.background.Go(func() { s.maintain(runCtx, ss) })
+	go ss.failed.Run()
 	return nil
 }
 
@@ -341,29 +350,27 @@ const (
 
 func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live int) (*riverqueue.Config, error) {
 	cfg := &riverqueue.Config{
-		ID:                          id,
-		Logger:                      slog.New(ss.log),
-		Schema:                      s.cfg.Schema,
-		PollOnly:                    s.cfg.PollOnly,
-		FetchCooldown:               min(wake.Cooldown*time.Duration(max(1, live)), mostFetchCooldown),
-		FetchPollInterval:           fetchPollInterval,
-		FetchOnlyKnownKinds:         true,
-		Queues:                      make(map[string]riverqueue.QueueConfig),
-		Workers:                     riverqueue.NewWorkers(),
-		CancelledJobRetentionPeriod: s.cfg.Retention,
-		CompletedJobRetentionPeriod: s.cfg.Retention,
-		DiscardedJobRetentionPeriod: s.cfg.Retention,
+		ID:                  id,
+		Logger:              slog.New(ss.log),
+		Schema:              s.cfg.Schema,
+		PollOnly:            s.cfg.PollOnly,
+		FetchCooldown:       min(wake.Cooldown*time.Duration(max(1, live)), mostFetchCooldown),
+		FetchPollInterval:   fetchPollInterval,
+		FetchOnlyKnownKinds: true,
+		Queues:              make(map[string]riverqueue.QueueConfig),
+		Workers:             riverqueue.NewWorkers(),
 		// Definition.Run applies the job's own; River's would cost a goroutine per run.
 		JobTimeout:           -1,
 		RescueStuckJobsAfter: riverNeverRescues,
 		ReindexerIndexNames:  indexes,
 	}
+	s.cfg.setRetention(cfg)
 	if s.cfg.PollOnly {
 		cfg.FetchPollInterval = pollOnlyInterval
 	}
 	env := &work.Env{
 		Store: s.store, Log: s.log, App: s.pool, Own: ss.pool, Client: id, Stopping: ss.stopping,
-		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded,
+		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded, Going: s.going,
 		LastSuccess: ss.ticker.LastSuccess,
 		Ended:       ss.flow.Ended,
 	}
@@ -403,7 +410,10 @@ func (h *leaderHook) Start(ctx context.Context, _ *rivertype.HookPeriodicJobsSta
 func (s *Scheduler) events() *riverqueue.SubscribeConfig {
 	kinds := []riverqueue.EventKind{riverqueue.EventKindJobFailed, riverqueue.EventKindJobSnoozed, riverqueue.EventKindJobInterrupted}
 	if len(s.namesOfAll()) > 0 {
-		kinds = append(kinds, riverqueue.EventKindJobCompleted, riverqueue.EventKindJobCancelled)
+		kinds = append(kinds, riverqueue.EventKindJobCompleted)
+	}
+	if len(s.namesOfAll()) > 0 || len(failed.JobsOf(s.reg.Jobs())) > 0 {
+		kinds = append(kinds, riverqueue.EventKindJobCancelled)
 	}
 	return &riverqueue.SubscribeConfig{Kinds: kinds, ChanSize: 20_000}
 }
@@ -438,6 +448,9 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 		return nil
 	}
 	err := s.stop(ctx, ss)
+	if ss.failed.Stop(ctx, hardStopGrace) {
+		err = errors.Join(err, fmt.Errorf("river: shutdown: OnFailed functions that were still running were cancelled and are called again: %w", ctx.Err()))
+	}
 	ss.background.Wait() // bounded: everything in it ends now or has a timeout
 	s.session.Store(nil)
 	end := func() {

@@ -172,14 +172,14 @@ func (h *handler) runs(ctx context.Context, name string, limit int) ([]jobs.Run,
 	return h.withoutData(runs), err
 }
 
-// withoutData removes the data of runs unless ShowData is set.
+// withoutData removes the data and output of runs unless ShowData is set.
 func (h *handler) withoutData(runs []jobs.Run) []jobs.Run {
 	if h.ShowData {
 		return runs
 	}
 	runs = slices.Clone(runs)
 	for i := range runs {
-		runs[i].Data = nil
+		runs[i].Data, runs[i].Output = nil, nil
 	}
 	return runs
 }

@@ -307,7 +307,9 @@ func TestAPIRuns_HidesDataUnlessShowDataIsSet(t *testing.T) {
 	for _, show := range []bool{false, true} {
 		h := jobshttp.New(newFake(time.Now()), &jobshttp.Options{Authorize: everybody, ShowData: show})
 		for _, path := range []string{"/api/runs", "/api/runs/12", "/api/jobs/demo.flaky/runs/12"} {
-			require.Equal(t, show, strings.Contains(send(h, "GET", path, "").Body.String(), "ann@example.com"), path)
+			body := send(h, "GET", path, "").Body.String()
+			require.Equal(t, show, strings.Contains(body, "ann@example.com"), "data of %s", path)
+			require.Equal(t, show, strings.Contains(body, "bob@example.com"), "output of %s", path)
 		}
 	}
 }

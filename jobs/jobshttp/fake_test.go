@@ -216,7 +216,7 @@ func newFake(now time.Time) *full {
 	}
 	f.runs = map[string][]jobs.Run{
 		"demo.flaky": {
-			{ID: "12", Name: "demo.flaky", State: jobs.StateRetrying, Tick: now.Add(-2 * time.Minute), Attempt: 1, MaxAttempts: 3, CreatedAt: now.Add(-7 * time.Minute), DueAt: now.Add(8 * time.Second), StartedAt: now.Add(-time.Minute), Error: "smtp: <b>421</b> busy", Data: json.RawMessage(`{"to":"ann@example.com"}`)},
+			{ID: "12", Name: "demo.flaky", State: jobs.StateRetrying, Tick: now.Add(-2 * time.Minute), Attempt: 1, MaxAttempts: 3, CreatedAt: now.Add(-7 * time.Minute), DueAt: now.Add(8 * time.Second), StartedAt: now.Add(-time.Minute), Error: "smtp: <b>421</b> busy", Output: json.RawMessage(`{"by":"bob@example.com"}`), Data: json.RawMessage(`{"to":"ann@example.com"}`)},
 			{ID: "11", Name: "demo.flaky", State: jobs.StateFailed, Tick: now.Add(-7 * time.Minute), Attempt: 3, MaxAttempts: 3, CreatedAt: now.Add(-12 * time.Minute), DueAt: now.Add(-7 * time.Minute), StartedAt: now.Add(-6 * time.Minute), EndedAt: now.Add(-6*time.Minute + 340*time.Millisecond), Error: "panic: boom\nmain.f\n\t/a.go:1", Data: json.RawMessage(`{}`)},
 			{ID: "10", Name: "demo.flaky", State: jobs.StateCompleted, Attempt: 1, MaxAttempts: 3, CreatedAt: now.Add(-20 * time.Minute), StartedAt: now.Add(-20 * time.Minute), EndedAt: now.Add(-19 * time.Minute), Data: json.RawMessage(`{}`)},
 		},

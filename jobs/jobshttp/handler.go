@@ -55,8 +55,8 @@ type Options struct {
 	// Logger logs who triggered, cancelled, retried, paused or resumed what, without the
 	// data, and when the scheduler stops answering. Defaults to discarding everything.
 	Logger *slog.Logger
-	// ShowData shows the data of runs to everyone who may read the job. Defaults to hiding
-	// it.
+	// ShowData shows the data and output of runs to everyone who may read the job. Defaults
+	// to hiding both.
 	ShowData bool
 	// Title is the heading of the pages, for example the name of the environment. Defaults
 	// to "Jobs".

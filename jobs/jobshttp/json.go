@@ -91,22 +91,25 @@ func statusOf(s jobs.Status) statusJSON {
 }
 
 type runJSON struct {
-	ID          string          `json:"id"`
-	Name        string          `json:"name"`
-	State       jobs.State      `json:"state"`
-	Tick        time.Time       `json:"tick,omitzero"`
-	Attempt     int             `json:"attempt"`
-	MaxAttempts int             `json:"max_attempts"`
-	CreatedAt   time.Time       `json:"created_at,omitzero"`
-	DueAt       time.Time       `json:"due_at,omitzero"`
-	StartedAt   time.Time       `json:"started_at,omitzero"`
-	EndedAt     time.Time       `json:"ended_at,omitzero"`
-	CancelledAt time.Time       `json:"cancelled_at,omitzero"`
-	Error       string          `json:"error,omitempty"`
-	Errors      []errorJSON     `json:"errors,omitempty"`
-	Omitted     int             `json:"errors_omitted,omitempty"` // earlier errors that Errors lacks
-	Process     string          `json:"process,omitempty"`
-	Data        json.RawMessage `json:"data,omitempty"`
+	ID           string          `json:"id"`
+	Name         string          `json:"name"`
+	State        jobs.State      `json:"state"`
+	Tick         time.Time       `json:"tick,omitzero"`
+	Attempt      int             `json:"attempt"`
+	MaxAttempts  int             `json:"max_attempts"`
+	CreatedAt    time.Time       `json:"created_at,omitzero"`
+	DueAt        time.Time       `json:"due_at,omitzero"`
+	StartedAt    time.Time       `json:"started_at,omitzero"`
+	EndedAt      time.Time       `json:"ended_at,omitzero"`
+	CancelledAt  time.Time       `json:"cancelled_at,omitzero"`
+	Error        string          `json:"error,omitempty"`
+	Errors       []errorJSON     `json:"errors,omitempty"`
+	Omitted      int             `json:"errors_omitted,omitempty"` // earlier errors that Errors lacks
+	Process      string          `json:"process,omitempty"`
+	Snoozes      int             `json:"snoozes,omitempty"`
+	SnoozeReason string          `json:"snooze_reason,omitempty"`
+	Output       json.RawMessage `json:"output,omitempty"`
+	Data         json.RawMessage `json:"data,omitempty"`
 }
 
 type errorJSON struct {
@@ -130,7 +133,8 @@ func runOf(r jobs.Run) runJSON {
 	}
 	return runJSON{
 		r.ID, r.Name, r.State, r.Tick, r.Attempt, r.MaxAttempts,
-		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.CancelledAt, r.Error, errs, first, r.Process, r.Data,
+		r.CreatedAt, r.DueAt, r.StartedAt, r.EndedAt, r.CancelledAt, r.Error, errs, first, r.Process,
+		r.Snoozes, r.SnoozeReason, r.Output, r.Data,
 	}
 }
 

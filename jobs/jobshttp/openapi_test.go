@@ -135,6 +135,10 @@ func (d *openAPI) conforms(schema any, v any) error {
 				return fmt.Errorf("%q is missing", key)
 			}
 		}
+	case nil: // any JSON; it says so
+		if text, _ := s["description"].(string); !strings.Contains(text, "any JSON") {
+			return errors.New("no type")
+		}
 	default:
 		return fmt.Errorf("unknown type %v", s["type"])
 	}

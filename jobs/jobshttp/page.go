@@ -477,11 +477,11 @@ func (h *handler) addEnded(ctx context.Context, runs []jobs.Run) ([]jobs.Run, er
 	return append(runs, ended.Runs...), err
 }
 
-// noData returns runs without their data, which may be large.
+// noData returns runs without their data and output, which may be large.
 func noData(runs []jobs.Run) []jobs.Run {
 	runs = slices.Clone(runs)
 	for i := range runs {
-		runs[i].Data = nil
+		runs[i].Data, runs[i].Output = nil, nil
 	}
 	return runs
 }

@@ -39,7 +39,7 @@ func (h *handler) newRun(r *http.Request, o *overview, x jobs.Run, of *row) run 
 			v.Due.Relative = "due " + v.Due.Relative
 		}
 		v.CanCancel = of.CanStop
-		v.CanRetry = of.CanRetry && x.State == jobs.StateRetrying
+		v.CanRetry = of.CanRetry && (x.State == jobs.StateRetrying || x.Snoozes > 0)
 	case jobs.StateWaiting, jobs.StateRunning:
 		v.CanCancel = of.CanStop
 	case jobs.StateFailed, jobs.StateCancelled, jobs.StateSkipped:
@@ -99,7 +99,7 @@ func (h *handler) readableRun(ctx context.Context, r *http.Request, id string) (
 		err = jobs.ErrUnknownID
 	}
 	if !h.ShowData {
-		x.Data = nil
+		x.Data, x.Output = nil, nil
 	}
 	return x, err
 }

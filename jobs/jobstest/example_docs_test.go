@@ -102,7 +102,7 @@ func TestTheSecondAttemptComesAfterFiveSeconds(t *testing.T) {
 		start := time.Now()
 		outcome := rec.TriggerAndWait(t, "users.welcome", WelcomeArgs{User: 7}, jobs.Delay(time.Hour))
 		require.NoError(t, outcome.Err)
-		require.Equal(t, time.Hour+5*time.Second, time.Since(start)) // exactly
+		require.InDelta(t, 5, (time.Since(start) - time.Hour).Seconds(), 0.5) // ± 10 %, the same in every bubble
 	})
 }
 

@@ -46,6 +46,7 @@ type Recorder struct {
 	mu       sync.Mutex
 	enqueued []Enqueued
 	outcomes []Outcome
+	snoozes  []Snooze
 	attempts map[string]string // by ID, how the last attempt without an outcome ended
 	changed  chan struct{}     // closed when there is a new outcome; nil if no call waits
 }
@@ -98,6 +99,15 @@ type Outcome struct {
 	// Err is the error of the last attempt, as returned by the job's middleware (see [jobs.Use]), or nil if it
 	// succeeded.
 	Err error
+}
+
+// A Snooze is an attempt whose handler snoozed its run with [jobs.Snooze].
+type Snooze struct {
+	// Job is the attempt, as given to its handler.
+	Job jobs.Job
+	// After is how long after it the run starts again, and Reason why.
+	After  time.Duration
+	Reason string
 }
 
 // RegisterCron implements [jobs.Registrar].
@@ -226,6 +236,8 @@ func (r *Recorder) ended(ctx context.Context, job jobs.Job, err error) {
 	case errors.Is(ctx.Err(), context.Canceled): // by a shutdown, after which it returns to the queue, or by an operator
 		r.attempts[job.ID] = fmt.Sprintf("attempt %d was interrupted or cancelled", job.Attempt)
 		return
+	case r.snoozed(job, err):
+		return
 	case job.Retries(err):
 		r.attempts[job.ID] = fmt.Sprintf("attempt %d of %d failed: %s", job.Attempt, job.MaxAttempts, err)
 		return
@@ -235,6 +247,16 @@ func (r *Recorder) ended(ctx context.Context, job jobs.Job, err error) {
 		close(r.changed)
 		r.changed = nil
 	}
+}
+
+// snoozed records the attempt if it ended with a snooze, and reports whether it did. r.mu is locked.
+func (r *Recorder) snoozed(job jobs.Job, err error) bool {
+	after, reason, ok := jobs.Snoozed(err)
+	if ok {
+		r.snoozes = append(r.snoozes, Snooze{job, after, reason})
+		r.attempts[job.ID] = fmt.Sprintf("attempt %d was snoozed for %s: %s", job.Attempt, after, reason)
+	}
+	return ok
 }
 
 // TriggerAndWait triggers a job and returns its outcome, which may come after retries. It fails t if the scheduler is
@@ -311,6 +333,19 @@ func (r *Recorder) Outcomes(name string) (all []Outcome) {
 	for _, o := range r.outcomes {
 		if o.Job.Name == name {
 			all = append(all, o)
+		}
+	}
+	return all
+}
+
+// Snoozes returns the snoozes of the named job in the order in which they happened. After the last one of a run comes
+// its outcome.
+func (r *Recorder) Snoozes(name string) (all []Snooze) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.snoozes {
+		if s.Job.Name == name {
+			all = append(all, s)
 		}
 	}
 	return all

@@ -82,6 +82,36 @@ func TestRecorder_TriggerAndWaitReturnsTheFinalOutcome(t *testing.T) {
 	}
 }
 
+func TestRecorder_ListsSnoozesBesideOutcomes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rec := newRecorder(t)
+		rec.Wait = 4 * time.Hour
+		require.NoError(t, rec.RegisterDelayed("a.job", 0, func(_ context.Context, job *jobs.Job) error {
+			if job.Snoozes < 2 {
+				return jobs.Snooze(time.Duration(job.Snoozes+1)*time.Hour, "not yet")
+			}
+			return nil
+		}))
+		require.NoError(t, rec.RegisterDelayed("b.job", 0, func(context.Context, *jobs.Job) error { return nil }))
+		require.NoError(t, rec.Start(t.Context()))
+		outcome := rec.TriggerAndWait(t, "a.job", nil)
+		require.NoError(t, outcome.Err)
+		require.Equal(t, 1, outcome.Attempts)
+		snoozes := rec.Snoozes("a.job")
+		require.Len(t, snoozes, 2)
+		for i, snooze := range snoozes {
+			require.Equal(t, outcome.Job.ID, snooze.Job.ID)
+			require.Equal(t, i, snooze.Job.Snoozes)
+			require.Equal(t, time.Duration(i+1)*time.Hour, snooze.After)
+			require.Equal(t, "not yet", snooze.Reason)
+		}
+		require.Len(t, rec.Outcomes("a.job"), 1)
+		require.NoError(t, rec.TriggerAndWait(t, "b.job", nil).Err)
+		require.Empty(t, rec.Snoozes("b.job"))
+	})
+}
+
 func TestRecorder_AnInterruptedAttemptIsNotAnOutcome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -61,9 +62,37 @@ func TestDefinition_Backoff(t *testing.T) {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
 			d := provider.Definition{RetryDelay: test.delay}
-			require.Equal(t, test.want, d.Backoff(test.attempt))
+			got := d.Backoff("7", test.attempt)
+			require.InDelta(t, float64(test.want)*provider.Jitter("7", test.attempt), float64(got), float64(time.Millisecond))
+			if test.want >= 2*time.Second {
+				require.Zero(t, got%time.Millisecond, "%s", got)
+			}
 		})
 	}
+}
+
+func TestJitter(t *testing.T) {
+	t.Parallel()
+	// Providers compute it in SQL as well, so it must not change.
+	for _, test := range []struct {
+		id      string
+		attempt int
+		want    float64
+	}{
+		{"1", 1, 0.929093}, {"1", 2, 1.069708}, {"2", 1, 0.923047}, {"9223372036854775807", 30_000, 0.988054}, {"memory-1", 1, 1.089560},
+	} {
+		require.InDelta(t, test.want, provider.Jitter(test.id, test.attempt), 1e-6, "run %s, attempt %d", test.id, test.attempt)
+	}
+	var least, most, sum float64 = 2, 0, 0
+	const n = 10_000
+	for i := range n {
+		factor := provider.Jitter(strconv.Itoa(i), 1)
+		least, most, sum = min(least, factor), max(most, factor), sum+factor
+	}
+	require.GreaterOrEqual(t, least, 0.9)
+	require.LessOrEqual(t, most, 1.1)
+	require.InDelta(t, 0.2, most-least, 0.001, "the whole range")
+	require.InDelta(t, 1, sum/n, 0.002, "evenly spread")
 }
 
 func TestDefinition_Retry(t *testing.T) {
@@ -77,34 +106,71 @@ func TestDefinition_Retry(t *testing.T) {
 		attempt, max int
 		err          error
 		delay        time.Duration
+		usual        bool // the delay is the usual one, with jitter
 		again        bool
 	}{
-		{"an error is retried after the delay", 1, 3, boom, 5 * time.Second, true},
-		{"the delay doubles", 2, 3, boom, 10 * time.Second, true},
-		{"not after the last attempt", 3, 3, boom, 0, false},
-		{"not after a later attempt", 4, 3, boom, 0, false},
-		{"not after the only attempt", 1, 1, boom, 0, false},
-		{"Permanent gives up", 1, 3, jobs.Permanent(boom), 0, false},
-		{"a wrapped Permanent gives up", 1, 3, deep(jobs.Permanent(boom)), 0, false},
-		{"RetryAfter sets the delay", 1, 3, jobs.RetryAfter(time.Hour, boom), time.Hour, true},
-		{"a wrapped RetryAfter sets the delay", 2, 3, deep(jobs.RetryAfter(time.Hour, boom)), time.Hour, true},
-		{"RetryAfter may exceed a day", 1, 3, jobs.RetryAfter(48*time.Hour, boom), 48 * time.Hour, true},
-		{"RetryAfter 0 retries at once", 1, 3, jobs.RetryAfter(0, boom), 0, true},
-		{"a negative RetryAfter retries at once", 1, 3, jobs.RetryAfter(-time.Hour, boom), 0, true},
-		{"RetryAfter adds no attempt", 3, 3, jobs.RetryAfter(time.Hour, boom), 0, false},
-		{"the outermost RetryAfter applies", 1, 3, jobs.RetryAfter(time.Minute, deep(jobs.RetryAfter(time.Hour, boom))), time.Minute, true},
-		{"Permanent inside RetryAfter gives up", 1, 3, jobs.RetryAfter(time.Hour, jobs.Permanent(boom)), 0, false},
-		{"Permanent around RetryAfter gives up", 1, 3, jobs.Permanent(jobs.RetryAfter(time.Hour, boom)), 0, false},
-		{"a panic is retried", 1, 3, &jobs.PanicError{Value: boom}, 5 * time.Second, true},
+		{"an error is retried after the delay", 1, 3, boom, 5 * time.Second, true, true},
+		{"the delay doubles", 2, 3, boom, 10 * time.Second, true, true},
+		{"not after the last attempt", 3, 3, boom, 0, false, false},
+		{"not after a later attempt", 4, 3, boom, 0, false, false},
+		{"not after the only attempt", 1, 1, boom, 0, false, false},
+		{"Permanent gives up", 1, 3, jobs.Permanent(boom), 0, false, false},
+		{"a wrapped Permanent gives up", 1, 3, deep(jobs.Permanent(boom)), 0, false, false},
+		{"RetryAfter sets the delay", 1, 3, jobs.RetryAfter(time.Hour, boom), time.Hour, false, true},
+		{"a wrapped RetryAfter sets the delay", 2, 3, deep(jobs.RetryAfter(time.Hour, boom)), time.Hour, false, true},
+		{"RetryAfter may exceed a day", 1, 3, jobs.RetryAfter(48*time.Hour, boom), 48 * time.Hour, false, true},
+		{"RetryAfter 0 retries at once", 1, 3, jobs.RetryAfter(0, boom), 0, false, true},
+		{"a negative RetryAfter retries at once", 1, 3, jobs.RetryAfter(-time.Hour, boom), 0, false, true},
+		{"RetryAfter adds no attempt", 3, 3, jobs.RetryAfter(time.Hour, boom), 0, false, false},
+		{"the outermost RetryAfter applies", 1, 3, jobs.RetryAfter(time.Minute, deep(jobs.RetryAfter(time.Hour, boom))), time.Minute, false, true},
+		{"Permanent inside RetryAfter gives up", 1, 3, jobs.RetryAfter(time.Hour, jobs.Permanent(boom)), 0, false, false},
+		{"Permanent around RetryAfter gives up", 1, 3, jobs.Permanent(jobs.RetryAfter(time.Hour, boom)), 0, false, false},
+		{"a panic is retried", 1, 3, &jobs.PanicError{Value: boom}, 5 * time.Second, true, true},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			t.Parallel()
 			d := provider.Definition{RetryDelay: 5 * time.Second}
-			delay, again := d.Retry(&jobs.Job{Attempt: test.attempt, MaxAttempts: test.max}, test.err)
-			require.Equal(t, test.delay, delay)
+			delay, again := d.Retry(&jobs.Job{ID: "7", Attempt: test.attempt, MaxAttempts: test.max}, test.err)
+			want := test.delay
+			if test.usual {
+				want = d.Backoff("7", test.attempt)
+			}
+			require.Equal(t, want, delay)
 			require.Equal(t, test.again, again)
 		})
 	}
+}
+
+func TestDefinition_SnoozeReturnsAReasonThatCanBeStored(t *testing.T) {
+	t.Parallel()
+	d := define(t, nil, failing(jobs.Snooze(time.Hour, "a\x00b\xff"+strings.Repeat("x", 9000))))
+	after, reason, ok := d.Snooze(attempt(t, d))
+	require.True(t, ok)
+	require.Equal(t, time.Hour, after)
+	require.True(t, strings.HasPrefix(reason, `a\x00b`+"\ufffdxxx"), "%.20q", reason)
+	require.Less(t, len(reason), 9000)
+	_, _, ok = d.Snooze(attempt(t, define(t, nil, failing(io.EOF))))
+	require.False(t, ok)
+}
+
+func TestDefinition_RunCollectsTheOutputOfEachAttempt(t *testing.T) {
+	t.Parallel()
+	late := make(chan *jobs.Job, 2)
+	d := define(t, nil, func(_ context.Context, job *jobs.Job) error {
+		late <- job
+		if job.Attempt == 1 {
+			return job.SetOutput("first")
+		}
+		return nil
+	})
+	job := &jobs.Job{Name: "a.b", Attempt: 1, MaxAttempts: 3}
+	require.NoError(t, d.Run(t.Context(), job, quiet))
+	require.Equal(t, `"first"`, string(job.Output()))
+	require.EqualError(t, (<-late).SetOutput("late"), `jobs: SetOutput of "a.b": the attempt has ended`)
+	require.Equal(t, `"first"`, string(job.Output()))
+	job.Attempt = 2
+	require.NoError(t, d.Run(t.Context(), job, quiet))
+	require.Nil(t, job.Output(), "of the second attempt")
 }
 
 func TestDefinition_RunPassesTheJobAndALogger(t *testing.T) {
@@ -190,7 +256,7 @@ func TestDefinition_RunKeepsPermanentAndRetryAfterOnTimeout(t *testing.T) {
 		}
 		delay, again := run(func(err error) error { return err })
 		require.True(t, again)
-		require.Equal(t, time.Second, delay)
+		require.InDelta(t, time.Second, delay, float64(100*time.Millisecond)+1)
 
 		_, again = run(jobs.Permanent)
 		require.False(t, again)
@@ -379,6 +445,8 @@ func TestDefinition_Skip(t *testing.T) {
 				job.Tick = due
 			}
 			require.Equal(t, test.want, d.Skip(job, due, test.overlapping))
+			job.Snoozes = 1
+			require.Empty(t, d.Skip(job, due, test.overlapping), "a run that was snoozed is not skipped")
 		})
 	}
 }

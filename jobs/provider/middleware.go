@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/internal/verdict"
 )
 
 // Enqueue calls store wrapped in the job's [jobs.TriggerMiddleware]. Providers store triggered jobs through it. It
@@ -102,8 +103,14 @@ func (d *Definition) redactError(err error) error {
 	if d.redact == nil {
 		return err
 	}
-	if clean := d.redactText(text); clean != text {
-		return &redactedError{err, clean}
+	clean := &redactedError{err: err, text: d.redactText(text)}
+	changed := clean.text != text
+	if after, reason, ok := jobs.Snoozed(err); ok {
+		clean.snooze = &verdict.Snooze{After: after, Reason: d.redactText(reason)}
+		changed = changed || clean.snooze.Reason != reason
+	}
+	if changed {
+		return clean
 	}
 	return err
 }
@@ -124,11 +131,21 @@ func (d *Definition) redactText(text string) (clean string) {
 	return d.redact(text)
 }
 
-// redactedError replaces the text of an error.
+// redactedError replaces the text of an error and, if it has one, the reason of a snooze.
 type redactedError struct {
-	err  error
-	text string
+	err    error
+	text   string
+	snooze *verdict.Snooze // nil if there is none
 }
 
 func (e *redactedError) Error() string { return e.text }
 func (e *redactedError) Unwrap() error { return e.err }
+
+// As finds the snooze with the redacted reason.
+func (e *redactedError) As(target any) bool {
+	if t, ok := target.(**verdict.Snooze); ok && e.snooze != nil {
+		*t = e.snooze
+		return true
+	}
+	return false
+}

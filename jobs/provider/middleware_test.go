@@ -296,6 +296,26 @@ func TestRedact_KeepsPermanentAndRetryAfter(t *testing.T) {
 	require.Equal(t, time.Hour, delay)
 }
 
+func TestRedact_AppliesToTheReasonOfASnooze(t *testing.T) {
+	t.Parallel()
+	for name, err := range map[string]error{
+		"plain": jobs.Snooze(time.Hour, "the secret"), "wrapped": fmt.Errorf("no: %w", jobs.Snooze(time.Hour, "the secret")),
+		"in an error without its text": silent{jobs.Snooze(time.Hour, "the secret")},
+	} {
+		d := define(t, nil, failing(err), redact)
+		after, reason, ok := d.Snooze(d.Run(t.Context(), &jobs.Job{Name: "a.b", Attempt: 1, MaxAttempts: 3}, quiet))
+		require.True(t, ok, name)
+		require.Equal(t, time.Hour, after, name)
+		require.Equal(t, "the …", reason, name)
+	}
+}
+
+// silent is an error that hides the text of its cause.
+type silent struct{ error }
+
+func (silent) Error() string   { return "nothing" }
+func (s silent) Unwrap() error { return s.error }
+
 func TestRedact_AppliesToMiddleware(t *testing.T) {
 	t.Parallel()
 	adds := jobs.Use(func(next jobs.Handler) jobs.Handler {

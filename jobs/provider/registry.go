@@ -3,10 +3,13 @@ package provider
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"regexp"
 	"runtime"
 	"slices"
@@ -16,6 +19,7 @@ import (
 	"time"
 
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/internal/output"
 	internal "github.com/everytick/everytick/jobs/internal/settings"
 	"github.com/everytick/everytick/jobs/internal/verdict"
 )
@@ -56,6 +60,7 @@ type Definition struct {
 	triggerMiddleware []jobs.TriggerMiddleware
 	redact            func(string) string
 	onSkipped         []func(context.Context, jobs.Run)
+	onFailed          []func(context.Context, jobs.Run)
 	run               jobs.Handler // the handler wrapped in its middleware
 }
 
@@ -177,7 +182,7 @@ func (r *Registry) define(name, site string, h jobs.Handler, opts []jobs.Option)
 		Concurrency: set.Concurrency, CatchUp: jobs.CatchUpPolicy(set.CatchUp), Overlap: jobs.OverlapPolicy(set.Overlap),
 		StartWithin: set.StartWithin, Transactional: set.Transactional, zone: set.TimeZone, forCron: set.ForCron, forTicks: set.ForTicks,
 		middleware: set.Use, triggerMiddleware: set.UseTrigger, redact: set.Redact,
-		onSkipped: set.OnSkipped,
+		onSkipped: set.OnSkipped, onFailed: set.OnFailed,
 	}, nil
 }
 
@@ -407,12 +412,18 @@ var errGoexit = errors.New("jobs: handler exited its goroutine (runtime.Goexit, 
 // Run calls the handler, wrapped in its middleware, for one attempt. It applies the job's [jobs.Timeout] and sets
 // job.Logger from base. A panic becomes a [*jobs.PanicError].
 //
+// Afterwards job.Output returns what the handler has set with [jobs.Job.SetOutput].
+//
 // The handler gets a copy of job and runs in a goroutine of its own, so that it cannot harm the provider. The methods
 // of the error that Run returns never panic, even if those of the handler's error do. [errors.Is] and [errors.As]
 // examine the handler's error; [errors.Unwrap] does not return it.
 func (d *Definition) Run(ctx context.Context, job *jobs.Job, base *slog.Logger) error {
 	job.Logger = loggerOf(job, base)
 	a := &attempt{job: *job, handler: d.run, timedOut: timeoutError{d, context.DeadlineExceeded}, ended: make(chan error, 1)}
+	var slot output.Slot
+	output.Bind(&a.job, &slot)
+	output.Bind(job, &slot)
+	defer slot.Close()
 	timedOut := &a.timedOut
 	var cancel context.CancelFunc
 	a.ctx, cancel = context.WithTimeoutCause(ctx, d.Timeout, timedOut)
@@ -460,6 +471,13 @@ func stack() string {
 	}
 }
 
+// Snooze reports whether an attempt that ended with err snoozes its run. If so, the run starts again after delay, and
+// the attempt does not count. reason can be stored. Providers ask it before Retry.
+func (d *Definition) Snooze(err error) (delay time.Duration, reason string, ok bool) {
+	delay, reason, ok = jobs.Snoozed(err)
+	return delay, storable(reason), ok
+}
+
 // Retry decides what follows an attempt that failed with err. If again is true, the next attempt starts after delay.
 // Otherwise the job has failed for good.
 func (d *Definition) Retry(job *jobs.Job, err error) (delay time.Duration, again bool) {
@@ -470,30 +488,45 @@ func (d *Definition) Retry(job *jobs.Job, err error) (delay time.Duration, again
 	if errors.As(err, &after) {
 		return after.After, true
 	}
-	return d.Backoff(job.Attempt), true
+	return d.Backoff(job.ID, job.Attempt), true
 }
 
-// Backoff returns the delay after the given attempt, which starts at 1. It is RetryDelay, doubled for every earlier
-// attempt, and at most 24 hours.
-func (d *Definition) Backoff(attempt int) time.Duration {
+// Backoff returns the delay after an attempt, which starts at 1, of the run with that ID. It is RetryDelay, doubled for
+// every earlier attempt, and at most 24 hours, times [Jitter]. A second or more is rounded to whole milliseconds.
+func (d *Definition) Backoff(id string, attempt int) time.Duration {
 	delay := d.RetryDelay
 	for range attempt - 1 {
 		if delay *= 2; delay >= internal.MaxBackoff || delay == 0 {
-			return min(delay, internal.MaxBackoff)
+			delay = min(delay, internal.MaxBackoff)
+			break
 		}
+	}
+	if delay = time.Duration(float64(delay) * Jitter(id, attempt)); delay >= time.Second {
+		delay = delay.Round(time.Millisecond)
 	}
 	return delay
 }
 
+// Jitter returns a factor from 0.9 to 1.1 for the delay after an attempt of the run with that ID, so that runs that
+// fail together don't start again together. It is a pure function, which providers can compute in SQL: the first two
+// bytes of the SHA-256 of "id/attempt", as a number from 0 to 65535, make up the range.
+func Jitter(id string, attempt int) float64 {
+	sum := sha256.Sum256([]byte(id + "/" + strconv.Itoa(attempt)))
+	return 0.9 + 0.2*float64(binary.BigEndian.Uint16(sum[:]))/math.MaxUint16
+}
+
 // Skip returns why a run must be skipped, or "" if it may start. due is when the run was first due, which for a tick is
-// the tick itself. overlapping is whether another run of the job is in progress. Retries are not skipped for it, which
-// would hide that the job fails.
+// the tick itself. overlapping is whether another run of the job is in progress. Neither retries, which would hide that
+// the job fails, nor runs that were snoozed are skipped.
 func (d *Definition) Skip(job *jobs.Job, due time.Time, overlapping bool) string {
+	if job.Attempt > 1 || job.Snoozes > 0 {
+		return ""
+	}
 	late := job.StartedAt.Sub(due)
 	switch {
-	case d.StartWithin > 0 && job.Attempt == 1 && late > d.StartWithin:
+	case d.StartWithin > 0 && late > d.StartWithin:
 		return fmt.Sprintf("skipped: %s late, StartWithin is %s", late.Round(time.Millisecond), d.StartWithin)
-	case overlapping && d.Overlap == jobs.OverlapSkip && !job.Tick.IsZero() && job.Attempt == 1:
+	case overlapping && d.Overlap == jobs.OverlapSkip && !job.Tick.IsZero():
 		return "skipped: another run of this job is in progress"
 	}
 	return ""

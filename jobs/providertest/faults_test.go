@@ -20,6 +20,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/memory"
 	"github.com/everytick/everytick/jobs"
+	"github.com/everytick/everytick/jobs/internal/settings"
 	"github.com/everytick/everytick/jobs/provider"
 	"github.com/everytick/everytick/jobs/providertest"
 )
@@ -551,8 +552,19 @@ var faults = []struct {
 	{"MaxRetries is ignored", "MaxRetries sets the number of attempts", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.MaxRetries(3)}
 	}},
-	{"the first retry comes at once", "the first retry comes after five seconds by default", func(f *faulty, _ providertest.Config) {
+	{"the first retry comes at once", "the first retry comes after five seconds by default, more or less a tenth", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.RetryDelay(0)}
+	}},
+	{"all runs are retried together", "runs that fail together are retried up to a tenth earlier or later", changingRuns(func(r *jobs.Run) {
+		r.DueAt = r.StartedAt.Add(10 * time.Hour)
+	})},
+	{"the retries of runs are spread too far", "runs that fail together are retried up to a tenth earlier or later", changingRuns(func(r *jobs.Run) {
+		r.DueAt = r.DueAt.Add(time.Hour)
+	})},
+	{"the delay of RetryAfter is spread", "the delay of RetryAfter is exact", func(f *faulty, _ providertest.Config) {
+		f.handler = after(func(job *jobs.Job, err error) error {
+			return jobs.RetryAfter(time.Duration(float64(10*time.Hour)*provider.Jitter(job.ID, job.Attempt)), forgetting(err))
+		})
 	}},
 	{"a Permanent error is retried", "a Permanent error fails the job with its attempt", func(f *faulty, _ providertest.Config) {
 		f.handler = after(func(_ *jobs.Job, err error) error { return forgetting(err) })
@@ -586,6 +598,83 @@ var faults = []struct {
 		f.handler = func(h jobs.Handler) jobs.Handler {
 			return func(ctx context.Context, job *jobs.Job) error { return h(context.WithoutCancel(ctx), job) }
 		}
+	}},
+	{"a handler that ignores its timeout is called again", "a handler that ignores its timeout is not called again beside itself, and completes its run", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				context.AfterFunc(ctx, func() { time.AfterFunc(10*time.Second, func() { _ = h(ctx, job) }) })
+				return h(ctx, job)
+			}
+		}
+	}},
+	{"the run of a handler that ignores its timeout fails", "a handler that ignores its timeout is not called again beside itself, and completes its run", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				err := h(ctx, job)
+				return cmp.Or(err, jobs.Permanent(ctx.Err()))
+			}
+		}
+	}},
+	{"a handler that ignores its timeout is forgotten", "with OverlapSkip, no tick runs beside a handler that ignores its timeout", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow)}
+	}},
+	{"a snooze uses up an attempt", "a snoozed run starts again after the delay, and no attempt is used up, not even the last one", func(f *faulty, _ providertest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) error {
+			d, _, _ := jobs.Snoozed(err)
+			return jobs.RetryAfter(d, forgetting(err))
+		})
+	}},
+	{"a snoozed run starts again at once", "a snoozed run starts again after the delay, and no attempt is used up, not even the last one", func(f *faulty, _ providertest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) error {
+			if _, reason, ok := jobs.Snoozed(err); ok {
+				return jobs.Snooze(0, reason)
+			}
+			return err
+		})
+	}},
+	{"snoozes are not counted", "a snoozed run starts again after the delay, and no attempt is used up, not even the last one", func(f *faulty, _ providertest.Config) {
+		f.handler = before(func(job *jobs.Job) { job.Snoozes = 0 })
+	}},
+	{"the reason of a snooze is its error", "a snooze is listed with its reason, and is no failure", changingRuns(func(r *jobs.Run) {
+		r.Error, r.SnoozeReason = r.SnoozeReason, ""
+	})},
+	{"a snoozed run is retrying", "a snooze is listed with its reason, and is no failure", func(f *faulty, _ providertest.Config) {
+		f.status = func(all []jobs.Status) {
+			for i := range all {
+				all[i].Retrying = all[i].Waiting
+			}
+		}
+	}},
+	{"a failure after a snooze is not counted", "a snoozed run counts the failures of its attempts, and no snoozes", func(f *faulty, _ providertest.Config) {
+		f.handler = after(func(job *jobs.Job, err error) error {
+			if job.Snoozes > 0 && job.Attempt == 1 {
+				return jobs.Snooze(0, err.Error())
+			}
+			return err
+		})
+	}},
+	{"a snoozed run cannot be retried", "a snoozed run can be started at once by Retry, and cancelled", func(f *faulty, _ providertest.Config) {
+		f.retry = func(context.Context, string, string) error { return jobs.ErrNotRetryable }
+	}},
+	{"cancelling ignores snoozed runs", "a snoozed run can be started at once by Retry, and cancelled", func(f *faulty, _ providertest.Config) {
+		f.cancel = func(context.Context, string, string) error { return nil }
+	}},
+	{"a snoozed tick is lost", "a snoozed tick is skipped neither for being late nor for an overlap", func(f *faulty, _ providertest.Config) {
+		f.handler = after(func(_ *jobs.Job, err error) error { return jobs.Permanent(err) })
+	}},
+	{"a snoozed tick holds up the next", "a snoozed tick holds up no later tick", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				err := h(ctx, job)
+				d, _, _ := jobs.Snoozed(err)
+				select {
+				case <-time.After(d):
+				case <-ctx.Done():
+				}
+				return err
+			}
+		}
+		f.options = []jobs.Option{jobs.Timeout(24 * time.Hour)}
 	}},
 	{"data that does not decode is retried", "data that does not decode fails its run for good, and no other", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.MaxRetries(1000), jobs.RetryDelay(time.Minute)}
@@ -1081,6 +1170,112 @@ var faults = []struct {
 	}},
 	{"OverlapSkip delays the tick", "with OverlapSkip, a tick is skipped while another run is in progress", func(f *faulty, _ providertest.Config) {
 		f.options = []jobs.Option{jobs.Overlap(jobs.OverlapAllow), jobs.Concurrency(1)}
+	}},
+	{"output is not listed", "a run has the output that its handler set last, whether or not the attempt succeeded", changingRuns(func(r *jobs.Run) { r.Output = nil })},
+	{"output of transactional jobs is lost", "output of a transactional job is stored, and so are its snoozes and failures", changingRuns(func(r *jobs.Run) { r.Output = nil })},
+	{"runs without output have null", "a run has the output that its handler set last, whether or not the attempt succeeded", changingRuns(func(r *jobs.Run) {
+		if r.Output == nil {
+			r.Output = json.RawMessage(`null`)
+		}
+	})},
+	{"output of failed attempts is lost", "a run has the output that its handler set last, whether or not the attempt succeeded", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				own := jobs.Job{Name: job.Name, Data: job.Data, Attempt: job.Attempt}
+				err := h(ctx, &own)
+				if output := own.Output(); err == nil && output != nil {
+					return job.SetOutput(output)
+				}
+				return err
+			}
+		}
+	}},
+	{"output that is refused replaces the one before", "output that cannot be stored is refused, and the output before it stays", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error {
+				err := h(ctx, job)
+				return errors.Join(err, job.SetOutput(nil))
+			}
+		}
+	}},
+	{"output gets lost in copies of the job", "middleware may replace the job and still sees and keeps its output", func(f *faulty, _ providertest.Config) {
+		f.handler = func(h jobs.Handler) jobs.Handler {
+			return func(ctx context.Context, job *jobs.Job) error { return h(ctx, &jobs.Job{Name: job.Name}) }
+		}
+	}},
+	{"Run returns no output", "Await returns a completed run with its output, after retries and snoozes", changingRun(func(r *jobs.Run) { r.Output = nil })},
+	{"a run ends with its first attempt", "Await returns a completed run with its output, after retries and snoozes", changingRun(func(r *jobs.Run) {
+		if r.Attempt > 0 && r.State != jobs.StateRunning && r.EndedAt.IsZero() {
+			r.State, r.EndedAt = jobs.StateFailed, r.DueAt
+		}
+	})},
+	{"runs that ended otherwise count as completed", "Await returns a run that failed, was cancelled or skipped with ErrNotCompleted", changingRun(func(r *jobs.Run) {
+		if !r.EndedAt.IsZero() {
+			r.State = jobs.StateCompleted
+		}
+	})},
+	{"the error of a run that failed is lost", "Await returns a run that failed, was cancelled or skipped with ErrNotCompleted", changingRun(func(r *jobs.Run) { r.Error = "" })},
+	{"an unknown ID is not told from a run that waits", "Await ends with its context, and at once for an unknown ID", func(f *faulty, _ providertest.Config) {
+		f.run = func(ctx context.Context, id string) (jobs.Run, error) {
+			run, err := f.Scheduler.Run(ctx, id)
+			if errors.Is(err, jobs.ErrUnknownID) {
+				return jobs.Run{ID: id, State: jobs.StateWaiting}, nil
+			}
+			return run, err
+		}
+	}},
+	{"Run says that a delayed run is running", "Await ends with its context, and at once for an unknown ID", changingRun(func(r *jobs.Run) { r.State = jobs.StateRunning })},
+	{"OnFailed is called twice", "OnFailed is called once for a run that failed in its last attempt, with that run", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{onFailed(func(all []failedFunc) []failedFunc { return slices.Concat(all, all) })}
+	}},
+	{"OnFailed gets a run without its error", "OnFailed is called once for a run that failed in its last attempt, with that run", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) {
+			run.Error = ""
+			call(ctx, run)
+		})}
+	}},
+	{"OnFailed has no time limit", "OnFailed is called once for a run that failed in its last attempt, with that run", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) {
+			call(context.WithoutCancel(ctx), run)
+		})}
+	}},
+	{"OnFailed is only called after the last attempt", "OnFailed is called for a Permanent error, and for no run that ended otherwise", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) {
+			if run.Attempt == run.MaxAttempts {
+				call(ctx, run)
+			}
+		})}
+	}},
+	{"OnFailed is called for cancelled runs", "OnFailed is called for a Permanent error, and for no run that ended otherwise", func(f *faulty, _ providertest.Config) {
+		var call failedFunc
+		f.options = []jobs.Option{onFailed(func(all []failedFunc) []failedFunc { call = all[0]; return all })}
+		f.cancel = func(ctx context.Context, name, id string) error {
+			call(ctx, jobs.Run{ID: id, Name: name, State: jobs.StateCancelled})
+			return f.Scheduler.Cancel(ctx, name, id)
+		}
+	}},
+	{"OnFailed is called once for each ID", "OnFailed is called again if a run that was retried by hand fails again", func(f *faulty, _ providertest.Config) {
+		var called sync.Map
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) {
+			if _, before := called.LoadOrStore(run.ID, true); !before {
+				call(ctx, run)
+			}
+		})}
+	}},
+	{"only the first OnFailed is called", "an OnFailed function that panics or exits its goroutine stops no other", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{onFailed(func(all []failedFunc) []failedFunc { return all[:1] })}
+	}},
+	{"Shutdown does not wait for OnFailed", "Shutdown waits for OnFailed, and cancels it when its context ends", func(f *faulty, _ providertest.Config) {
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) { go call(ctx, run) })}
+	}},
+	{"a cancelled OnFailed is not called again", "Shutdown waits for OnFailed, and cancels it when its context ends", func(f *faulty, _ providertest.Config) {
+		called := false
+		f.options = []jobs.Option{eachFailed(func(ctx context.Context, run jobs.Run, call failedFunc) {
+			if !called {
+				called = true
+				call(ctx, run)
+			}
+		})}
 	}},
 	{"OnSkipped is not called", "OnSkipped is called for a skipped run with its reason, and for no other", func(f *faulty, _ providertest.Config) {
 		f.own = func([]jobs.Option) []jobs.Option { return []jobs.Option{jobs.StartWithin(1)} }
@@ -1848,6 +2043,29 @@ func pause(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// failedFunc is a function of jobs.OnFailed.
+type failedFunc = func(context.Context, jobs.Run)
+
+// onFailed is an option that changes the functions of jobs.OnFailed, of which there may be none.
+type onFailed func([]failedFunc) []failedFunc
+
+func (o onFailed) ApplyTo(s *settings.Job[jobs.Middleware, jobs.TriggerMiddleware, jobs.Run]) error {
+	if len(s.OnFailed) > 0 {
+		s.OnFailed = o(s.OnFailed)
+	}
+	return nil
+}
+
+// eachFailed wraps each function of jobs.OnFailed.
+func eachFailed(wrapper func(ctx context.Context, run jobs.Run, call failedFunc)) onFailed {
+	return func(all []failedFunc) (wrapped []failedFunc) {
+		for _, call := range all {
+			wrapped = append(wrapped, func(ctx context.Context, run jobs.Run) { wrapper(ctx, run, call) })
+		}
+		return wrapped
 	}
 }
 

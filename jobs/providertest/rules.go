@@ -30,6 +30,7 @@ type rule struct {
 
 // rules lists all rules. Those that wait longest in real time come first.
 var rules = slices.Concat(
+	verdictRules,
 	tickRules,
 	windowRules,
 	dataRules,
@@ -52,6 +53,9 @@ var rules = slices.Concat(
 	findRules,
 	skippedRules,
 	pageRules,
+	failedRules,
+	outputRules,
+	awaitRules,
 	inputRules,
 )
 

@@ -138,6 +138,7 @@ func invalidOptionIsRefused(e *env) {
 		"Overlap of a delay":  jobs.Overlap(jobs.OverlapSkip),
 		"CatchUp(2)":          jobs.CatchUp(2),
 		"OnSkipped(nil)":      jobs.OnSkipped(nil),
+		"OnFailed(nil)":       jobs.OnFailed(nil),
 		"Overlap(-1)":         jobs.Overlap(-1),
 		"StartWithin(0)":      jobs.StartWithin(0),
 		"a nil option":        nil,

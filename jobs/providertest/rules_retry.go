@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -15,14 +16,16 @@ var errAgain = errors.New("not this time")
 
 // Retries and failures.
 var retryRules = []rule{
-	{name: "the first retry comes after five seconds by default", check: firstRetryAfterFiveSeconds},
+	{name: "the first retry comes after five seconds by default, more or less a tenth", check: firstRetryAfterFiveSeconds},
 	{name: "the delay before a retry doubles", check: retryDelayDoubles},
 	{name: "a job has three attempts by default", check: threeAttemptsByDefault},
 	{name: "MaxRetries sets the number of attempts", check: maxRetriesSetsTheAttempts},
 	{name: "the scheduler's defaults apply to a job that sets no other", defaults: []jobs.Option{jobs.MaxRetries(1), jobs.RetryDelay(0)}, check: defaultsOfTheScheduler},
 	{name: "a job that succeeds is done", check: successIsDone},
 	{name: "a Permanent error fails the job with its attempt", check: permanentEndsTheJob},
+	{name: "runs that fail together are retried up to a tenth earlier or later", check: retriesAreSpread},
 	{name: "RetryAfter sets the delay of one retry, and the attempt counts", check: retryAfterSetsOneWait},
+	{name: "the delay of RetryAfter is exact", check: retryAfterIsExact},
 	{name: "a panic is a failed attempt, and the process survives", check: panicIsAFailedAttempt},
 	{name: "an error whose methods panic is a failed attempt, and the process survives", check: hostileErrorIsAFailedAttempt},
 	{name: "a timeout ends the context and is a failed attempt", check: timeoutIsAFailedAttempt},
@@ -36,7 +39,7 @@ func firstRetryAfterFiveSeconds(e *env) {
 	e.trigger("test.job", nil)
 	first, second := p.next(), p.next()
 	require.Equal(e, 2, second.Attempt, "Attempt")
-	require.GreaterOrEqual(e, second.at.Sub(first.at), 5*time.Second-slack, "wait before the second attempt")
+	require.GreaterOrEqual(e, second.at.Sub(first.at), 4500*time.Millisecond-slack, "wait before the second attempt")
 }
 
 func retryDelayDoubles(e *env) {
@@ -48,7 +51,7 @@ func retryDelayDoubles(e *env) {
 	last := p.next()
 	for i := range 3 {
 		r := p.next()
-		require.GreaterOrEqual(e, r.at.Sub(last.at), delay<<i-slack, "wait before attempt %d", r.Attempt)
+		require.GreaterOrEqual(e, r.at.Sub(last.at), (delay<<i)*9/10-slack, "wait before attempt %d", r.Attempt)
 		last = r
 	}
 }
@@ -126,6 +129,41 @@ func permanentEndsTheJob(e *env) {
 		p.none(fmt.Sprintf("error %d was Permanent", i))
 		e.stop()
 	}
+}
+
+func retriesAreSpread(e *env) {
+	waits := e.waits(fail(errAgain), jobs.RetryDelay(10*time.Hour))
+	for _, wait := range waits {
+		require.GreaterOrEqual(e, wait, 9*time.Hour-slack, "wait before the second attempt")
+		require.LessOrEqual(e, wait, 11*time.Hour+patience, "wait before the second attempt")
+	}
+	require.Greater(e, slices.Max(waits)-slices.Min(waits), 30*time.Minute, "spread of the waits")
+}
+
+func retryAfterIsExact(e *env) {
+	for _, wait := range e.waits(fail(jobs.RetryAfter(10*time.Hour, errAgain))) {
+		require.GreaterOrEqual(e, wait, 10*time.Hour-slack, "wait before the second attempt")
+		require.LessOrEqual(e, wait, 10*time.Hour+patience, "wait before the second attempt")
+	}
+}
+
+// waits returns how long 20 runs wait for their second attempt after the start of the first.
+func (e *env) waits(result func(context.Context, *jobs.Job) error, opts ...jobs.Option) (all []time.Duration) {
+	e.Helper()
+	role[jobs.RunLister](e)
+	const n = 20
+	e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(result).handle, opts...))
+	e.start()
+	_, err := e.s.TriggerMany(e.ctx, "test.job", make([]any, n))
+	e.noError(err)
+	e.eventually("all runs to fail once", func() (any, bool) {
+		retrying := e.status("test.job").Retrying
+		return retrying, retrying == n
+	})
+	for _, r := range e.runs("test.job") {
+		all = append(all, r.DueAt.Sub(r.StartedAt))
+	}
+	return all
 }
 
 func retryAfterSetsOneWait(e *env) {

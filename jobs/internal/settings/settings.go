@@ -32,6 +32,7 @@ type Job[Middleware, TriggerMiddleware, Run any] struct {
 	UseTrigger  []TriggerMiddleware
 	Redact      func(string) string // nil if not set
 	OnSkipped   []func(context.Context, Run)
+	OnFailed    []func(context.Context, Run)
 
 	Transactional bool
 

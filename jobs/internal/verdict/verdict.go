@@ -28,6 +28,16 @@ func (e *RetryAfter) Error() string {
 // Unwrap returns the handler's error.
 func (e *RetryAfter) Unwrap() error { return e.Err }
 
+// Snooze is an error that is no failure: the run starts again after the delay After, and no attempt is used up.
+type Snooze struct {
+	After  time.Duration
+	Reason string
+}
+
+func (e *Snooze) Error() string {
+	return fmt.Sprintf("snoozed for %s: %s", e.After, e.Reason)
+}
+
 // Sound returns the result of ask, or false if ask panics. ask calls methods of a handler's error, which may do so.
 func Sound(ask func() bool) (yes bool) {
 	defer func() {

@@ -29,7 +29,7 @@ func scanRun(row pgx.CollectableRow, more ...any) (r Run, err error) {
 	err = row.Scan(append([]any{
 		&r.Number, &r.Name, &r.State, (*instant)(&r.Tick), &r.Attempt, &r.MaxAttempts, (*instant)(&r.CreatedAt),
 		(*instant)(&r.DueAt), (*instant)(&r.StartedAt), (*instant)(&r.EndedAt), &r.Error, &r.Process,
-		(*instant)(&r.CancelledAt), &r.Data,
+		(*instant)(&r.CancelledAt), &r.Snoozes, &r.SnoozeReason, &r.Data, &r.Output,
 	}, more...)...)
 	return r, err
 }

@@ -83,10 +83,11 @@ func (s *Store) NotifyInsert(ctx context.Context, db DB, queues []string) error 
 	return s.exec(ctx, db, "NotifyInsert", s.schema, queues)
 }
 
-// LockJob locks a run until the transaction ends and returns its state. It returns [pgx.ErrNoRows] if the job has
-// no run with this ID.
-func (s *Store) LockJob(ctx context.Context, tx DB, id int64, name string) (jobs.State, error) {
-	return one[jobs.State](ctx, s, tx, "LockJob", id, name)
+// LockJob locks a run until the transaction ends. It returns its state, and whether it was ever snoozed by its handler.
+// It returns [pgx.ErrNoRows] if the job has no run with this ID.
+func (s *Store) LockJob(ctx context.Context, tx DB, id int64, name string) (state jobs.State, snoozed bool, err error) {
+	err = tx.QueryRow(ctx, s.sql("LockJob"), id, name).Scan(&state, &snoozed)
+	return state, snoozed, err
 }
 
 // SetMaxAttempts sets the number of attempts of a run.

@@ -82,6 +82,8 @@ type Rescuable struct {
 	RetryDelay  time.Duration
 	// After is the age at which an attempt of a process without a heartbeat is rescued.
 	After time.Duration
+	// OnFailed says that a run that fails for good is noted, as by [Store.NoteFailed].
+	OnFailed bool
 }
 
 // A Rescued is a run whose process died.
@@ -97,13 +99,15 @@ type Rescued struct {
 func (s *Store) Rescue(ctx context.Context, db DB, own []Rescuable, dead []string, reason string) ([]Rescued, error) {
 	var names, queues []string
 	var delay, after []float64
+	var onFailed []bool
 	for _, r := range own {
 		names, queues = append(names, r.Name), append(queues, r.Queue)
 		delay, after = append(delay, r.RetryDelay.Seconds()), append(after, r.After.Seconds())
+		onFailed = append(onFailed, r.OnFailed)
 	}
 	if dead == nil {
 		dead = []string{} // nil would be NULL
 	}
 	return collect(ctx, s, db, "Rescue", pgx.RowToStructByPos[Rescued],
-		names, queues, delay, after, PausedQueue, dead, reason)
+		names, queues, delay, after, PausedQueue, dead, reason, onFailed)
 }

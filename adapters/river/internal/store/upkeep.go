@@ -35,7 +35,7 @@ func (s *Store) AnalyzeGrown(ctx context.Context, pool *pgxpool.Pool) error {
 
 // tables maps each of our tables to the statement that creates it.
 var tables = map[string]string{
-	"everytick_pause": "CreatePause", "everytick_schedule": "CreateSchedule", "everytick_process": "CreateProcess",
+	"everytick_pause": "CreatePause", "everytick_schedule": "CreateSchedule", "everytick_process": "CreateProcess", "everytick_failed": "CreateFailed",
 }
 
 // CreateTables creates our tables that do not exist. It does not use IF NOT EXISTS, which requires the right to

@@ -141,6 +141,9 @@ func (a *attempt) complete(ctx context.Context, tx pgx.Tx) error {
 	if a.ending = endingOf(row); a.ending != notYet {
 		return a.refuse(ctx)
 	}
+	if err := a.recordOutput(ctx); err != nil {
+		return fmt.Errorf("river: the transaction was rolled back, because the output could not be recorded: %w", err)
+	}
 	done, err := riverqueue.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, &riverqueue.Job[args]{JobRow: a.row})
 	if err == nil && done.State != rivertype.JobStateCompleted {
 		err = fmt.Errorf("it is %s", done.State)

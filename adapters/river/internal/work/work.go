@@ -43,6 +43,8 @@ type Env struct {
 	Ended func(id int64, reported bool)
 	// Stopping is closed when a shutdown cancels running jobs.
 	Stopping <-chan struct{}
+	// Going knows the handlers that are running in this process.
+	Going *Going
 }
 
 // args is the type of every worker's args: any JSON object, with the job's registered name as its kind. River
@@ -70,6 +72,7 @@ func (a *args) UnmarshalJSON([]byte) error { return nil }
 const (
 	metaSkipped = "everytick_skipped" // why the run was skipped
 	metaStarted = "everytick_started" // true if an attempt of a job with jobs.StartWithin started in time
+	metaSnoozed = "everytick_snoozed" // a Snoozed
 )
 
 // Meta is the part of a row's metadata that an attempt reads.
@@ -78,13 +81,20 @@ type Meta struct {
 	Missed   int               `json:"everytick_missed,omitempty"`
 	Open     bool              `json:"everytick_open,omitempty"` // inserted without knowing the job's options
 	Started  bool              `json:"everytick_started,omitempty"`
-	Retried  bool              `json:"everytick_retried,omitempty"`  // by hand
+	Retried  bool              `json:"everytick_retried,omitempty"` // by hand
+	Snoozed  Snoozed           `json:"everytick_snoozed,omitzero"`
 	Metadata map[string]string `json:"everytick_metadata,omitempty"` // of jobs.TriggerMiddleware
 	// With jobs.Latest, earlier runs of the key that must not start after this one, and the later run that has started.
 	Overtakes []int64 `json:"everytick_overtakes,omitempty"`
 	Overtaken int64   `json:"everytick_overtaken,omitempty"`
 	// Fingerprint is that of the trigger with a jobs.IdempotencyKey.
 	Fingerprint string `json:"everytick_fingerprint,omitempty"`
+}
+
+// Snoozed is how often a handler has snoozed its run with jobs.Snooze, and why the last time.
+type Snoozed struct {
+	Count  int    `json:"count"`
+	Reason string `json:"reason"`
 }
 
 // Slots counts the workers of a queue in this process.
@@ -129,6 +139,8 @@ const (
 	transientSnooze = 2 * time.Second
 	// prepareTimeout bounds the queries before the handler.
 	prepareTimeout = 15 * time.Second
+	// besideSnooze is the wait of a run whose handler is still running here for an earlier attempt.
+	besideSnooze = 5 * time.Second
 )
 
 // An attempt is one execution of a job's handler, with the steps around it.
@@ -143,6 +155,8 @@ type attempt struct {
 	ending ending
 	// retryAfter is the wait before the next attempt; if nil, [provider.Definition.Backoff] decides.
 	retryAfter *time.Duration
+	// gaveUp is whether the run fails for good with this attempt.
+	gaveUp bool
 }
 
 // Work implements [riverqueue.Worker].
@@ -183,6 +197,9 @@ func (a *attempt) result(ctx context.Context, err error) error {
 	case lost, unknown:
 		return notOwn{}
 	}
+	if a.gaveUp && !a.noteFailed(ctx) {
+		return notOwn{}
+	}
 	return a.own(ctx, err)
 }
 
@@ -191,7 +208,7 @@ func (w *worker) NextRetry(job *riverqueue.Job[args]) time.Time {
 	if data := job.Args.rowData; data != nil && data.retryAfter != nil {
 		return time.Now().Add(*data.retryAfter)
 	}
-	return time.Now().Add(w.job.Backoff(job.Attempt)) // the handler was not called
+	return time.Now().Add(w.job.Backoff(strconv.FormatInt(job.ID, 10), job.Attempt)) // the handler was not called
 }
 
 // log returns a logger for the run. Creating one costs more than the rest of a short run, so only those who log do.
@@ -209,7 +226,7 @@ func (a *attempt) decode(ctx context.Context) error {
 	a.run = &jobs.Job{
 		ID: strconv.FormatInt(a.row.ID, 10), Name: a.job.Name, Data: a.row.EncodedArgs,
 		Attempt: a.row.Attempt, MaxAttempts: a.row.MaxAttempts,
-		Missed: a.meta.Missed, Metadata: a.meta.Metadata,
+		Missed: a.meta.Missed, Snoozes: a.meta.Snoozed.Count, Metadata: a.meta.Metadata,
 		StartedAt: a.row.AttemptedAt.UTC(), DB: a.env.App,
 	}
 	switch tick := a.meta.Tick.(type) {
@@ -231,6 +248,7 @@ func (a *attempt) decode(ctx context.Context) error {
 // reject ends a run that cannot be decoded.
 func (a *attempt) reject(ctx context.Context, err error) error {
 	a.log().ErrorContext(ctx, "job failed for good", "error", err)
+	a.gaveUp = true
 	return riverqueue.JobCancel(err)
 }
 
@@ -293,12 +311,13 @@ func (a *attempt) skip(ctx context.Context) error {
 			if err := a.env.Store.SetLimits(bounded, tx, limits); err != nil {
 				return err
 			}
-			overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID, a.run.Attempt > 1)
+			overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID, a.run.Attempt > 1 || a.run.Snoozes > 0)
 			return err
 		})
 		if err != nil {
 			return a.postpone(ctx, "could not check for another run", err)
 		}
+		overlaps = overlaps || a.env.Going.beside(a.run.Name, a.row.ID)
 	}
 	due := a.row.ScheduledAt
 	if !a.run.Tick.IsZero() {
@@ -348,9 +367,18 @@ func (a *attempt) overtake(ctx context.Context) error {
 	return nil
 }
 
-// call calls the handler.
+// call calls the handler, unless it is still running here for an earlier attempt of the same run.
 func (a *attempt) call(ctx context.Context) error {
-	if a.run.Missed > 0 && a.run.Attempt == 1 {
+	began, first := a.env.Going.begin(a.run.Name, a.row.ID)
+	if !began {
+		if first {
+			a.log().WarnContext(ctx, "job postponed: the handler is still running in this process for an earlier attempt",
+				"attempt", a.run.Attempt)
+		}
+		return riverqueue.JobSnooze(besideSnooze)
+	}
+	defer a.env.Going.end(a.run.Name, a.row.ID)
+	if a.run.Missed > 0 && a.run.Attempt == 1 && a.run.Snoozes == 0 {
 		a.log().WarnContext(ctx, "late run: earlier ticks were missed and get no run of their own",
 			"tick", a.run.Tick, "ticks_missed", a.run.Missed, "late_by", a.run.Late())
 	}
@@ -367,11 +395,22 @@ func (a *attempt) call(ctx context.Context) error {
 		a.log().InfoContext(ctx, "another run of the schedule has succeeded meanwhile; running again from its tick on", "tick", a.run.Tick)
 		return riverqueue.JobSnooze(0) // the attempt does not count
 	}
+	if recordErr := a.recordOutput(ctx); recordErr != nil {
+		return recordErr
+	}
 	if err != nil {
 		return a.failed(ctx, err)
 	}
 	if !a.run.Tick.IsZero() {
 		a.env.Succeeded(a.run.Name, a.run.Tick)
+	}
+	return nil
+}
+
+// recordOutput passes what the handler has set with SetOutput to River, which stores it with the result.
+func (a *attempt) recordOutput(ctx context.Context) error {
+	if output := a.run.Output(); output != nil {
+		return riverqueue.RecordOutput(ctx, output)
 	}
 	return nil
 }
@@ -398,6 +437,9 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		log.WarnContext(ctx, "job was cancelled")
 		return riverqueue.JobCancel(err)
 	}
+	if delay, reason, ok := a.job.Snooze(err); ok {
+		return a.snooze(ctx, delay, reason)
+	}
 	delay, again := a.job.Retry(a.run, err)
 	if again {
 		log.WarnContext(ctx, "job failed and will be retried", "retry_in", delay, "max_attempts", a.run.MaxAttempts)
@@ -405,10 +447,20 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		return err
 	}
 	log.ErrorContext(ctx, "job failed for good", "max_attempts", a.run.MaxAttempts)
+	a.gaveUp = true
 	if a.run.Attempt < a.run.MaxAttempts { // Permanent
 		return riverqueue.JobCancel(err)
 	}
 	return err
+}
+
+// snooze lets the run start again after delay, as its handler wishes. River does not count the attempt.
+func (a *attempt) snooze(ctx context.Context, delay time.Duration, reason string) error {
+	a.run.Logger.InfoContext(ctx, "job snoozed", "starts_in", delay, "reason", reason)
+	if err := riverqueue.MetadataSet(ctx, metaSnoozed, Snoozed{Count: a.run.Snoozes + 1, Reason: reason}); err != nil {
+		return err
+	}
+	return riverqueue.JobSnooze(delay)
 }
 
 func (a *attempt) stopping() bool {
@@ -443,6 +495,29 @@ func (a *attempt) own(ctx context.Context, err error) error {
 		}
 	}
 	return err
+}
+
+// noteFailed stores that the functions of jobs.OnFailed are to be called, before River stores the failure. It tries
+// until the database answers. If a shutdown ends that, it returns false, and the failure must not be reported: others
+// find the run and do both.
+func (a *attempt) noteFailed(ctx context.Context) bool {
+	if !a.job.CallsOnFailed() {
+		return true
+	}
+	for {
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
+		err := a.env.Store.NoteFailed(bounded, a.env.Own, a.row.ID, a.job.Name)
+		cancel()
+		if err == nil {
+			return true
+		}
+		a.log().WarnContext(ctx, "could not store that OnFailed is to be called; retrying until it succeeds", "error", err)
+		select {
+		case <-time.After(transientSnooze):
+		case <-a.env.Stopping:
+			return false
+		}
+	}
 }
 
 // notOwn makes River report nothing: for an error with the method Jobs, River reports those jobs, and here there are

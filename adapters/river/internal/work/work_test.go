@@ -45,6 +45,7 @@ func newWorker(t testing.TB, pool *pgxpool.Pool, h jobs.Handler, opts ...jobs.Op
 		Succeeded: func(string, time.Time) {}, LastSuccess: func(context.Context, string) (time.Time, error) { return time.Time{}, nil },
 		Ended:    func(int64, bool) {},
 		Stopping: make(chan struct{}),
+		Going:    NewGoing(),
 	}}
 }
 
@@ -94,6 +95,18 @@ func TestWorker_ReportsTheResultOfAnAttempt(t *testing.T) {
 		{
 			name: "permanent failure", handler: func(*jobs.Job) error { return jobs.Permanent(failed) }, ran: true,
 			event: riverqueue.EventKindJobCancelled, state: rivertype.JobStateCancelled, says: "some failure",
+		},
+		{
+			name: "a snooze of the last attempt", attempts: 2, handler: func(*jobs.Job) error { return jobs.Snooze(time.Hour, "not yet") }, ran: true,
+			event: riverqueue.EventKindJobSnoozed, state: rivertype.JobStateScheduled,
+		},
+		{
+			name: "a late tick that was snoozed", opts: []jobs.Option{jobs.StartWithin(time.Minute)},
+			metadata: `{"everytick_tick": "2026-01-02T03:04:05Z", "everytick_snoozed": {"count": 3, "reason": "not yet"}}`, ran: true,
+			handler: func(job *jobs.Job) error {
+				return map[bool]error{false: errors.New("unexpected snoozes")}[job.Snoozes == 3]
+			},
+			event: riverqueue.EventKindJobCompleted, state: rivertype.JobStateCompleted,
 		},
 		{
 			name: "panic", handler: func(*jobs.Job) error { panic("help") }, ran: true,
@@ -219,10 +232,11 @@ func TestWorker_NextRetryFollowsTheHandlerOrTheBackoff(t *testing.T) {
 	t.Parallel()
 	w := newWorker(t, nil, func(context.Context, *jobs.Job) error { return nil }, jobs.RetryDelay(time.Hour))
 	in := func(a args) time.Duration {
-		job := &riverqueue.Job[args]{JobRow: &rivertype.JobRow{Attempt: 2}, Args: a}
+		job := &riverqueue.Job[args]{JobRow: &rivertype.JobRow{ID: 7, Attempt: 2}, Args: a}
 		return time.Until(w.NextRetry(job)).Round(time.Minute)
 	}
-	require.Equal(t, 2*time.Hour, in(args{}), "the delay doubles with each attempt")
+	doubled := time.Duration(float64(2*time.Hour) * provider.Jitter("7", 2)).Round(time.Minute)
+	require.Equal(t, doubled, in(args{}), "the delay doubles with each attempt")
 	minute := time.Minute
 	require.Equal(t, time.Minute, in(args{&rowData{retryAfter: &minute}}), "the handler's wait")
 }

@@ -11,11 +11,12 @@ SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit
 -- piece: error
 coalesce(metadata->>'everytick_skipped', errors[array_upper(errors, 1)]->>'error', '')
 
--- The columns of a run, but for its data.
+-- The columns of a run, but for its data and output.
 -- piece: run
 id, kind, {{state}}, {{tick}}, CASE WHEN {{is_skipped}} THEN attempt - 1 ELSE attempt END, max_attempts,
 	created_at, scheduled_at, attempted_at, finalized_at, {{error}},
-	coalesce(attempted_by[cardinality(attempted_by)], ''), (metadata->>'cancel_attempted_at')::timestamptz
+	coalesce(attempted_by[cardinality(attempted_by)], ''), (metadata->>'cancel_attempted_at')::timestamptz,
+	coalesce((metadata->'everytick_snoozed'->>'count')::int, 0), coalesce(metadata->'everytick_snoozed'->>'reason', '')
 
 -- The data and error texts of the first n runs of found, in bytes, for each n until they exceed $3. Reading data is
 -- what takes long, so it ends there.
@@ -24,7 +25,7 @@ measured (n, bytes) AS (
 	SELECT 0, 0::bigint
 	UNION ALL
 	SELECT n + 1, bytes + (
-		SELECT octet_length(args::text) + octet_length({{error}}) FROM {{schema}}.river_job WHERE id = found.ids[n + 1]
+		SELECT octet_length(args::text) + coalesce(octet_length((metadata->'output')::text), 0) + octet_length({{error}}) FROM {{schema}}.river_job WHERE id = found.ids[n + 1]
 	)
 	FROM measured, found WHERE n < cardinality(found.ids) AND (n = 0 OR bytes <= $3)
 )
@@ -36,7 +37,7 @@ WITH RECURSIVE found AS MATERIALIZED (
 		SELECT id FROM {{schema}}.river_job WHERE kind = $1 ORDER BY id DESC LIMIT $2
 	) AS latest
 ), {{measured}}
-SELECT {{run}}, CASE WHEN bytes <= $3 OR n = 1 THEN args END
+SELECT {{run}}, CASE WHEN bytes <= $3 OR n = 1 THEN args END, CASE WHEN bytes <= $3 OR n = 1 THEN metadata->'output' END
 FROM found CROSS JOIN unnest(found.ids) WITH ORDINALITY AS each (id, n)
 LEFT JOIN measured USING (n) JOIN {{schema}}.river_job USING (id)
 ORDER BY n
@@ -85,14 +86,14 @@ WITH RECURSIVE used (state, queue, priority) AS (
 	SELECT coalesce(array_agg(id ORDER BY at DESC, id DESC), '{}') AS ids
 	FROM (SELECT id, at FROM page ORDER BY at DESC, id DESC LIMIT $8) AS first
 ), {{measured}}
-SELECT {{run}}, args, cardinality(found.ids)
+SELECT {{run}}, args, metadata->'output', cardinality(found.ids)
 FROM measured CROSS JOIN found JOIN {{schema}}.river_job ON id = found.ids[n]
 WHERE n > 0 AND (bytes <= $3 OR n = 1)
 ORDER BY n
 
 -- A run with its latest $2 errors.
 -- name: Run
-SELECT {{run}}, args, to_jsonb(errors[greatest(1, array_upper(errors, 1) - $2::int + 1):])
+SELECT {{run}}, args, metadata->'output', to_jsonb(errors[greatest(1, array_upper(errors, 1) - $2::int + 1):])
 FROM {{schema}}.river_job WHERE id = $1
 
 -- Runs that match, with their times. Unless $3 is set, runs that are available and due are left out: they start

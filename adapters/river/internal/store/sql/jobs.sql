@@ -117,7 +117,7 @@ WHERE used.queue <> $3
 SELECT pg_notify($1::text || '.river_insert', '{"queue": "' || queue || '"}') FROM unnest($2::text[]) AS queue
 
 -- name: LockJob
-SELECT {{state}} FROM {{schema}}.river_job WHERE id = $1 AND kind = $2 FOR UPDATE
+SELECT {{state}}, metadata ? 'everytick_snoozed' FROM {{schema}}.river_job WHERE id = $1 AND kind = $2 FOR UPDATE
 
 -- name: SetMaxAttempts
 UPDATE {{schema}}.river_job SET max_attempts = $2 WHERE id = $1

@@ -55,6 +55,16 @@ CREATE TABLE {{schema}}.everytick_process (
 	seen_at       timestamptz NOT NULL    -- of the latest beat
 ) WITH (fillfactor = 50)
 
+-- Calls of jobs.OnFailed that are still to be made.
+-- name: CreateFailed
+CREATE TABLE {{schema}}.everytick_failed (
+	job_id     bigint PRIMARY KEY,              -- a run that has failed for good, or is about to
+	name       text NOT NULL,                   -- its job
+	failures   integer NOT NULL DEFAULT 1,      -- how often it has failed since the last call
+	claimed_by text,                            -- the process that makes the call
+	since      timestamptz NOT NULL DEFAULT now()
+)
+
 -- Older versions stored the next tick as a job before it was due.
 -- name: DeleteOldTicks
 DELETE FROM {{schema}}.river_job

@@ -29,16 +29,25 @@ UPDATE {{schema}}.everytick_process SET beat = 0, busy = 0, seen_at = now() WHER
 DELETE FROM {{schema}}.everytick_process
 WHERE seen_at < now() - CASE WHEN beat = 0 THEN interval '1 hour' ELSE interval '1 day' END
 
+-- What provider.Jitter returns for a row of river_job named "row".
+-- piece: jitter
+(0.9 + 0.2 * (256 * get_byte({{jitter_hash}}, 0) + get_byte({{jitter_hash}}, 1)) / 65535)
+
+-- piece: jitter_hash
+sha256(convert_to(row.id || '/' || row.attempt, 'UTF8'))
+
 -- Gives runs of dead processes another attempt: of the processes in $6, and of those without a heartbeat whose
 -- attempt has taken too long. A run that a worker was moving to the queue of paused jobs goes to the job's own
 -- queue, since the pause may be over.
+-- The wait is that of provider.Definition.Backoff.
 -- The WITH matters: with poor statistics a subquery would be executed for every row.
 -- name: Rescue
 WITH lost AS (
-	SELECT id, home, delay, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
+	SELECT id, kind, home, delay, on_failed, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
 		WHEN attempt < max_attempts THEN 'available' ELSE 'discarded' END AS state
 	FROM {{schema}}.river_job AS job
-	JOIN unnest($1::text[], $2::text[], $3::float8[], $4::float8[]) AS own (name, home, delay, after) ON kind = name
+	JOIN unnest($1::text[], $2::text[], $3::float8[], $4::float8[], $8::bool[]) AS own (name, home, delay, after, on_failed)
+		ON kind = name
 	WHERE state = 'running' AND (
 		attempted_by[cardinality(attempted_by)] = ANY ($6)
 		OR attempted_at < now() - after * interval '1 second' AND NOT EXISTS (
@@ -46,12 +55,16 @@ WITH lost AS (
 		)
 	)
 	FOR UPDATE OF job SKIP LOCKED
+), noted AS (
+	INSERT INTO {{schema}}.everytick_failed AS f (job_id, name)
+	SELECT id, kind FROM lost WHERE state = 'discarded' AND on_failed
+	ON CONFLICT (job_id) DO UPDATE SET failures = f.failures + 1
 )
 UPDATE {{schema}}.river_job AS row SET
 	state = lost.state::{{schema}}.river_job_state,
 	finalized_at = CASE WHEN lost.state <> 'available' THEN now() END,
 	scheduled_at = CASE WHEN lost.state = 'available'
-		THEN now() + least(lost.delay * 2 ^ least(row.attempt - 1, 100), 86400) * interval '1 second'
+		THEN now() + least(lost.delay * 2 ^ least(row.attempt - 1, 100), 86400) * {{jitter}} * interval '1 second'
 		ELSE row.scheduled_at END,
 	queue = CASE WHEN row.queue = $5 THEN lost.home ELSE row.queue END,
 	errors = array_append(row.errors, jsonb_build_object('at', now(), 'attempt', row.attempt, 'error', $7::text, 'trace', ''))

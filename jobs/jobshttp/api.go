@@ -177,11 +177,7 @@ func (h *handler) withoutData(runs []jobs.Run) []jobs.Run {
 	if h.ShowData {
 		return runs
 	}
-	runs = slices.Clone(runs)
-	for i := range runs {
-		runs[i].Data, runs[i].Output = nil, nil
-	}
-	return runs
+	return noData(runs)
 }
 
 // unsupported returns the error for a role that the scheduler lacks.

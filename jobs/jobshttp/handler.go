@@ -62,10 +62,10 @@ type Options struct {
 	// to "Jobs".
 	Title string
 	// LogURL returns the address of a run's log, which its page links to, such as a search for
-	// its ID at the place where logs are kept, or "" for no link. Data of the run is nil unless
-	// ShowData is set. It is called for each run that a page shows, so it must be fast. An
-	// address with another scheme than http or https is logged as an error and not shown.
-	// Defaults to no links.
+	// its ID at the place where logs are kept, or "" for no link. The run has neither data nor
+	// output unless ShowData is set. It is called for each run that a page shows, so it must be
+	// fast. An address with another scheme than http or https is logged as an error and not
+	// shown. Defaults to no links.
 	LogURL func(jobs.Run) string
 }
 

@@ -76,6 +76,10 @@ func (d *openAPI) conforms(schema any, v any) error {
 		return fmt.Errorf("%v is none of %v", v, enum)
 	}
 	switch s["type"] {
+	case nil: // any JSON
+		if s["description"] == nil || len(s) > 1 {
+			return errors.New("a schema without a type has nothing but a description")
+		}
 	case "string":
 		text, ok := v.(string)
 		if !ok {
@@ -176,6 +180,7 @@ func rich(t testing.TB) *full {
 		s.health.Reasons = []jobs.Reason{{Job: "email.stuck", Text: "is overdue"}, {Text: "no leader"}}
 		s.health.Totals[jobs.StateRunning] = jobs.Count{N: 500, AtLeast: true}
 		first := &s.runs["demo.flaky"][0]
+		first.Snoozes, first.SnoozeReason, first.Output = 2, "not yet", json.RawMessage(`{"rows": 7}`)
 		first.Process, first.EndedAt, first.CancelledAt = "one", time.Now().UTC(), time.Now().UTC()
 		s.statuses[0].Options = jobs.JobOptions{
 			MaxAttempts: 3, RetryDelay: 5 * time.Second, Timeout: 5 * time.Minute, Priority: 1, Concurrency: 2, CatchUp: jobs.CatchUpAll,

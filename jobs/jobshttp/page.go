@@ -154,6 +154,8 @@ type run struct {
 	Hung                 *hung
 	Lines                int // of the error
 	ErrorHead, DataShown string
+	OutputShown          string
+	MoreOutput           int // bytes of output not shown
 	More                 int // bytes of data not shown
 	CanCancel, CanRetry  bool
 	Back                 url.Values // fields of its forms, which say where they lead

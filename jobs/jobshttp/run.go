@@ -61,6 +61,7 @@ func (h *handler) newRun(r *http.Request, o *overview, x jobs.Run, of *row) run 
 	v.ErrorHead, v.Lines = head(x.Error), lines(x.Error)
 	v.Error, _ = cut(x.Error)
 	v.DataShown, v.More = cut(string(x.Data))
+	v.OutputShown, v.MoreOutput = cut(string(x.Output))
 	return v
 }
 
@@ -120,7 +121,7 @@ func (h *handler) lookUp(ctx context.Context, r *http.Request, o *overview, id s
 	if err != nil || row == nil {
 		return nil
 	}
-	x.Data = nil
+	x.Data, x.Output = nil, nil
 	return new(h.newRun(r, o, x, row))
 }
 

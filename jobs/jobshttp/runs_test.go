@@ -244,12 +244,15 @@ func TestRunPage_ShowsEveryAttempt(t *testing.T) {
 		run := &s.runs["demo.flaky"][1]
 		run.Process = "web-1:abc"
 		run.Data = json.RawMessage(`{"to":"ann@example.com"}`)
+		run.Output = json.RawMessage(`{"sent":"to bob@example.com"}`)
+		run.Snoozes, run.SnoozeReason = 3, "the mail server is down"
 		run.Errors = []jobs.RunError{
 			{Attempt: 1, At: now.Add(-7 * time.Minute), Text: "smtp: <b>421</b> busy"},
 			{Attempt: 2, At: now.Add(-6 * time.Minute), Text: "panic: boom\nmain.f\n\t/a.go:1"},
 		}
 		logs := func(r jobs.Run) string {
 			require.Empty(t, r.Data)
+			require.Empty(t, r.Output)
 			return "https://logs.example/?q=" + url.QueryEscape(r.ID)
 		}
 		h := jobshttp.New(s, &jobshttp.Options{Authorize: everybody, LogURL: logs})
@@ -261,17 +264,22 @@ func TestRunPage_ShowsEveryAttempt(t *testing.T) {
 			"Started 6 min ago 14:54:00 UTC Ended 5 min ago", "Duration 340 ms Wait, from due to start 1 min 0 s", "Attempt 3 of 3 timeout 5 minutes",
 			"Process web-1, pid 812 web-1:abc", "Log log of this run",
 			"Errors Attempt 2 6 min ago 14:54:00 UTC panic: boom … all 3 lines panic: boom main.f /a.go:1 Attempt 1 7 min ago 14:53:00 UTC smtp: &lt;b&gt;421&lt;/b&gt; busy",
-			"Data is hidden.",
+			"Snoozed 3 times the mail server is down", "Data and output are hidden.",
 		} {
 			require.Contains(t, text, want)
 		}
 		require.Contains(t, w.Body.String(), `href="https://logs.example/?q=11" rel="noreferrer"`)
 		require.NotContains(t, w.Body.String(), "ann@example.com")
+		require.NotContains(t, w.Body.String(), "bob@example.com")
+		for _, p := range []string{"/runs?state=failed", "/job/demo.flaky"} {
+			require.Contains(t, visible(send(h, "GET", p, "").Body.String()), "✗ failed snoozed: the mail server is down")
+		}
+		require.NotContains(t, send(h, "GET", "/api/runs/11", "").Body.String(), "bob@example.com")
 		require.Equal(t, "../../../../runs/11?done=retry&job=demo.flaky&run=11", send(h, "POST", "/job/demo.flaky/runs/11/retry", "back=run").Header().Get("Location"))
 		require.Equal(t, "../../../../runs?done=retry&job=demo.flaky&name=demo&run=11&state=failed", send(h, "POST", "/job/demo.flaky/runs/11/retry", "back=runs&state=failed&name=demo&evil=1").Header().Get("Location"))
 
 		h = jobshttp.New(s, &jobshttp.Options{Authorize: everybody, ShowData: true})
-		require.Contains(t, visible(send(h, "GET", "/runs/11", "").Body.String()), "Data {&#34;to&#34;:&#34;ann@example.com&#34;}")
+		require.Contains(t, visible(send(h, "GET", "/runs/11", "").Body.String()), "Output {&#34;sent&#34;:&#34;to bob@example.com&#34;} Data {&#34;to&#34;:&#34;ann@example.com&#34;}")
 		require.NotContains(t, send(h, "GET", "/runs/11", "").Body.String(), ">Log<")
 		require.NotContains(t, send(h, "GET", "/runs", "").Body.String(), "ann@example.com", "lists have no data")
 	})

@@ -133,9 +133,9 @@ func TestHealth_ReportsJobsDueWhileWorkersAreFree(t *testing.T) {
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	require.NoError(t, s.RegisterDelayed("a.own", 0, noop, jobs.Concurrency(2)))
 	// Jobs that this process cannot fetch are none of its concern.
-	insertRows(t, pool, 1, `kind, state, scheduled_at`, `'other.job', 'available', now() - interval '1 hour'`)
+	insertRows(t, pool, 1, `kind, state, scheduled_at`, `'other.job', 'available', now() - interval '12 seconds'`)
 	require.NoError(t, s.Start(t.Context()))
-	insertRows(t, pool, 1, `kind, state, scheduled_at`, `'other.job', 'available', now() - interval '1 hour'`)
+	insertRows(t, pool, 1, `kind, state, scheduled_at`, `'other.job', 'available', now() - interval '12 seconds'`)
 
 	tx := begin(t, pool)
 	id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Delay(2*time.Second))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,21 +87,36 @@ func TestErrors_PassOneLineAMinute(t *testing.T) {
 	require.Zero(t, e.Len())
 }
 
-// lines returns the lines of a log without their times.
-func lines(log *strings.Builder) []string {
+// output collects a log. A timer writes to it too.
+type output struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Write implements [io.Writer].
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+// lines returns the lines since the last call, without their times.
+func (o *output) lines() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	var all []string
-	for line := range strings.Lines(log.String()) {
+	for line := range strings.Lines(o.text.String()) {
 		_, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		all = append(all, rest)
 	}
-	log.Reset()
+	o.text.Reset()
 	return all
 }
 
 func TestHandler_LeavesOutWhatRepeats(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		out := &strings.Builder{}
+		out := &output{}
 		h := fold.New(slog.NewTextHandler(out, nil))
 		log := slog.New(h).With("client", "x")
 		ctx := context.Background()
@@ -123,16 +139,16 @@ func TestHandler_LeavesOutWhatRepeats(t *testing.T) {
 				`meaning="the results are kept, and sent again until they are stored or the process ends"`,
 			`level=ERROR msg="JobExecutor: Error snoozing job" client=x job_id=7`,
 			`level=INFO msg="Producer job counts" client=x`,
-		}, lines(out))
+		}, out.lines())
 		time.Sleep(fold.Quiet + time.Minute)
-		over := lines(out)
+		over := out.lines()
 		require.Len(t, over, 2)
 		require.Regexp(t, `^level=ERROR msg="River's error is over" message="producer: Error fetching jobs" times=240 first=\S+ last=\S+$`, over[0])
 		require.Contains(t, over[1], `message="BatchCompleter: Too many errors; giving up" times=2`)
 
 		fetch()
 		time.Sleep(fold.Quiet + time.Minute)
-		require.Len(t, lines(out), 1, "an error that did not repeat")
+		require.Len(t, out.lines(), 1, "an error that did not repeat")
 
 		fetch()
 		fetch()
@@ -140,7 +156,7 @@ func TestHandler_LeavesOutWhatRepeats(t *testing.T) {
 		fetch()
 		fetch()
 		time.Sleep(time.Hour)
-		after := lines(out)
+		after := out.lines()
 		require.Len(t, after, 4)
 		require.Contains(t, after[1], `msg="River's error repeated until the shutdown" message="producer: Error fetching jobs" times=2`)
 	})

@@ -311,7 +311,7 @@ func query(path string) string {
 func TestOpenAPI_DescribesEveryParameter(t *testing.T) {
 	t.Parallel()
 	examples := map[string]string{
-		"runs": "5", "limit": "5", "after": "1", "delay": "1.5", "at": "2026-11-30T08:00:00%2B01:00", "priority": "4", "unique": "key",
+		"runs": "5", "limit": "5", "after": "1", "delay": "1.5", "at": "2026-11-30T08:00:00%2B01:00", "priority": "4", "unique": "key", "unique_waiting": "key", "latest": "key",
 		"name": "demo.flaky", "state": "failed", "since": "2026-11-30T08:00:00Z", "until": "2026-11-30T09:00:00Z", "dry_run": "true",
 		"span": "day",
 	}

@@ -194,19 +194,9 @@ func (h *handler) apiSize(r *http.Request, _ url.Values) (any, error) {
 }
 
 func (h *handler) apiTrigger(r *http.Request, query url.Values, body string) (reply, error) {
-	opts, err := triggerOptions(query)
+	opts, err := triggerOptions(query, r.Header.Values("Idempotency-Key"))
 	if err != nil {
 		return reply{}, err
-	}
-	key, err := idempotencyKey(r.Header.Values("Idempotency-Key"))
-	if err != nil {
-		return reply{}, err
-	}
-	if key != "" {
-		if query.Has("unique") {
-			return reply{}, invalid("Idempotency-Key and unique exclude each other: a run has one key")
-		}
-		opts = append(opts, jobs.IdempotencyKey(key))
 	}
 	id, err := h.act(r, "trigger", body, opts...)
 	return accepted(id, "runs/"+url.PathEscape(id)), err

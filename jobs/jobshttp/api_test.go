@@ -52,6 +52,8 @@ func TestAPITrigger_TakesOptions(t *testing.T) {
 		{"at=2026-11-30T08:00:00%2B01:00", jobs.Request{At: at}},
 		{"priority=4", jobs.Request{Priority: 4}},
 		{"unique=order+7", jobs.Request{Unique: "order 7"}},
+		{"unique_waiting=k", jobs.Request{Unique: "k", UniqueMode: jobs.UniqueModeWaiting}},
+		{"latest=k&delay=5", jobs.Request{Unique: "k", UniqueMode: jobs.UniqueModeLatest, Delay: 5 * time.Second}},
 		{"unique=k&priority=1&delay=1", jobs.Request{Unique: "k", Priority: 1, Delay: time.Second}},
 	} {
 		w := send(h, "POST", "/api/jobs/demo.flaky/trigger?"+row.query, "")
@@ -81,9 +83,12 @@ func TestAPI_RefusesInvalidParameters(t *testing.T) {
 		{"POST", trigger, "priority=0", "invalid_parameter", "from 1"},
 		{"POST", trigger, "priority=5", "invalid_parameter", "to 4"},
 		{"POST", trigger, "unique=" + strings.Repeat("x", 1001), "invalid_parameter", "1001 bytes, must be 1 to 1000"},
+		{"POST", trigger, "latest=" + strings.Repeat("x", 1001), "invalid_parameter", "latest has 1001 bytes"},
+		{"POST", trigger, "unique=a&latest=a", "invalid_parameter", "exclude each other"},
+		{"POST", trigger, "unique_waiting=a&latest=a", "invalid_parameter", "exclude each other"},
 		{"POST", trigger, "unique=", "invalid_parameter", "unique is empty"},
 		{"POST", trigger, "delay=1&delay=2", "invalid_parameter", "delay is given 2 times"},
-		{"POST", trigger, "dely=1", "unknown_parameter", `"dely": this path takes at, delay, priority, unique`},
+		{"POST", trigger, "dely=1", "unknown_parameter", `"dely": this path takes at, delay, latest, priority, unique, unique_waiting`},
 		{"POST", trigger, "delay=%zz", "invalid_parameter", "malformed"},
 		{"POST", trigger, "delay=1;priority=2", "invalid_parameter", "malformed"},
 		{"GET", "/api/jobs", "q=x", "unknown_parameter", "takes none"},

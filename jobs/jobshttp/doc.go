@@ -43,8 +43,8 @@
 //	GET  /api/jobs/{name}                    read, job   200 a job and its latest runs; ?runs=n, default 20, at most 1,000
 //	GET  /api/jobs/{name}/size               read, job   200 how many runs wait
 //	GET  /api/jobs/{name}/runs/{id}          read, job   200 a run, with the errors of all attempts
-//	POST /api/jobs/{name}/trigger            trigger     202 the ID; the body is the data; ?delay=, at, priority, unique
-//	                                                     and the header Idempotency-Key
+//	POST /api/jobs/{name}/trigger            trigger     202 the ID; the body is the data; ?delay=, at, priority, unique,
+//	                                                     unique_waiting, latest; header Idempotency-Key
 //	POST /api/jobs/{name}/pause              pause       200
 //	POST /api/jobs/{name}/resume             pause       200
 //	POST /api/jobs/{name}/runs/{id}/cancel   cancel      202 the ID

@@ -55,11 +55,13 @@ func timeOf(query url.Values, key string) (time.Time, error) {
 	return t, nil
 }
 
+var triggerParameters = []string{"at", "delay", "latest", "priority", "unique", "unique_waiting"}
+
 // seconds is the form of a duration. Nine digits are 31 years.
 var seconds = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,3})?$`)
 
-// triggerOptions returns the options that the query of a trigger has.
-func triggerOptions(query url.Values) (opts []jobs.TriggerOption, err error) {
+// triggerOptions returns the options in the query and in the headers Idempotency-Key of a trigger.
+func triggerOptions(query url.Values, headers []string) (opts []jobs.TriggerOption, err error) {
 	if query.Has("delay") && query.Has("at") {
 		return nil, invalid("delay and at exclude each other")
 	}
@@ -87,16 +89,48 @@ func triggerOptions(query url.Values) (opts []jobs.TriggerOption, err error) {
 		}
 		opts = append(opts, jobs.Priority(n))
 	}
-	if key := query.Get("unique"); key != "" {
-		if len(key) > maxKey {
-			return nil, invalid("unique has %d bytes, must be 1 to %d", len(key), maxKey)
-		}
-		opts = append(opts, jobs.Unique(key))
+	keyed, err := keyOption(query, headers)
+	if err != nil {
+		return nil, err
+	}
+	if keyed != nil {
+		opts = append(opts, keyed)
 	}
 	return opts, nil
 }
 
-// maxKey is the most bytes of the keys of [jobs.Unique] and [jobs.IdempotencyKey].
+// keyOption returns the option that gives a trigger its key, or nil.
+func keyOption(query url.Values, headers []string) (opt jobs.TriggerOption, err error) {
+	key, err := idempotencyKey(headers)
+	if err != nil {
+		return nil, err
+	}
+	given := 0
+	if key != "" {
+		opt = jobs.IdempotencyKey(key)
+		given++
+	}
+	for _, by := range []struct {
+		name   string
+		option func(string) jobs.TriggerOption
+	}{{"unique", jobs.Unique}, {"unique_waiting", jobs.UniqueWaiting}, {"latest", jobs.Latest}} {
+		key := query.Get(by.name)
+		switch {
+		case key == "":
+			continue
+		case len(key) > maxKey:
+			return nil, invalid("%s has %d bytes, must be 1 to %d", by.name, len(key), maxKey)
+		}
+		opt = by.option(key)
+		given++
+	}
+	if given > 1 {
+		return nil, invalid("a run has one key: Idempotency-Key, unique, unique_waiting and latest exclude each other")
+	}
+	return opt, nil
+}
+
+// maxKey is the most bytes of a key.
 const maxKey = 1000
 
 // bare is an idempotency key without quotation marks, as many clients send it.

@@ -118,7 +118,7 @@ var routes = []route{
 	{"GET", "/api/jobs/{name}", ActionRead, get((*handler).apiJob, "runs")},
 	{"GET", "/api/jobs/{name}/size", ActionRead, get((*handler).apiSize)},
 	{"GET", "/api/jobs/{name}/runs/{id}", ActionRead, get((*handler).apiJobRun)},
-	{"POST", "/api/jobs/{name}/trigger", ActionTrigger, post((*handler).apiTrigger, "at", "delay", "priority", "unique")},
+	{"POST", "/api/jobs/{name}/trigger", ActionTrigger, post((*handler).apiTrigger, triggerParameters...)},
 	{"POST", "/api/jobs/{name}/pause", ActionPause, post((*handler).apiPause)},
 	{"POST", "/api/jobs/{name}/resume", ActionPause, post((*handler).apiResume)},
 	{"POST", "/api/jobs/{name}/runs/{id}/cancel", ActionCancel, post((*handler).apiCancel)},

@@ -383,7 +383,7 @@ func TestOpenAPI_ListsTheCodesOfErrors(t *testing.T) {
 	require.Equal(t, listed, used)
 	reference := readFile(t, "../../docs/reference.md")
 	for _, code := range used {
-		require.True(t, strings.Contains(reference, "`"+code+"`"), "%s is not in docs/reference.md", code)
+		require.Contains(t, reference, "`"+code+"`", "%s is not in docs/reference.md", code)
 	}
 }
 
@@ -408,7 +408,7 @@ func TestOpenAPI_IsComplete(t *testing.T) {
 	components := d.doc["components"].(map[string]any)
 	for _, kind := range []string{"schemas", "parameters", "responses"} {
 		for name := range components[kind].(map[string]any) {
-			require.True(t, strings.Contains(text, `"#/components/`+kind+"/"+name+`"`), "%s is not used", name)
+			require.Contains(t, text, `"#/components/`+kind+"/"+name+`"`, "%s is not used", name)
 		}
 	}
 	for _, m := range regexp.MustCompile(`"\$ref": ("[^"]+")`).FindAllStringSubmatch(text, -1) {

@@ -68,7 +68,9 @@ func TestOutage_RunsStayEnded(t *testing.T) {
 
 func endRunsDuringOutage(t *testing.T, length time.Duration) {
 	c := newCluster(t, newServer(t), false)
-	const processes, perSecond = 2, 100 // of each of two jobs
+	// Each process looks for jobs to rescue every 10 s. Their starts are spread, so that one of them looks soon after
+	// the outage, before all results are stored.
+	const processes, perSecond, apart = 6, 200, 1500 * time.Millisecond
 	all := &ended{runs: map[string]int{}}
 	var schedulers []*river.Scheduler
 	for range processes {
@@ -92,6 +94,7 @@ func endRunsDuringOutage(t *testing.T, length time.Duration) {
 			require.NoError(t, s.Shutdown(ctx))
 		})
 		schedulers = append(schedulers, s)
+		pass(t, apart)
 	}
 
 	loadCtx, stop := context.WithCancel(t.Context())
@@ -102,7 +105,7 @@ func endRunsDuringOutage(t *testing.T, length time.Duration) {
 			for n := 0; loadCtx.Err() == nil; n++ {
 				name := []string{"jobs.once", "jobs.again"}[(n+i)%2]
 				ctx, cancel := context.WithTimeout(loadCtx, time.Second)
-				ids, err := s.TriggerMany(ctx, name, make([]any, perSecond/10))
+				ids, err := s.TriggerMany(ctx, name, make([]any, perSecond/10/processes+1))
 				cancel()
 				if err == nil {
 					triggered.Add(int32(len(ids)))

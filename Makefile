@@ -33,7 +33,7 @@ faults: ## Kill, freeze and disconnect processes, and report lost ticks (PROVIDE
 	go test ./adapters/river/faults -run='^TestOutage_RunsStayEnded$$' -count=1 -faults -timeout=30m -v
 
 .PHONY: effects
-effects: ## Kill, freeze and disconnect processes during transactional jobs, and report lost and doubled effects
+effects: ## Kill, freeze and disconnect processes during transactional jobs and updates, and report lost and doubled effects
 	go test ./adapters/river/faults -run='^TestEffects$$' -count=1 -effects -timeout=30m -v
 
 .PHONY: soak

@@ -39,6 +39,11 @@
 // many processes register the schedule. [CatchUp] decides what happens to ticks that pass while no process is running
 // or all workers are busy, and [Job.Missed] is how many earlier ticks a run also covers.
 //
+// # Windows
+//
+// [Job.PrevSuccess] is the latest tick that had succeeded when an attempt started. What happened from then on and before
+// [Job.Tick] is the window of the run. The windows of the runs that succeed have no gap, whatever fails in between.
+//
 // # Concurrency
 //
 // Runs of different jobs and of the same job execute concurrently, unless [Concurrency] gives a job its own worker

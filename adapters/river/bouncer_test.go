@@ -51,9 +51,9 @@ func newBouncer(t testing.TB, mode string) *bouncer {
 	require.NoError(t, listener.Close())
 
 	// PgBouncer refuses to run as root, and only the server's user may enter the directory of its socket.
-	cmd := exec.Command("/bin/sh", "-c", `"$0" "$1" >"$2" 2>&1 & read _; kill $!; wait`, program) //nolint:noctx // the pipe ends it
+	cmd := exec.Command("/bin/sh", "-c", `"$0" "$1" >"$2" 2>&1 & read _; kill $!; wait`, program)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	dir, err := os.MkdirTemp("", "bouncer") // not t.TempDir, which only this user may enter
+	dir, err := os.MkdirTemp("", "bouncer") //nolint:usetesting // only this user may enter that of t.TempDir
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o777)) //nolint:gosec // another user writes the log
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })

@@ -132,7 +132,10 @@ func TestHealth_ReportsJobsDueWhileWorkersAreFree(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{MaxWorkers: 7})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	require.NoError(t, s.RegisterDelayed("a.own", 0, noop, jobs.Concurrency(2)))
-	// Jobs that this process cannot fetch are none of its concern.
+	// Jobs that only another process can fetch are none of this one's concern.
+	execSQL(t, pool, `INSERT INTO river.everytick_process
+		(id, beat, host, pid, version, registrations, jobs, workers, busy, started_at, seen_at)
+		VALUES ('other', 1, '', 0, '', '', '{other.job}', 1, 0, now(), now() + interval '1 hour')`)
 	insertRows(t, pool, 1, `kind, state, scheduled_at`, `'other.job', 'available', now() - interval '1 hour'`)
 	require.NoError(t, s.Start(t.Context()))
 	insertRows(t, pool, 1, `kind, state, scheduled_at`, `'other.job', 'available', now() - interval '1 hour'`)

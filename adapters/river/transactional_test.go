@@ -280,11 +280,7 @@ func TestTransactional_LeavesTwoConnectionsOfThePool(t *testing.T) {
 	running, release := make(chan string, 10), make(chan struct{})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
 		running <- job.ID
-		// Two connections at once besides that of the transaction.
-		err := pool.AcquireFunc(ctx, func(*pgxpool.Conn) error {
-			_, err := s.Trigger(ctx, "b.job", nil)
-			return err
-		})
+		_, err := s.Trigger(ctx, "b.job", nil) // which uses a connection of the pool
 		<-release
 		return errors.Join(err, addEffect(ctx, job))
 	}, jobs.Transactional(), jobs.MaxRetries(0)))

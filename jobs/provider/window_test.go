@@ -62,6 +62,8 @@ type windowModel struct {
 	success  time.Time  // as stored
 	windows  []*window
 	pending  map[*windowRun]*window // succeeded, not stored yet
+	// transactional runs store their success at once, or run again if they were overtaken.
+	transactional bool
 }
 
 func (m *windowModel) advance() {
@@ -99,9 +101,16 @@ func (m *windowModel) start(r *windowRun) {
 // succeed ends a run. Its success is stored later.
 func (m *windowModel) succeed(r *windowRun) {
 	r.running = false
+	if m.transactional && provider.Covered(r.prev, r.tick, m.success) {
+		r.retries = true
+		return
+	}
 	w := &window{from: r.prev, to: r.tick, started: r.started, stored: never}
 	m.windows = append(m.windows, w)
 	m.pending[r] = w
+	if m.transactional {
+		m.store(r)
+	}
 }
 
 func (m *windowModel) store(r *windowRun) {
@@ -141,6 +150,7 @@ func (m *windowModel) check(t require.TestingT) {
 				to = b.to
 			}
 			overlap := from.Before(to)
+			require.False(t, overlap && m.transactional, "windows of transactional runs overlap from %v to %v", from, to)
 			require.False(t, overlap && second.started > first.stored,
 				"the window [%v, %v) was stored before [%v, %v) began", first.from, first.to, second.from, second.to)
 		}
@@ -154,6 +164,7 @@ func TestPrevSuccess_WindowsHaveNoGap(t *testing.T) {
 			schedule: every(t, time.Duration(rapid.IntRange(1, 90).Draw(t, "minutes"))*time.Minute),
 			policy:   provider.Policy{CatchUp: jobs.CatchUpPolicy(rapid.IntRange(0, 1).Draw(t, "policy"))},
 			now:      at(t, "2025-01-01T12:00:00Z"), pending: map[*windowRun]*window{},
+			transactional: rapid.Bool().Draw(t, "transactional"),
 		}
 		m.row.Next = m.schedule.Next(m.now)
 		pick := func(which func(*windowRun) bool) *windowRun {
@@ -185,12 +196,19 @@ func TestPrevSuccess_WindowsHaveNoGap(t *testing.T) {
 			"a pause begins or ends": func(*rapid.T) { m.policy.Paused = !m.policy.Paused },
 			"start":                  func(*rapid.T) { m.start(pick(stopped)) },
 			"succeed":                func(*rapid.T) { m.succeed(pick(running)) },
-			"succeed and store":      func(*rapid.T) { r := pick(running); m.succeed(r); m.store(r); m.advance() },
-			"store":                  func(*rapid.T) { m.store(pick(pending)); m.advance() },
-			"fail":                   func(*rapid.T) { r := pick(running); r.running, r.failed, r.retries = false, true, true; m.advance() },
-			"fail for good":          func(*rapid.T) { r := pick(running); r.running, r.failed = false, true; m.advance() },
-			"die before storing":     func(*rapid.T) { m.repeat(pick(pending)); m.advance() },
-			"die during the run":     func(*rapid.T) { r := pick(running); r.running, r.failed, r.retries = false, true, true; m.advance() },
+			"succeed and store": func(*rapid.T) {
+				r := pick(running)
+				m.succeed(r)
+				if m.pending[r] != nil {
+					m.store(r)
+				}
+				m.advance()
+			},
+			"store":              func(*rapid.T) { m.store(pick(pending)); m.advance() },
+			"fail":               func(*rapid.T) { r := pick(running); r.running, r.failed, r.retries = false, true, true; m.advance() },
+			"fail for good":      func(*rapid.T) { r := pick(running); r.running, r.failed = false, true; m.advance() },
+			"die before storing": func(*rapid.T) { m.repeat(pick(pending)); m.advance() },
+			"die during the run": func(*rapid.T) { r := pick(running); r.running, r.failed, r.retries = false, true, true; m.advance() },
 		})
 	})
 }

@@ -5,7 +5,7 @@
 //	go test ./adapters/river/faults                                    short faults, as part of go test ./...
 //	go test ./adapters/river/faults -run TestFaults -faults -v         all faults at full length, with a report
 //	go test ./adapters/river/faults -run TestOutage -faults -v         Postgres away for up to 6 minutes
-//	go test ./adapters/river/faults -run TestEffects -effects -v       effects of transactional jobs, with a report
+//	go test ./adapters/river/faults -run TestEffects -effects -v       effects and updates at full length, with a report
 //	go test ./adapters/river/faults -run TestCrash -crash 20 -v        the server killed under callers, with a report
 //	go test ./adapters/river/faults -run TestFailover -failover -v     a standby takes over, with a report
 //	go test ./adapters/river/faults -run TestSoak -soak 10m -seed 7 -v random faults, then a check of the invariants

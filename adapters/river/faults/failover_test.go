@@ -29,8 +29,8 @@ type pair struct {
 // newPair starts a primary, and a standby that follows it.
 func newPair(t testing.TB, synchronous bool) *pair {
 	t.Helper()
-	// Not t.TempDir: if root runs the test, another user runs the servers.
-	dir, err := os.MkdirTemp("", "failover")
+	// If root runs the test, another user runs the servers.
+	dir, err := os.MkdirTemp("", "failover") //nolint:usetesting // only this user may enter that of t.TempDir
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o755))
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })

@@ -62,7 +62,7 @@ func updatesAreApplied(t *testing.T, full bool) effects {
 	const callers, perKey = 50, 10
 	n, every := 400, 400*time.Millisecond
 	if full {
-		n = 30_000
+		n = 10_000
 	}
 	c := newCluster(t, sharedServer(t), false)
 	url, err := c.server.urlOf(c.database, map[string]string{"pool_max_conns": "16"})

@@ -50,7 +50,7 @@ func (d *database) JobSetStateIfRunningMany(
 	d.sent = append(d.sent, slices.Clone(p.ID))
 	if err := cmp.Or(d.store(p.ID), ctx.Err()); err != nil {
 		for i, id := range p.ID {
-			if id != poisoned || p.MetadataDoMerge[i] || err != errRefused {
+			if id != poisoned || p.MetadataDoMerge[i] || !errors.Is(err, errRefused) {
 				return nil, err
 			}
 		}

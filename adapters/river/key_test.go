@@ -164,10 +164,10 @@ func TestLatest_ARunBroughtForwardStartsWithoutPolling(t *testing.T) {
 		}
 	}
 	// Held by a transaction beyond its due time.
-	require.NoError(t, in["Trigger"](jobs.UniqueWaiting("key"), jobs.Delay(200*time.Millisecond)))
+	require.NoError(t, in["Trigger"](jobs.UniqueWaiting("key"), jobs.Delay(3*time.Second)))
 	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 		_, err := s.TriggerTx(t.Context(), tx, "a.job", nil, jobs.UniqueWaiting("key"))
-		pass(t, 500*time.Millisecond)
+		pass(t, 4*time.Second)
 		require.Empty(t, ran)
 		return err
 	}))

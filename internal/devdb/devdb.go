@@ -273,7 +273,7 @@ func (s *server) newFiles() error {
 
 // args returns the server's arguments except its addresses.
 func (s *server) args() []string {
-	args := []string{"-D", s.data, "-p", strconv.Itoa(s.port), "-c", "max_connections=200"}
+	args := []string{"-D", s.data, "-p", strconv.Itoa(s.port), "-c", "max_connections=300"}
 	if s.fast {
 		// Not synchronous_commit=off: it adds little speed, and would lose the last commits when only the server
 		// crashes, which fault tests rely on.

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 		os.Exit(runChild(encoded))
 	}
 	flag.Parse()
-	// Tests mostly wait, so the default of one per CPU takes longer. The server's 200 connections suffice for 12.
+	// Tests mostly wait, so the default of one per CPU takes longer.
 	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
 	}

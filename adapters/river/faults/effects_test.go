@@ -134,6 +134,13 @@ func (c *cluster) live(j job) int {
 	return scalar[int](c.t, c.pool, `SELECT count(*) FROM river.river_job WHERE kind = $1 AND finalized_at IS NULL`, j.Name)
 }
 
+// waiting returns how many runs no process has taken.
+func (c *cluster) waiting(j job) int {
+	c.t.Helper()
+	return scalar[int](c.t, c.pool, `SELECT count(*) FROM river.river_job
+		WHERE kind = $1 AND finalized_at IS NULL AND state <> 'running'`, j.Name)
+}
+
 // measureEffects waits until all runs have ended, and counts their effects: the rows that they wrote, and the jobs that
 // they triggered.
 func (c *cluster) measureEffects(j job, n int) (e effects) {
@@ -171,7 +178,8 @@ func killAtRandom(t *testing.T, full bool) effects {
 		c.spawn([]job{j}, nil)
 	}
 	kills := 0
-	for c.live(j) > n/50 { // the last ones wait for their rescue
+	// What a dead process was running waits until one that lives for deadAfter rescues it, after the last kill.
+	for c.waiting(j) > n/50 {
 		pass(t, every/2+rand.N(every))
 		running := c.living()
 		victim := running[rand.N(len(running))]

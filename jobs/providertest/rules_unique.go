@@ -55,16 +55,25 @@ func noKeyedTriggerIsLost(e *env) {
 	const callers, each = 50, 6
 	for option, keyed := range keyedOptions {
 		var changes, seen, latest atomic.Int64 // made by callers, and seen by runs and in their data
+		var held atomic.Bool                   // runs wait at the gate once they have read their input
+		gate, reading := e.gate(), make(chan struct{}, 1)
 		name := "test." + map[string]string{"UniqueWaiting": "waiting", "Latest": "latest"}[option]
 		atLeast := func(v *atomic.Int64, n int64) {
 			for old := v.Load(); n > old && !v.CompareAndSwap(old, n); old = v.Load() {
 			}
 		}
-		e.noError(e.s.RegisterDelayed(name, 0, func(_ context.Context, job *jobs.Job) error {
+		e.noError(e.s.RegisterDelayed(name, 0, func(ctx context.Context, job *jobs.Job) error {
 			now := changes.Load() // reads its input
 			var data struct{ N int }
 			if err := job.Decode(&data); err != nil {
 				return err
+			}
+			if held.Load() {
+				select {
+				case reading <- struct{}{}:
+				default:
+				}
+				_ = gate.wait(ctx, job)
 			}
 			e.rest(5 * time.Millisecond)
 			atLeast(&seen, now)
@@ -95,8 +104,14 @@ func noKeyedTriggerIsLost(e *env) {
 				e.until(time.Now().Add(time.Millisecond))
 			}
 		}
+		// The last trigger comes during a run that has read its input.
+		held.Store(true)
+		e.trigger(name, number(int(changes.Add(1))), keyed("key"))
+		receive(e, reading, "a run in progress")
 		last := changes.Add(1)
 		e.trigger(name, number(int(last)), keyed("key"))
+		held.Store(false)
+		close(gate.open)
 		e.eventually("a run to see the last change with "+option, func() (any, bool) {
 			return fmt.Sprintf("%d of %d", seen.Load(), last), seen.Load() == last
 		})

@@ -2,6 +2,7 @@ package river_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -450,17 +451,22 @@ func TestMigrateAndStart_RefuseAnEncodingOtherThanUTF8(t *testing.T) {
 
 func TestStart_PreparesItsOwnConnections(t *testing.T) {
 	t.Parallel()
-	params := map[string]string{"default_transaction_isolation": "repeatable read", "idle_session_timeout": "1h"}
-	settings := func(t *testing.T, conn *pgxpool.Conn) string {
-		return scalarOf(t, conn, `SELECT current_setting('default_transaction_isolation') || ', ' || current_setting('idle_session_timeout')`)
+	params := map[string]string{"default_transaction_isolation": "repeatable read"}
+	timeout := "'0'" // where there is no such setting
+	if hasIdleSessionTimeout(t) {
+		params["idle_session_timeout"], timeout = "1h", `current_setting('idle_session_timeout')`
 	}
+	settings := func(t *testing.T, conn *pgxpool.Conn) string {
+		return scalarOf(t, conn, `SELECT current_setting('default_transaction_isolation') || ', ' || `+timeout)
+	}
+	kept := "repeatable read, " + cmp.Or(params["idle_session_timeout"], "0")
 	for name, row := range map[string]struct {
 		pollOnly, pooled bool
 		want             string
 	}{
 		"direct":          {false, false, "read committed, 0"},
-		"PollOnly":        {true, false, "repeatable read, 1h"},
-		"behind a pooler": {false, true, "repeatable read, 1h"},
+		"PollOnly":        {true, false, kept},
+		"behind a pooler": {false, true, kept},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -488,9 +494,15 @@ func TestStart_PreparesItsOwnConnections(t *testing.T) {
 			apps, err := pool.Acquire(t.Context())
 			require.NoError(t, err)
 			defer apps.Release()
-			require.Equal(t, "repeatable read, 1h", settings(t, apps), "the application's connections are its own")
+			require.Equal(t, kept, settings(t, apps), "the application's connections are its own")
 		})
 	}
+}
+
+// hasIdleSessionTimeout reports whether the server is newer than PostgreSQL 13.
+func hasIdleSessionTimeout(t testing.TB) bool {
+	t.Helper()
+	return scalar[bool](t, migrated.Pool(t), `SELECT current_setting('server_version_num')::int >= 140000`)
 }
 
 func scalarOf(t testing.TB, conn *pgxpool.Conn, sql string) (v string) {
@@ -502,6 +514,9 @@ func scalarOf(t testing.TB, conn *pgxpool.Conn, sql string) (v string) {
 // The server would cut off River's listener, and a heartbeat every 4 s.
 func TestScheduler_ListensWhateverTheIdleSessionTimeout(t *testing.T) {
 	t.Parallel()
+	if !hasIdleSessionTimeout(t) {
+		t.Skip("PostgreSQL 13 has no idle_session_timeout")
+	}
 	pool := poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["idle_session_timeout"] = "2s" })
 	log, logged := loud()
 	s := newScheduler(t, pool, river.Config{Logger: log, DeadAfter: time.Minute})

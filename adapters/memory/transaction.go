@@ -29,7 +29,7 @@ func (s *Scheduler) runTx(ctx context.Context, r *row, job *jobs.Job) error {
 	})
 }
 
-var errOvertaken = errors.New("memory: another run of the schedule has succeeded meanwhile, so the transaction was " +
+var errCovered = errors.New("memory: another run of the schedule has succeeded meanwhile, so the transaction was " +
 	"rolled back; it runs again from the tick of that run on")
 
 // commit commits tx unless another run has covered a part of the job's window since the attempt
@@ -45,7 +45,7 @@ func (s *Scheduler) commit(ctx context.Context, r *row, job *jobs.Job, tx pgx.Tx
 	r.covered = provider.Covered(job.PrevSuccess, job.Tick, q.lastSuccess)
 	s.mu.Unlock()
 	if r.covered {
-		return errOvertaken
+		return errCovered
 	}
 	err := tx.Commit(ctx)
 	if err == nil {

@@ -440,7 +440,7 @@ func TestAlerts_UseExistingMetrics(t *testing.T) {
 	}
 }
 
-// What alertmanager.yml and alerts_test.yml name exists, and each alert is tested or silenced somewhere.
+// The alerts that alertmanager.yml and alerts_test.yml name exist.
 func TestAlerts_AreKnownToAlertmanager(t *testing.T) {
 	t.Parallel()
 	all := alerts(t)

@@ -24,7 +24,6 @@ import (
 
 	"github.com/everytick/everytick/adapters/river"
 	"github.com/everytick/everytick/jobs"
-	"github.com/everytick/everytick/jobs/providertest"
 )
 
 var bouncerFlag = flag.Bool("bouncer", false, "run the conformance suite through PgBouncer, which must be installed")
@@ -111,26 +110,8 @@ func TestConformance_ThroughPgBouncer(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			b := newBouncer(t, mode)
-			var nets sync.Map // *cuttable by scheduler
-			providertest.Run(t, providertest.Harness{
-				New: func(t testing.TB, cfg providertest.Config) jobs.Scheduler {
-					pool, network := breakablePool(t, func(cfg *pgxpool.Config) { b.through(cfg, pgx.QueryExecModeExec) })
-					s, err := river.New(pool, &river.Config{
-						Logger: cfg.Logger, Defaults: cfg.Defaults, PollOnly: mode == "transaction",
-					})
-					require.NoError(t, err)
-					nets.Store(s, network)
-					network.pool = pool
-					return s
-				},
-				DB: func(s jobs.Scheduler) jobs.DB {
-					n, _ := nets.Load(s)
-					return n.(*cuttable).pool
-				},
-				BreakDB: func(_ testing.TB, s jobs.Scheduler) {
-					n, _ := nets.Load(s)
-					n.(*cuttable).cut()
-				},
+			requireConformance(t, river.Config{PollOnly: mode == "transaction"}, func(cfg *pgxpool.Config) {
+				b.through(cfg, pgx.QueryExecModeExec)
 			})
 		})
 	}

@@ -118,7 +118,7 @@ func endingOf(row store.AttemptRow) ending {
 var (
 	errCancelled = errors.New("river: the job was cancelled before its transaction committed, so it was rolled back")
 	errLost      = errors.New("river: the attempt no longer belongs to this process, so its transaction was rolled back")
-	errOvertaken = errors.New("river: another run of the schedule has succeeded meanwhile, so the transaction was rolled back; " +
+	errCovered   = errors.New("river: another run of the schedule has succeeded meanwhile, so the transaction was rolled back; " +
 		"it runs again from the tick of that run on")
 	errUnknown = errors.New("river: the database did not say whether the transaction has committed")
 )
@@ -177,7 +177,7 @@ func (a *attempt) cover(ctx context.Context, tx pgx.Tx) error {
 	last, err := a.env.Store.LockSuccess(ctx, tx, store.Limits{Statement: commitTimeout, Idle: commitIdle}, a.run.Name)
 	if err == nil && provider.Covered(a.run.PrevSuccess, a.run.Tick, last) {
 		a.ending = covered
-		return errOvertaken
+		return errCovered
 	}
 	if err == nil {
 		err = a.env.Store.PutSuccess(ctx, tx, a.run.Name, a.run.Tick)

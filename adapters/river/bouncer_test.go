@@ -103,6 +103,21 @@ func (b *bouncer) through(cfg *pgxpool.Config, mode pgx.QueryExecMode) {
 	cfg.ConnConfig.DefaultQueryExecMode = mode
 }
 
+// pool returns a pool through PgBouncer on a new migrated database, and a connection past it.
+func (b *bouncer) pool(t *testing.T, mode pgx.QueryExecMode) (pool *pgxpool.Pool, direct *pgx.Conn) {
+	t.Helper()
+	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
+	require.NoError(t, err)
+	direct, err = pgx.ConnectConfig(t.Context(), cfg.ConnConfig.Copy())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = direct.Close(context.WithoutCancel(t.Context())) })
+	b.through(cfg, mode)
+	pool, err = pgxpool.NewWithConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool, direct
+}
+
 // The tests' own administration, such as creating databases, goes to the server directly.
 func TestConformance_ThroughPgBouncer(t *testing.T) {
 	t.Parallel()
@@ -121,18 +136,10 @@ func TestConformance_ThroughPgBouncer(t *testing.T) {
 func TestBouncer_ForgettingPollOnlyChangesNoOtherSession(t *testing.T) {
 	t.Parallel()
 	b := newBouncer(t, "transaction")
-	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
-	require.NoError(t, err)
-	direct, err := pgx.ConnectConfig(t.Context(), cfg.ConnConfig.Copy())
-	require.NoError(t, err)
-	defer direct.Close(context.WithoutCancel(t.Context()))
-	_, err = direct.Exec(t.Context(), `ALTER DATABASE `+pgx.Identifier{cfg.ConnConfig.Database}.Sanitize()+
+	pool, direct := b.pool(t, pgx.QueryExecModeExec)
+	_, err := direct.Exec(t.Context(), `ALTER DATABASE `+pgx.Identifier{direct.Config().Database}.Sanitize()+
 		` SET default_transaction_isolation = 'repeatable read'`)
 	require.NoError(t, err)
-	b.through(cfg, pgx.QueryExecModeExec)
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-	require.NoError(t, err)
-	defer pool.Close()
 	s := newScheduler(t, pool, river.Config{})
 	ran := make(chan jobs.Job, 1000)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
@@ -144,7 +151,7 @@ func TestBouncer_ForgettingPollOnlyChangesNoOtherSession(t *testing.T) {
 	}
 	var conns []*pgx.Conn // as many transactions at once as the scheduler had
 	for range 6 {
-		conn, err := pgx.ConnectConfig(t.Context(), cfg.ConnConfig.Copy())
+		conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)
 		require.NoError(t, err)
 		defer conn.Close(context.WithoutCancel(t.Context()))
 		_, err = conn.Exec(t.Context(), `BEGIN`)
@@ -168,12 +175,7 @@ func TestBouncer_ForgettingPollOnlyChangesNoOtherSession(t *testing.T) {
 func TestBouncer_MessagesOfAWrongQueryMode(t *testing.T) {
 	t.Parallel()
 	b := newBouncer(t, "transaction")
-	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
-	require.NoError(t, err)
-	b.through(cfg, pgx.QueryExecModeCacheStatement)
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-	require.NoError(t, err)
-	defer pool.Close()
+	pool, _ := b.pool(t, pgx.QueryExecModeCacheStatement)
 	seen := map[string]bool{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -207,15 +209,7 @@ func TestBouncer_MessagesOfAWrongQueryMode(t *testing.T) {
 func TestBouncer_BrokenServerConnectionsStoreNothingTwice(t *testing.T) {
 	t.Parallel()
 	b := newBouncer(t, "transaction")
-	cfg, err := pgxpool.ParseConfig(migrated.URL(t))
-	require.NoError(t, err)
-	direct, err := pgx.ConnectConfig(t.Context(), cfg.ConnConfig.Copy())
-	require.NoError(t, err)
-	defer direct.Close(context.WithoutCancel(t.Context()))
-	b.through(cfg, pgx.QueryExecModeExec)
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-	require.NoError(t, err)
-	defer pool.Close()
+	pool, direct := b.pool(t, pgx.QueryExecModeExec)
 	s := newScheduler(t, pool, river.Config{PollOnly: true})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	ctx, stop := context.WithCancel(t.Context())

@@ -82,6 +82,21 @@ func (e *env) inState(finder jobs.RunFinder, id string, state jobs.State) (r job
 	return r
 }
 
+// example is a run that is triggered to do something, and the state that this brings it into.
+type example struct {
+	what, name, do string
+	state          jobs.State
+}
+
+// bring triggers the examples one after another, waits until each is in its state, and adds their IDs.
+func (e *env) bring(finder jobs.RunFinder, ids map[string]string, examples []example) {
+	e.Helper()
+	for _, x := range examples {
+		ids[x.what] = e.trigger(x.name, do(x.do))
+		e.inState(finder, ids[x.what], x.state)
+	}
+}
+
 func findRunsReturnsWhatMatches(e *env) {
 	finder := role[jobs.RunFinder](e)
 	p := e.doing()
@@ -371,19 +386,13 @@ func retryManyRetriesWhatMatches(e *env) {
 	e.start()
 	ids := map[string]string{"skipped": skipped}
 	e.inState(finder, skipped, jobs.StateSkipped)
-	for _, c := range []struct {
-		what, name, do string
-		state          jobs.State
-	}{
+	e.bring(finder, ids, []example{
 		{"completed", "test.job", "succeed", jobs.StateCompleted},
 		{"failed", "test.job", "fail", jobs.StateFailed},
 		{"retrying", "test.job", "postpone", jobs.StateRetrying},
 		{"running", "test.job", "wait", jobs.StateRunning},
 		{"other failed", "test.other", "fail", jobs.StateFailed},
-	} {
-		ids[c.what] = e.trigger(c.name, do(c.do))
-		e.inState(finder, ids[c.what], c.state)
-	}
+	})
 	e.trigger("test.job", do("succeed"), jobs.Delay(time.Hour))
 	between := time.Now()
 	e.until(between.Add(2 * slack))
@@ -503,20 +512,14 @@ func cancelManyCancelsWhatMatches(e *env) {
 	e.noError(e.s.RegisterDelayed("test.busy", 0, p.handle, jobs.Concurrency(1)))
 	e.start()
 	ids := map[string]string{}
-	for _, c := range []struct {
-		what, name, do string
-		state          jobs.State
-	}{
+	e.bring(finder, ids, []example{
 		{"completed", "test.job", "succeed", jobs.StateCompleted},
 		{"failed", "test.job", "fail", jobs.StateFailed},
 		{"retrying", "test.job", "postpone", jobs.StateRetrying},
 		{"other retrying", "test.other", "postpone", jobs.StateRetrying},
 		{"running", "test.busy", "wait", jobs.StateRunning},
 		{"waiting", "test.busy", "succeed", jobs.StateWaiting},
-	} {
-		ids[c.what] = e.trigger(c.name, do(c.do))
-		e.inState(finder, ids[c.what], c.state)
-	}
+	})
 	ids["scheduled"] = e.trigger("test.job", nil, jobs.Delay(time.Hour), jobs.Unique("key"))
 	cancel := func(q jobs.RunQuery, want ...string) {
 		e.Helper()

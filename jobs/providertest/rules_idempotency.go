@@ -98,11 +98,11 @@ func idempotencyKeyIsPrivate(e *env) {
 
 func concurrentRepeatsInsertOne(e *env) {
 	e.noError(e.s.RegisterDelayed("test.job", time.Hour, e.probe(nil).handle))
-	const n = 20
 	type answer struct {
 		id  string
 		err error
 	}
+	const n = 20
 	for round := range 3 {
 		answers := make(chan answer, n)
 		for i := range n {
@@ -146,10 +146,6 @@ func idempotencyKeyInTx(e *env) {
 	tt := e.txTriggerer()
 	e.noError(e.s.RegisterDelayed("test.job", time.Hour, e.probe(nil).handle))
 	first := e.trigger("test.job", nil, jobs.IdempotencyKey("taken"))
-	type answer struct {
-		id  string
-		err error
-	}
 	for _, commit := range []bool{false, true} {
 		key := fmt.Sprint("fresh ", commit)
 		tx := e.begin()
@@ -167,22 +163,9 @@ func idempotencyKeyInTx(e *env) {
 		e.noError(err)
 		require.Equal(e, fresh, id, "ID of a repeat in the same transaction")
 
-		waited := make(chan answer, 1)
-		go func() {
-			id, err := e.s.Trigger(e.ctx, "test.job", nil, jobs.IdempotencyKey(key))
-			waited <- answer{id, err}
-		}()
-		e.until(time.Now().Add(10 * slack))
-		require.Empty(e, waited, "Trigger returned while another transaction held its key")
-		if commit {
-			e.noError(tx.Commit(e.ctx))
-		} else {
-			e.noError(tx.Rollback(e.ctx))
-		}
-		got := receive(e, waited, "the Trigger to return")
-		e.noError(got.err)
-		require.Equal(e, commit, got.id == fresh, "ID %s after commit=%t of %s", got.id, commit, fresh)
-		require.Equal(e, got.id, e.trigger("test.job", nil, jobs.IdempotencyKey(key)), "ID of a repeat")
+		got := e.triggerWaitsFor(tx, commit, jobs.IdempotencyKey(key))
+		require.Equal(e, commit, got == fresh, "ID %s after commit=%t of %s", got, commit, fresh)
+		require.Equal(e, got, e.trigger("test.job", nil, jobs.IdempotencyKey(key)), "ID of a repeat")
 	}
 	require.Equal(e, 3, e.queueSize("test.job"), "QueueSize")
 }

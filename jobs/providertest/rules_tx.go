@@ -221,10 +221,6 @@ func uniqueInTxFindsLiveJobs(e *env) {
 func triggerWaitsForAKeyOfAnOpenTx(e *env) {
 	tt := e.txTriggerer()
 	e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))
-	type answer struct {
-		id  string
-		err error
-	}
 	for _, commit := range []bool{true, false} {
 		tx := e.begin()
 		taken, err := tt.TriggerTx(e.ctx, tx, "test.job", nil, jobs.Unique("key"))
@@ -233,22 +229,9 @@ func triggerWaitsForAKeyOfAnOpenTx(e *env) {
 		_, err = e.s.Trigger(impatient, "test.job", nil, jobs.Unique("key"))
 		cancel()
 		require.ErrorIs(e, err, context.DeadlineExceeded, "a Trigger with a short deadline")
-		waited := make(chan answer, 1)
-		go func() {
-			id, err := e.s.Trigger(e.ctx, "test.job", nil, jobs.Unique("key"))
-			waited <- answer{id, err}
-		}()
-		e.until(time.Now().Add(10 * slack))
-		require.Empty(e, waited, "Trigger returned while another transaction held its key")
+		got := e.triggerWaitsFor(tx, commit, jobs.Unique("key"))
 		if commit {
-			e.noError(tx.Commit(e.ctx))
-		} else {
-			e.noError(tx.Rollback(e.ctx))
-		}
-		got := receive(e, waited, "the Trigger to return")
-		e.noError(got.err)
-		if commit {
-			require.Equal(e, taken, got.id, "ID of the job of the transaction that has committed")
+			require.Equal(e, taken, got, "ID of the job of the transaction that has committed")
 			cancelled, ok := e.s.(jobs.Canceller)
 			if !ok {
 				return
@@ -256,9 +239,33 @@ func triggerWaitsForAKeyOfAnOpenTx(e *env) {
 			e.noError(cancelled.Cancel(e.ctx, "test.job", taken)) // frees the key
 			continue
 		}
-		require.NotEqual(e, taken, got.id, "ID of the job of the transaction that was rolled back")
+		require.NotEqual(e, taken, got, "ID of the job of the transaction that was rolled back")
 	}
 	require.Equal(e, 1, e.queueSize("test.job"), "QueueSize")
+}
+
+// triggerWaitsFor triggers test.job with the key of an open transaction, ends the transaction, and returns the ID.
+func (e *env) triggerWaitsFor(tx pgx.Tx, commit bool, key jobs.TriggerOption) (id string) {
+	e.Helper()
+	type answer struct {
+		id  string
+		err error
+	}
+	waited := make(chan answer, 1)
+	go func() {
+		id, err := e.s.Trigger(e.ctx, "test.job", nil, key)
+		waited <- answer{id, err}
+	}()
+	e.until(time.Now().Add(10 * slack))
+	require.Empty(e, waited, "Trigger returned while another transaction held its key")
+	if commit {
+		e.noError(tx.Commit(e.ctx))
+	} else {
+		e.noError(tx.Rollback(e.ctx))
+	}
+	got := receive(e, waited, "the Trigger to return")
+	e.noError(got.err)
+	return got.id
 }
 
 func needsDB(h Harness) string {

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/river/internal/store"
@@ -60,11 +62,7 @@ func twins(t *testing.T, pool *pgxpool.Pool, columns, values string) (river, our
 
 func TestStore_RetryRunsDoesWhatJobRetryTxDoes(t *testing.T) {
 	t.Parallel()
-	pool := migrated.Pool(t)
-	s := store.New("river")
-	client, err := riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{Schema: "river"})
-	require.NoError(t, err)
-	for name, row := range map[string][2]string{
+	requireTwins(t, (*store.Store).RetryRuns, (*riverqueue.Client[pgx.Tx]).JobRetry, map[string][2]string{
 		"last attempt": {
 			`state, attempt, finalized_at, scheduled_at, errors, metadata, priority, tags`,
 			`'discarded', 3, now(), now() - interval '1 hour', ARRAY['{"attempt": 3}'::jsonb], '{"everytick_tick": "x"}', 2, ARRAY['a']`,
@@ -74,37 +72,35 @@ func TestStore_RetryRunsDoesWhatJobRetryTxDoes(t *testing.T) {
 		"retryable": {`state, attempt, attempted_at, attempted_by, scheduled_at`, `'retryable', 1, now(), ARRAY['a'], now() + interval '1 hour'`},
 		"delayed":   {`state, attempt, scheduled_at`, `'scheduled', 1, now() + interval '1 hour'`},
 		"available": {`state, attempt, scheduled_at`, `'available', 1, now() + interval '1 hour'`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			theirs, ours := twins(t, pool, row[0], row[1])
-			_, err := client.JobRetry(t.Context(), theirs)
-			require.NoError(t, err)
-			require.NoError(t, s.RetryRuns(t.Context(), pool, []int64{ours}))
-			require.Equal(t, rowOf(t, pool, theirs), rowOf(t, pool, ours))
-		})
-	}
+	})
 }
 
 func TestStore_CancelRunsDoesWhatJobCancelTxDoes(t *testing.T) {
 	t.Parallel()
-	pool := migrated.Pool(t)
-	s := store.New("river")
-	client, err := riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{Schema: "river"})
-	require.NoError(t, err)
-	for name, row := range map[string][2]string{
+	requireTwins(t, (*store.Store).CancelRuns, (*riverqueue.Client[pgx.Tx]).JobCancel, map[string][2]string{
 		"due":       {`state, attempt, scheduled_at, metadata`, `'available', 0, now() - interval '1 hour', '{"a": 1}'`},
 		"delayed":   {`state, attempt, scheduled_at`, `'scheduled', 0, now() + interval '1 hour'`},
 		"retryable": {`state, attempt, scheduled_at, errors`, `'retryable', 1, now() + interval '1 hour', ARRAY['{"attempt": 1}'::jsonb]`},
 		"pending":   {`state, attempt, scheduled_at`, `'pending', 0, now()`},
-	} {
+	})
+}
+
+// requireTwins has both ours and River's treat a row of each kind, given as columns and values, and compares the results.
+func requireTwins(t *testing.T, ours func(*store.Store, context.Context, store.DB, []int64) error,
+	rivers func(*riverqueue.Client[pgx.Tx], context.Context, int64) (*rivertype.JobRow, error), rows map[string][2]string,
+) {
+	t.Helper()
+	pool := migrated.Pool(t)
+	client, err := riverqueue.NewClient(riverpgxv5.New(pool), &riverqueue.Config{Schema: "river"})
+	require.NoError(t, err)
+	for name, row := range rows {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			theirs, ours := twins(t, pool, row[0], row[1])
-			_, err := client.JobCancel(t.Context(), theirs)
+			theirs, own := twins(t, pool, row[0], row[1])
+			_, err := rivers(client, t.Context(), theirs)
 			require.NoError(t, err)
-			require.NoError(t, s.CancelRuns(t.Context(), pool, []int64{ours}))
-			require.Equal(t, rowOf(t, pool, theirs), rowOf(t, pool, ours))
+			require.NoError(t, ours(store.New("river"), t.Context(), pool, []int64{own}))
+			require.Equal(t, rowOf(t, pool, theirs), rowOf(t, pool, own))
 		})
 	}
 }

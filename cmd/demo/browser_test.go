@@ -266,6 +266,14 @@ func TestStatusPage_InABrowser(t *testing.T) {
 	p.reads(`#job-demo\.heartbeat`, "every 5 seconds", "✓ done")
 	p.reads(`.health`, "jobs are fine")
 
+	// A run occupies the only worker of a job.
+	p.open("/job/demo.import")
+	p.write("#data", `{"seconds": 200}`)
+	p.click("#actions .main")
+	p.reads("#notice", "Triggered.")
+	_, slow, _ := strings.Cut(p.text("#notice a"), "run ")
+	p.reads("#run-"+slow, "● running")
+
 	// Times are in the reader's zone beside UTC. A refresh changes rows, but not what is typed in them.
 	p.zone("America/New_York")
 	p.open("/")
@@ -317,13 +325,7 @@ func TestStatusPage_InABrowser(t *testing.T) {
 	p.reads("#notice", "Resumed.")
 	p.gone("#paused")
 
-	// A run occupies the job's only worker, so its ticks are overdue: red, with the reason.
-	p.open("/job/demo.import")
-	p.write("#data", `{"seconds": 200}`)
-	p.click("#actions .main")
-	p.reads("#notice", "Triggered.")
-	_, slow, _ := strings.Cut(p.text("#notice a"), "run ")
-	p.reads("#run-"+slow, "● running")
+	// By now the ticks of the job whose worker is occupied are overdue: red, with the reason.
 	p.open("/")
 	p.reads(`#job-demo\.import.bad`, "overdue by", "all worker slots of the job are taken, 1 in this process", "running")
 	p.reads(".problems", "demo.import is overdue by")

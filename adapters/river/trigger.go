@@ -72,7 +72,7 @@ func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, req *jobs.Request, j 
 		}
 		queue, err := s.findUnique(ctx, tx, j)
 		if err != nil || j.ID != 0 {
-			if queue != "" {
+			if err == nil && queue != "" {
 				err = s.wake.NotifyTx(ctx, tx, []string{queue})
 			}
 			return err

@@ -165,6 +165,22 @@ func TestTriggerTx_UniqueLocksOnlyAJobThatCouldStart(t *testing.T) {
 	}
 }
 
+func TestTriggerTx_UniqueReportsThatTheJobCannotBeLocked(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{PollOnly: true}) // with nothing else to send, which would fail too
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	_, err := s.Trigger(t.Context(), "a.job", nil, jobs.Unique("key"))
+	require.NoError(t, err)
+	_, err = begin(t, pool).Exec(t.Context(), `SELECT FROM river.river_job FOR UPDATE`)
+	require.NoError(t, err)
+	tx := begin(t, pool)
+	_, err = tx.Exec(t.Context(), `SET LOCAL lock_timeout = '50ms'`)
+	require.NoError(t, err)
+	_, err = s.TriggerTx(t.Context(), tx, "a.job", nil, jobs.Unique("key"))
+	require.ErrorContains(t, err, "lock timeout")
+}
+
 func TestSchedule_ContinuesWhileHandlersHoldConnections(t *testing.T) {
 	t.Parallel()
 	pool := poolOf(t, 2, pgx.QueryExecModeCacheStatement)

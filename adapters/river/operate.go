@@ -50,8 +50,7 @@ func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jo
 // Cancel implements [jobs.Canceller].
 func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, _ jobs.State, _ bool) error {
-		_, err := s.inserting.JobCancelTx(ctx, tx, id)
-		return err
+		return s.cancelTx(ctx, tx, id)
 	})
 	if err != nil {
 		return fmt.Errorf("river: cancel job %q of %q: %w", id, name, err)
@@ -60,6 +59,12 @@ func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 		ss.ticker.CheckNow() // a tick may have waited for it
 	}
 	return nil
+}
+
+// cancelTx cancels a run in tx. If it is running, its process is notified.
+func (s *Scheduler) cancelTx(ctx context.Context, tx pgx.Tx, id int64) error {
+	_, err := s.inserting.JobCancelTx(ctx, tx, id)
+	return err
 }
 
 // Retry implements [jobs.Retrier].

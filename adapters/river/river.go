@@ -37,8 +37,10 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/bulk"
 	"github.com/everytick/everytick/adapters/river/internal/dbclock"
 	"github.com/everytick/everytick/adapters/river/internal/insert"
+	"github.com/everytick/everytick/adapters/river/internal/key"
 	"github.com/everytick/everytick/adapters/river/internal/pause"
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/store"
@@ -184,6 +186,8 @@ type Scheduler struct {
 
 	inserting *riverqueue.Client[pgx.Tx]
 	inserts   *insert.Inserter
+	keys      *key.Keys
+	bulk      *bulk.Bulk
 
 	pauses   *pause.Pauses
 	going    *work.Going
@@ -232,6 +236,10 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	s.inserts = insert.New(pool, s.inserting, s.clock, insertsInTx(riverCfg), s.wake)
+	s.keys = key.New(key.Config{
+		Pool: pool, Store: s.store, Inserts: s.inserts, Wake: s.wake, OwnPool: s.ownPool, Metadata: s.metadata,
+	})
+	s.bulk = bulk.New(pool, s.store, s.cancelTx, s.wake.Notify)
 	if linked := store.NewerRiver(); linked != "" {
 		s.log.Warn("this program links a newer River than everytick was tested with; parts it relies on may have changed",
 			"linked", linked, "tested", store.TestedRiver)

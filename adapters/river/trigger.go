@@ -2,18 +2,16 @@ package river
 
 import (
 	"context"
-	"crypto/sha256"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/riverqueue/river/rivertype"
 
 	"github.com/everytick/everytick/adapters/river/internal/insert"
+	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
 )
@@ -45,11 +43,7 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 	}
 	err = d.Enqueue(ctx, []*jobs.Request{req}, func(ctx context.Context, _ []*jobs.Request) error {
 		toInsert, err := s.toInsert(ctx, tx, d, req)
-		switch {
-		case err != nil:
-		case req.IdempotencyKey != "":
-			err = s.insertOnce(ctx, tx, req, toInsert[0])
-		default:
+		if err == nil {
 			err = s.insert(ctx, tx, req, toInsert[0])
 		}
 		if err != nil {
@@ -64,57 +58,18 @@ func (s *Scheduler) trigger(ctx context.Context, tx pgx.Tx, name string, data an
 	return req.ID, nil
 }
 
-// insert inserts one job, in tx unless that is nil, or finds the job that holds its unique key.
+// insert inserts one job, in tx unless that is nil, or finds the run that has its key.
 func (s *Scheduler) insert(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *insert.Job) error {
-	if j.UniqueKey != nil {
-		if req.UniqueMode != jobs.UniqueModeLive {
-			return s.insertKeyed(ctx, tx, req, j)
-		}
-		queue, err := s.findUnique(ctx, tx, j)
-		if err != nil || j.ID != 0 {
-			if queue != "" {
-				err = s.wake.NotifyTx(ctx, tx, []string{queue})
-			}
-			return err
-		}
-	}
-	if tx == nil {
-		err := s.inserts.One(ctx, j)
-		if refused := (*pgconn.PgError)(nil); j.UniqueKey != nil && errors.As(err, &refused) && refused.Code == "40001" {
-			return s.insert(ctx, nil, req, j) // the role's isolation is not read committed: find it again
-		}
-		return err
+	switch {
+	case req.Unique != "" || req.IdempotencyKey != "":
+		return s.keys.Insert(ctx, tx, req, j)
+	case tx == nil:
+		return s.inserts.One(ctx, j)
 	}
 	if err := s.inserts.Tx(ctx, tx, j); err != nil {
 		return err
 	}
 	return s.wake.InsertedTx(ctx, tx, j)
-}
-
-// findUnique sets the ID of j to that of the job that holds its unique key, if there is one. In a transaction, an
-// available job must start after the commit, to see what was written before: it is locked so that workers skip it,
-// and its queue is returned, to be notified at the commit. River's insert would lock any row it finds until the
-// transaction ends, and block River's statements of many rows, which complete jobs or make due ones available.
-func (s *Scheduler) findUnique(ctx context.Context, tx pgx.Tx, j *insert.Job) (queue string, err error) {
-	db := jobs.DB(s.pool)
-	if tx != nil {
-		db = tx
-	}
-	for {
-		found, err := s.store.FindUnique(ctx, db, j.UniqueKey)
-		if err != nil || found.ID == 0 {
-			return "", err
-		}
-		j.ID = found.ID
-		if tx == nil || found.State != rivertype.JobStateAvailable {
-			return "", nil
-		}
-		locked, err := s.store.LockAvailable(ctx, tx, found.ID)
-		if locked || err != nil {
-			return found.Queue, err
-		}
-		j.ID = 0 // it has started or ended meanwhile
-	}
 }
 
 // TriggerMany implements [jobs.Triggerer]. The jobs are inserted in one transaction.
@@ -196,8 +151,7 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definit
 	for i, req := range reqs {
 		j := &stored[i]
 		*j = insert.Job{
-			Kind: d.Name, Queue: queue, Priority: req.Priority, MaxAttempts: d.MaxAttempts,
-			Data: req.Data, UniqueKey: uniqueKey(req),
+			Kind: d.Name, Queue: queue, Priority: req.Priority, MaxAttempts: d.MaxAttempts, Data: req.Data,
 		}
 		if all[i] = j; req.Delay > 0 || !req.At.IsZero() {
 			if now.IsZero() {
@@ -224,18 +178,13 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definit
 	return all, nil
 }
 
-// uniqueKey is the hash of the request's key, or nil. The runs of jobs.UniqueWaiting and jobs.Latest share a hash; see
-// [store.SharedKey].
-func uniqueKey(req *jobs.Request) []byte {
-	if req.Unique == "" {
-		return nil
+// metadata returns the metadata of a row, or nil if it is empty.
+func (s *Scheduler) metadata(req *jobs.Request, overtakes []int64) ([]byte, error) {
+	meta := work.Meta{Open: s.cfg.TriggerOnly, Metadata: req.Metadata, Overtakes: overtakes, Fingerprint: req.Fingerprint}
+	if !meta.Open && len(meta.Metadata) == 0 && len(overtakes) == 0 && meta.Fingerprint == "" {
+		return nil, nil
 	}
-	space := "everytick unique"
-	if req.UniqueMode != jobs.UniqueModeLive {
-		space = "everytick waiting"
-	}
-	key := sha256.Sum256([]byte(space + "\x00" + req.Name + "\x00" + req.Unique))
-	return key[:]
+	return json.Marshal(meta)
 }
 
 func formatID(id int64) string { return strconv.FormatInt(id, 10) }

@@ -1,0 +1,235 @@
+// Package bulk retries or cancels all runs that match a filter, however many these are.
+//
+// The runs that match are found once, so none is missed that other transactions lock for a while, and none is changed
+// twice that begins to match again. They are changed in batches. A run that cannot be changed, or that another
+// transaction has locked, stops no other: it is tried alone at the end, and the error says how many are left.
+package bulk
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/everytick/everytick/adapters/river/internal/store"
+)
+
+const (
+	// rows is how many runs a transaction locks.
+	rows = 500
+	// timeout bounds each of its statements.
+	timeout = 10 * time.Second
+	// lockedTimeout is how long the transaction of a single run waits for others.
+	lockedTimeout = 5 * time.Second
+	// tries is how often a single run is tried that conflicts with others.
+	tries = 3
+)
+
+// readCommitted lets a transaction that waited for a lock see what its former holder committed.
+var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+
+// A Bulk retries and cancels many runs. Create one with [New].
+type Bulk struct {
+	pool          *pgxpool.Pool
+	store         *store.Store
+	retry, cancel change
+}
+
+// A change is what is done to many runs.
+type change struct {
+	kind store.Bulk
+	// due includes runs that are due and will start in any case.
+	due bool
+	// apply does it to runs that tx has locked. last is set when a run failed repeatedly and is tried once more.
+	apply func(ctx context.Context, tx pgx.Tx, runs []store.Lockable, last bool) error
+	// applied is called after the transaction.
+	applied func(ctx context.Context, runs []store.Lockable)
+}
+
+// New returns a Bulk. cancelRunning cancels a running run in tx and makes its process end it. notify notifies the
+// workers of queues.
+func New(
+	pool *pgxpool.Pool, s *store.Store,
+	cancelRunning func(ctx context.Context, tx pgx.Tx, id int64) error,
+	notify func(ctx context.Context, queues []string),
+) *Bulk {
+	return &Bulk{pool: pool, store: s, retry: retrying(s, notify), cancel: cancelling(s, cancelRunning)}
+}
+
+func retrying(s *store.Store, notify func(ctx context.Context, queues []string)) change {
+	return change{
+		kind: store.BulkRetry,
+		apply: func(ctx context.Context, tx pgx.Tx, runs []store.Lockable, last bool) error {
+			ids := idsOf(runs)
+			if err := s.PrepareRetry(ctx, tx, ids, last); err != nil {
+				return err
+			}
+			return s.RetryRuns(ctx, tx, ids)
+		},
+		applied: func(ctx context.Context, runs []store.Lockable) {
+			var queues []string
+			for _, r := range runs {
+				if !slices.Contains(queues, r.Queue) {
+					queues = append(queues, r.Queue)
+				}
+			}
+			notify(ctx, queues)
+		},
+	}
+}
+
+func cancelling(s *store.Store, cancelRunning func(ctx context.Context, tx pgx.Tx, id int64) error) change {
+	return change{
+		kind: store.BulkCancel, due: true,
+		apply: func(ctx context.Context, tx pgx.Tx, runs []store.Lockable, _ bool) error {
+			var waiting []store.Lockable
+			for _, r := range runs {
+				if !r.Running {
+					waiting = append(waiting, r)
+				} else if err := cancelRunning(ctx, tx, r.ID); err != nil {
+					return err
+				}
+			}
+			return s.CancelRuns(ctx, tx, idsOf(waiting))
+		},
+		applied: func(context.Context, []store.Lockable) {},
+	}
+}
+
+// Retry retries the runs that match and can be retried, and returns how many it has, also with an error.
+func (b *Bulk) Retry(ctx context.Context, f store.Filter) (int, error) {
+	return b.toAll(ctx, f, b.retry)
+}
+
+// CountRetryable returns how many runs Retry would find.
+func (b *Bulk) CountRetryable(ctx context.Context, f store.Filter) (int, error) {
+	return b.store.CountMatching(ctx, b.pool, f, b.retry.due)
+}
+
+// Cancel cancels the runs that match and have not ended, and returns how many it has, also with an error.
+func (b *Bulk) Cancel(ctx context.Context, f store.Filter) (int, error) {
+	return b.toAll(ctx, f, b.cancel)
+}
+
+// CountCancellable returns how many runs Cancel would find.
+func (b *Bulk) CountCancellable(ctx context.Context, f store.Filter) (int, error) {
+	return b.store.CountMatching(ctx, b.pool, f, b.cancel.due)
+}
+
+// toAll does c to all runs that match f now.
+func (b *Bulk) toAll(ctx context.Context, f store.Filter, c change) (n int, err error) {
+	matches, err := b.store.MatchingRuns(ctx, b.pool, f, c.due)
+	if err != nil {
+		return 0, err
+	}
+	var left []store.Match
+	for batch := range slices.Chunk(matches, rows) {
+		done, busy, err := b.toBatch(ctx, c, batch)
+		n += done
+		if err != nil {
+			return n, err
+		}
+		left = append(left, busy...)
+	}
+	failed := 0
+	for _, run := range left {
+		done, oneErr := b.toOne(ctx, c, run)
+		n += done
+		switch {
+		case oneErr == nil:
+		case !ofOneRun(oneErr) || ctx.Err() != nil:
+			return n, oneErr
+		default:
+			if failed++; err == nil {
+				err = oneErr
+			}
+		}
+	}
+	if err != nil {
+		return n, fmt.Errorf("%d of %d runs are left, the first because: %w", failed, len(matches), err)
+	}
+	return n, nil
+}
+
+// toBatch does c to those runs that no other transaction has locked. It returns how many these were, and the runs that
+// are to be done one by one.
+func (b *Bulk) toBatch(ctx context.Context, c change, batch []store.Match) (done int, busy []store.Match, err error) {
+	var locked []store.Lockable
+	err = b.inTx(ctx, timeout, func(tx pgx.Tx) (err error) {
+		if locked, err = b.store.LockFree(ctx, tx, c.kind, batch); err != nil || len(locked) == 0 {
+			return err
+		}
+		return c.apply(ctx, tx, locked, false)
+	})
+	if ofOneRun(err) && ctx.Err() == nil {
+		return 0, batch, nil
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	c.applied(ctx, locked)
+	if len(locked) == len(batch) {
+		return len(locked), nil, nil
+	}
+	was := make(map[int64]bool, len(locked))
+	for _, r := range locked {
+		was[r.ID] = true
+	}
+	left := slices.DeleteFunc(slices.Clone(batch), func(r store.Match) bool { return was[r.ID] })
+	still, err := b.store.Read(ctx, b.pool, c.kind, left)
+	for _, r := range still {
+		busy = append(busy, left[slices.IndexFunc(left, func(m store.Match) bool { return m.ID == r.ID })])
+	}
+	return len(locked), busy, err
+}
+
+// toOne does c to a run, if it still applies to it.
+func (b *Bulk) toOne(ctx context.Context, c change, run store.Match) (done int, err error) {
+	var locked []store.Lockable
+	for try := 1; try <= tries; try++ {
+		err = b.inTx(ctx, lockedTimeout, func(tx pgx.Tx) (err error) {
+			if locked, err = b.store.Lock(ctx, tx, c.kind, []store.Match{run}); err != nil || len(locked) == 0 {
+				return err
+			}
+			return c.apply(ctx, tx, locked, try == tries)
+		})
+		if code := store.Code(err); code != "23505" && code != "40P01" { // another run took its key, or a deadlock
+			break
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	c.applied(ctx, locked)
+	return len(locked), nil
+}
+
+func (b *Bulk) inTx(ctx context.Context, timeout time.Duration, f func(tx pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, b.pool, readCommitted, func(tx pgx.Tx) error {
+		if err := b.store.SetLimits(ctx, tx, store.Limits{Statement: timeout, Idle: timeout}); err != nil {
+			return err
+		}
+		return f(tx)
+	})
+}
+
+func idsOf(runs []store.Lockable) []int64 {
+	ids := make([]int64, len(runs))
+	for i, r := range runs {
+		ids[i] = r.ID
+	}
+	return ids
+}
+
+// ofOneRun reports whether an error may be due to one run of several: its values, its key, or a lock.
+func ofOneRun(err error) bool {
+	code := store.Code(err)
+	switch code {
+	case "55P03", "57014": // the limits of the transaction
+		return true
+	}
+	return len(code) == 5 && slices.Contains([]string{"22", "23", "40"}, code[:2])
+}

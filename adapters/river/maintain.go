@@ -11,6 +11,7 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/pause"
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/schedule"
+	"github.com/everytick/everytick/adapters/river/internal/stall"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/jobs/provider"
 )
@@ -42,8 +43,9 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 		{"outcomes of schedules", func(ctx context.Context) error { return s.store.CopyOutcomes(ctx, ss.pool, namesOf(s.schedules())) }},
 		s.retain(ss),
 		{"calls of OnFailed", func(ctx context.Context) error { return s.store.ForgetFailed(ctx, ss.pool) }},
-		{"lost fetches", func(ctx context.Context) error { return s.giveBack(ctx, ss, lostFetchAfter) }},
-		{"stalled jobs", func(ctx context.Context) error { return s.watchStalls(ctx, ss) }},
+		{"lost fetches", func(ctx context.Context) error { return ss.stalls.GiveBack(ctx, stall.LostAfter) }},
+		// So that the next Health need not wait until it has seen a job twice.
+		{"stalled jobs", func(ctx context.Context) error { _, err := ss.stalls.Find(ctx); return err }},
 		{"processes", func(ctx context.Context) error { return s.store.ForgetProcesses(ctx, ss.pool) }},
 	}
 	// Jobs left in queues by earlier versions.

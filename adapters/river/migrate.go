@@ -58,7 +58,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, opts *MigrateOptions) erro
 		return fmt.Errorf("river: SearchIndexes is %d, must be SearchIndexesKeep, SearchIndexesDrop or SearchIndexesBuild", o.SearchIndexes)
 	}
 	st := store.New(schema)
-	err = checkEncoding(ctx, st, pool)
+	err = migrate.CheckEncoding(ctx, st, pool)
 	var m *migrate.Migration
 	if err == nil {
 		m, err = migrate.New(pool, st, search)

@@ -174,10 +174,14 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	var stalled map[string]store.Stall
 	err := s.examine(bounded, &h)
 	if err == nil && working {
-		stalled, err = s.findStalls(bounded, ss)
+		stalled, err = ss.stalls.Find(bounded)
 	}
 	if working {
-		h.Reasons = append(s.flowReasons(ss, stalled), h.Reasons...)
+		here := ss.stalls.Reasons(stalled)
+		if text := ss.process.Reason(time.Now()); text != "" {
+			here = append(here, jobs.Reason{Text: text})
+		}
+		h.Reasons = append(here, h.Reasons...)
 	}
 	switch {
 	case store.IsMissing(err):

@@ -21,8 +21,10 @@ import (
 	"github.com/everytick/everytick/adapters/river/internal/failed"
 	"github.com/everytick/everytick/adapters/river/internal/flow"
 	"github.com/everytick/everytick/adapters/river/internal/fold"
+	"github.com/everytick/everytick/adapters/river/internal/migrate"
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/schedule"
+	"github.com/everytick/everytick/adapters/river/internal/stall"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/adapters/river/internal/wake"
 	"github.com/everytick/everytick/adapters/river/internal/work"
@@ -39,7 +41,7 @@ type session struct {
 	failed  *failed.Caller
 	slots   map[string]*work.Slots // by queue
 	flow    *flow.Flow             // what the client fetches and stores
-	stalls  stalls
+	stalls  *stall.Watch
 	log     *fold.Handler // of River's client
 
 	startedAt time.Time
@@ -71,7 +73,7 @@ func (s *Scheduler) Start(ctx context.Context) (err error) {
 	if reason, err := s.checkMigrated(ctx); err != nil || reason != "" {
 		return cmp.Or(err, errors.New(reason))
 	}
-	if err := checkEncoding(ctx, s.store, s.pool); err != nil {
+	if err := migrate.CheckEncoding(ctx, s.store, s.pool); err != nil {
 		return err
 	}
 	if len(s.reg.Jobs()) > 0 {
@@ -159,6 +161,10 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 		return err
 	}
 	ss.flow, ss.log = s.newFlow(id, ss), fold.New(riverLogger(s.log).Handler())
+	ss.stalls = stall.New(stall.Config{
+		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Flow: ss.flow, Jobs: s.reg.Jobs(),
+		Main: s.cfg.Queue, QueueOf: s.queueOf, Slots: ss.slots, Notify: s.wake.Notify,
+	})
 	cfg, err := s.clientConfig(id, ss, indexes, live)
 	if err != nil {
 		return err
@@ -312,6 +318,18 @@ func (ss *session) busy() (n int) {
 		n += slots.Taken()
 	}
 	return n
+}
+
+// newFlow returns the flow of the client with this ID.
+func (s *Scheduler) newFlow(id string, ss *session) *flow.Flow {
+	return flow.New(flow.Config{
+		Log:     s.log,
+		Failed:  func(err error) { s.leaveReadOnly(ss.pool, err) },
+		Suspect: func(since time.Time) bool { return ss.process.Suspect(since) },
+		Owned: func(ctx context.Context, ids []int64, attempts []int) ([]int64, error) {
+			return s.store.OwnedAttempts(ctx, ss.pool, id, ids, attempts)
+		},
+	})
 }
 
 // schedules returns the jobs that have a schedule.

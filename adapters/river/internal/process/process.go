@@ -167,11 +167,16 @@ func (p *Process) record(began time.Time, err error) (again bool) {
 	return again
 }
 
-// Failing returns the error of the latest beat, and the start of the first one that failed since a beat was stored.
-func (p *Process) Failing() (since time.Time, err error) {
+// Reason returns why others may take the jobs of this process: its heartbeats have failed for DeadAfter. It returns ""
+// otherwise.
+func (p *Process) Reason(now time.Time) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.failing, p.failure
+	failed := now.Sub(p.failing)
+	if p.failure == nil || failed < p.cfg.DeadAfter {
+		return ""
+	}
+	return fmt.Sprintf("the heartbeat of this process could not be stored for %s, so others may take its jobs: %v", failed.Round(time.Second), p.failure)
 }
 
 // store stores one beat.

@@ -111,7 +111,7 @@ func (s *Scheduler) notMigrated() string {
 // unmigrated adds to an error about a missing table what to do. If the error says that the server is read-only, the
 // next statement goes to another one.
 func (s *Scheduler) unmigrated(err error) error {
-	s.leaveReadOnly(s.pool, err)
+	s.failover.Check(err)
 	if store.IsMissing(err) {
 		return fmt.Errorf("%s: %w", s.notMigrated(), err)
 	}

@@ -37,6 +37,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/conns"
 	"github.com/everytick/everytick/adapters/river/internal/dbclock"
 	"github.com/everytick/everytick/adapters/river/internal/insert"
 	"github.com/everytick/everytick/adapters/river/internal/pause"
@@ -184,6 +185,7 @@ type Scheduler struct {
 
 	inserting *riverqueue.Client[pgx.Tx]
 	inserts   *insert.Inserter
+	failover  *conns.Failover // of pool
 
 	pauses   *pause.Pauses
 	going    *work.Going
@@ -192,7 +194,6 @@ type Scheduler struct {
 	started  atomic.Bool
 	ending   atomic.Bool // Shutdown is running
 	migrated atomic.Bool // the schema has been found complete
-	resets   resets
 }
 
 var (
@@ -219,7 +220,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	s := &Scheduler{cfg: c, log: c.Logger, pool: pool, reg: reg, store: store.New(c.Schema), turn: make(chan struct{}, 1)}
-	s.pauses, s.going = pause.New(s.store), work.NewGoing()
+	s.pauses, s.going, s.failover = pause.New(s.store), work.NewGoing(), conns.NewFailover(pool, s.log)
 	s.clock = dbclock.New(func(ctx context.Context, ask func(dbclock.Asker) error) error {
 		return s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return ask(conn) })
 	}, time.Now)

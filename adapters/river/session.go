@@ -18,6 +18,7 @@ import (
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/conns"
 	"github.com/everytick/everytick/adapters/river/internal/failed"
 	"github.com/everytick/everytick/adapters/river/internal/flow"
 	"github.com/everytick/everytick/adapters/river/internal/fold"
@@ -322,10 +323,14 @@ func (ss *session) busy() (n int) {
 
 // newFlow returns the flow of the client with this ID.
 func (s *Scheduler) newFlow(id string, ss *session) *flow.Flow {
+	failover := conns.NewFailover(ss.pool, s.log)
 	return flow.New(flow.Config{
-		Log:     s.log,
-		Failed:  func(err error) { s.leaveReadOnly(ss.pool, err) },
-		Suspect: func(since time.Time) bool { return ss.process.Suspect(since) },
+		Log: s.log, Suspect: ss.process.Suspect,
+		Failed: func(err error) {
+			if failover.Check(err) {
+				ss.flow.Reset()
+			}
+		},
 		Owned: func(ctx context.Context, ids []int64, attempts []int) ([]int64, error) {
 			return s.store.OwnedAttempts(ctx, ss.pool, id, ids, attempts)
 		},

@@ -109,7 +109,7 @@ func (s *Scheduler) overdueReason(d *provider.Definition, st *jobs.Status, row s
 	if ss == nil || !s.started.Load() {
 		return "this scheduler is " + s.notRunning() + ", and no other process has taken it: none that registers it is running, or all are busy"
 	}
-	slots := ss.slots[s.queueOf(d)]
+	slots := ss.workers[s.queues.Of(d)]
 	switch {
 	case !inserted && d.CatchUp == jobs.CatchUpAll && row.Progress != provider.Over:
 		return "the run of the previous tick has not ended"

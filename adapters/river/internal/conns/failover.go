@@ -1,4 +1,6 @@
-// Package conns keeps connections away from a server that has become read-only.
+// Package conns opens the scheduler's own connections, and closes those to a server that has become read-only.
+//
+// The own connections are configured as the application's are. They neither take any of its pool nor wait for one.
 package conns
 
 import (

@@ -8,8 +8,11 @@ package process
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"os"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -66,6 +69,18 @@ type Process struct {
 	draining bool
 	failure  error     // of the latest beat
 	failing  time.Time // the start of the first beat that failed since the latest stored one
+}
+
+// Self returns what a program knows about its process, under an ID that is new at each call. The ID has the host and
+// the process's number in it, and may be that of a client of River.
+func Self() store.Process {
+	host, _ := os.Hostname() // "" if unknown
+	version := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+	}
+	pid := os.Getpid()
+	return store.Process{ID: fmt.Sprintf("%.60s_%d_%s", host, pid, rand.Text()[:8]), Host: host, PID: pid, Version: version}
 }
 
 // Start stores the first heartbeat and continues until Stop. ctx applies to the first one only.

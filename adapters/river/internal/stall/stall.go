@@ -15,8 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/everytick/everytick/adapters/river/internal/flow"
+	"github.com/everytick/everytick/adapters/river/internal/queues"
 	"github.com/everytick/everytick/adapters/river/internal/store"
-	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
 )
@@ -33,12 +33,10 @@ type Config struct {
 	// Client is the ID of River's client.
 	Client string
 	// Flow is what the client fetches and stores.
-	Flow *flow.Flow
-	Jobs []*provider.Definition
-	// Main is the queue of the jobs without worker slots of their own, and QueueOf returns the queue of a job.
-	Main    string
-	QueueOf func(*provider.Definition) string
-	Slots   map[string]*work.Slots // by queue
+	Flow    *flow.Flow
+	Jobs    []*provider.Definition
+	Queues  queues.Queues
+	Workers queues.Workers
 	// Notify tells the workers of queues that there are jobs.
 	Notify func(ctx context.Context, queues []string)
 }
@@ -55,18 +53,15 @@ type Watch struct {
 
 // New returns a watch in a process that has just started.
 func New(cfg Config) *Watch {
-	w := &Watch{cfg: cfg, started: time.Now(), seen: Sightings{}}
-	for _, d := range cfg.Jobs {
-		w.names = append(w.names, d.Name)
-	}
-	return w
+	names, _ := cfg.Queues.Homes(cfg.Jobs)
+	return &Watch{cfg: cfg, started: time.Now(), names: names, seen: Sightings{}}
 }
 
 // Find returns the oldest run in each queue that has been due for long though workers have been free.
 func (w *Watch) Find(ctx context.Context) (map[string]store.Stall, error) {
 	now := time.Now()
 	var idle []string
-	for queue, slots := range w.cfg.Slots {
+	for queue, slots := range w.cfg.Workers {
 		busy := w.started
 		fetched, _ := w.cfg.Flow.Fetches(queue)
 		for _, t := range []time.Time{fetched, slots.Full()} {
@@ -102,17 +97,17 @@ func (w *Watch) Reasons(found map[string]store.Stall) (reasons []jobs.Reason) {
 	n, first, err := w.cfg.Flow.Unstored(now)
 	add("", flow.ResultsReason(n, first, err, now))
 	queue := func(name string, own bool) flow.Queue {
-		slots, stalled := w.cfg.Slots[name], found[name]
+		slots, stalled := w.cfg.Workers[name], found[name]
 		_, failure := w.cfg.Flow.Fetches(name)
 		return flow.Queue{
 			Name: name, Own: own, Workers: slots.N, Free: max(0, slots.N-slots.Taken()), Failure: failure,
 			Due: time.Duration(stalled.Due * float64(time.Second)), Paused: stalled.Paused,
 		}
 	}
-	add("", queue(w.cfg.Main, false).Reason(now))
+	add("", queue(w.cfg.Queues.Main, false).Reason(now))
 	for _, d := range w.cfg.Jobs {
 		if d.Concurrency > 0 {
-			add(d.Name, queue(w.cfg.QueueOf(d), true).Reason(now))
+			add(d.Name, queue(w.cfg.Queues.Of(d), true).Reason(now))
 		}
 	}
 	return reasons

@@ -32,4 +32,6 @@ func (s *Scheduler) KnowsPaused(name string) bool { return s.pauses.Has(name) }
 func (s *Scheduler) Rehome(ctx context.Context, all bool) error { return s.rehome(ctx, all) }
 
 // GiveBack runs the maintenance step that returns jobs whose fetch was lost, without waiting until they are old.
-func (s *Scheduler) GiveBack(ctx context.Context) error { return s.giveBack(ctx, s.session.Load(), 0) }
+func (s *Scheduler) GiveBack(ctx context.Context) error {
+	return s.session.Load().stalls.GiveBack(ctx, 0)
+}

@@ -2,17 +2,13 @@ package river
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"regexp"
-	"strings"
 	"time"
 
 	"github.com/everytick/everytick/adapters/river/internal/pause"
 	"github.com/everytick/everytick/adapters/river/internal/process"
 	"github.com/everytick/everytick/adapters/river/internal/schedule"
+	"github.com/everytick/everytick/adapters/river/internal/stall"
 	"github.com/everytick/everytick/adapters/river/internal/store"
-	"github.com/everytick/everytick/jobs/provider"
 )
 
 // The pace of maintenance. upkeepEvery is longer than pause.Every, and shorter than the least Retention, so that the
@@ -31,7 +27,7 @@ type step struct {
 // maintain looks after the jobs of this process until ctx ends, whether it leads or not: the leader may belong to a
 // service that has not registered them.
 func (s *Scheduler) maintain(ctx context.Context, ss *session) {
-	names, queues := s.homes()
+	names, queues := s.queues.Homes(s.reg.Jobs())
 	pauses := step{"pauses", func(ctx context.Context) error { return s.pauses.Refresh(ctx, ss.pool, names, queues) }}
 	rescue := step{"rescue", func(ctx context.Context) error { return s.rescue(ctx, ss, ss.process.Dead()) }}
 	upkeep := []step{
@@ -42,8 +38,9 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 		{"outcomes of schedules", func(ctx context.Context) error { return s.store.CopyOutcomes(ctx, ss.pool, namesOf(s.schedules())) }},
 		s.retain(ss),
 		{"calls of OnFailed", func(ctx context.Context) error { return s.store.ForgetFailed(ctx, ss.pool) }},
-		{"lost fetches", func(ctx context.Context) error { return s.giveBack(ctx, ss, lostFetchAfter) }},
-		{"stalled jobs", func(ctx context.Context) error { return s.watchStalls(ctx, ss) }},
+		{"lost fetches", func(ctx context.Context) error { return ss.stalls.GiveBack(ctx, stall.LostAfter) }},
+		// So that the next Health need not wait until it has seen a job twice.
+		{"stalled jobs", func(ctx context.Context) error { _, err := ss.stalls.Find(ctx); return err }},
 		{"processes", func(ctx context.Context) error { return s.store.ForgetProcesses(ctx, ss.pool) }},
 	}
 	// Jobs left in queues by earlier versions.
@@ -81,7 +78,7 @@ func (s *Scheduler) runSteps(ctx context.Context, steps ...step) {
 func (s *Scheduler) rescue(ctx context.Context, ss *session, dead []string) error {
 	var own []store.Rescuable
 	for _, d := range s.reg.Jobs() {
-		own = append(own, store.Rescuable{Name: d.Name, Queue: s.queueOf(d), RetryDelay: d.RetryDelay, After: min(d.Timeout, 1<<61) + process.SilentAfter, OnFailed: d.CallsOnFailed()})
+		own = append(own, store.Rescuable{Name: d.Name, Queue: s.queues.Of(d), RetryDelay: d.RetryDelay, After: min(d.Timeout, 1<<61) + process.SilentAfter, OnFailed: d.CallsOnFailed()})
 	}
 	n, err := process.Rescue(ctx, s.store, ss.pool, s.log, own, dead)
 	if n > 0 {
@@ -98,46 +95,7 @@ const unworkedAfter = 10 * time.Second
 // Transactional was added to or removed from a job, the old queue may have no workers, and processes of an older version
 // may still insert into it. Unless all is set it leaves jobs alone that are not late: another version may work that queue.
 func (s *Scheduler) rehome(ctx context.Context, all bool) error {
-	names, queues := s.homes()
+	names, queues := s.queues.Homes(s.reg.Jobs())
 	worked := append([]string{s.cfg.Queue, store.PausedQueue}, queues...)
 	return s.store.Rehome(ctx, s.ownPool(), names, queues, worked, all, unworkedAfter)
-}
-
-// homes returns the names of all jobs and their queues.
-func (s *Scheduler) homes() (names, queues []string) {
-	for _, d := range s.reg.Jobs() {
-		names, queues = append(names, d.Name), append(queues, s.queueOf(d))
-	}
-	return names, queues
-}
-
-var notInQueueName = regexp.MustCompile(`[^a-z0-9]+`)
-
-// queueOf returns the River queue of a job: its own if it has worker slots of its own, and that of all transactional
-// jobs if it is one of them. River's queue names allow neither dots nor 100 bytes, so a hash keeps them apart.
-func (s *Scheduler) queueOf(d *provider.Definition) string {
-	switch {
-	case d.Concurrency > 0:
-		return queueNamed(d.Name)
-	case d.Transactional:
-		return s.txQueue()
-	default:
-		return s.cfg.Queue
-	}
-}
-
-// txQueue returns the queue of the transactional jobs without worker slots of their own. It has a limit of its own.
-func (s *Scheduler) txQueue() string {
-	const suffix = "-tx"
-	if len(s.cfg.Queue)+len(suffix) > maxQueueBytes {
-		return queueNamed(s.cfg.Queue + suffix)
-	}
-	return s.cfg.Queue + suffix
-}
-
-// queueNamed returns a valid name of a queue for any text.
-func queueNamed(text string) string {
-	readable := strings.Trim(notInQueueName.ReplaceAllString(text, "-"), "-")
-	sum := sha256.Sum256([]byte(text))
-	return strings.TrimRight(readable[:min(len(readable), 48)], "-") + "-" + hex.EncodeToString(sum[:4])
 }

@@ -58,7 +58,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, opts *MigrateOptions) erro
 		return fmt.Errorf("river: SearchIndexes is %d, must be SearchIndexesKeep, SearchIndexesDrop or SearchIndexesBuild", o.SearchIndexes)
 	}
 	st := store.New(schema)
-	err = checkEncoding(ctx, st, pool)
+	err = migrate.CheckEncoding(ctx, st, pool)
 	var m *migrate.Migration
 	if err == nil {
 		m, err = migrate.New(pool, st, search)
@@ -111,7 +111,7 @@ func (s *Scheduler) notMigrated() string {
 // unmigrated adds to an error about a missing table what to do. If the error says that the server is read-only, the
 // next statement goes to another one.
 func (s *Scheduler) unmigrated(err error) error {
-	s.leaveReadOnly(s.pool, err)
+	s.failover.Check(err)
 	if store.IsMissing(err) {
 		return fmt.Errorf("%s: %w", s.notMigrated(), err)
 	}

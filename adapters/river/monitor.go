@@ -47,14 +47,14 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	standings := map[string]store.Standing{}
+	rows := map[string]*store.Standing{}
 	if scheduled := s.schedules(); len(scheduled) > 0 {
 		found, err := s.store.Standings(ctx, s.pool, namesOf(scheduled))
 		if err != nil {
 			return nil, err
 		}
-		for _, st := range found {
-			standings[st.Name] = st
+		for i := range found {
+			rows[found[i].Name] = &found[i]
 		}
 	}
 	defs := s.reg.Jobs()
@@ -66,68 +66,20 @@ func (s *Scheduler) statuses(ctx context.Context) ([]jobs.Status, error) {
 		if d.Schedule == nil {
 			continue
 		}
-		standing, ok := standings[d.Name]
-		s.describe(d, st, standing, ok, now)
+		schedule.Describe(st, d, rows[d.Name], s.here(d), now)
 		st.Upcoming = d.Upcoming(st.NextTick)
 	}
 	return all, nil
 }
 
-// describe fills in the fields that come from the row of a schedule.
-func (s *Scheduler) describe(d *provider.Definition, st *jobs.Status, row store.Standing, exists bool, now time.Time) {
-	if !exists {
-		next, err := provider.CheckedNext(d.Schedule, now)
-		if st.NextTick = next; err != nil {
-			st.OverdueReason = stalled(err)
-		} else if s.started.Load() {
-			st.OverdueReason = "its row is missing and will be written again within seconds"
-		}
-		return
-	}
-	stands := schedule.Stands(d.Schedule, d.Spec(), row, !st.PausedSince.IsZero(), now)
-	st.PrevTick, st.PrevState, st.Missed = stands.Prev.At, stands.Prev.State, stands.Prev.Missed
-	st.LastSuccess, st.NextTick, st.OverdueBy = row.LastSuccess, stands.Next, stands.OverdueBy
-	switch {
-	case stands.Stalled != nil:
-		st.OverdueReason = stalled(stands.Stalled)
-	case st.OverdueBy > 0:
-		st.OverdueReason = s.overdueReason(d, st, row, stands.Inserted)
-	case stands.Ahead:
-		st.OverdueReason = "its next tick is later than its schedule says: the database's clock was set back, and the ticks until then have been inserted"
-	}
-}
-
-// stalled returns why the ticks of a schedule whose code fails wait.
-func stalled(err error) string { return "its schedule has a bug: " + err.Error() }
-
-// startsWithin is how late a tick starts at most if a worker is free: at the next poll.
-const startsWithin = 2 * time.Second
-
-// overdueReason returns why a tick that is due has not started, as far as this process knows.
-func (s *Scheduler) overdueReason(d *provider.Definition, st *jobs.Status, row store.Standing, inserted bool) string {
+// here returns what this process knows about running a job.
+func (s *Scheduler) here(d *provider.Definition) schedule.Here {
 	ss := s.session.Load()
 	if ss == nil || !s.started.Load() {
-		return "this scheduler is " + s.notRunning() + ", and no other process has taken it: none that registers it is running, or all are busy"
+		return schedule.Here{Stopped: s.notRunning()}
 	}
-	slots := ss.slots[s.queueOf(d)]
-	switch {
-	case !inserted && d.CatchUp == jobs.CatchUpAll && row.Progress != provider.Over:
-		return "the run of the previous tick has not ended"
-	case slots.Taken() >= slots.N && d.Concurrency > 0:
-		return fmt.Sprintf("all worker slots of the job are taken, %d in this process, and no other process has one free", slots.N)
-	case slots.Taken() >= slots.N && d.Transactional:
-		return fmt.Sprintf("all worker slots of transactional jobs are taken, %d in this process, and no other process has one free", slots.N)
-	case slots.Taken() >= slots.N:
-		return fmt.Sprintf("all workers are taken, %d in this process, and no other process has one free", slots.N)
-	case st.OverdueBy < startsWithin:
-		return "it is about to start"
-	case !inserted && row.Spec != d.Spec():
-		return "a process that was started later has registered another schedule for it: " + row.Spec
-	case !inserted:
-		return "it has not been inserted; see the log"
-	default:
-		return "no worker has taken it, though some are free; see the log"
-	}
+	slots := ss.workers[s.queues.Of(d)]
+	return schedule.Here{Workers: slots.N, Taken: slots.Taken()}
 }
 
 // notRunning returns why the scheduler is not running.
@@ -174,10 +126,14 @@ func (s *Scheduler) Health(ctx context.Context) (jobs.Health, error) {
 	var stalled map[string]store.Stall
 	err := s.examine(bounded, &h)
 	if err == nil && working {
-		stalled, err = s.findStalls(bounded, ss)
+		stalled, err = ss.stalls.Find(bounded)
 	}
 	if working {
-		h.Reasons = append(s.flowReasons(ss, stalled), h.Reasons...)
+		here := ss.stalls.Reasons(stalled)
+		if text := ss.process.Reason(time.Now()); text != "" {
+			here = append(here, jobs.Reason{Text: text})
+		}
+		h.Reasons = append(here, h.Reasons...)
 	}
 	switch {
 	case store.IsMissing(err):

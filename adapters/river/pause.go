@@ -52,7 +52,7 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 	if ss := s.session.Load(); ss != nil {
 		ss.ticker.CheckNow()
 	}
-	queue := s.queueOf(d)
+	queue := s.queues.Of(d)
 	err = s.pauses.Free(ctx, s.ownPool(), name, queue)
 	s.wake.Notify(ctx, []string{queue})
 	if err != nil {

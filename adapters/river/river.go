@@ -38,11 +38,13 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/everytick/everytick/adapters/river/internal/bulk"
+	"github.com/everytick/everytick/adapters/river/internal/conns"
 	"github.com/everytick/everytick/adapters/river/internal/dbclock"
 	"github.com/everytick/everytick/adapters/river/internal/insert"
 	"github.com/everytick/everytick/adapters/river/internal/key"
 	"github.com/everytick/everytick/adapters/river/internal/pause"
 	"github.com/everytick/everytick/adapters/river/internal/process"
+	"github.com/everytick/everytick/adapters/river/internal/queues"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/adapters/river/internal/wake"
 	"github.com/everytick/everytick/adapters/river/internal/work"
@@ -123,13 +125,7 @@ type Config struct {
 	River func(*riverqueue.Config)
 }
 
-var (
-	schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
-	queuePattern  = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
-)
-
-// maxQueueBytes is the most that queuePattern allows.
-const maxQueueBytes = 64
+var schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
 // maxSchemaBytes is River's limit: the names of its notification channels begin with the schema.
 const maxSchemaBytes = 46
@@ -160,7 +156,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.Retention = cmp.Or(c.Retention, DefaultRetention)
 	c.FailedRetention = cmp.Or(c.FailedRetention, DefaultFailedRetention)
 	switch {
-	case !queuePattern.MatchString(c.Queue) || c.Queue == store.PausedQueue:
+	case !queues.Valid(c.Queue) || c.Queue == store.PausedQueue:
 		return c, fmt.Errorf("river: Queue %q: want 1 to 64 of a-z, 0-9, _ and -, and not %q", c.Queue, store.PausedQueue)
 	case c.MaxWorkers < 1 || c.MaxWorkers > riverqueue.QueueNumWorkersMax:
 		return c, fmt.Errorf("river: MaxWorkers %d: must be 1 to %d", c.MaxWorkers, riverqueue.QueueNumWorkersMax)
@@ -189,6 +185,9 @@ type Scheduler struct {
 	keys      *key.Keys
 	bulk      *bulk.Bulk
 
+	own      *conns.Opener
+	failover *conns.Failover // of pool
+	queues   queues.Queues
 	pauses   *pause.Pauses
 	going    *work.Going
 	turn     chan struct{}           // holds a token during Start and Shutdown
@@ -196,7 +195,6 @@ type Scheduler struct {
 	started  atomic.Bool
 	ending   atomic.Bool // Shutdown is running
 	migrated atomic.Bool // the schema has been found complete
-	resets   resets
 }
 
 var (
@@ -223,7 +221,8 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 		return nil, fmt.Errorf("river: %w", err)
 	}
 	s := &Scheduler{cfg: c, log: c.Logger, pool: pool, reg: reg, store: store.New(c.Schema), turn: make(chan struct{}, 1)}
-	s.pauses, s.going = pause.New(s.store), work.NewGoing()
+	s.pauses, s.going, s.queues = pause.New(s.store), work.NewGoing(), queues.New(c.Queue)
+	s.own, s.failover = conns.NewOpener(pool, s.store, c.PollOnly), conns.NewFailover(pool, s.log)
 	s.clock = dbclock.New(func(ctx context.Context, ask func(dbclock.Asker) error) error {
 		return s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return ask(conn) })
 	}, time.Now)

@@ -3,12 +3,9 @@ package river
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -18,11 +15,15 @@ import (
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/conns"
 	"github.com/everytick/everytick/adapters/river/internal/failed"
 	"github.com/everytick/everytick/adapters/river/internal/flow"
 	"github.com/everytick/everytick/adapters/river/internal/fold"
+	"github.com/everytick/everytick/adapters/river/internal/migrate"
 	"github.com/everytick/everytick/adapters/river/internal/process"
+	"github.com/everytick/everytick/adapters/river/internal/queues"
 	"github.com/everytick/everytick/adapters/river/internal/schedule"
+	"github.com/everytick/everytick/adapters/river/internal/stall"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/adapters/river/internal/wake"
 	"github.com/everytick/everytick/adapters/river/internal/work"
@@ -37,9 +38,9 @@ type session struct {
 	ticker  *schedule.Ticker
 	client  *riverqueue.Client[pgx.Tx]
 	failed  *failed.Caller
-	slots   map[string]*work.Slots // by queue
-	flow    *flow.Flow             // what the client fetches and stores
-	stalls  stalls
+	workers queues.Workers
+	flow    *flow.Flow // what the client fetches and stores
+	stalls  *stall.Watch
 	log     *fold.Handler // of River's client
 
 	startedAt time.Time
@@ -71,7 +72,7 @@ func (s *Scheduler) Start(ctx context.Context) (err error) {
 	if reason, err := s.checkMigrated(ctx); err != nil || reason != "" {
 		return cmp.Or(err, errors.New(reason))
 	}
-	if err := checkEncoding(ctx, s.store, s.pool); err != nil {
+	if err := migrate.CheckEncoding(ctx, s.store, s.pool); err != nil {
 		return err
 	}
 	if len(s.reg.Jobs()) > 0 {
@@ -88,9 +89,7 @@ func (s *Scheduler) Start(ctx context.Context) (err error) {
 func (s *Scheduler) logSession(ctx context.Context, msg string, ss *session) {
 	workers := 0
 	if ss != nil {
-		for _, slots := range ss.slots {
-			workers += slots.N
-		}
+		workers = ss.workers.Count()
 	}
 	s.log.InfoContext(ctx, msg, "schema", s.cfg.Schema, "jobs", len(s.reg.Jobs()), "workers", workers)
 }
@@ -126,7 +125,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 		return err
 	}
 	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), stopping: make(chan struct{}), died: make(chan struct{}, 1)}
-	if ss.pool, err = s.newOwnPool(ctx); err != nil {
+	if ss.pool, err = s.own.Pool(ctx); err != nil {
 		return err
 	}
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -140,12 +139,13 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 			ss.pool.Close()
 		}
 	}()
-	if ss.slots, err = s.newSlots(); err != nil {
+	if ss.workers, err = s.queues.Workers(s.reg.Jobs(), s.cfg.MaxWorkers, int(s.pool.Config().MaxConns)); err != nil {
 		return err
 	}
 	ss.ticker = s.newTicker(ss.pool, s.schedules(), now, func() (int, map[string]bool) { return ss.process.Live() })
-	id := newClientID()
-	if ss.process, err = process.Start(ctx, s.processConfig(id, ss)); err != nil {
+	self := process.Self()
+	id := self.ID // of the client
+	if ss.process, err = process.Start(ctx, s.processConfig(self, ss)); err != nil {
 		return err
 	}
 	if err := ss.ticker.Register(ctx); err != nil {
@@ -159,6 +159,10 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 		return err
 	}
 	ss.flow, ss.log = s.newFlow(id, ss), fold.New(riverLogger(s.log).Handler())
+	ss.stalls = stall.New(stall.Config{
+		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Flow: ss.flow, Jobs: s.reg.Jobs(),
+		Queues: s.queues, Workers: ss.workers, Notify: s.wake.Notify,
+	})
 	cfg, err := s.clientConfig(id, ss, indexes, live)
 	if err != nil {
 		return err
@@ -200,86 +204,12 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	return nil
 }
 
-// newSlots returns the worker slots by queue. It fails if the pool is too small for the transactional jobs, each of
-// which occupies a connection.
-func (s *Scheduler) newSlots() (map[string]*work.Slots, error) {
-	slots := map[string]*work.Slots{s.cfg.Queue: {N: s.cfg.MaxWorkers}}
-	n, err := provider.TransactionalWorkers(s.reg.Jobs(), int(s.pool.Config().MaxConns), s.cfg.MaxWorkers)
-	if err != nil {
-		return nil, err
-	}
-	if n > 0 {
-		slots[s.txQueue()] = &work.Slots{N: n}
-	}
-	for _, d := range s.reg.Jobs() {
-		if d.Concurrency > 0 {
-			slots[s.queueOf(d)] = &work.Slots{N: d.Concurrency}
-		}
-	}
-	return slots, nil
-}
-
-// newClientID returns a unique ID for River's client, with the host and process ID in it.
-func newClientID() string {
-	return fmt.Sprintf("%.60s_%d_%s", hostname(), os.Getpid(), rand.Text()[:8])
-}
-
-func hostname() string {
-	host, _ := os.Hostname() // "" if unknown
-	return host
-}
-
-// ownConns limits the connections that a started scheduler opens beside the pool it was given. On two cores 20 were
-// no faster.
-const ownConns = 4
-
-// ownPing bounds how long a connection of the own pool that has been idle may take to answer before another one is
-// used. A fetch, with a timeout of 10 s, can try all of them.
-const ownPing = 2 * time.Second
-
-// newOwnPool returns a pool for fetching, completing and scheduling jobs, which must not wait when handlers and the
-// rest of the application use up theirs.
-func (s *Scheduler) newOwnPool(ctx context.Context) (*pgxpool.Pool, error) {
-	cfg := s.pool.Config()
-	cfg.MaxConns, cfg.MinConns, cfg.MinIdleConns = min(ownConns, cfg.MaxConns), 0, 0
-	cfg.PingTimeout = cmp.Or(cfg.PingTimeout, ownPing)
-	cfg.AfterConnect = s.afterConnect(cfg.AfterConnect)
-	return pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
-}
-
-// afterConnect returns what prepares a connection of the scheduler's own, after configured.
-func (s *Scheduler) afterConnect(configured func(context.Context, *pgx.Conn) error) func(context.Context, *pgx.Conn) error {
-	return func(ctx context.Context, conn *pgx.Conn) error {
-		if configured != nil {
-			if err := configured(ctx, conn); err != nil {
-				return err
-			}
-		}
-		if s.cfg.PollOnly { // a pooler may give the session to others
-			return nil
-		}
-		return s.store.PrepareSession(ctx, conn)
-	}
-}
-
-// processConfig configures this process's heartbeat.
-func (s *Scheduler) processConfig(id string, ss *session) process.Config {
-	version := ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		version = info.Main.Version
-	}
-	workers := 0
-	for _, slots := range ss.slots {
-		workers += slots.N
-	}
+// processConfig configures the heartbeat of this process.
+func (s *Scheduler) processConfig(self store.Process, ss *session) process.Config {
+	self.Registrations, self.Jobs, self.Workers = schedule.HashOf(s.reg.Jobs()), namesOf(s.reg.Jobs()), ss.workers.Count()
 	return process.Config{
-		Self: store.Process{
-			ID: id, Host: hostname(), PID: os.Getpid(), Version: version, Registrations: schedule.HashOf(s.reg.Jobs()),
-			Jobs: namesOf(s.reg.Jobs()), Workers: workers,
-		},
-		DeadAfter: s.cfg.DeadAfter, Store: s.store, Log: s.log, Clock: s.clock.Learn,
-		Connect: func(ctx context.Context) (*pgx.Conn, error) { return s.connect(ctx) },
-		Busy:    ss.busy,
+		Self: self, DeadAfter: s.cfg.DeadAfter, Store: s.store, Log: s.log, Clock: s.clock.Learn,
+		Connect: s.own.Connect, Busy: ss.workers.Busy,
 		Died: func() {
 			select {
 			case ss.died <- struct{}{}:
@@ -289,29 +219,20 @@ func (s *Scheduler) processConfig(id string, ss *session) process.Config {
 	}
 }
 
-// connect opens a connection as the own pool does.
-func (s *Scheduler) connect(ctx context.Context) (*pgx.Conn, error) {
-	cfg := s.pool.Config()
-	if cfg.BeforeConnect != nil {
-		if err := cfg.BeforeConnect(ctx, cfg.ConnConfig); err != nil {
-			return nil, err
-		}
-	}
-	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
-	if err == nil {
-		if err = s.afterConnect(cfg.AfterConnect)(ctx, conn); err != nil {
-			_ = conn.Close(ctx)
-		}
-	}
-	return conn, err
-}
-
-// busy returns how many jobs are running.
-func (ss *session) busy() (n int) {
-	for _, slots := range ss.slots {
-		n += slots.Taken()
-	}
-	return n
+// newFlow returns the flow of the client with this ID.
+func (s *Scheduler) newFlow(id string, ss *session) *flow.Flow {
+	failover := conns.NewFailover(ss.pool, s.log)
+	return flow.New(flow.Config{
+		Log: s.log, Suspect: ss.process.Suspect,
+		Failed: func(err error) {
+			if failover.Check(err) {
+				ss.flow.Reset()
+			}
+		},
+		Owned: func(ctx context.Context, ids []int64, attempts []int) ([]int64, error) {
+			return s.store.OwnedAttempts(ctx, ss.pool, id, ids, attempts)
+		},
+	})
 }
 
 // schedules returns the jobs that have a schedule.
@@ -330,7 +251,7 @@ func namesOf(defs []*provider.Definition) []string {
 // newTicker returns a ticker for these schedules, in a process that started at now.
 func (s *Scheduler) newTicker(pool *pgxpool.Pool, defs []*provider.Definition, now time.Time, live func() (int, map[string]bool)) *schedule.Ticker {
 	return schedule.New(schedule.Config{
-		Pool: pool, Store: s.store, Clock: s.clock, Log: s.log, Jobs: defs, QueueOf: s.queueOf,
+		Pool: pool, Store: s.store, Clock: s.clock, Log: s.log, Jobs: defs, QueueOf: s.queues.Of,
 		Hash: schedule.HashOf(s.reg.Jobs()), Started: now, Live: live, Insert: s.inserts.Tx, Notify: s.wake.Notify,
 	})
 }
@@ -374,12 +295,12 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 		LastSuccess: ss.ticker.LastSuccess,
 		Ended:       ss.flow.Ended,
 	}
-	for queue, slots := range ss.slots {
+	for queue, slots := range ss.workers {
 		cfg.Queues[queue] = riverqueue.QueueConfig{MaxWorkers: slots.N}
 	}
 	for _, d := range s.reg.Jobs() {
-		queue := s.queueOf(d)
-		work.Add(cfg.Workers, env, d, queue, ss.slots[queue])
+		queue := s.queues.Of(d)
+		work.Add(cfg.Workers, env, d, queue, ss.workers[queue])
 		if d.Schedule != nil {
 			cfg.PeriodicJobs = append(cfg.PeriodicJobs, schedule.Periodic(d.Schedule, s.clock.Offset, ss.ticker.Prompt))
 		}

@@ -146,7 +146,7 @@ func (s *Scheduler) triggerMany(
 // same delay are due together.
 func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definition, reqs ...*jobs.Request) ([]*insert.Job, error) {
 	var now time.Time
-	queue := s.queueOf(d)
+	queue := s.queues.Of(d)
 	all, stored := make([]*insert.Job, len(reqs)), make([]insert.Job, len(reqs))
 	for i, req := range reqs {
 		j := &stored[i]

@@ -189,3 +189,13 @@ func (m *Migration) createIndex(ctx context.Context, name, definition string) er
 func (m *Migration) qualified(name string) string {
 	return pgx.Identifier{m.store.Schema(), name}.Sanitize()
 }
+
+// CheckEncoding returns an error unless the database can store every text.
+func CheckEncoding(ctx context.Context, st *store.Store, db store.DB) error {
+	encoding, err := st.Encoding(ctx, db)
+	if err == nil && encoding != "UTF8" {
+		err = fmt.Errorf("the database's encoding is %s: it must be UTF8, or an error text that it cannot store would stop "+
+			"all jobs; create the database with ENCODING 'UTF8' TEMPLATE template0", encoding)
+	}
+	return err
+}

@@ -8,8 +8,11 @@ package process
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"os"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -66,6 +69,18 @@ type Process struct {
 	draining bool
 	failure  error     // of the latest beat
 	failing  time.Time // the start of the first beat that failed since the latest stored one
+}
+
+// Self returns what a program knows about its process, under an ID that is new at each call. The ID has the host and
+// the process's number in it, and may be that of a client of River.
+func Self() store.Process {
+	host, _ := os.Hostname() // "" if unknown
+	version := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+	}
+	pid := os.Getpid()
+	return store.Process{ID: fmt.Sprintf("%.60s_%d_%s", host, pid, rand.Text()[:8]), Host: host, PID: pid, Version: version}
 }
 
 // Start stores the first heartbeat and continues until Stop. ctx applies to the first one only.
@@ -167,11 +182,16 @@ func (p *Process) record(began time.Time, err error) (again bool) {
 	return again
 }
 
-// Failing returns the error of the latest beat, and the start of the first one that failed since a beat was stored.
-func (p *Process) Failing() (since time.Time, err error) {
+// Reason returns why others may take the jobs of this process: its heartbeats have failed for DeadAfter. It returns ""
+// otherwise.
+func (p *Process) Reason(now time.Time) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.failing, p.failure
+	failed := now.Sub(p.failing)
+	if p.failure == nil || failed < p.cfg.DeadAfter {
+		return ""
+	}
+	return fmt.Sprintf("the heartbeat of this process could not be stored for %s, so others may take its jobs: %v", failed.Round(time.Second), p.failure)
 }
 
 // store stores one beat.

@@ -129,72 +129,105 @@ func TestStep(t *testing.T) {
 	}
 }
 
+// faulty is a schedule whose ticks do not move on.
+type faulty struct{}
+
+func (faulty) Next(t time.Time) time.Time { return t }
+func (faulty) String() string             { return "never" }
+
 // Every minute; it is half past the fifth.
-func TestStands(t *testing.T) {
+func TestDescribe(t *testing.T) {
 	t.Parallel()
-	every, err := jobs.Every(time.Minute)
-	require.NoError(t, err)
 	now := at(5).Add(30 * time.Second)
-	const spec = "every 1m0s"
-	row := func(change func(*store.Standing)) store.Standing {
-		r := store.Standing{Spec: spec, Schedule: store.Schedule{
+	row := func(changes ...func(*store.Standing)) *store.Standing {
+		r := &store.Standing{Spec: "every 1m0s", Schedule: store.Schedule{
 			Next: at(6), Last: tick(5, 1, 15, jobs.StateRunning), Prev: tick(3, 0, 13, jobs.StateCompleted), Progress: provider.Going,
 		}}
-		if change != nil {
-			change(&r)
+		for _, change := range changes {
+			change(r)
 		}
 		return r
 	}
 	waits := func(r *store.Standing) {
 		r.Progress, r.Last.State, r.LastDue = provider.Waiting, jobs.StateWaiting, at(4)
 	}
+	next := func(minute int) func(*store.Standing) { return func(r *store.Standing) { r.Next = at(minute) } }
+	another := func(r *store.Standing) { r.Spec = "every 1h0m0s" }
+	// runs and waiting are the statuses of row() and row(waits).
+	runs := jobs.Status{PrevTick: at(5), PrevState: jobs.StateRunning, Missed: 1, NextTick: at(6)}
+	waiting := jobs.Status{PrevTick: at(3), PrevState: jobs.StateCompleted, NextTick: at(5), OverdueBy: 90 * time.Second}
+	nextAt := func(minute int) jobs.Status { st := runs; st.NextTick = at(minute); return st }
+	late := func(minute int, why string) jobs.Status {
+		st := nextAt(minute)
+		st.OverdueBy, st.OverdueReason = now.Sub(at(minute)), why
+		return st
+	}
+	because := func(st jobs.Status, why string) jobs.Status { st.OverdueReason = why; return st }
+	free, busy, stopped := schedule.Here{Workers: 7, Taken: 6}, schedule.Here{Workers: 7, Taken: 7}, schedule.Here{Stopped: "not started"}
+	const (
+		bug      = "its schedule has a bug: "
+		taken    = " are taken, 7 in this process, and no other process has one free"
+		notTaken = "no worker has taken it, though some are free; see the log"
+		missing  = "it has not been inserted; see the log"
+		ahead    = "its next tick is later than its schedule says: the database's clock was set back, and the ticks until then have been inserted"
+		nowhere  = "this scheduler is not started, and no other process has taken it: none that registers it is running, or all are busy"
+	)
+	skipped := runs
+	skipped.Missed, skipped.PrevState = 2, jobs.StateSkipped
+	paused := waiting
+	paused.NextTick, paused.OverdueBy = at(6), 0
 	for _, test := range []struct {
 		name   string
-		row    store.Standing
+		row    *store.Standing
+		here   schedule.Here
 		paused bool
-		want   schedule.Standing
+		want   jobs.Status
+		opts   []jobs.Option
 	}{
-		{"it runs", row(nil), false, schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(6)}},
-		{
-			"it waits, since the first tick that it stands for", row(waits), false,
-			schedule.Standing{Prev: tick(3, 0, 13, jobs.StateCompleted), Next: at(5), OverdueBy: 90 * time.Second, Inserted: true},
-		},
-		{
-			"it is paused, and a job waits", row(waits), true,
-			schedule.Standing{Prev: tick(3, 0, 13, jobs.StateCompleted), Next: at(6)},
-		},
-		{
-			"it is due and not inserted", row(func(r *store.Standing) { r.Next = at(4) }), false,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(4), OverdueBy: 90 * time.Second},
-		},
-		{
-			"it is due and paused", row(func(r *store.Standing) { r.Next = at(4) }), true,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(4)},
-		},
-		{
-			"a pause has skipped a later tick", row(func(r *store.Standing) { r.Last.At, r.Skipped = at(2), tick(5, 2, 0, "") }), true,
-			schedule.Standing{Prev: tick(5, 2, 0, jobs.StateSkipped), Next: at(6)},
-		},
-		{
-			"a pause has skipped an earlier tick", row(func(r *store.Standing) { r.Skipped = tick(4, 0, 0, "") }), false,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(6)},
-		},
-		{
-			"the clock was set back", row(func(r *store.Standing) { r.Next = at(50) }), false,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(50), Ahead: true},
-		},
-		{
-			"another version's schedule is not ahead", row(func(r *store.Standing) { r.Next, r.Spec = at(50), "every 1h0m0s" }), false,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning), Next: at(50)},
-		},
-		{
-			"no tick is left", row(func(r *store.Standing) { r.Next = time.Time{} }), false,
-			schedule.Standing{Prev: tick(5, 1, 15, jobs.StateRunning)},
-		},
+		{"it runs", row(), free, false, runs, nil},
+		{"it has no row", nil, free, false, jobs.Status{NextTick: at(6), OverdueReason: "its row is missing and will be written again within seconds"}, nil},
+		{"it has no row, which nobody here writes", nil, stopped, false, jobs.Status{NextTick: at(6)}, nil},
+		{"it waits, since the first tick that it stands for", row(waits), free, false, because(waiting, notTaken), nil},
+		{"it waits, and all workers are taken", row(waits), busy, false, because(waiting, "all workers"+taken), nil},
+		{"it waits for its own workers", row(waits), busy, false, because(waiting, "all worker slots of the job"+taken), []jobs.Option{jobs.Concurrency(7)}},
+		{"it waits for those of its kind", row(waits), busy, false, because(waiting, "all worker slots of transactional jobs"+taken), []jobs.Option{jobs.Transactional()}},
+		{"it waits, and nothing runs here", row(waits), stopped, false, because(waiting, nowhere), nil},
+		{"it is paused, and a job waits", row(waits), free, true, paused, nil},
+		{"it is due and not inserted", row(next(4)), free, false, late(4, missing), nil},
+		{"it is due and not inserted, of another schedule", row(next(4), another), free, false, late(4, "a process that was started later has registered another schedule for it: every 1h0m0s"), nil},
+		{"it is due and waits for a run", row(next(4)), busy, false, late(4, "the run of the previous tick has not ended"), []jobs.Option{jobs.CatchUp(jobs.CatchUpAll)}},
+		{"it is due and has just become so", row(func(r *store.Standing) { r.Next = now.Add(-time.Second) }), free, false, jobs.Status{
+			PrevTick: at(5), PrevState: jobs.StateRunning, Missed: 1, NextTick: now.Add(-time.Second), OverdueBy: time.Second, OverdueReason: "it is about to start",
+		}, nil},
+		{"it is due and paused", row(next(4)), free, true, nextAt(4), nil},
+		{"a pause has skipped a later tick", row(func(r *store.Standing) { r.Last.At, r.Skipped = at(2), tick(5, 2, 0, "") }), free, true, skipped, nil},
+		{"a pause has skipped an earlier tick", row(func(r *store.Standing) { r.Skipped = tick(4, 0, 0, "") }), free, false, runs, nil},
+		{"the clock was set back", row(next(50)), free, false, because(nextAt(50), ahead), nil},
+		{"another version's schedule is not ahead", row(next(50), another), free, false, nextAt(50), nil},
+		{"no tick is left", row(func(r *store.Standing) { r.Next = time.Time{} }), free, false, jobs.Status{PrevTick: at(5), PrevState: jobs.StateRunning, Missed: 1}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			require.Equal(t, test.want, schedule.Stands(every, spec, test.row, test.paused, now))
+			reg, err := provider.NewRegistry()
+			require.NoError(t, err)
+			require.NoError(t, reg.RegisterInterval("a.job", time.Minute, func(context.Context, *jobs.Job) error { return nil }, test.opts...))
+			d, err := reg.Job("a.job")
+			require.NoError(t, err)
+			st := jobs.Status{}
+			if test.paused {
+				st.PausedSince, test.want.PausedSince = at(1), at(1)
+			}
+			got := st
+			schedule.Describe(&got, d, test.row, test.here, now)
+			require.Equal(t, test.want, got)
+
+			d.Schedule = faulty{}
+			schedule.Describe(&st, d, test.row, test.here, now)
+			require.Contains(t, st.OverdueReason, bug)
+			if test.row != nil {
+				st.OverdueReason, test.want.OverdueReason = "", ""
+				require.Equal(t, test.want, st)
+			}
 		})
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,6 +17,7 @@ import (
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/queues"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
@@ -97,40 +97,17 @@ type Snoozed struct {
 	Reason string `json:"reason"`
 }
 
-// Slots counts the workers of a queue in this process.
-type Slots struct {
-	N     int // how many there are
-	taken atomic.Int64
-	full  atomic.Int64 // when all were last seen taken, in Unix nanoseconds
-}
-
-// Taken returns how many workers run a job.
-func (s *Slots) Taken() int { return int(s.taken.Load()) }
-
-// Full returns when all workers were last seen running jobs.
-func (s *Slots) Full() time.Time { return time.Unix(0, s.full.Load()) }
-
-// take and free are called when a worker begins and ends a job.
-func (s *Slots) take() { s.changed(s.taken.Add(1)) }
-func (s *Slots) free() { s.changed(s.taken.Add(-1) + 1) }
-
-func (s *Slots) changed(most int64) {
-	if most >= int64(s.N) {
-		s.full.Store(time.Now().UnixNano())
-	}
-}
-
 // A worker runs one registered job.
 type worker struct {
 	riverqueue.WorkerDefaults[args]
 	env   *Env
 	job   *provider.Definition
 	queue string
-	slots *Slots
+	slots *queues.Slots
 }
 
 // Add adds the worker of a job, whose runs belong in queue.
-func Add(to *riverqueue.Workers, env *Env, job *provider.Definition, queue string, slots *Slots) {
+func Add(to *riverqueue.Workers, env *Env, job *provider.Definition, queue string, slots *queues.Slots) {
 	riverqueue.AddWorkerArgs(to, args{&rowData{kind: job.Name}}, &worker{env: env, job: job, queue: queue, slots: slots})
 }
 
@@ -161,8 +138,8 @@ type attempt struct {
 
 // Work implements [riverqueue.Worker].
 func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
-	w.slots.take()
-	defer w.slots.free()
+	w.slots.Take()
+	defer w.slots.Free()
 	a := &attempt{worker: w, row: job.JobRow, began: time.Now()}
 	err := a.decode(ctx)
 	if err == nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/river/internal/migrate"
+	"github.com/everytick/everytick/adapters/river/internal/queues"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 	"github.com/everytick/everytick/jobs"
@@ -38,7 +39,7 @@ func newWorker(t testing.TB, pool *pgxpool.Pool, h jobs.Handler, opts ...jobs.Op
 	require.NoError(t, reg.RegisterInterval("a.job", time.Hour, h, opts...))
 	d, err := reg.Job("a.job")
 	require.NoError(t, err)
-	return &worker{job: d, queue: "home", slots: &Slots{N: 1}, env: &Env{
+	return &worker{job: d, queue: "home", slots: &queues.Slots{N: 1}, env: &Env{
 		Store: store.New("river"), Log: slog.New(slog.DiscardHandler), App: pool, Own: pool, Client: "self",
 		Paused:    func(string) bool { return false },
 		Suspect:   func(time.Time) bool { return false },

@@ -44,31 +44,31 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 		{"processes", func(ctx context.Context) error { return s.store.ForgetProcesses(ctx, ss.pool) }},
 	}
 	// Jobs left in queues by earlier versions.
-	s.runSteps(ctx, step{"queues", func(ctx context.Context) error { return s.rehome(ctx, true) }})
-	s.runSteps(ctx, upkeep...)
+	ss.runSteps(ctx, step{"queues", func(ctx context.Context) error { return s.rehome(ctx, true) }})
+	ss.runSteps(ctx, upkeep...)
 	last := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ss.died:
-			s.runSteps(ctx, rescue)
+			ss.runSteps(ctx, rescue)
 			continue
 		case <-time.After(schedule.Jitter(pause.Every)):
 		}
-		s.runSteps(ctx, pauses)
+		ss.runSteps(ctx, pauses)
 		if time.Since(last) >= upkeepEvery {
-			s.runSteps(ctx, upkeep...)
+			ss.runSteps(ctx, upkeep...)
 			last = time.Now()
 		}
 	}
 }
 
-func (s *Scheduler) runSteps(ctx context.Context, steps ...step) {
+func (ss *session) runSteps(ctx context.Context, steps ...step) {
 	for _, step := range steps { // each has its own timeout
 		bounded, cancel := context.WithTimeout(ctx, stepTimeout)
 		if err := step.run(bounded); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "maintenance step failed; retrying within seconds", "step", step.name, "error", err)
+			ss.log.WarnContext(ctx, "maintenance step failed; retrying within seconds", "step", step.name, "error", err)
 		}
 		cancel()
 	}

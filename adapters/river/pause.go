@@ -37,7 +37,7 @@ func (s *Scheduler) Resume(ctx context.Context, name string) error {
 	}
 	if d.Schedule != nil && s.pauses.Has(name) {
 		// Ticks that came due unnoticed during the pause are skipped too.
-		t := s.newTicker(s.ownPool(), []*provider.Definition{d}, time.Time{}, func() (int, map[string]bool) { return 0, nil })
+		t := s.newTicker(s.ownPool(), s.log, []*provider.Definition{d}, time.Time{}, func() (int, map[string]bool) { return 0, nil })
 		if err := t.Once(ctx); err != nil {
 			return fmt.Errorf("river: resume %q: %w", name, err)
 		}

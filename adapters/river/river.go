@@ -70,8 +70,8 @@ const (
 // defaults.
 type Config struct {
 	// Logger receives the scheduler's messages and River's, and is the base of the loggers that handlers get. Unless
-	// it takes debug messages, River's messages below warn are left out. Errors that River repeats are logged once a
-	// minute, with the number of lines left out. Defaults to [slog.Default].
+	// it takes debug messages, River's messages below warn are left out. Errors that repeat in an outage are logged
+	// once a minute, with the number of lines left out. Defaults to [slog.Default].
 	Logger *slog.Logger
 
 	// Schema is the database schema of River's tables, as given to [Migrate]. It matches ^[a-zA-Z_][a-zA-Z0-9_]*$ and
@@ -84,8 +84,8 @@ type Config struct {
 	Queue string
 
 	// MaxWorkers is how many jobs run at once in this process, not counting jobs with worker slots of their own
-	// ([jobs.Concurrency]) and transactional ones ([jobs.Transactional]), of which at most as many run. If handlers hold a connection of the pool for long, choose fewer. From 1 to 10,000. Defaults
-	// to [DefaultMaxWorkers].
+	// ([jobs.Concurrency]) and transactional ones ([jobs.Transactional]), of which at most as many run. If handlers hold
+	// a connection of the pool for long, choose fewer. From 1 to 10,000. Defaults to [DefaultMaxWorkers].
 	MaxWorkers int
 
 	// Defaults are applied to every job before its own options. Without any, a job has 3 attempts, 5 s before the first

@@ -41,7 +41,8 @@ type session struct {
 	workers queues.Workers
 	flow    *flow.Flow // what the client fetches and stores
 	stalls  *stall.Watch
-	log     *fold.Handler // of River's client
+	folded  *fold.Handler // of log
+	log     *slog.Logger  // of what goes on in the background
 
 	startedAt time.Time
 	died      chan struct{} // holds a signal that a process has died
@@ -125,6 +126,8 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 		return err
 	}
 	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), stopping: make(chan struct{}), died: make(chan struct{}, 1)}
+	ss.folded = fold.New(s.log.Handler())
+	ss.log = slog.New(ss.folded)
 	if ss.pool, err = s.own.Pool(ctx); err != nil {
 		return err
 	}
@@ -142,7 +145,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	if ss.workers, err = s.queues.Workers(s.reg.Jobs(), s.cfg.MaxWorkers, int(s.pool.Config().MaxConns)); err != nil {
 		return err
 	}
-	ss.ticker = s.newTicker(ss.pool, s.schedules(), now, func() (int, map[string]bool) { return ss.process.Live() })
+	ss.ticker = s.newTicker(ss.pool, ss.log, s.schedules(), now, func() (int, map[string]bool) { return ss.process.Live() })
 	self := process.Self()
 	id := self.ID // of the client
 	if ss.process, err = process.Start(ctx, s.processConfig(self, ss)); err != nil {
@@ -158,7 +161,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	ss.flow, ss.log = s.newFlow(id, ss), fold.New(riverLogger(s.log).Handler())
+	ss.flow = s.newFlow(id, ss)
 	ss.stalls = stall.New(stall.Config{
 		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Flow: ss.flow, Jobs: s.reg.Jobs(),
 		Queues: s.queues, Workers: ss.workers, Notify: s.wake.Notify,
@@ -208,7 +211,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 func (s *Scheduler) processConfig(self store.Process, ss *session) process.Config {
 	self.Registrations, self.Jobs, self.Workers = schedule.HashOf(s.reg.Jobs()), namesOf(s.reg.Jobs()), ss.workers.Count()
 	return process.Config{
-		Self: self, DeadAfter: s.cfg.DeadAfter, Store: s.store, Log: s.log, Clock: s.clock.Learn,
+		Self: self, DeadAfter: s.cfg.DeadAfter, Store: s.store, Log: ss.log, Clock: s.clock.Learn,
 		Connect: s.own.Connect, Busy: ss.workers.Busy,
 		Died: func() {
 			select {
@@ -249,9 +252,11 @@ func namesOf(defs []*provider.Definition) []string {
 }
 
 // newTicker returns a ticker for these schedules, in a process that started at now.
-func (s *Scheduler) newTicker(pool *pgxpool.Pool, defs []*provider.Definition, now time.Time, live func() (int, map[string]bool)) *schedule.Ticker {
+func (s *Scheduler) newTicker(
+	pool *pgxpool.Pool, log *slog.Logger, defs []*provider.Definition, now time.Time, live func() (int, map[string]bool),
+) *schedule.Ticker {
 	return schedule.New(schedule.Config{
-		Pool: pool, Store: s.store, Clock: s.clock, Log: s.log, Jobs: defs, QueueOf: s.queues.Of,
+		Pool: pool, Store: s.store, Clock: s.clock, Log: log, Jobs: defs, QueueOf: s.queues.Of,
 		Hash: schedule.HashOf(s.reg.Jobs()), Started: now, Live: live, Insert: s.inserts.Tx, Notify: s.wake.Notify,
 	})
 }
@@ -272,7 +277,7 @@ const (
 func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live int) (*riverqueue.Config, error) {
 	cfg := &riverqueue.Config{
 		ID:                  id,
-		Logger:              slog.New(ss.log),
+		Logger:              riverLogger(ss.log),
 		Schema:              s.cfg.Schema,
 		PollOnly:            s.cfg.PollOnly,
 		FetchCooldown:       min(wake.Cooldown*time.Duration(max(1, live)), mostFetchCooldown),
@@ -322,7 +327,7 @@ type leaderHook struct {
 // Start implements [rivertype.HookPeriodicJobsStart]. ctx ends when the process stops leading.
 func (h *leaderHook) Start(ctx context.Context, _ *rivertype.HookPeriodicJobsStartParams) error {
 	h.session.ticker.CheckNow()
-	h.session.background.Go(func() { h.s.wake.Watch(ctx, h.session.pool) })
+	h.session.background.Go(func() { h.s.wake.Watch(ctx, h.session.pool, h.session.log) })
 	return nil
 }
 
@@ -378,7 +383,7 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 		<-ss.client.Stopped()
 		<-ss.returned
 		ss.ticker.StoreSuccesses(context.WithoutCancel(ctx))
-		ss.log.Close()
+		ss.folded.Close()
 		ss.process.Stop()
 		ss.pool.Close()
 	}

@@ -133,6 +133,7 @@ func TestHealth_ReportsJobsDueWhileWorkersAreFree(t *testing.T) {
 	s := newScheduler(t, pool, river.Config{MaxWorkers: 7})
 	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
 	require.NoError(t, s.RegisterDelayed("a.own", 0, noop, jobs.Concurrency(2)))
+	require.NoError(t, s.RegisterDelayed("a.tx", 0, noop, jobs.Transactional()))
 	// Jobs that only another process can fetch are none of this one's concern.
 	execSQL(t, pool, `INSERT INTO river.everytick_process
 		(id, beat, host, pid, version, registrations, jobs, workers, busy, started_at, seen_at)
@@ -142,27 +143,30 @@ func TestHealth_ReportsJobsDueWhileWorkersAreFree(t *testing.T) {
 	insertRows(t, pool, 1, `kind, state, scheduled_at`, `'other.job', 'available', now() - interval '1 hour'`)
 
 	tx := begin(t, pool)
-	id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Delay(2*time.Second))
-	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), `SELECT FROM river.river_job WHERE id = $1::text::bigint FOR UPDATE`, id)
-	require.NoError(t, err)
+	for _, name := range []string{"a.job", "a.tx"} {
+		id, err := s.Trigger(t.Context(), name, nil, jobs.Delay(2*time.Second))
+		require.NoError(t, err)
+		_, err = tx.Exec(t.Context(), `SELECT FROM river.river_job WHERE id = $1::text::bigint FOR UPDATE`, id)
+		require.NoError(t, err)
+	}
 	own := scalar[string](t, pool, `SELECT name FROM river.river_queue WHERE name LIKE 'a-own-%'`)
 	paused, unsubscribe := s.Client().Subscribe(riverqueue.EventKindQueuePaused)
 	defer unsubscribe()
 	require.NoError(t, s.Client().QueuePause(t.Context(), own, nil))
 	receive(t, paused)
-	_, err = s.Trigger(t.Context(), "a.own", nil)
+	_, err := s.Trigger(t.Context(), "a.own", nil)
 	require.NoError(t, err)
 	require.Empty(t, reasonsOf(t, s), "nothing has waited for long")
 
 	awaitReason(t, s, `a job in queue "default" has been due for 1`)
+	awaitReason(t, s, `a job in queue "default-tx" has been due for 1`)
 	awaitReason(t, s, `, and its queue "`+own+`" is paused in River: `)
 	health, err := s.Health(t.Context())
 	require.NoError(t, err)
-	require.Len(t, health.Reasons, 2)
+	require.Len(t, health.Reasons, 3)
 	require.Empty(t, health.Reasons[0].Job)
 	require.Contains(t, health.Reasons[0].Text, "and none was fetched, though 7 of 7 workers are free")
-	require.Equal(t, "a.own", health.Reasons[1].Job)
+	require.Equal(t, "a.own", health.Reasons[2].Job)
 
 	require.NoError(t, tx.Rollback(t.Context()))
 	require.NoError(t, s.Client().QueueResume(t.Context(), own, nil))
@@ -534,7 +538,7 @@ func TestScheduler_ListensWhateverTheIdleSessionTimeout(t *testing.T) {
 }
 
 // Each of River's parts logs an error for each try, and each queue tries twice a second.
-func TestScheduler_FoldsWhatRiverLogsInAnOutage(t *testing.T) {
+func TestScheduler_FoldsWhatIsLoggedInAnOutage(t *testing.T) {
 	t.Parallel()
 	pool, network := breakablePool(t)
 	log, logged := loud()
@@ -544,11 +548,16 @@ func TestScheduler_FoldsWhatRiverLogsInAnOutage(t *testing.T) {
 	}
 	require.NoError(t, s.Start(t.Context()))
 	network.cut()
-	eventually(t, "fetches fail", func() bool { return strings.Contains(logged.String(), "Error fetching jobs") })
+	repeated := []string{"Error fetching jobs", "maintenance step failed; retrying within seconds\" step=pauses", "could not store the heartbeat"}
+	for _, message := range repeated {
+		eventually(t, message, func() bool { return strings.Contains(logged.String(), message) })
+	}
 	pass(t, 3*time.Second)
-	require.Equal(t, 1, strings.Count(logged.String(), "Error fetching jobs"))
+	for _, message := range repeated {
+		require.Equal(t, 1, strings.Count(logged.String(), message), message)
+	}
 	_ = interrupt(s)
 	eventually(t, "the shutdown says how often", func() bool {
-		return strings.Contains(logged.String(), `msg="River's error repeated until the shutdown" message="producer: Error fetching jobs" times=`)
+		return strings.Contains(logged.String(), `msg="an error repeated until the shutdown" message="producer: Error fetching jobs" times=`)
 	})
 }

@@ -1,6 +1,6 @@
-// Package fold keeps River's log readable during an outage of the database, when each of River's parts logs the same
-// error up to twice per second and queue. Of each kind of error it passes on the first line, then one a minute with the
-// number of lines left out, and one when the error has stopped.
+// Package fold keeps the log readable during an outage of the database, when each of River's parts and of ours logs the
+// same error up to twice per second and queue. Of each kind of error it passes on the first line, then one a minute with
+// the number of lines left out, and one when the error has stopped.
 package fold
 
 import (
@@ -29,6 +29,8 @@ const (
 type Kind struct {
 	Level   slog.Level
 	Message string
+	// Step is the step of maintenance that failed, or "".
+	Step string
 	// Cause is the SQLSTATE, or "" if there is no working connection to the database, for whatever reason.
 	Cause string
 }
@@ -42,8 +44,10 @@ func KindOf(r slog.Record) (kind Kind, ok bool) {
 	ok = r.Level >= slog.LevelWarn
 	r.Attrs(func(a slog.Attr) bool {
 		switch a.Key {
-		case "job_id":
+		case "job", "job_id":
 			ok = false
+		case "step":
+			kind.Step = a.Value.String()
 		case "err", "error":
 			// Classes 08 and 57 are about the connection, and the server's startup and shutdown.
 			m := sqlState.FindStringSubmatch(a.Value.String())
@@ -107,7 +111,7 @@ func (e *Errors) Past(now time.Time, all bool) (past []Past) {
 		}
 	}
 	slices.SortFunc(past, func(a, b Past) int {
-		return cmp.Or(a.First.Compare(b.First), cmp.Compare(a.Message, b.Message), cmp.Compare(a.Cause, b.Cause))
+		return cmp.Or(a.First.Compare(b.First), cmp.Compare(a.Message, b.Message), cmp.Compare(a.Step, b.Step), cmp.Compare(a.Cause, b.Cause))
 	})
 	return past
 }
@@ -136,9 +140,13 @@ func New(base slog.Handler) *Handler {
 	return &Handler{Handler: base, log: &folder{base: base, errors: NewErrors()}}
 }
 
-// WithAttrs implements [slog.Handler].
+// WithAttrs implements [slog.Handler]. All lines of a logger about a job are passed on.
 func (h *Handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &Handler{h.Handler.WithAttrs(attrs), h.log}
+	inner := h.Handler.WithAttrs(attrs)
+	if slices.ContainsFunc(attrs, func(a slog.Attr) bool { return a.Key == "job" || a.Key == "job_id" }) {
+		return inner
+	}
+	return &Handler{inner, h.log}
 }
 
 // WithGroup implements [slog.Handler].
@@ -182,7 +190,7 @@ func (h *Handler) Close() {
 	}
 	past := f.errors.Past(time.Now(), true)
 	f.mu.Unlock()
-	f.report("River's error repeated until the shutdown", past)
+	f.report("an error repeated until the shutdown", past)
 }
 
 func (f *folder) observe(kind Kind) (pass bool, leftOut int) {
@@ -209,7 +217,7 @@ func (f *folder) look() {
 		}
 	}
 	f.mu.Unlock()
-	f.report("River's error is over", past)
+	f.report("an error is over", past)
 }
 
 func (f *folder) report(msg string, past []Past) {
@@ -221,6 +229,9 @@ func (f *folder) report(msg string, past []Past) {
 		r := slog.NewRecord(time.Now(), p.Level, msg, 0)
 		r.AddAttrs(slog.String("message", p.Message), slog.Int("times", p.Times), slog.Time("first", p.First),
 			slog.Time("last", p.Last))
+		if p.Step != "" {
+			r.AddAttrs(slog.String("step", p.Step))
+		}
 		if p.Cause != "" {
 			r.AddAttrs(slog.String("sqlstate", p.Cause))
 		}

@@ -35,6 +35,7 @@ func TestKindOf(t *testing.T) {
 		"a warning":                  {slog.LevelWarn, []any{"err", refused}, "", true},
 		"information":                {slog.LevelInfo, []any{"err", refused}, "", false},
 		"about a job":                {slog.LevelError, []any{"job_id", 17, "err", refused}, "", false},
+		"about jobs of a name":       {slog.LevelError, []any{"job", "a.job", "err", refused}, "", false},
 		"about a job, in some order": {slog.LevelError, []any{"error", full, "job_id", 17}, "53100", false},
 	} {
 		r := slog.NewRecord(time.Time{}, row.level, "producer: Error fetching jobs", 0)
@@ -143,7 +144,7 @@ func TestHandler_LeavesOutWhatRepeats(t *testing.T) {
 		time.Sleep(fold.Quiet + time.Minute)
 		over := out.lines()
 		require.Len(t, over, 2)
-		require.Regexp(t, `^level=ERROR msg="River's error is over" message="producer: Error fetching jobs" times=240 first=\S+ last=\S+$`, over[0])
+		require.Regexp(t, `^level=ERROR msg="an error is over" message="producer: Error fetching jobs" times=240 first=\S+ last=\S+$`, over[0])
 		require.Contains(t, over[1], `message="BatchCompleter: Too many errors; giving up" times=2`)
 
 		fetch()
@@ -158,6 +159,6 @@ func TestHandler_LeavesOutWhatRepeats(t *testing.T) {
 		time.Sleep(time.Hour)
 		after := out.lines()
 		require.Len(t, after, 4)
-		require.Contains(t, after[1], `msg="River's error repeated until the shutdown" message="producer: Error fetching jobs" times=2`)
+		require.Contains(t, after[1], `msg="an error repeated until the shutdown" message="producer: Error fetching jobs" times=2`)
 	})
 }

@@ -27,8 +27,8 @@ func Valid(name string) bool { return valid.MatchString(name) }
 
 // Queues are the queues of a service. Create them with [New].
 type Queues struct {
-	Main string
-	tx   string
+	// Tx is that of transactional jobs without worker slots of their own.
+	Main, Tx string
 }
 
 // New returns the queues of a service whose main queue has a valid name.
@@ -37,7 +37,7 @@ func New(main string) Queues {
 	if len(tx) > maxBytes {
 		tx = named(tx)
 	}
-	return Queues{Main: main, tx: tx}
+	return Queues{Main: main, Tx: tx}
 }
 
 // Of returns the queue of a job.
@@ -46,7 +46,7 @@ func (q Queues) Of(d *provider.Definition) string {
 	case d.Concurrency > 0:
 		return named(d.Name)
 	case d.Transactional:
-		return q.tx
+		return q.Tx
 	default:
 		return q.Main
 	}
@@ -69,7 +69,7 @@ func (q Queues) Workers(defs []*provider.Definition, most, conns int) (Workers, 
 	}
 	w := Workers{q.Main: {N: most}}
 	if transactional > 0 {
-		w[q.tx] = &Slots{N: transactional}
+		w[q.Tx] = &Slots{N: transactional}
 	}
 	for _, d := range defs {
 		if d.Concurrency > 0 {

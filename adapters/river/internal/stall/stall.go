@@ -104,7 +104,11 @@ func (w *Watch) Reasons(found map[string]store.Stall) (reasons []jobs.Reason) {
 			Due: time.Duration(stalled.Due * float64(time.Second)), Paused: stalled.Paused,
 		}
 	}
-	add("", queue(w.cfg.Queues.Main, false).Reason(now))
+	for _, name := range []string{w.cfg.Queues.Main, w.cfg.Queues.Tx} {
+		if w.cfg.Workers[name] != nil {
+			add("", queue(name, false).Reason(now))
+		}
+	}
 	for _, d := range w.cfg.Jobs {
 		if d.Concurrency > 0 {
 			add(d.Name, queue(w.cfg.Queues.Of(d), true).Reason(now))

@@ -222,7 +222,7 @@ func (w *Waker) sendHeld() {
 }
 
 // Watch notifies for jobs that become due, until ctx ends. It runs in the leader, and reads by pool.
-func (w *Waker) Watch(ctx context.Context, pool *pgxpool.Pool) {
+func (w *Waker) Watch(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
 	if w.pollOnly {
 		return
 	}
@@ -241,7 +241,7 @@ func (w *Waker) Watch(ctx context.Context, pool *pgxpool.Pool) {
 		switch {
 		case err != nil:
 			if ctx.Err() == nil {
-				w.log.WarnContext(ctx, "could not check for jobs that become due; workers find them at their next poll", "error", err)
+				log.WarnContext(ctx, "could not check for jobs that become due; workers find them at their next poll", "error", err)
 			}
 			continue
 		case len(queues) > 0:

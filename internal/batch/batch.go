@@ -45,7 +45,7 @@ var (
 
 const (
 	// overlapAtLeast is how many callers must wait before a second call begins beside the one in flight.
-	overlapAtLeast = 12
+	overlapAtLeast = 8
 	// maxStuck is how many stuck calls may be overtaken at the same time.
 	maxStuck = 4
 )

@@ -3,6 +3,7 @@ package river_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -119,6 +120,42 @@ func TestTriggerTx_AJobItLockedStartsWithoutPolling(t *testing.T) {
 		return nil
 	}))
 	require.Equal(t, id, receive(t, ran).ID)
+}
+
+// So does one whose INSERT finds the job, which another transaction committed meanwhile.
+func TestTriggerTx_AJobItsInsertFoundStartsWithoutPolling(t *testing.T) {
+	t.Parallel()
+	for name, opt := range map[string]jobs.TriggerOption{"Unique": jobs.Unique("key"), "IdempotencyKey": jobs.IdempotencyKey("key")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := migrated.Pool(t)
+			s := newScheduler(t, pool, river.Config{River: unpolled})
+			ran := make(chan jobs.Job, 10)
+			require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+			require.NoError(t, s.RegisterDelayed("a.other", 0, forward(ran)))
+			first, second := begin(t, pool), begin(t, pool)
+			id, err := s.TriggerTx(t.Context(), first, "a.job", nil, opt)
+			require.NoError(t, err)
+			found := make(chan string, 1)
+			go func() {
+				again, err := s.TriggerTx(context.Background(), second, "a.job", nil, opt)
+				found <- fmt.Sprint(again, err)
+			}()
+			eventually(t, "the INSERT waits", func() bool {
+				return scalar[int](t, pool, `SELECT count(*) FROM pg_stat_activity
+					WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+			})
+			require.NoError(t, first.Commit(t.Context()))
+			require.Equal(t, fmt.Sprint(id, nil), <-found)
+			require.NoError(t, s.Start(t.Context()))
+			_, err = s.Trigger(t.Context(), "a.other", nil)
+			require.NoError(t, err)
+			require.Equal(t, "a.other", receive(t, ran).Name, "workers fetch while the row is locked")
+			pass(t, 2*time.Second)
+			require.NoError(t, second.Commit(t.Context()))
+			require.Equal(t, id, receive(t, ran).ID)
+		})
+	}
 }
 
 func TestTriggerMany_JobsStartWithoutPolling(t *testing.T) {

@@ -91,6 +91,13 @@ func (k *Keys) unlessFound(
 		case err != nil:
 			return err
 		case j.Once && j.Found(): // inserted meanwhile, maybe for a different trigger
+			if tx == nil {
+				continue
+			}
+			// tx has locked the run, and workers skip it until the commit.
+			if err := k.cfg.Wake.NotifyTx(ctx, tx, []string{j.Queue}); err != nil {
+				return err
+			}
 		case tx == nil:
 			return nil
 		default:

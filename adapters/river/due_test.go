@@ -47,21 +47,24 @@ func TestScheduler_LeaderNotifiesForJobsThatBecomeDue(t *testing.T) {
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
 	require.NoError(t, s.RegisterDelayed("a.own", 0, forward(ran), jobs.Concurrency(1)))
 	require.NoError(t, s.Start(t.Context()))
+	_, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	receive(t, ran) // the first fetch, which must not take a probe for the watch, is over
 	// River calls the hook that starts the leader's watch some seconds after the election.
 	probes := 0
 	for watching := false; !watching; {
-		insertRows(t, pool, 1, `kind, state, scheduled_at`, `'a.job', 'available', now() + interval '50 milliseconds'`)
+		insertRows(t, pool, 1, `kind, state, scheduled_at`, `'a.job', 'available', now() + interval '500 milliseconds'`)
 		probes++
 		select {
 		case <-ran:
 			watching = true
-		case <-time.After(1500 * time.Millisecond):
+		case <-time.After(2500 * time.Millisecond):
 		}
 	}
 	for range probes - 1 {
 		receive(t, ran)
 	}
-	_, err := s.Trigger(t.Context(), "a.own", nil)
+	_, err = s.Trigger(t.Context(), "a.own", nil)
 	require.NoError(t, err)
 	receive(t, ran)
 	own := scalar[string](t, pool, `SELECT queue FROM river.river_job WHERE kind = 'a.own'`)

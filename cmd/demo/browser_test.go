@@ -183,18 +183,29 @@ func (p *tab) text(selector string) string {
 	return strings.Join(strings.Fields(evaluate[string](p, selector, `el => el?.innerText ?? ""`)), " ")
 }
 
-// reads waits until the visible text of an element contains all of the texts.
+// reads waits until the visible text of an element contains all of the texts, or until it has any text.
 func (p *tab) reads(selector string, texts ...string) {
 	p.t.Helper()
+	p.eventually(func() bool { return p.shows(selector, texts) }, "%s does not contain %q", selector, texts)
+}
+
+// reopens is like reads, but opens the page anew instead of waiting until it refreshes itself.
+func (p *tab) reopens(path, selector string, texts ...string) {
+	p.t.Helper()
 	p.eventually(func() bool {
-		text := p.text(selector)
-		for _, want := range texts {
-			if !strings.Contains(text, want) {
-				return false
-			}
+		p.open(path)
+		return p.shows(selector, texts)
+	}, "%s of %s does not contain %q", selector, path, texts)
+}
+
+func (p *tab) shows(selector string, texts []string) bool {
+	text := p.text(selector)
+	for _, want := range texts {
+		if !strings.Contains(text, want) {
+			return false
 		}
-		return text != ""
-	}, "%s does not contain %q", selector, texts)
+	}
+	return text != ""
 }
 
 // gone waits until the element does not exist.
@@ -263,7 +274,7 @@ func TestStatusPage_InABrowser(t *testing.T) {
 	// The page shows the schedules and refreshes itself.
 	p.open("/")
 	p.reads(`#job-audit\.retention`, "every day at 03:00", "0 3 * * *", "in ", "Run now")
-	p.reads(`#job-demo\.heartbeat`, "every 5 seconds", "✓ done")
+	p.reopens("/", `#job-demo\.heartbeat`, "every 5 seconds", "✓ done")
 	p.reads(`.health`, "jobs are fine")
 
 	// A run occupies the only worker of a job.
@@ -295,7 +306,8 @@ func TestStatusPage_InABrowser(t *testing.T) {
 	p.reads("#notice", "✓ Triggered.", "demo.flaky, run ")
 	_, id, _ := strings.Cut(p.text("#notice a"), "run ")
 	p.click("#notice a")
-	p.reads("#run-"+id, "✓ done", "2 of 3", "on purpose: attempt 1 with fail_times 1")
+	p.reads("#run-" + id) // in some state
+	p.reopens("/job/demo.flaky", "#run-"+id, "✓ done", "2 of 3", "on purpose: attempt 1 with fail_times 1")
 	p.click("#shown-" + id + " summary")
 	p.reads("#shown-"+id, `{"fail_times": 1}`)
 
@@ -326,8 +338,7 @@ func TestStatusPage_InABrowser(t *testing.T) {
 	p.gone("#paused")
 
 	// By now the ticks of the job whose worker is occupied are overdue: red, with the reason.
-	p.open("/")
-	p.reads(`#job-demo\.import.bad`, "overdue by", "all worker slots of the job are taken, 1 in this process", "running")
+	p.reopens("/", `#job-demo\.import.bad`, "overdue by", "all worker slots of the job are taken, 1 in this process", "running")
 	p.reads(".problems", "demo.import is overdue by")
 	p.reads(".health", "1 overdue")
 	p.pictures()
@@ -336,7 +347,8 @@ func TestStatusPage_InABrowser(t *testing.T) {
 	p.open("/job/demo.import")
 	p.reads("#overdue", "The next run is overdue by")
 	p.click("#run-" + slow + " .do button")
-	p.reads("#run-"+slow, "cancelled")
+	p.reads("#notice")
+	p.reopens("/job/demo.import", "#run-"+slow, "cancelled")
 	p.gone("#overdue")
 	p.open("/runs?state=cancelled")
 	p.reads("#run-"+slow, "cancelled", "demo.import")
@@ -398,10 +410,7 @@ func withoutScript(p *tab) {
 	p.click(`#now-demo\.flaky button`)
 	p.reads("#notice", "✓ Triggered.", "demo.flaky, run ")
 	_, id, _ := strings.Cut(p.text("#notice a"), "run ")
-	p.eventually(func() bool {
-		p.open("/job/demo.flaky")
-		return strings.Contains(p.text("#run-"+id), "✓ done")
-	}, "run %s is not done", id)
+	p.reopens("/job/demo.flaky", "#run-"+id, "✓ done")
 	p.quiet()
 }
 

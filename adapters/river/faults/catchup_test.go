@@ -72,7 +72,7 @@ func catchUpAll(t *testing.T, s *server, every, down time.Duration) outcome {
 	for range processesPerService {
 		c.launch([]job{j})
 	}
-	c.awaitRun(j.Name, anyNode)
+	c.awaitRun(j.Name, c.now(), anyNode)
 	from := c.now()
 	takeEverythingDown(c, down)
 	var to time.Time

@@ -274,11 +274,10 @@ func (c *cluster) requestResign() {
 	require.NoError(c.t, s.Client().Notify().RequestResign(c.t.Context()))
 }
 
-// awaitRun waits until a process accepted by of starts a new attempt of the job, and returns the job's ID, its tick and
-// the process.
-func (c *cluster) awaitRun(name string, of func(*node) bool) (id int64, tick time.Time, runner *node) {
+// awaitRun waits until a process accepted by of starts an attempt of the job after since, and returns the job's ID, its
+// tick and the process. since is before whatever makes it run.
+func (c *cluster) awaitRun(name string, since time.Time, of func(*node) bool) (id int64, tick time.Time, runner *node) {
 	c.t.Helper()
-	since := c.now()
 	until(c.t, time.Minute, "a process runs "+name, func() bool {
 		for _, n := range c.living() {
 			if !of(n) {

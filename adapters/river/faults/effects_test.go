@@ -244,7 +244,7 @@ func frozenInHandler(t *testing.T, full, during bool) (sum effects) {
 	for round := range rounds {
 		since := c.now()
 		c.triggerEffects(j, 1)
-		id, _, victim := c.awaitRun(j.Name, anyNode)
+		id, _, victim := c.awaitRun(j.Name, since, anyNode)
 		victim.freeze()
 		c.requireRunAgain(id, c.now())
 		if !during {

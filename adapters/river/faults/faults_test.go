@@ -615,7 +615,7 @@ func anyNode(*node) bool { return true }
 
 // killDuringRun kills a process while its handler runs, and waits until another process makes the next attempt.
 func killDuringRun(c *cluster, name string, of func(*node) bool) {
-	id, _, victim := c.awaitRun(name, of)
+	id, _, victim := c.awaitRun(name, c.now(), of)
 	victim.kill()
 	died := c.now()
 	c.launch(victim.jobs)

@@ -392,7 +392,7 @@ func longTimeout(t *testing.T, fault string) []outcome {
 		c.launch([]job{j})
 	}
 	from := c.now()
-	id, _, victim := c.awaitRun(j.Name, anyNode)
+	id, _, victim := c.awaitRun(j.Name, from, anyNode)
 	victim.kill()
 	died := c.now()
 	c.requireRunAgain(id, died)
@@ -433,8 +433,9 @@ func longOutage(t *testing.T, fault string) []outcome {
 		for other := range ids {
 			other.freeze()
 		}
+		since := c.now()
 		c.dueNow(long)
-		id, _, runner := c.awaitRun(long.Name, anyNode)
+		id, _, runner := c.awaitRun(long.Name, since, anyNode)
 		require.Equal(t, n, runner)
 		for other := range ids {
 			other.thaw()
@@ -485,7 +486,7 @@ func wokenLate(t *testing.T, fault string) []outcome {
 		return r
 	}
 	for round := range 4 {
-		id, _, victim := c.awaitRun(j.Name, anyNode)
+		id, _, victim := c.awaitRun(j.Name, c.now(), anyNode)
 		victim.freeze()
 		c.requireRunAgain(id, c.now())
 		again := scalar[time.Time](t, c.pool, `SELECT started FROM runs WHERE job = $1 AND attempt = 2`, id)

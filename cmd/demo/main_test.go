@@ -130,7 +130,7 @@ func TestRun_LogsTheWorkOfEachModule(t *testing.T) {
 		`registered job=email\.process-queue schedule="every 30s"`,
 		`registered job=notifs\.cleanup schedule="every 1h0m0s"`,
 		`audit retention .*archived=[1-9]\d* purged=[1-9]\d*`,
-		`email queue processed .*sent=3 failed=0`,
+		`email queue processed .*sent=[1-3] failed=0`,
 		`mail sink received a message to=\[ops@example\.com\]`,
 		`notifications cleaned up .*deleted=[1-9]`,
 		`failing on purpose job=demo\.flaky .*attempt=2`,

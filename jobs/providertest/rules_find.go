@@ -330,7 +330,7 @@ func runReturnsErrors(e *env) {
 	for i, failure := range r.Errors {
 		require.Equal(e, i+1, failure.Attempt, "Attempt of error %d", i+1)
 		require.Equal(e, fmt.Sprintf("attempt %d: %s", i+1, errAgain), failure.Text, "Text of error %d", i+1)
-		require.WithinDuration(e, before, failure.At, patience, "At of error %d", i+1)
+		require.WithinDuration(e, before, failure.At, tolerance, "At of error %d", i+1)
 		require.Equal(e, "UTC", failure.At.Location().String(), "location of At")
 	}
 	require.Equal(e, r.Error, r.Errors[1].Text, "Error and the text of the last of Errors")
@@ -581,7 +581,7 @@ func processesListsTheStarted(e *env) {
 	require.Equal(e, []string{"test.another", "test.job"}, self.Jobs, "Jobs")
 	require.Greater(e, self.Workers, 2, "Workers")
 	for _, at := range []time.Time{self.StartedAt, self.SeenAt} {
-		require.WithinDuration(e, before, at, patience, "StartedAt or SeenAt")
+		require.WithinDuration(e, before, at, tolerance, "StartedAt or SeenAt")
 		require.Equal(e, "UTC", at.Location().String(), "location of a time")
 	}
 	e.eventually("the process to lead", func() (any, bool) {

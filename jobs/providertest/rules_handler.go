@@ -43,7 +43,7 @@ func handlerGetsEveryField(e *env) {
 	require.True(e, r.Tick.IsZero(), "Tick of a triggered job is %v, want zero", r.Tick)
 	require.Zero(e, r.Late(), "Late of a triggered job")
 	require.Zero(e, r.Missed, "Missed of a triggered job")
-	require.WithinDuration(e, r.at, r.StartedAt, patience, "StartedAt")
+	require.WithinDuration(e, r.at, r.StartedAt, tolerance, "StartedAt")
 	require.Equal(e, "UTC", r.StartedAt.Location().String(), "location of StartedAt")
 	require.NotNil(e, r.Logger, "Logger")
 	if e.h.DB != nil {
@@ -219,7 +219,7 @@ func contextEndsAtTheTimeout(e *env) {
 	}, jobs.Timeout(timeout)))
 	e.start()
 	e.trigger("test.job", nil)
-	require.InDelta(e, timeout, receive(e, left, "the handler to be called"), float64(patience), "time until the deadline")
+	require.InDelta(e, timeout, receive(e, left, "the handler to be called"), float64(tolerance), "time until the deadline")
 }
 
 func jobsDoNotBlockEachOther(e *env) {

@@ -355,7 +355,7 @@ func pausedTriggersWait(e *env) {
 		before := time.Now()
 		e.noError(pauser.Pause(e.ctx, name))
 		since := e.status(name).PausedSince
-		require.WithinDuration(e, before, since, patience, "PausedSince of %s", name)
+		require.WithinDuration(e, before, since, tolerance, "PausedSince of %s", name)
 		require.Equal(e, "UTC", since.Location().String(), "location of PausedSince")
 	}
 	since := e.status("test.job").PausedSince

@@ -50,7 +50,7 @@ func runSaysWhenItWasCancelled(e *env) {
 	e.noError(canceller.Cancel(e.ctx, "test.job", id))
 	r := e.runOf("test.job", id)
 	require.Equal(e, jobs.StateRunning, r.State, "State of a run whose handler ignores its context")
-	require.WithinDuration(e, time.Now(), r.CancelledAt, patience, "CancelledAt")
+	require.WithinDuration(e, time.Now(), r.CancelledAt, tolerance, "CancelledAt")
 	require.Equal(e, time.UTC, r.CancelledAt.Location(), "zone of CancelledAt")
 	close(gate.open)
 	e.total(jobs.StateCancelled, 1)
@@ -58,7 +58,7 @@ func runSaysWhenItWasCancelled(e *env) {
 
 	waiting := e.trigger("test.job", nil, jobs.Delay(time.Hour))
 	e.noError(canceller.Cancel(e.ctx, "test.job", waiting))
-	require.WithinDuration(e, time.Now(), e.runOf("test.job", waiting).CancelledAt, patience, "CancelledAt")
+	require.WithinDuration(e, time.Now(), e.runOf("test.job", waiting).CancelledAt, tolerance, "CancelledAt")
 	e.noError(retrier.Retry(e.ctx, "test.job", waiting))
 	p.next()
 	e.total(jobs.StateCompleted, 1)

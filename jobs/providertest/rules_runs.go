@@ -56,7 +56,7 @@ func runsListsTheNewestFirst(e *env) {
 		require.Equal(e, [2]int{1, 5}, [2]int{r.Attempt, r.MaxAttempts}, "Attempt and MaxAttempts")
 		require.True(e, equal.JSON(data[i], r.Data), "Data is %s, want %s", r.Data, data[i])
 		require.Empty(e, r.Error, "Error")
-		require.WithinDuration(e, before, r.CreatedAt, patience, "CreatedAt")
+		require.WithinDuration(e, before, r.CreatedAt, tolerance, "CreatedAt")
 		require.WithinDuration(e, r.CreatedAt, r.DueAt, time.Second, "DueAt")
 		require.WithinDuration(e, attempts[i].StartedAt, r.StartedAt, time.Second, "StartedAt")
 		require.False(e, r.EndedAt.Before(r.StartedAt.Add(-slack)), "EndedAt is %v, before StartedAt, %v", r.EndedAt, r.StartedAt)
@@ -138,7 +138,7 @@ func runsReturnsStateAndError(e *env) {
 			require.Empty(e, r.Error, "Error of the job to %s", c.do)
 		}
 		if c.state == jobs.StateScheduled || c.state == jobs.StateRetrying {
-			require.WithinDuration(e, time.Now().Add(time.Hour), r.DueAt, patience, "DueAt of the job to %s", c.do)
+			require.WithinDuration(e, time.Now().Add(time.Hour), r.DueAt, tolerance, "DueAt of the job to %s", c.do)
 		}
 	}
 	close(release.open)

@@ -425,7 +425,11 @@ const storedTimeout = 5 * time.Second
 func (s *Scheduler) checkStored(ctx context.Context, ss *session) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storedTimeout) // ctx may be about to end
 	defer cancel()
-	lost, err := s.store.CountRunningBy(ctx, ss.pool, ss.client.ID())
+	// A job whose fetch was lost would wait until this process is taken for dead.
+	lost, err := 0, ss.stalls.GiveBack(ctx, 0)
+	if err == nil {
+		lost, err = s.store.CountRunningBy(ctx, ss.pool, ss.client.ID())
+	}
 	switch {
 	case err != nil:
 		return fmt.Errorf("river: shutdown: could not confirm that the last results were stored; jobs without a stored result run again, or fail if it was their last attempt: %w", err)

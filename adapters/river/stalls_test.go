@@ -314,9 +314,10 @@ func migratedCopy(t testing.TB, pool *pgxpool.Pool) *pgxpool.Pool {
 	return direct
 }
 
-// The database has marked the job as running, and this process has not heard of it.
-func TestScheduler_ReturnsAJobWhoseFetchWasLost(t *testing.T) {
-	t.Parallel()
+// loseFetch returns a scheduler that has triggered a job, which the database has marked as running, and has not heard of
+// it.
+func loseFetch(t *testing.T) (s *river.Scheduler, ran chan jobs.Job, id string, logged *buffer) {
+	t.Helper()
 	var armed, lost atomic.Bool
 	pool := wired(t, func(cfg *pgxpool.Config) {
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // each statement is sent with its text
@@ -333,8 +334,8 @@ func TestScheduler_ReturnsAJobWhoseFetchWasLost(t *testing.T) {
 		}
 	})
 	log, logged := loud()
-	s := newScheduler(t, pool, river.Config{Logger: log})
-	ran := make(chan jobs.Job, 10)
+	s = newScheduler(t, pool, river.Config{Logger: log})
+	ran = make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.MaxRetries(0)))
 	require.NoError(t, s.Start(t.Context()))
 	armed.Store(true)
@@ -342,6 +343,21 @@ func TestScheduler_ReturnsAJobWhoseFetchWasLost(t *testing.T) {
 	require.NoError(t, err)
 	eventually(t, "the answer to the fetch is lost", lost.Load)
 	require.Equal(t, "running", scalar[string](t, pool, `SELECT state::text FROM river.river_job`))
+	return s, ran, id, logged
+}
+
+func TestShutdown_ReturnsAJobWhoseFetchWasLost(t *testing.T) {
+	t.Parallel()
+	s, ran, id, _ := loseFetch(t)
+	require.NoError(t, shutdown(s))
+	require.Equal(t, jobs.StateWaiting, stateOf(t, s, "a.job", id))
+	require.NoError(t, s.Start(t.Context()))
+	require.Equal(t, id, receive(t, ran).ID)
+}
+
+func TestScheduler_ReturnsAJobWhoseFetchWasLost(t *testing.T) {
+	t.Parallel()
+	s, ran, id, logged := loseFetch(t)
 	require.NoError(t, s.GiveBack(t.Context()))
 	job := receive(t, ran)
 	require.Equal(t, id, job.ID)

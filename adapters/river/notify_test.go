@@ -99,14 +99,21 @@ func TestTrigger_ConcurrentJobsStartWithoutPolling(t *testing.T) {
 	}
 }
 
+// newUnpolled returns a scheduler of a.job and a.other that fetches only when it is notified.
+func newUnpolled(t *testing.T, pool *pgxpool.Pool) (s *river.Scheduler, ran chan jobs.Job) {
+	t.Helper()
+	s = newScheduler(t, pool, river.Config{River: unpolled})
+	ran = make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+	require.NoError(t, s.RegisterDelayed("a.other", 0, forward(ran)))
+	return s, ran
+}
+
 // A trigger that finds its key taken locks the row, and workers skip locked rows.
 func TestTriggerTx_AJobItLockedStartsWithoutPolling(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)
-	s := newScheduler(t, pool, river.Config{River: unpolled})
-	ran := make(chan jobs.Job, 10)
-	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
-	require.NoError(t, s.RegisterDelayed("a.other", 0, forward(ran)))
+	s, ran := newUnpolled(t, pool)
 	id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Unique("key"))
 	require.NoError(t, err)
 	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
@@ -129,10 +136,7 @@ func TestTriggerTx_AJobItsInsertFoundStartsWithoutPolling(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := migrated.Pool(t)
-			s := newScheduler(t, pool, river.Config{River: unpolled})
-			ran := make(chan jobs.Job, 10)
-			require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
-			require.NoError(t, s.RegisterDelayed("a.other", 0, forward(ran)))
+			s, ran := newUnpolled(t, pool)
 			first, second := begin(t, pool), begin(t, pool)
 			id, err := s.TriggerTx(t.Context(), first, "a.job", nil, opt)
 			require.NoError(t, err)
@@ -151,7 +155,7 @@ func TestTriggerTx_AJobItsInsertFoundStartsWithoutPolling(t *testing.T) {
 			_, err = s.Trigger(t.Context(), "a.other", nil)
 			require.NoError(t, err)
 			require.Equal(t, "a.other", receive(t, ran).Name, "workers fetch while the row is locked")
-			pass(t, 2*time.Second)
+			pass(t, 2*time.Second) // until what a trigger sends outside of its transaction is sent
 			require.NoError(t, second.Commit(t.Context()))
 			require.Equal(t, id, receive(t, ran).ID)
 		})

@@ -430,10 +430,6 @@ func triggerInTxDuringARun(e *env) {
 func triggerWaitsForAKeyedTx(e *env) {
 	tt := e.txTriggerer()
 	e.noError(e.s.RegisterDelayed("test.job", 0, e.probe(nil).handle))
-	type answer struct {
-		id  string
-		err error
-	}
 	for option, keyed := range keyedOptions {
 		for _, commit := range []bool{true, false} {
 			key := keyed(fmt.Sprint(option, commit))
@@ -444,21 +440,8 @@ func triggerWaitsForAKeyedTx(e *env) {
 			_, err = e.s.Trigger(impatient, "test.job", nil, key)
 			cancel()
 			require.ErrorIs(e, err, context.DeadlineExceeded, "a Trigger with a short deadline")
-			waited := make(chan answer, 1)
-			go func() {
-				id, err := e.s.Trigger(e.ctx, "test.job", nil, key)
-				waited <- answer{id, err}
-			}()
-			e.until(time.Now().Add(10 * slack))
-			require.Empty(e, waited, "Trigger with %s returned while another transaction held its key", option)
-			if commit {
-				e.noError(tx.Commit(e.ctx))
-			} else {
-				e.noError(tx.Rollback(e.ctx))
-			}
-			got := receive(e, waited, "the Trigger to return")
-			e.noError(got.err)
-			require.Equal(e, commit, got.id == taken, "whether the run of the transaction was found with %s", option)
+			got := e.triggerWaitsFor(tx, commit, key)
+			require.Equal(e, commit, got == taken, "whether the run of the transaction was found with %s", option)
 		}
 	}
 	require.Equal(e, 4, e.queueSize("test.job"), "QueueSize")

@@ -162,3 +162,31 @@ func TestTriggerOnly_JobsRunAtOnceWithTheWorkersOptions(t *testing.T) {
 	require.Equal(t, [3]any{id, 1, 3}, [3]any{job.ID, job.Attempt, job.MaxAttempts})
 	require.Regexp(t, `^a-own-`, scalar[string](t, pool, `SELECT queue FROM river.river_job WHERE id = $1::text::bigint`, id), "it ran on its own workers")
 }
+
+// The context of a caller ends while its job is being stored, in a statement with others or alone.
+func TestTrigger_SaysThatTheJobMayBeStored(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	tx := begin(t, pool)
+	_, err := tx.Exec(t.Context(), `LOCK TABLE river.river_job IN SHARE MODE`) // INSERTs wait
+	require.NoError(t, err)
+	errs := make(chan error, 2)
+	for range 2 { // the first is alone, the second waits for it and then gets a statement beside it
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			_, err := s.Trigger(ctx, "a.job", nil)
+			errs <- err
+		}()
+		pass(t, 100*time.Millisecond)
+	}
+	first, second := receive(t, errs), receive(t, errs)
+	require.NoError(t, tx.Rollback(t.Context()))
+	eventually(t, "a job is stored", func() bool { return scalar[int](t, pool, `SELECT count(*) FROM river.river_job`) == 1 })
+	t.Log(first)
+	t.Log(second)
+	require.ErrorContains(t, first, "may or may not have been stored")
+	require.ErrorContains(t, second, "may or may not have been stored")
+}

@@ -39,8 +39,8 @@ type Config[T any] struct {
 var (
 	// ErrNotCalled means that the timeout passed before the item was passed to a call.
 	ErrNotCalled = errors.New("batch: timed out before the call")
-	// ErrNoAnswer means that the timeout passed before the call with the item returned.
-	ErrNoAnswer = errors.New("batch: timed out during the call")
+	// ErrNoAnswer means that the timeout passed, or the caller's context ended, before the call with the item returned.
+	ErrNoAnswer = errors.New("batch: no answer of the call")
 )
 
 const (
@@ -77,8 +77,8 @@ func New[T any](cfg Config[T]) *Batcher[T] {
 	return &Batcher[T]{cfg: cfg, turns: map[*turn]struct{}{}}
 }
 
-// Do makes or joins a call with item and returns its error. If ctx ends first, Do returns the error of ctx at once; a
-// call with item that has begun continues. If the call of a lone caller panics, Do panics.
+// Do makes or joins a call with item and returns its error. If ctx ends first, Do returns the error of ctx at once, with
+// [ErrNoAnswer] if a call with item has begun, which continues. If the call of a lone caller panics, Do panics.
 func (b *Batcher[T]) Do(ctx context.Context, item T) error {
 	b.mu.Lock()
 	if b.moving == 0 {
@@ -116,8 +116,14 @@ func (b *Batcher[T]) wait(ctx context.Context, e *entry[T]) error {
 			b.overtake()
 			timer.Reset(min(b.cfg.Patience, left))
 		case <-ctx.Done():
-			_ = b.leave(e)
-			return ctx.Err()
+			switch err := b.leave(e); {
+			case errors.Is(err, ErrNotCalled):
+				return ctx.Err()
+			case errors.Is(err, ErrNoAnswer):
+				return fmt.Errorf("%w: %w", ErrNoAnswer, ctx.Err())
+			default: // the call has just returned
+				return err
+			}
 		}
 	}
 }

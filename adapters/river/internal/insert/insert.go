@@ -7,6 +7,7 @@
 package insert
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,7 +89,7 @@ func (in *Inserter) One(ctx context.Context, j *Job) error {
 	case errors.Is(err, batch.ErrNotCalled):
 		return fmt.Errorf("the INSERT was not sent within %s: %w", timeout, context.DeadlineExceeded)
 	case errors.Is(err, batch.ErrNoAnswer):
-		return uncertain(context.DeadlineExceeded)
+		return uncertain(cmp.Or(ctx.Err(), context.DeadlineExceeded))
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -69,4 +70,44 @@ func TestStore_BecomingDueFindsJobsBeforeRiverMakesThemAvailable(t *testing.T) {
 	require.WithinDuration(t, now.Add(2*time.Hour), *next, time.Minute)
 	_, queues, _ = look(&now)
 	require.Empty(t, queues, "each job is returned once")
+}
+
+// A transactional run stores its success while maintenance copies outcomes: the success must stay.
+func TestCopyOutcomes_KeepsASuccessStoredMeanwhile(t *testing.T) {
+	t.Parallel()
+	pool, s := migrated.Pool(t), store.New("river")
+	ctx := t.Context()
+	// Many schedules make the statement slow enough for the test; with one it takes a millisecond.
+	_, err := pool.Exec(ctx, `INSERT INTO river.everytick_schedule (name, spec, claimed_at, last_tick, last_job_id)
+		SELECT 'a.fill' || i, 'every 1s', now(), now(), 1000000 + i FROM generate_series(1, 30000) AS i`)
+	require.NoError(t, err)
+	names := []string{"z.job"}
+	for i := range 30000 {
+		names = append(names, fmt.Sprintf("a.fill%d", i+1))
+	}
+	t1 := time.Date(2026, 1, 1, 0, 0, 1, 0, time.UTC)
+	t2, t3 := t1.Add(time.Second), t1.Add(2*time.Second)
+	var id int64 // the run of t3, which is in progress
+	require.NoError(t, pool.QueryRow(ctx, `INSERT INTO river.river_job (kind, args, state, attempt, attempted_at, max_attempts)
+		VALUES ('z.job', '{}', 'running', 1, now(), 3) RETURNING id`).Scan(&id))
+	for try := range 12 {
+		_, err = pool.Exec(ctx, `DELETE FROM river.everytick_schedule WHERE name = 'z.job'`)
+		require.NoError(t, err)
+		_, err = pool.Exec(ctx, `INSERT INTO river.everytick_schedule (name, spec, claimed_at, last_success, prev_tick, last_tick, last_job_id)
+			VALUES ('z.job', 'every 1s', now(), $1, $2, $3, $4)`, t1, t2, t3, id)
+		require.NoError(t, err)
+		copied := make(chan error, 1)
+		go func() { copied <- s.CopyOutcomes(ctx, pool, names) }()
+		time.Sleep(time.Duration(try*15) * time.Millisecond)
+		require.NoError(t, pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			if _, err := s.LockSuccess(ctx, tx, store.Limits{Statement: time.Minute, Idle: time.Minute}, "z.job"); err != nil {
+				return err
+			}
+			return s.PutSuccess(ctx, tx, "z.job", t2)
+		}))
+		require.NoError(t, <-copied)
+		var last time.Time
+		require.NoError(t, pool.QueryRow(ctx, `SELECT last_success FROM river.everytick_schedule WHERE name = 'z.job'`).Scan(&last))
+		require.Equal(t, t2, last.UTC(), "the latest success was overwritten by an earlier one, in try %d", try)
+	}
 }

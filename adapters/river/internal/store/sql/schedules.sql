@@ -115,7 +115,7 @@ FROM {{schema}}.everytick_schedule AS s
 {{with_jobs}}
 WHERE s.key = '' AND s.name = ANY ($1)
 
--- Copies the outcomes of runs before River deletes them.
+-- Copies the outcomes of runs before River deletes them. A later success may have been stored since they were read.
 -- name: CopyOutcomes
 WITH standing AS (
 	SELECT {{columns}}, s.key FROM {{schema}}.everytick_schedule AS s
@@ -131,7 +131,8 @@ WITH standing AS (
 	FOR UPDATE OF s SKIP LOCKED
 )
 UPDATE {{schema}}.everytick_schedule AS s
-SET last_state = changed.last_state, prev_state = changed.prev_state, last_success = changed.last_success
+SET last_state = changed.last_state, prev_state = changed.prev_state,
+	last_success = greatest(s.last_success, changed.last_success)
 FROM changed WHERE s.name = changed.name AND s.key = changed.key
 
 -- Stores the ticks of runs that succeeded.

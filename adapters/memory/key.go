@@ -132,18 +132,21 @@ func (s *Scheduler) lockKey(q *queue, tx *Tx, name string) error {
 	return nil
 }
 
-// hold keeps r, which waits, from starting before tx has ended. It does nothing without a transaction, or if r belongs
-// to it.
+// hold keeps r from starting before everything that tx does has been done. It does nothing without a transaction.
 func (s *Scheduler) hold(q *queue, tx *Tx, r *row) error {
-	if tx == nil || r.tx != nil {
+	if tx == nil {
 		return nil
 	}
-	if err := s.addTo(q, tx, func(bool) {
-		if r.held--; r.held == 0 && r.ended.IsZero() {
+	err := tx.addLock(func() {
+		defer s.notify()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if r.held--; r.held == 0 && r.ended.IsZero() && s.rows[r.id] == r { // not of a transaction that has not committed
 			s.park(r, r.state)
 		}
-	}); err != nil {
-		return err
+	})
+	if err != nil {
+		return txError(q, err)
 	}
 	r.held++
 	s.unpark(r)

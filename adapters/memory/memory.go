@@ -250,6 +250,11 @@ func (s *Scheduler) storeIn(tx *Tx, d *provider.Definition) jobs.Enqueue {
 				return fmt.Errorf("memory: trigger %q: %w: run %s has other data, or another delay, time or priority",
 					d.Name, jobs.ErrKeyReused, r.id)
 			}
+			if r != nil && req.Unique != "" && r.ended.IsZero() && r.state != jobs.StateRunning {
+				if err := s.hold(q, tx, r); err != nil {
+					return err
+				}
+			}
 			if r == nil {
 				r = s.newRow(q, row{
 					data: req.Data, metadata: maps.Clone(req.Metadata), priority: req.Priority, due: provider.Due(req, now),

@@ -28,25 +28,12 @@ func (d *Definition) Failed(ctx context.Context, log *slog.Logger, run jobs.Run)
 	return ctx.Err() == nil
 }
 
-// callOnFailed calls f in a goroutine of its own, which f may end.
+// callOnFailed calls f and logs if its context ends before it returns.
 func (d *Definition) callOnFailed(ctx context.Context, log *slog.Logger, run jobs.Run, f func(context.Context, jobs.Run)) {
 	log = log.With("job", run.Name, "job_id", run.ID)
 	bounded, cancel := context.WithTimeout(ctx, onFailedTimeout)
 	defer cancel()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		returned := false
-		defer func() {
-			if v := recover(); v != nil {
-				log.ErrorContext(ctx, "the OnFailed function of the job panicked", "panic", v, "stack", stack())
-			} else if !returned {
-				log.ErrorContext(ctx, "the OnFailed function of the job exited its goroutine")
-			}
-		}()
-		f(bounded, run)
-		returned = true
-	}()
+	ended := apart(ctx, log, "OnFailed", func() { f(bounded, run) })
 	select {
 	case <-ended:
 		return
@@ -56,4 +43,24 @@ func (d *Definition) callOnFailed(ctx context.Context, log *slog.Logger, run job
 		log.WarnContext(ctx, "the OnFailed function of the job takes longer than its context lasts", "timeout", onFailedTimeout)
 	}
 	<-ended
+}
+
+// apart calls f, a function of the application given with the named option, in a goroutine of its own, which f may end.
+// It returns a channel that is closed at its end.
+func apart(ctx context.Context, log *slog.Logger, option string, f func()) (ended chan struct{}) {
+	ended = make(chan struct{})
+	go func() {
+		defer close(ended)
+		returned := false
+		defer func() {
+			if v := recover(); v != nil {
+				log.ErrorContext(ctx, "the "+option+" function of the job panicked", "panic", v, "stack", stack())
+			} else if !returned {
+				log.ErrorContext(ctx, "the "+option+" function of the job exited its goroutine")
+			}
+		}()
+		f()
+		returned = true
+	}()
+	return ended
 }

@@ -535,15 +535,11 @@ func (d *Definition) Skip(job *jobs.Job, due time.Time, overlapping bool) string
 // Skipped calls the functions of [jobs.OnSkipped]. Providers call it outside of their locks, after the run has been
 // skipped, with the run's ID (or ""), tick and reason.
 func (d *Definition) Skipped(ctx context.Context, log *slog.Logger, id string, tick time.Time, reason string) {
+	log = log.With("job", d.Name)
 	for _, f := range d.onSkipped {
-		func() {
-			defer func() {
-				if v := recover(); v != nil {
-					log.ErrorContext(ctx, "the OnSkipped function of the job panicked", "job", d.Name, "panic", v, "stack", stack())
-				}
-			}()
+		<-apart(ctx, log, "OnSkipped", func() {
 			f(ctx, jobs.Run{ID: id, Name: d.Name, State: jobs.StateSkipped, Tick: tick, Error: reason})
-		}()
+		})
 	}
 }
 

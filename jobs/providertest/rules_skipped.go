@@ -2,6 +2,7 @@ package providertest
 
 import (
 	"context"
+	"runtime"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -24,8 +25,9 @@ func onSkippedIsCalledForSkippedRuns(e *env) {
 	p := e.probe(func(context.Context, *jobs.Job) error { return jobs.Permanent(errAgain) })
 	first, skipped := skips()
 	panics := jobs.OnSkipped(func(context.Context, jobs.Run) { panic("skipped") })
+	exits := jobs.OnSkipped(func(context.Context, jobs.Run) { runtime.Goexit() })
 	again, skippedAgain := skips()
-	e.noError(e.s.RegisterDelayed("test.late", 0, p.handle, jobs.StartWithin(1), first, panics, again)) // any start is too late
+	e.noError(e.s.RegisterDelayed("test.late", 0, p.handle, jobs.StartWithin(1), first, panics, exits, again)) // any start is too late
 	e.noError(e.s.RegisterDelayed("test.fails", 0, p.handle, first))
 	id := e.trigger("test.late", nil)
 	e.trigger("test.fails", nil)
@@ -47,7 +49,8 @@ func onSkippedIsCalledForPausedTicks(e *env) {
 	pauser := role[jobs.Pauser](e)
 	p := e.probe(nil)
 	opt, skipped := skips()
-	e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, opt))
+	exits := jobs.OnSkipped(func(context.Context, jobs.Run) { runtime.Goexit() })
+	e.noError(e.s.RegisterInterval("test.tick", time.Second, p.handle, exits, opt))
 	e.start()
 	p.next()
 	require.Empty(e, skipped, "calls of OnSkipped before the pause")

@@ -23,7 +23,8 @@ type Request struct {
 	// IdempotencyKey is the key given with [IdempotencyKey], or "". Fingerprint, if there is one, is that of the data
 	// and options: triggers with the same key must have the same.
 	IdempotencyKey, Fingerprint string
-	// Metadata is set by [TriggerMiddleware] for [Job.Metadata]. Keys and values are UTF-8 without U+0000.
+	// Metadata is set by [TriggerMiddleware] for [Job.Metadata]. Keys and values are UTF-8 without U+0000, and
+	// have fewer than [MaxDataBytes] in all.
 	Metadata map[string]string
 	// ID is the ID of the run, set once it is stored.
 	ID string

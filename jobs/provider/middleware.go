@@ -46,7 +46,11 @@ func (d *Definition) Enqueue(ctx context.Context, reqs []*jobs.Request, store jo
 }
 
 func checkMetadata(r *jobs.Request) error {
+	size := 0
 	for key, value := range r.Metadata {
+		if size += len(key) + len(value); size >= jobs.MaxDataBytes {
+			return fmt.Errorf("%w for %q: metadata of %d bytes or more, must be fewer than %d", jobs.ErrInvalidData, r.Name, size, jobs.MaxDataBytes)
+		}
 		if !utf8.ValidString(key) || !utf8.ValidString(value) || strings.ContainsRune(key+value, 0) {
 			return fmt.Errorf("%w for %q: metadata %q is not valid UTF-8 or contains U+0000", jobs.ErrInvalidData, r.Name, key)
 		}

@@ -297,7 +297,7 @@ func triggerMiddlewareRefuses(e *env) {
 	require.NoError(e, err, "TriggerMany without data")
 	require.Len(e, calls, before, "calls of trigger middleware by triggers with invalid data, and without data")
 	refusal = nil
-	for _, metadata = range []map[string]string{{"zero": "a\x00b"}, {"a\x00b": ""}, {"bytes": "a\xffb"}, {"\xe6\x97": "\xa5"}} {
+	for _, metadata = range []map[string]string{{"zero": "a\x00b"}, {"a\x00b": ""}, {"bytes": "a\xffb"}, {"large": strings.Repeat("a", jobs.MaxDataBytes)}, {"\xe6\x97": "\xa5"}} {
 		refused("test.job", jobs.ErrInvalidData)
 	}
 	metadata = nil

@@ -3,6 +3,7 @@ package providertest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync/atomic"
 	"time"
 
@@ -354,7 +355,9 @@ func foundInTxStartsAfterTheCommit(e *env) {
 	tt := e.txTriggerer()
 	p := e.probe(nil)
 	e.noError(e.s.RegisterDelayed("test.job", 0, p.handle))
-	for option, keyed := range keyedOptions {
+	all := maps.Clone(keyedOptions)
+	all["Unique"] = jobs.Unique
+	for option, keyed := range all {
 		for _, commit := range []bool{true, false} {
 			id := e.trigger("test.job", number(1), keyed("key"))
 			tx := e.begin()

@@ -50,10 +50,11 @@ func TestHealth_ReportsRunsOfJobsThatNobodyRegisters(t *testing.T) {
 	execSQL(t, pool, `DELETE FROM river.river_job WHERE kind = 'a.stopped'`)
 
 	insertRows(t, pool, 3, columns, `'a.removed', 'available', now() - interval '1 hour'`)
+	insertRows(t, pool, 1, columns+`, attempt, attempted_by`, `'a.removed', 'running', now() - interval '2 hours', 1, '{dead}'`)
 	insertRows(t, pool, 600, columns, `'a.renamed', 'available', now() - interval '2 minutes'`)
 	got := abandoned()
 	require.Len(t, got, 2)
-	require.Regexp(t, `^a\.removed is registered by no live process, and runs of it wait \(3, due for 1h0m\d+s\)$`, got[0])
+	require.Regexp(t, `^a\.removed is registered by no live process, and runs of it wait \(4, due for 2h0m\d+s\)$`, got[0])
 	require.Regexp(t, `^a\.renamed is registered by no live process, and runs of it wait \(500 or more, due for 2m\d+s\)$`, got[1])
 
 	other := newScheduler(t, pool, river.Config{})

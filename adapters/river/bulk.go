@@ -60,7 +60,7 @@ func (s *Scheduler) CountCancellable(ctx context.Context, q jobs.RunQuery) (int,
 func (s *Scheduler) toMany(
 	ctx context.Context, what string, f provider.RunFilter, do func(context.Context, store.Filter) (int, error),
 ) (n int, err error) {
-	filter, err := s.filter(f)
+	filter, err := s.filter(ctx, f)
 	if err == nil {
 		n, err = do(ctx, filter)
 	}
@@ -73,7 +73,7 @@ func (s *Scheduler) toMany(
 func (s *Scheduler) countMany(
 	ctx context.Context, f provider.RunFilter, count func(context.Context, store.Filter) (int, error),
 ) (int, error) {
-	filter, err := s.filter(f)
+	filter, err := s.filter(ctx, f)
 	if err != nil {
 		return 0, err
 	}

@@ -69,13 +69,13 @@ func (s *Scheduler) Run(ctx context.Context, id string) (jobs.Run, error) {
 	return run, nil
 }
 
-// FindRuns implements [jobs.RunFinder].
+// FindRuns implements [jobs.RunFinder]. For a TriggerOnly scheduler, all registered jobs are those of the live processes.
 func (s *Scheduler) FindRuns(ctx context.Context, q jobs.RunQuery) (jobs.RunPage, error) {
 	f, err := provider.NewRunFilter(q)
 	if err != nil {
 		return jobs.RunPage{}, err
 	}
-	filter, err := s.filter(f)
+	filter, err := s.filter(ctx, f)
 	if err != nil {
 		return jobs.RunPage{}, err
 	}
@@ -92,7 +92,7 @@ func (s *Scheduler) FindRuns(ctx context.Context, q jobs.RunQuery) (jobs.RunPage
 }
 
 // filter adds what the database needs to know, and checks the names.
-func (s *Scheduler) filter(f provider.RunFilter) (store.Filter, error) {
+func (s *Scheduler) filter(ctx context.Context, f provider.RunFilter) (store.Filter, error) {
 	for _, name := range f.Names {
 		if _, err := s.definition(name); err != nil {
 			return store.Filter{}, err
@@ -100,6 +100,17 @@ func (s *Scheduler) filter(f provider.RunFilter) (store.Filter, error) {
 	}
 	if len(f.Names) == 0 {
 		f.Names = namesOf(s.reg.Jobs())
+		if s.cfg.TriggerOnly {
+			all, err := s.Processes(ctx)
+			if err != nil {
+				return store.Filter{}, err
+			}
+			for _, p := range all {
+				if p.Alive {
+					f.Names = append(f.Names, p.Jobs...)
+				}
+			}
+		}
 	}
 	filter := store.Filter{RunFilter: f, Live: []string{}, Ended: []string{}} // nil would be NULL
 	for river, states := range ofRiver {

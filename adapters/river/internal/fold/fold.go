@@ -223,10 +223,11 @@ func (f *folder) look() {
 func (f *folder) report(msg string, past []Past) {
 	ctx := context.Background()
 	for _, p := range past {
-		if !f.base.Enabled(ctx, p.Level) {
+		level := min(p.Level, slog.LevelWarn) // that an error is over is none
+		if !f.base.Enabled(ctx, level) {
 			continue
 		}
-		r := slog.NewRecord(time.Now(), p.Level, msg, 0)
+		r := slog.NewRecord(time.Now(), level, msg, 0)
 		r.AddAttrs(slog.String("message", p.Message), slog.Int("times", p.Times), slog.Time("first", p.First),
 			slog.Time("last", p.Last))
 		if p.Step != "" {

@@ -144,7 +144,7 @@ func TestHandler_LeavesOutWhatRepeats(t *testing.T) {
 		time.Sleep(fold.Quiet + time.Minute)
 		over := out.lines()
 		require.Len(t, over, 2)
-		require.Regexp(t, `^level=ERROR msg="an error is over" message="producer: Error fetching jobs" times=240 first=\S+ last=\S+$`, over[0])
+		require.Regexp(t, `^level=WARN msg="an error is over" message="producer: Error fetching jobs" times=240 first=\S+ last=\S+$`, over[0])
 		require.Contains(t, over[1], `message="BatchCompleter: Too many errors; giving up" times=2`)
 
 		fetch()

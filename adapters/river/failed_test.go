@@ -1,11 +1,15 @@
 package river_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/river"
@@ -146,4 +150,110 @@ func TestOnFailed_IsNotCalledForARunThatEndedOtherwise(t *testing.T) {
 	})
 	require.Equal(t, "scheduled", scalar[string](t, pool, `SELECT state::text FROM river.river_job JOIN river.everytick_failed ON id = job_id`))
 	require.Empty(t, failed)
+}
+
+// The database has stored that this process makes the call of OnFailed, but the answer is lost with the connection. The
+// process lives, so no other process makes the call, and this one has to.
+func TestOnFailed_IsCalledThoughTheAnswerToItsClaimWasLost(t *testing.T) {
+	t.Parallel()
+	var armed, lost atomic.Bool
+	pool := wired(t, func(cfg *pgxpool.Config) {
+		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // each statement is sent with its text
+	}, func(w *wire) {
+		var claiming atomic.Bool
+		w.onWrite = func(p []byte) { claiming.Store(bytes.Contains(p, []byte("SET claimed_by = $2 FROM found"))) }
+		w.onRead = func(p []byte, n int) (int, error) {
+			if claiming.Load() && bytes.Contains(p[:n], []byte("a.job")) && armed.CompareAndSwap(true, false) {
+				lost.Store(true)
+				_ = w.Close()
+				return 0, errors.New("the connection is lost")
+			}
+			return n, nil
+		}
+	})
+	s := newScheduler(t, pool, river.Config{})
+	failed := make(chan jobs.Run, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(context.Context, *jobs.Job) error { return errors.New("no") },
+		jobs.MaxRetries(0), failuresTo(failed)))
+	require.NoError(t, s.Start(t.Context()))
+	armed.Store(true)
+	_, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	eventually(t, "the answer to the claim is lost", lost.Load)
+	select {
+	case <-failed:
+	case <-time.After(45 * time.Second):
+		t.Fatalf("OnFailed was not called within 45 s; claimed by this process: %t",
+			scalar[string](t, migratedCopy(t, pool), `SELECT claimed_by FROM river.everytick_failed`) == s.Client().ID())
+	}
+}
+
+// During a gap in the heartbeats of a process, another one has ended its run for good, and OnFailed has been called. Then
+// the handler fails here.
+func TestOnFailed_IsNotCalledAgainForARunGivenToAnotherProcess(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{DeadAfter: 10 * time.Second, Logger: log})
+	running, release, failed := make(chan jobs.Job, 10), make(chan struct{}), make(chan jobs.Run, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
+		running <- *job
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return errors.New("no")
+	}, jobs.MaxRetries(0), failuresTo(failed)))
+	require.NoError(t, s.Start(t.Context()))
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	receive(t, running)
+	tx := begin(t, pool)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE river.everytick_process IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(t, err)
+	pass(t, 9*time.Second) // until the process may have been given up
+	// What the rescue of another process does.
+	execSQL(t, pool, `INSERT INTO river.everytick_failed (job_id, name) VALUES ($1::text::bigint, 'a.job')`, id)
+	execSQL(t, pool, `UPDATE river.river_job SET state = 'discarded', finalized_at = now(),
+		errors = ARRAY['{"at": "2026-01-01T00:00:00Z", "attempt": 1, "error": "the process that ran the job is dead", "trace": ""}'::jsonb] WHERE id = $1::text::bigint`, id)
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.Equal(t, id, receive(t, failed).ID)
+	noCallIsDue(t, s)
+	close(release)
+	eventually(t, "the unreported run is logged", func() bool { return logsContain(logged, `its result is not stored" job=a.job job_id=`+id) })
+	select {
+	case <-failed:
+		t.Fatal("OnFailed was called again")
+	case <-time.After(15 * time.Second):
+	}
+}
+
+// A handler has run and failed, but its failure is not reported, because a hard stop came while the call of OnFailed
+// could not be stored. The attempt was made, so it counts: a job without retries is not run again.
+func TestShutdown_AnAttemptThatIsNotReportedCounts(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	log, logged := loud()
+	var calls atomic.Int32
+	failed := make(chan jobs.Run, 10)
+	start := func() *river.Scheduler {
+		s := newScheduler(t, pool, river.Config{Logger: log})
+		require.NoError(t, s.RegisterDelayed("a.job", 0, func(context.Context, *jobs.Job) error {
+			calls.Add(1)
+			return errors.New("no")
+		}, jobs.MaxRetries(0), failuresTo(failed)))
+		require.NoError(t, s.Start(t.Context()))
+		return s
+	}
+	s := start()
+	execSQL(t, pool, `ALTER TABLE river.everytick_failed RENAME TO gone`)
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	eventually(t, "storing has failed", func() bool { return logsContain(logged, "could not store that OnFailed is to be called") })
+	t.Log(interrupt(s))
+	t.Log(scalar[string](t, pool, `SELECT state::text || ' ' || attempt || ' of ' || max_attempts FROM river.river_job`))
+	execSQL(t, pool, `ALTER TABLE river.gone RENAME TO everytick_failed`)
+	start()
+	require.Equal(t, id, receive(t, failed).ID)
+	require.EqualValues(t, 1, calls.Load(), "the handler of a job without retries was called again")
 }

@@ -78,7 +78,10 @@ func (ss *session) runSteps(ctx context.Context, steps ...step) {
 func (s *Scheduler) rescue(ctx context.Context, ss *session, dead []string) error {
 	var own []store.Rescuable
 	for _, d := range s.reg.Jobs() {
-		own = append(own, store.Rescuable{Name: d.Name, Queue: s.queues.Of(d), RetryDelay: d.RetryDelay, After: min(d.Timeout, 1<<61) + process.SilentAfter, OnFailed: d.CallsOnFailed()})
+		own = append(own, store.Rescuable{
+			Name: d.Name, Queue: s.queues.Of(d), RetryDelay: d.RetryDelay, After: min(d.Timeout, 1<<61) + process.SilentAfter,
+			MaxAttempts: d.MaxAttempts, OnFailed: d.CallsOnFailed(),
+		})
 	}
 	n, err := process.Rescue(ctx, s.store, ss.pool, s.log, own, dead)
 	if n > 0 {

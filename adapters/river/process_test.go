@@ -2,8 +2,14 @@ package river_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -220,4 +226,65 @@ func TestScheduler_StoresItsProcessAndThatItStopped(t *testing.T) {
 		FROM river.everytick_process`, s.Client().ID()))
 	require.NoError(t, shutdown(s))
 	require.Zero(t, scalar[int](t, pool, `SELECT beat::int FROM river.everytick_process`))
+}
+
+// As TestScheduler_DoesNotReportARunGivenToAnotherProcess, with a hook of the application that wraps errors.
+func TestScheduler_AHookThatWrapsErrorsDoesNotReportARunGivenToAnotherProcess(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{DeadAfter: 10 * time.Second, Logger: log, River: func(cfg *riverqueue.Config) {
+		cfg.Hooks = append(cfg.Hooks, riverqueue.HookWorkEndFunc(func(_ context.Context, job *rivertype.JobRow, err error) error {
+			if err != nil {
+				return fmt.Errorf("job %d: %w", job.ID, err)
+			}
+			return nil
+		}))
+	}})
+	running, release := make(chan jobs.Job, 10), make(chan struct{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
+		running <- *job
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return nil
+	}))
+	require.NoError(t, s.Start(t.Context()))
+	id, err := s.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	receive(t, running)
+	tx := begin(t, pool)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE river.everytick_process IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(t, err)
+	pass(t, 9*time.Second) // until the process may have been given up
+	execSQL(t, pool, `UPDATE river.river_job SET attempt = 2, attempted_by = array_append(attempted_by, 'another') WHERE id = $1::text::bigint`, id)
+	close(release)
+	eventually(t, "the unreported run is logged", func() bool {
+		return logsContain(logged, `msg="run ended after its job was given to another process: its result is not stored" job=a.job job_id=`+id)
+	})
+	require.NoError(t, tx.Rollback(t.Context()))
+	pass(t, 2*time.Second)
+	require.Equal(t, "running 2 another", scalar[string](t, pool,
+		`SELECT state || ' ' || attempt || ' ' || attempted_by[cardinality(attempted_by)] || coalesce(' ' || errors::text, '') FROM river.river_job WHERE id = $1::text::bigint`, id))
+}
+
+// A TriggerOnly process does not know that the job has no retries. The first process that fetches it dies before it has
+// stored that.
+func TestRescue_KnowsTheRegisteredAttempts(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	client, s := newScheduler(t, pool, river.Config{TriggerOnly: true}), newScheduler(t, pool, river.Config{})
+	var calls atomic.Int32
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(context.Context, *jobs.Job) error {
+		calls.Add(1)
+		return errors.New("no")
+	}, jobs.MaxRetries(0), jobs.RetryDelay(0)))
+	stopped(t, s, "dead")
+	id := abandoned(t, client, "a.job", "dead", 1, "")
+	require.NoError(t, s.Start(t.Context()))
+	eventually(t, "it has failed", func() bool { return stateOf(t, s, "a.job", id) == jobs.StateFailed })
+	run := runOf(t, s, "a.job", id)
+	t.Logf("attempt %d of %d", run.Attempt, run.MaxAttempts)
+	require.LessOrEqual(t, calls.Load(), int32(1), "calls of the handler")
 }

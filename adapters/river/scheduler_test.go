@@ -662,3 +662,40 @@ func TestPollOnly_SendsNoNotifications(t *testing.T) {
 	execSQL(t, pool, `SELECT pg_notify('river.river_insert', '{"queue": "last"}')`)
 	require.JSONEq(t, `{"queue": "last"}`, next())
 }
+
+// The context of Start ends while River starts one queue after the other: jobs of the first queues run already, and are
+// interrupted. As after a Shutdown, that is no failure of theirs.
+func TestStart_JobsThatItInterruptsDoNotFail(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	ran, failed := make(chan jobs.Job, 10), make(chan jobs.Run, 10)
+	const n = 8
+	for i := range n {
+		require.NoError(t, s.RegisterDelayed(fmt.Sprintf("a.job%d", i), 0, untilCancelled(ran),
+			jobs.MaxRetries(0), jobs.Concurrency(1), failuresTo(failed)))
+	}
+	require.NoError(t, s.Start(t.Context())) // stores the queues
+	require.NoError(t, shutdown(s))
+	for i := range n {
+		_, err := s.Trigger(t.Context(), fmt.Sprintf("a.job%d", i), nil)
+		require.NoError(t, err)
+	}
+	states := func() []string {
+		return column[string](t, pool, `SELECT kind || ' ' || state || ' ' || attempt || coalesce(' ' || errors::text, '') FROM river.river_job ORDER BY id`)
+	}
+	tx := begin(t, pool)
+	_, err := tx.Exec(t.Context(), `SELECT FROM river.river_queue WHERE name LIKE 'a-job0-%' FOR UPDATE`)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	started := make(chan error, 1)
+	go func() { started <- s.Start(ctx) }()
+	receive(t, ran)
+	pass(t, 100*time.Millisecond)
+	cancel()
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.Error(t, receive(t, started))
+	t.Log(states())
+	require.Zero(t, scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE state = 'discarded'`),
+		"jobs that failed for good because Start was interrupted")
+}

@@ -54,7 +54,8 @@ type session struct {
 	returned chan struct{}
 }
 
-// Start implements [jobs.Scheduler]. It fails if the database does not answer or [Migrate] has not been run.
+// Start implements [jobs.Scheduler]. It fails if the database does not answer or [Migrate] has not been run. If ctx ends
+// when the first jobs run already, it cancels them, and waits for their handlers; they go back to the queue.
 func (s *Scheduler) Start(ctx context.Context) (err error) {
 	if err := s.takeTurn(ctx); err != nil {
 		return fmt.Errorf("river: start: %w", err)
@@ -175,12 +176,16 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	}
 	events, unsubscribe := ss.client.SubscribeConfig(s.events())
 	// River's jobs live as long as the context of its Start; ours bounds only the start.
-	clientCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	unbind := context.AfterFunc(ctx, cancel)
+	clientCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	interrupt := sync.OnceFunc(func() {
+		close(ss.stopping)
+		cancel(work.ErrStartFailed)
+	})
+	unbind := context.AfterFunc(ctx, interrupt)
 	s.session.Store(ss)
 	if err := ss.client.Start(clientCtx); err != nil {
 		s.session.Store(nil)
-		cancel()
+		interrupt()
 		unsubscribe()
 		return err
 	}
@@ -228,6 +233,7 @@ func (s *Scheduler) newFlow(id string, ss *session) *flow.Flow {
 	return flow.New(flow.Config{
 		Log: s.log, Suspect: ss.process.Suspect,
 		Failed: func(err error) {
+			s.failover.Check(err) // the application's connections lead to the same server
 			if failover.Check(err) {
 				ss.flow.Reset()
 			}
@@ -299,6 +305,7 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded, Going: s.going,
 		LastSuccess: ss.ticker.LastSuccess,
 		Ended:       ss.flow.Ended,
+		Refused:     func(err error) { s.failover.Check(err) },
 	}
 	for queue, slots := range ss.workers {
 		cfg.Queues[queue] = riverqueue.QueueConfig{MaxWorkers: slots.N}
@@ -349,7 +356,7 @@ func (s *Scheduler) namesOfAll() []string {
 	return namesOf(slices.DeleteFunc(s.schedules(), func(d *provider.Definition) bool { return d.CatchUp != jobs.CatchUpAll }))
 }
 
-// hardStopGrace is how long Shutdown waits for handlers after cancelling them.
+// hardStopGrace is how long Shutdown waits for handlers and functions of OnFailed after cancelling them.
 const hardStopGrace = 10 * time.Second
 
 // Shutdown implements [jobs.Scheduler]. If a handler ignores its context for 10 seconds after it was cancelled,
@@ -373,8 +380,11 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 		s.logSession(ctx, "scheduler stopped", nil)
 		return nil
 	}
-	err := s.stop(ctx, ss)
-	if ss.failed.Stop(ctx, hardStopGrace) {
+	hard, cancel := context.WithCancel(context.WithoutCancel(ctx)) // ends hardStopGrace after ctx
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(hardStopGrace, cancel) })()
+	err := s.stop(ctx, hard, ss)
+	if ss.failed.Stop(ctx, hard) {
 		err = errors.Join(err, fmt.Errorf("river: shutdown: OnFailed functions that were still running were cancelled and are called again: %w", ctx.Err()))
 	}
 	ss.background.Wait() // bounded: everything in it ends now or has a timeout
@@ -399,7 +409,8 @@ func (s *Scheduler) Shutdown(ctx context.Context) error {
 	return err
 }
 
-func (s *Scheduler) stop(ctx context.Context, ss *session) error {
+// stop stops the client. When ctx ends it cancels the handlers, and when hard ends it leaves them behind.
+func (s *Scheduler) stop(ctx, hard context.Context, ss *session) error {
 	ss.stop()
 	ss.process.Drain()
 	if err := ss.client.Stop(ctx); err == nil {
@@ -408,9 +419,7 @@ func (s *Scheduler) stop(ctx context.Context, ss *session) error {
 		return err
 	}
 	close(ss.stopping)
-	hardCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hardStopGrace)
-	defer cancel()
-	if err := ss.client.StopAndCancel(hardCtx); err != nil {
+	if err := ss.client.StopAndCancel(hard); err != nil {
 		return fmt.Errorf("river: shutdown: %s after they were cancelled, handlers that ignore their context are still running, or results are not stored yet: %w", hardStopGrace, ctx.Err())
 	}
 	err := fmt.Errorf("river: shutdown: jobs that were still running were cancelled and return to the queue: %w", ctx.Err())

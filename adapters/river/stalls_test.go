@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
 	"github.com/stretchr/testify/require"
 
 	"github.com/everytick/everytick/adapters/river"
@@ -578,4 +579,108 @@ func TestScheduler_FoldsWhatIsLoggedInAnOutage(t *testing.T) {
 	eventually(t, "the shutdown says how often", func() bool {
 		return strings.Contains(logged.String(), `msg="an error repeated until the shutdown" message="producer: Error fetching jobs" times=`)
 	})
+}
+
+// poisonHook is a hook of the application that fails with a text that PostgreSQL cannot store, for one job.
+func poisonHook(cfg *riverqueue.Config) {
+	cfg.Hooks = append(cfg.Hooks, riverqueue.HookWorkBeginFunc(func(_ context.Context, job *rivertype.JobRow) error {
+		if job.Kind == "a.poison" {
+			return errors.New("unexpected byte \x00 in the message")
+		}
+		return nil
+	}))
+}
+
+// A job fails once, and succeeds at once in its second attempt. The database refuses the result of another job that
+// ended together with the first attempt.
+func TestScheduler_ARefusedResultMakesNoOtherJobRunAgain(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{River: poisonHook})
+	var calls atomic.Int32
+	require.NoError(t, s.RegisterDelayed("a.poison", 0, noop))
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(_ context.Context, job *jobs.Job) error {
+		calls.Add(1)
+		if job.Attempt == 1 {
+			return errors.New("no")
+		}
+		return nil
+	}, jobs.RetryDelay(10*time.Millisecond)))
+	for _, name := range []string{"a.poison", "a.job"} {
+		_, err := s.Trigger(t.Context(), name, nil)
+		require.NoError(t, err)
+	}
+	require.NoError(t, s.Start(t.Context()))
+	pass(t, 15*time.Second)
+	t.Log(column[string](t, pool, `SELECT kind || ' ' || state || ' ' || attempt FROM river.river_job ORDER BY id`))
+	require.EqualValues(t, 2, calls.Load(), "calls of the handler")
+}
+
+// All jobs go on, though the database refuses a result.
+func TestScheduler_ARefusedResultDoesNotStopTheProcess(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{River: poisonHook})
+	require.NoError(t, s.RegisterDelayed("a.poison", 0, noop))
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.Start(t.Context()))
+	_, err := s.Trigger(t.Context(), "a.poison", nil)
+	require.NoError(t, err)
+	const n = 25_000
+	_, err = s.TriggerBulk(t.Context(), "a.job", make([]any, n))
+	require.NoError(t, err)
+	left := 0
+	for range 60 {
+		pass(t, time.Second)
+		if left = scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = 'a.job' AND state <> 'completed'`); left == 0 {
+			return
+		}
+	}
+	t.Log(column[string](t, pool, `SELECT kind || ' ' || state || ' ' || count(*) FROM river.river_job GROUP BY kind, state ORDER BY 1`))
+	require.Zero(t, left, "jobs that have not completed after a minute")
+}
+
+// A transaction of the application has locked the row of a running job. The results of others are stored nevertheless.
+func TestScheduler_ALockedResultHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	for _, lockTimeout := range []string{"0", "1s"} { // of the role
+		t.Run("lock_timeout "+lockTimeout, func(t *testing.T) {
+			t.Parallel()
+			pool := poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["lock_timeout"] = lockTimeout })
+			s := newScheduler(t, pool, river.Config{})
+			ran, release := make(chan jobs.Job, 1), make(chan struct{})
+			require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+			require.NoError(t, s.RegisterDelayed("a.locked", 0, forwardThen(ran, release)))
+			require.NoError(t, s.Start(t.Context()))
+			id, err := s.Trigger(t.Context(), "a.locked", nil)
+			require.NoError(t, err)
+			receive(t, ran)
+			tx := begin(t, pool)
+			_, err = tx.Exec(t.Context(), `SELECT FROM river.river_job WHERE id = $1::text::bigint FOR UPDATE`, id)
+			require.NoError(t, err)
+			close(release)
+			pass(t, 500*time.Millisecond)
+			began := time.Now()
+			_, err = s.TriggerMany(t.Context(), "a.job", make([]any, 50))
+			require.NoError(t, err)
+			left := 0
+			for time.Since(began) < 75*time.Second {
+				if left = scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = 'a.job' AND state <> 'completed'`); left == 0 {
+					break
+				}
+				pass(t, time.Second)
+			}
+			t.Log("stored after", time.Since(began).Round(time.Second))
+			require.Zero(t, left, "results that are not stored after %s", time.Since(began))
+			require.NoError(t, tx.Rollback(t.Context()))
+		})
+	}
+}
+
+func forwardThen(ran chan<- jobs.Job, release <-chan struct{}) jobs.Handler {
+	return func(_ context.Context, job *jobs.Job) error {
+		ran <- *job
+		<-release
+		return nil
+	}
 }

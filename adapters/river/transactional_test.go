@@ -118,7 +118,7 @@ func TestTransactional_FailsIfTheTransactionCannotCommit(t *testing.T) {
 		{name: "rows that the handler has not closed", spoil: func(ctx context.Context, job *jobs.Job) error {
 			_, err := job.DB.Query(ctx, `SELECT 1`) //nolint:sqlclosecheck // the fault
 			return err
-		}, says: "conn busy"},
+		}, says: "rows of a query were open"},
 		{name: "a connection that the server has closed", spoil: func(ctx context.Context, job *jobs.Job) error {
 			_, _ = job.DB.Exec(ctx, `SELECT pg_terminate_backend(pg_backend_pid())`)
 			return nil
@@ -383,5 +383,76 @@ func TestTransactional_LimitsHowLongTheServerKeepsAnIdleTransaction(t *testing.T
 			require.NoError(t, err)
 			require.Equal(t, want, receive(t, limits))
 		})
+	}
+}
+
+// As TestTrigger_LeavesAServerThatHasBecomeReadOnly, for a process that only works, with a transactional job.
+func TestTransactional_LeavesAServerThatHasBecomeReadOnly(t *testing.T) {
+	t.Parallel()
+	url := migrated.URL(t)
+	pool, direct := openPool(t, url), openPool(t, url)
+	s, client := newScheduler(t, pool, river.Config{}), newScheduler(t, direct, river.Config{TriggerOnly: true})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.Transactional(), jobs.RetryDelay(3*time.Second), jobs.MaxRetries(5)))
+	require.NoError(t, s.Start(t.Context()))
+	var conns []*pgxpool.Conn
+	for range pool.Config().MaxConns {
+		conn, err := pool.Acquire(t.Context())
+		require.NoError(t, err)
+		_, err = conn.Exec(t.Context(), `SET default_transaction_read_only = on`)
+		require.NoError(t, err)
+		conns = append(conns, conn)
+	}
+	for _, conn := range conns {
+		conn.Release()
+	}
+	id, err := client.Trigger(t.Context(), "a.job", nil)
+	require.NoError(t, err)
+	began := time.Now()
+	state := func() string {
+		return scalar[string](t, direct, `SELECT state::text FROM river.river_job WHERE id = $1::text::bigint`, id)
+	}
+	for state() != "completed" && state() != "discarded" && time.Since(began) < 200*time.Second {
+		pass(t, time.Second)
+	}
+	require.Equal(t, "completed", state(), "after %s; errors: %s", time.Since(began),
+		scalar[string](t, direct, `SELECT errors::text FROM river.river_job`))
+}
+
+// The connection that a transactional job gets from the pool is broken. Its handler is not called, so that is no attempt.
+func TestTransactional_ATransactionThatCannotBeginUsesUpNoAttempt(t *testing.T) {
+	t.Parallel()
+	db := migrated.URL(t)
+	pool := openPool(t, db)
+	log, logged := loud()
+	s := newScheduler(t, pool, river.Config{Logger: log})
+	ran := make(chan jobs.Job, 10)
+	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.MaxRetries(0), jobs.Transactional()))
+	require.NoError(t, s.Start(t.Context()))
+	direct := openPool(t, db)
+	id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Delay(2*time.Second))
+	require.NoError(t, err)
+	due := time.Now().Add(2 * time.Second)
+	time.Sleep(time.Until(due.Add(-100 * time.Millisecond)))
+	// The application uses its connections all the time; then a pooler or a firewall drops them.
+	var conns []uint32
+	var held []interface{ Release() }
+	for range pool.Config().MaxConns {
+		c, err := pool.Acquire(t.Context())
+		require.NoError(t, err)
+		_, err = c.Exec(t.Context(), `SELECT 1`)
+		require.NoError(t, err)
+		conns, held = append(conns, c.Conn().PgConn().PID()), append(held, c)
+	}
+	for _, c := range held {
+		c.Release()
+	}
+	_, err = direct.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid`, conns)
+	require.NoError(t, err)
+	select {
+	case job := <-ran:
+		require.Equal(t, id, job.ID)
+	case <-time.After(20 * time.Second):
+		t.Fatalf("the handler was not called; the job is %s\n%s", scalar[string](t, direct, `SELECT state || ' ' || errors::text FROM river.river_job`), logged.String())
 	}
 }

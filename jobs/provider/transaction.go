@@ -94,6 +94,8 @@ var (
 		"it returns an error; the handler must not end it")
 	errEnded = errors.New("jobs: the handler has ended the transaction of its Transactional job with a COMMIT or ROLLBACK " +
 		"statement; what was committed stays, and the job is not completed")
+	errOpenRows = errors.New("jobs: the handler returned nil while rows of a query were open, so its transaction was rolled back: " +
+		"close the rows")
 	errAborted = errors.New("jobs: the handler returned nil although a statement had failed, so its transaction was rolled back")
 )
 
@@ -141,6 +143,11 @@ func (t *heldTx) check() error {
 		return errEnded
 	case statusAborted:
 		return errAborted
+	case statusUnknown:
+		return nil
+	}
+	if t.Conn().PgConn().IsBusy() {
+		return errOpenRows
 	}
 	return nil
 }

@@ -6,9 +6,11 @@
 package failed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -56,6 +58,10 @@ type Caller struct {
 	group  sync.WaitGroup
 	undone atomic.Int64 // calls that were cancelled
 
+	mu      sync.Mutex
+	current map[int64]bool         // jobs whose calls are in progress
+	made    map[store.Failure]bool // calls that were made, and could not be deleted
+
 	calling context.Context //nolint:containedctx // of the calls; ends with cancel
 	cancel  context.CancelFunc
 	stop    chan struct{} // closed by Stop
@@ -67,6 +73,7 @@ func New(ctx context.Context, cfg Config) *Caller {
 	c := &Caller{
 		cfg: cfg, byName: map[string]*provider.Definition{}, wake: make(chan struct{}, 1), slots: make(chan struct{}, calls),
 		stop: make(chan struct{}), stopped: make(chan struct{}),
+		current: map[int64]bool{}, made: map[store.Failure]bool{},
 	}
 	c.calling, c.cancel = context.WithCancel(ctx)
 	for _, d := range cfg.Jobs {
@@ -107,9 +114,9 @@ func (c *Caller) Run() {
 	}
 }
 
-// Stop makes the last calls and waits until all have returned. When ctx ends, it cancels them, and waits for the time
-// grace at most. A call that was cancelled is made again, by this or another process. Stop returns whether there is one.
-func (c *Caller) Stop(ctx context.Context, grace time.Duration) (undone bool) {
+// Stop makes the last calls and waits until all have returned. When ctx ends, it cancels them, and when hard ends, it
+// leaves them behind. A call that was cancelled is made again, by this or another process. Stop returns whether there is one.
+func (c *Caller) Stop(ctx, hard context.Context) (undone bool) {
 	defer c.cancel()
 	close(c.stop)
 	done := make(chan struct{})
@@ -124,12 +131,10 @@ func (c *Caller) Stop(ctx context.Context, grace time.Duration) (undone bool) {
 	case <-ctx.Done():
 	}
 	c.cancel()
-	timer := time.NewTimer(grace)
-	defer timer.Stop()
 	select {
 	case <-done:
 		return c.undone.Load() > 0
-	case <-timer.C:
+	case <-hard.Done():
 		return true
 	}
 }
@@ -142,7 +147,11 @@ func (c *Caller) sweep() {
 			return // the end of a call wakes the caller
 		}
 		ctx, cancel := context.WithTimeout(c.calling, timeout)
-		claimed, err := c.cfg.Store.ClaimFailed(ctx, c.cfg.Pool, c.names, c.cfg.Client, c.cfg.Dead(), free)
+		c.mu.Lock()
+		current := slices.Collect(maps.Keys(c.current))
+		c.mu.Unlock()
+		// The answer to an earlier claim may have been lost.
+		claimed, err := c.cfg.Store.ClaimFailed(ctx, c.cfg.Pool, c.names, c.cfg.Client, c.cfg.Dead(), current, free)
 		cancel()
 		if err != nil {
 			if c.calling.Err() == nil {
@@ -152,8 +161,10 @@ func (c *Caller) sweep() {
 		}
 		for _, f := range claimed {
 			c.slots <- struct{}{}
+			c.setCurrent(f.JobID, true)
 			c.group.Go(func() {
 				c.call(f)
+				c.setCurrent(f.JobID, false)
 				<-c.slots
 				c.Wake()
 			})
@@ -164,12 +175,24 @@ func (c *Caller) sweep() {
 	}
 }
 
-// call makes one call, and stores that it has been made.
+func (c *Caller) setCurrent(id int64, current bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if current {
+		c.current[id] = true
+	} else {
+		delete(c.current, id)
+	}
+}
+
+// call makes one call, unless it has been made, and stores that it has.
 func (c *Caller) call(f store.Failure) {
-	run, err := c.run(f)
-	made := errors.Is(err, jobs.ErrUnknownID) // deleted meanwhile
-	if err == nil {
-		if made = c.byName[f.Name].Failed(c.calling, c.cfg.Log, run); !made {
+	c.mu.Lock()
+	made := c.made[f]
+	c.mu.Unlock()
+	var err error
+	if !made {
+		if made, err = c.makeCall(f); !made && c.calling.Err() != nil {
 			c.undone.Add(1)
 		}
 	}
@@ -180,13 +203,28 @@ func (c *Caller) call(f store.Failure) {
 	if made {
 		store = c.cfg.Store.DeleteFailed
 	}
-	if storeErr := store(ctx, c.cfg.Pool, f, c.cfg.Client); err == nil {
-		err = storeErr
+	storeErr := store(ctx, c.cfg.Pool, f, c.cfg.Client)
+	c.mu.Lock()
+	if delete(c.made, f); made && storeErr != nil {
+		c.made[f] = true
 	}
-	if err != nil && !errors.Is(err, jobs.ErrUnknownID) {
+	c.mu.Unlock()
+	if err = cmp.Or(err, storeErr); err != nil {
 		c.cfg.Log.WarnContext(ctx, "could not store that OnFailed was called; it may be called again for the same run",
 			"job", f.Name, "job_id", strconv.FormatInt(f.JobID, 10), "error", err)
 	}
+}
+
+// makeCall reports whether the call has been made, or is not to be made.
+func (c *Caller) makeCall(f store.Failure) (made bool, err error) {
+	run, err := c.run(f)
+	switch {
+	case errors.Is(err, jobs.ErrUnknownID): // deleted meanwhile
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	return c.byName[f.Name].Failed(c.calling, c.cfg.Log, run), nil
 }
 
 func (c *Caller) run(f store.Failure) (jobs.Run, error) {

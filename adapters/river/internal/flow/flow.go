@@ -25,7 +25,7 @@ type Config struct {
 	Failed func(error)
 	// Suspect reports whether others may have taken this process for dead after since.
 	Suspect func(since time.Time) bool
-	// Owned returns those of these jobs whose attempts still belong to this process.
+	// Owned returns those of these jobs whose attempts still belong to this process, or that have ended.
 	Owned func(ctx context.Context, ids []int64, attempts []int) (owned []int64, err error)
 }
 
@@ -52,7 +52,18 @@ type hold struct {
 	attempt int
 	fetched time.Time
 	ended   time.Time // when the handler returned
+	report  Report
 }
+
+// A Report says what becomes of an attempt's result.
+type Report int
+
+// The values of [Report].
+const (
+	Stored  Report = iota // River stores it
+	Foreign               // it is dropped, whatever River sends, because another process has the job now
+	Left                  // it is dropped too, and the row is left to those who rescue the jobs of this process
+)
 
 // A Failure is a sequence of failed calls. The zero Failure means that the latest call succeeded.
 type Failure struct {
@@ -74,18 +85,15 @@ func (f *Failure) record(began time.Time, err error) {
 
 // New returns a flow.
 func New(cfg Config) *Flow {
-	return &Flow{cfg: cfg, queues: map[string]*queue{}, held: map[int64]*hold{}, open: map[*time.Time]bool{}, results: results{stored: map[int64]bool{}}}
+	return &Flow{cfg: cfg, queues: map[string]*queue{}, held: map[int64]*hold{}, open: map[*time.Time]bool{}, results: results{sent: map[int64]*sent{}}}
 }
 
-// Ended notes that the handler of a held job has returned. Unless reported is set, its result will not be stored,
-// because another process has the job now.
-func (f *Flow) Ended(id int64, reported bool) {
+// Ended notes that the handler of an attempt has returned, and what becomes of its result.
+func (f *Flow) Ended(id int64, attempt int, report Report) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !reported {
-		delete(f.held, id)
-	} else if h := f.held[id]; h != nil {
-		h.ended = time.Now()
+	if h := f.held[id]; h != nil && h.attempt == attempt {
+		h.ended, h.report = time.Now(), report
 	}
 }
 
@@ -112,7 +120,7 @@ func (f *Flow) Unstored(before time.Time) (n int, first time.Time, failure error
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, h := range f.held {
-		if h.ended.IsZero() || h.ended.After(before) {
+		if h.ended.IsZero() || h.ended.After(before) || h.report == Foreign {
 			continue
 		}
 		if n++; first.IsZero() || h.ended.Before(first) {

@@ -3,6 +3,7 @@ package flow_test
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,11 +25,12 @@ import (
 // database stands for the database behind River's executor.
 type database struct {
 	riverdriver.Executor
-	asked []int     // by each fetch
-	sent  [][]int64 // the jobs of each statement that stores results
-	merge []int64   // jobs whose metadata were stored
-	fetch func(n int) ([]*rivertype.JobRow, error)
-	store func(ids []int64) error
+	asked  []int     // by each fetch
+	sent   [][]int64 // the jobs of each statement that stores results
+	merge  []int64   // jobs whose metadata were stored
+	errors [][]byte  // what was to be stored as errors
+	fetch  func(n int) ([]*rivertype.JobRow, error)
+	store  func(ctx context.Context, ids []int64) error
 }
 
 // JobGetAvailable implements [riverdriver.Executor].
@@ -47,8 +49,8 @@ func (d *database) JobGetAvailable(
 func (d *database) JobSetStateIfRunningMany(
 	ctx context.Context, p *riverdriver.JobSetStateIfRunningManyParams,
 ) ([]*rivertype.JobRow, error) {
-	d.sent = append(d.sent, slices.Clone(p.ID))
-	if err := cmp.Or(d.store(p.ID), ctx.Err()); err != nil {
+	d.sent, d.errors = append(d.sent, slices.Clone(p.ID)), append(d.errors, p.ErrData...)
+	if err := cmp.Or(d.store(ctx, p.ID), ctx.Err()); err != nil {
 		for i, id := range p.ID {
 			if id != poisoned || p.MetadataDoMerge[i] || !errors.Is(err, errRefused) {
 				return nil, err
@@ -88,17 +90,26 @@ type harness struct {
 	log    *strings.Builder
 	failed []error
 	owned  []int64 // nil if nobody takes the process for dead
+	owner  func(ids []int64, attempts []int) []int64
 }
 
 func newHarness() *harness {
 	h := &harness{log: &strings.Builder{}, db: &database{}}
 	h.db.fetch = func(int) ([]*rivertype.JobRow, error) { return nil, nil }
-	h.db.store = func([]int64) error { return nil }
+	h.db.store = func(context.Context, []int64) error { return nil }
 	h.Flow = flow.New(flow.Config{
 		Log:     slog.New(slog.NewTextHandler(h.log, nil)),
 		Failed:  func(err error) { h.failed = append(h.failed, err) },
 		Suspect: func(time.Time) bool { return h.owned != nil },
-		Owned:   func(context.Context, []int64, []int) ([]int64, error) { return h.owned, nil },
+		Owned: func(_ context.Context, ids []int64, attempts []int) ([]int64, error) {
+			switch {
+			case h.owner != nil:
+				return h.owner(ids, attempts), nil
+			case h.owned != nil:
+				return h.owned, nil
+			}
+			return ids, nil
+		},
 	})
 	h.exec = h.Watch(h.db)
 	return h
@@ -112,8 +123,15 @@ func (h *harness) get(t testing.TB, ids ...int64) {
 	require.NoError(t, err)
 }
 
-// put stores the results of these jobs, with metadata of the poisoned one, and returns the IDs of the rows.
+// put ends these jobs and stores their results, with metadata of the poisoned one and of 1. It returns the IDs of the rows.
 func (h *harness) put(ctx context.Context, ids ...int64) (stored []int64, err error) {
+	for _, id := range ids {
+		h.Ended(id, 1, flow.Stored)
+	}
+	return h.send(ctx, results(ids...))
+}
+
+func results(ids ...int64) *riverdriver.JobSetStateIfRunningManyParams {
 	n := len(ids)
 	p := &riverdriver.JobSetStateIfRunningManyParams{
 		ID: ids, Attempt: make([]*int, n), ErrData: make([][]byte, n), FinalizedAt: make([]*time.Time, n),
@@ -121,9 +139,14 @@ func (h *harness) put(ctx context.Context, ids ...int64) (stored []int64, err er
 		State: make([]rivertype.JobState, n),
 	}
 	for i, id := range ids {
-		h.Ended(id, true)
 		p.MetadataDoMerge[i] = id == poisoned || id == 1
+		p.FinalizedAt[i] = new(time.Now())
 	}
+	return p
+}
+
+// send is what River does with results.
+func (h *harness) send(ctx context.Context, p *riverdriver.JobSetStateIfRunningManyParams) (stored []int64, err error) {
 	found, err := h.exec.JobSetStateIfRunningMany(ctx, p)
 	for _, row := range found {
 		stored = append(stored, row.ID)
@@ -142,13 +165,16 @@ func TestFlow_HoldsAJobFromItsFetchUntilItsResultIsStored(t *testing.T) {
 		h := newHarness()
 		h.get(t, 1, 2, 3)
 		require.Equal(t, []int64{1, 2, 3}, h.held())
-		h.Ended(3, false) // another process has it
+		h.Ended(3, 1, flow.Foreign) // another process has it
+		stored, err := h.send(t.Context(), results(3))
+		require.NoError(t, err)
+		require.Empty(t, stored, "the result is dropped")
 		require.Equal(t, []int64{1, 2}, h.held())
 
 		n, _, err := h.Unstored(time.Now())
 		require.Zero(t, n, "none has ended")
 		require.NoError(t, err)
-		h.db.store = func([]int64) error { return errDiskFull }
+		h.db.store = func(context.Context, []int64) error { return errDiskFull }
 		ended := time.Now()
 		_, err = h.put(t.Context(), 1)
 		require.ErrorIs(t, err, errDiskFull)
@@ -163,8 +189,8 @@ func TestFlow_HoldsAJobFromItsFetchUntilItsResultIsStored(t *testing.T) {
 		require.Equal(t, 1, n)
 		require.Len(t, h.failed, 2)
 
-		h.db.store = func([]int64) error { return nil }
-		stored, err := h.put(t.Context(), 1, 2)
+		h.db.store = func(context.Context, []int64) error { return nil }
+		stored, err = h.put(t.Context(), 1, 2)
 		require.NoError(t, err)
 		require.Equal(t, []int64{1, 2}, stored)
 		require.Empty(t, h.held())
@@ -179,7 +205,7 @@ func TestFlow_HoldsTheNextAttempt(t *testing.T) {
 	t.Parallel()
 	h := newHarness()
 	h.get(t, 1)
-	h.db.store = func([]int64) error {
+	h.db.store = func(context.Context, []int64) error {
 		h.get(t, 1)
 		return nil
 	}
@@ -300,7 +326,7 @@ func TestFlow_StoresWhatTheDatabaseDoesNotRefuse(t *testing.T) {
 	t.Parallel()
 	h := newHarness()
 	h.get(t, 1, 2, 3, poisoned, 5, 6, 7, 8)
-	h.db.store = func(ids []int64) error {
+	h.db.store = func(_ context.Context, ids []int64) error {
 		if slices.Contains(ids, poisoned) {
 			return errRefused
 		}
@@ -320,36 +346,162 @@ func TestFlow_StoresWhatTheDatabaseDoesNotRefuse(t *testing.T) {
 // A constraint of the application's own may refuse a result for good.
 func TestFlow_ARefusedResultHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
-	h := newHarness()
-	h.get(t, 1, 2, 3)
-	refusal := &pgconn.PgError{Severity: "ERROR", Code: "23514"}
-	h.db.store = func(ids []int64) error {
-		if slices.Contains(ids, 2) {
-			return refusal
+	for name, ended := range map[string]bool{"the next attempt runs": false, "the next attempt has ended": true} {
+		h := newHarness()
+		h.get(t, 1, 2, 3)
+		refusal := &pgconn.PgError{Severity: "ERROR", Code: "23514"}
+		h.db.store = func(_ context.Context, ids []int64) error {
+			if slices.Contains(ids, 2) {
+				return refusal
+			}
+			return nil
 		}
-		return nil
-	}
-	stored, err := h.put(t.Context(), 1, 2, 3)
-	require.ErrorIs(t, err, refusal)
-	require.Empty(t, stored, "River sends all of them again")
-	require.Equal(t, []int64{2}, h.held())
+		for id := range int64(3) {
+			h.Ended(id+1, 1, flow.Stored)
+		}
+		first := results(1, 2, 3)
+		stored, err := h.send(t.Context(), first)
+		require.ErrorIs(t, err, refusal, name)
+		require.Empty(t, stored, "River sends all of them again")
+		require.Equal(t, []int64{2}, h.held(), name)
 
-	// Meanwhile job 3 was retried here. The result of its first attempt must not end the second.
-	h.get(t, 3)
-	h.db.sent = nil
-	h.db.store = func([]int64) error { return nil }
-	p := &riverdriver.JobSetStateIfRunningManyParams{
-		ID: []int64{1, 2, 3}, Attempt: make([]*int, 3), ErrData: make([][]byte, 3), FinalizedAt: make([]*time.Time, 3),
-		MetadataDoMerge: make([]bool, 3), MetadataUpdates: make([][]byte, 3), ScheduledAt: make([]*time.Time, 3),
-		State: make([]rivertype.JobState, 3),
+		// Meanwhile job 3 was retried here. The result of its first attempt must not end the second.
+		h.get(t, 3)
+		if ended {
+			h.Ended(3, 1, flow.Stored)
+		}
+		h.db.sent = nil
+		h.db.store = func(context.Context, []int64) error { return nil }
+		_, err = h.send(t.Context(), first)
+		require.NoError(t, err)
+		require.Equal(t, [][]int64{{2}}, h.db.sent, name)
+		require.Equal(t, []int64{3}, h.held(), name)
+		_, err = h.put(t.Context(), 3)
+		require.NoError(t, err)
+		require.Equal(t, [][]int64{{2}, {3}}, h.db.sent, name)
+		require.Empty(t, h.held(), name)
 	}
-	_, err = h.exec.JobSetStateIfRunningMany(t.Context(), p)
+}
+
+// The database has stored a result, and the answer was lost. When River sends it again, another attempt may be running.
+func TestFlow_AResultIsNotStoredTwice(t *testing.T) {
+	t.Parallel()
+	h := newHarness()
+	h.get(t, 1, 2)
+	h.Ended(1, 1, flow.Stored)
+	h.Ended(2, 1, flow.Stored)
+	first := results(1, 2)
+	h.db.store = func(context.Context, []int64) error { return errDiskFull }
+	_, err := h.send(t.Context(), first)
+	require.ErrorIs(t, err, errDiskFull)
+	h.get(t, 1)
+	h.owner = func(ids []int64, attempts []int) []int64 {
+		require.Equal(t, []int64{1, 2}, ids)
+		require.Equal(t, []int{1, 1}, attempts)
+		return []int64{2}
+	}
+	h.db.sent = nil
+	h.db.store = func(context.Context, []int64) error { return nil }
+	stored, err := h.send(t.Context(), first)
 	require.NoError(t, err)
+	require.Equal(t, []int64{2}, stored)
 	require.Equal(t, [][]int64{{2}}, h.db.sent)
-	require.Equal(t, []int64{3}, h.held())
-	_, err = h.put(t.Context(), 3)
+	require.Equal(t, []int64{1}, h.held(), "the second attempt of 1")
+	require.Empty(t, h.log.String(), "nothing was given to another process")
+}
+
+// River sends more than 5,000 results in parts. If a later part fails, it sends the earlier ones again, too.
+func TestFlow_AResultWithoutAHoldIsNotStored(t *testing.T) {
+	t.Parallel()
+	h := newHarness()
+	h.get(t, 1)
+	_, err := h.put(t.Context(), 1)
 	require.NoError(t, err)
-	require.Equal(t, [][]int64{{2}, {3}}, h.db.sent)
+	_, err = h.put(t.Context(), 1)
+	require.NoError(t, err)
+	require.Equal(t, [][]int64{{1}}, h.db.sent)
+}
+
+func TestFlow_TheEndOfAnAttemptDoesNotEndTheHoldOfAnother(t *testing.T) {
+	t.Parallel()
+	h := newHarness()
+	h.get(t, 1)
+	h.Ended(1, 0, flow.Foreign)
+	stored, err := h.send(t.Context(), results(1))
+	require.NoError(t, err)
+	require.Equal(t, []int64{1}, stored)
+}
+
+// Nobody else has the job, and its result must not be stored. So the row stays as it is.
+func TestFlow_LeavesARowToThoseWhoRescue(t *testing.T) {
+	t.Parallel()
+	h := newHarness()
+	h.get(t, 1)
+	h.Ended(1, 1, flow.Left)
+	stored, err := h.send(t.Context(), results(1))
+	require.NoError(t, err)
+	require.Empty(t, stored)
+	require.Empty(t, h.db.sent)
+	require.Equal(t, []int64{1}, h.held(), "it is not lost")
+}
+
+// PostgreSQL cannot store U+0000, which may be in an error of the application's hooks or middleware.
+func TestFlow_StoresErrorsWithoutNUL(t *testing.T) {
+	t.Parallel()
+	h := newHarness()
+	h.get(t, 1)
+	p := results(1)
+	text, err := json.Marshal(rivertype.AttemptError{Attempt: 1, Error: "a\x00b", Trace: "c\x00d"})
+	require.NoError(t, err)
+	p.ErrData[0] = text
+	_, err = h.send(t.Context(), p)
+	require.NoError(t, err)
+	var e rivertype.AttemptError
+	require.NoError(t, json.Unmarshal(h.db.errors[0], &e))
+	require.Equal(t, rivertype.AttemptError{Attempt: 1, Error: `a\x00b`, Trace: `c\x00d`}, e)
+	require.Equal(t, string(text), string(p.ErrData[0]), "River's own is unchanged")
+}
+
+// A transaction of the application has locked the row of job 1.
+func TestFlow_ALockedRowHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	for name, lockTimeout := range map[string]time.Duration{"without a lock_timeout": time.Hour, "with one": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				h := newHarness()
+				ids := make([]int64, 60)
+				for i := range ids {
+					ids[i] = int64(101 + i)
+				}
+				ids[30] = 1
+				h.get(t, ids...)
+				h.db.store = func(ctx context.Context, ids []int64) error {
+					if !slices.Contains(ids, 1) {
+						return nil
+					}
+					select {
+					case <-time.After(lockTimeout):
+						return &pgconn.PgError{Severity: "ERROR", Code: "55P03"}
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}
+				for _, id := range ids {
+					h.Ended(id, 1, flow.Stored)
+				}
+				p, began := results(ids...), time.Now()
+				for len(h.held()) > 1 {
+					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+					_, err := h.send(ctx, p)
+					cancel()
+					require.Error(t, err)
+					require.Less(t, time.Since(began), time.Minute, "%d are left", len(h.held()))
+				}
+				require.Equal(t, []int64{1}, h.held())
+			})
+		})
+	}
 }
 
 func TestFlow_StoresFewerResultsAfterATimeout(t *testing.T) {
@@ -362,9 +514,13 @@ func TestFlow_StoresFewerResultsAfterATimeout(t *testing.T) {
 		}
 		h.get(t, ids...)
 		// The link carries 11 results within River's timeout.
-		h.db.store = func(ids []int64) error {
-			time.Sleep(time.Duration(len(ids)) * 900 * time.Millisecond)
-			return nil
+		h.db.store = func(ctx context.Context, ids []int64) error {
+			select {
+			case <-time.After(time.Duration(len(ids)) * 900 * time.Millisecond):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 		calls := 0
 		for left := len(ids); left > 0; calls++ {

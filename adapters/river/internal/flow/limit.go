@@ -20,10 +20,12 @@ type Call struct {
 }
 
 // A limit shrinks by this factor after a call that timed out, and grows by it after one that took at most quick, so
-// that the next one takes less than River's timeout of 10 s.
+// that the next one takes less than patience. That is half of River's timeout: within one call of River's, a statement
+// that waits for a locked row leaves time for others.
 const (
-	factor = 4
-	quick  = 2 * time.Second
+	factor   = 4
+	quick    = time.Second
+	patience = 5 * time.Second
 )
 
 // NextLimit returns the most rows that the next statement asks for, or 0 for no limit. limit is the present one.
@@ -42,6 +44,7 @@ func NextLimit(limit int, latest Call) int {
 }
 
 func timedOut(err error) bool {
-	const queryCancelled = "57014" // by statement_timeout
-	return errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) || store.Code(err) == queryCancelled
+	const queryCancelled, lockNotAvailable = "57014", "55P03" // by statement_timeout and lock_timeout
+	code := store.Code(err)
+	return errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) || code == queryCancelled || code == lockNotAvailable
 }

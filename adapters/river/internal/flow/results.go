@@ -1,9 +1,12 @@
 package flow
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/riverqueue/river/riverdriver"
@@ -16,9 +19,33 @@ import (
 type results struct {
 	limit   int // the most results of a statement; 0 means all that River sends
 	failure Failure
-	// stored has the jobs whose results were stored by a call that failed as a whole. River sends all of that call
-	// again, when some of the jobs may be running another attempt.
-	stored map[int64]bool
+	// sent has the results of calls that failed as a whole, by job. River sends all of a call again, also those that
+	// were stored, when their jobs may be running another attempt.
+	sent map[int64]*sent
+}
+
+// sent is a result that River will send again.
+type sent struct {
+	result result
+	hold   *hold
+	stored bool // or dropped
+}
+
+// A result is what tells a result from that of another attempt of its job.
+type result struct {
+	state                rivertype.JobState
+	finalized, scheduled time.Time
+}
+
+func resultOf(p *riverdriver.JobSetStateIfRunningManyParams, i int) result {
+	r := result{state: p.State[i]}
+	if t := p.FinalizedAt[i]; t != nil {
+		r.finalized = *t
+	}
+	if t := p.ScheduledAt[i]; t != nil {
+		r.scheduled = *t
+	}
+	return r
 }
 
 // JobSetStateIfRunningMany implements [riverdriver.Executor]. River sends the results of many jobs in one statement,
@@ -28,13 +55,12 @@ func (e *executor) JobSetStateIfRunningMany(
 	ctx context.Context, params *riverdriver.JobSetStateIfRunningManyParams,
 ) ([]*rivertype.JobRow, error) {
 	began := time.Now()
-	rows, err := e.storeAll(ctx, params)
+	b := e.flow.newBatch(params)
+	rows, err := e.storeAll(ctx, b)
 	f := e.flow
 	f.mu.Lock()
 	f.results.failure.record(began, err)
-	if err == nil {
-		clear(f.results.stored)
-	}
+	b.remember(err != nil)
 	f.mu.Unlock()
 	if err != nil {
 		f.cfg.Failed(err)
@@ -42,35 +68,52 @@ func (e *executor) JobSetStateIfRunningMany(
 	return rows, err
 }
 
-func (e *executor) storeAll(
-	ctx context.Context, params *riverdriver.JobSetStateIfRunningManyParams,
-) (rows []*rivertype.JobRow, err error) {
-	b := e.flow.newBatch(params)
+func (e *executor) storeAll(ctx context.Context, b *batch) ([]*rivertype.JobRow, error) {
 	if err := b.dropForeign(ctx); err != nil {
 		return nil, err
 	}
-	for all := len(b.rest); len(b.rest) > 0; {
-		n := len(b.rest)
-		if limit := e.flow.resultsLimit(); limit > 0 {
-			n = min(n, limit)
-		}
-		chunk := b.rest[:n]
-		b.rest = b.rest[n:]
-		began := time.Now()
-		stored, chunkErr := e.store(ctx, b, chunk)
-		e.flow.limitResults(Call{all, n, n, time.Since(began), chunkErr})
-		rows = append(rows, stored...)
-		if err = errors.Join(err, chunkErr); ctx.Err() != nil {
-			break
-		}
-	}
-	if len(b.rest) > 0 {
-		err = errors.Join(err, ctx.Err())
+	// Somebody may have locked a row. Its result must not hold up the others, so those that take long come last.
+	rows, late, err := e.storeEach(ctx, b, b.rest, false)
+	if len(late) > 0 {
+		more, _, lateErr := e.storeEach(ctx, b, late, true)
+		rows, err = append(rows, more...), errors.Join(err, lateErr)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return rows, nil
+}
+
+// storeEach stores results in as many statements as the limit demands. If there is a limit, those whose statement takes
+// longer than patience are returned as late, unless this is the last try.
+func (e *executor) storeEach(ctx context.Context, b *batch, some []int, last bool) (
+	rows []*rivertype.JobRow, late []int, err error,
+) {
+	for rest := some; len(rest) > 0; {
+		if ctx.Err() != nil {
+			return rows, append(late, rest...), errors.Join(err, ctx.Err())
+		}
+		n, bounded, cancel := len(rest), ctx, context.CancelFunc(func() {})
+		if limit := e.flow.resultsLimit(); limit > 0 {
+			n = min(n, limit)
+			if !last {
+				bounded, cancel = context.WithTimeout(ctx, patience)
+			}
+		}
+		began := time.Now()
+		stored, chunkErr := e.store(bounded, b, rest[:n])
+		cancel()
+		if !last && len(late) == 0 || chunkErr != nil { // what is not late says nothing about what is
+			e.flow.limitResults(Call{len(some), n, n, time.Since(began), chunkErr})
+		}
+		if rows = append(rows, stored...); !last && timedOut(chunkErr) && ctx.Err() == nil {
+			late = append(late, rest[:n]...)
+		} else {
+			err = errors.Join(err, chunkErr)
+		}
+		rest = rest[n:]
+	}
+	return rows, late, err
 }
 
 // store stores some results of a batch, in halves if the database refuses one of them.
@@ -115,36 +158,96 @@ func (f *Flow) limitResults(latest Call) {
 	f.results.limit = NextLimit(f.results.limit, latest)
 }
 
-// A batch has the results of one call, without those that an earlier call has stored.
+// A batch has the results of one call.
 type batch struct {
 	flow   *Flow
 	params riverdriver.JobSetStateIfRunningManyParams
-	holds  []*hold
-	rest   []int // what remains to be stored, as indexes
+	sent   []sent
+	again  []bool // whether an earlier call has sent the result
+	rest   []int  // what remains to be stored, as indexes
 }
 
 func (f *Flow) newBatch(params *riverdriver.JobSetStateIfRunningManyParams) *batch {
-	b := &batch{flow: f, params: *params, holds: make([]*hold, len(params.ID))}
+	n := len(params.ID)
+	b := &batch{flow: f, params: *params, sent: make([]sent, n), again: make([]bool, n)}
+	b.storableErrors()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, id := range params.ID {
-		h := f.held[id]
-		if f.results.stored[id] && (h == nil || h.ended.IsZero()) {
-			continue // the result of an earlier attempt
+		r := resultOf(params, i)
+		if was := f.results.sent[id]; was != nil && was.result == r {
+			b.sent[i], b.again[i] = *was, true
+		} else {
+			b.sent[i] = sent{result: r, hold: f.held[id]}
 		}
-		b.holds[i], b.rest = h, append(b.rest, i)
+		switch h := b.sent[i].hold; {
+		case b.sent[i].stored:
+		case h == nil: // River sends more than 5,000 results in parts, and after a failure the earlier parts again
+			b.sent[i].stored = true
+		case h.report != Stored:
+			b.sent[i].stored = true
+			if h.report == Foreign {
+				f.release(id, h)
+			}
+		default:
+			b.rest = append(b.rest, i)
+		}
 	}
 	return b
 }
 
+// release is called with f.mu locked. It ends a hold, unless another attempt has been fetched meanwhile.
+func (f *Flow) release(id int64, h *hold) {
+	if f.held[id] == h {
+		delete(f.held, id)
+	}
+}
+
+// remember is called with the flow locked. It keeps what is known of the results if River sends them again.
+func (b *batch) remember(again bool) {
+	for i, id := range b.params.ID {
+		if again {
+			b.flow.results.sent[id] = &b.sent[i]
+		} else {
+			delete(b.flow.results.sent, id)
+		}
+	}
+}
+
+// storableErrors replaces U+0000 in the texts of errors, which PostgreSQL cannot store. Errors of handlers have none;
+// those of the application's hooks and middleware may.
+func (b *batch) storableErrors() {
+	for i, data := range b.params.ErrData {
+		if !bytes.Contains(data, []byte(`\u0000`)) {
+			continue
+		}
+		var e rivertype.AttemptError
+		if json.Unmarshal(data, &e) != nil {
+			continue
+		}
+		e.Error, e.Trace = strings.ReplaceAll(e.Error, "\x00", `\x00`), strings.ReplaceAll(e.Trace, "\x00", `\x00`)
+		if text, err := json.Marshal(e); err == nil {
+			b.params.ErrData = slices.Clone(b.params.ErrData) // River keeps its own
+			b.params.ErrData[i] = text
+		}
+	}
+}
+
 // dropForeign drops the results of attempts that other processes may have taken over while these results could not be
-// stored: River asks only whether the row is running, and would end the other attempt.
+// stored, and of attempts whose results may have been stored though the answer was lost: River asks only whether the row
+// is running, and would end another attempt.
 func (b *batch) dropForeign(ctx context.Context) error {
 	var ids []int64
 	var attempts []int
+	suspect := map[int64]bool{}
 	for _, i := range b.rest {
-		if h := b.holds[i]; h != nil && b.flow.cfg.Suspect(h.fetched) {
-			ids, attempts = append(ids, b.params.ID[i]), append(attempts, h.attempt)
+		id, h := b.params.ID[i], b.sent[i].hold
+		suspected := b.flow.cfg.Suspect(h.fetched)
+		if suspected {
+			suspect[id] = true
+		}
+		if suspected || b.again[i] {
+			ids, attempts = append(ids, id), append(attempts, h.attempt)
 		}
 	}
 	if len(ids) == 0 {
@@ -154,18 +257,22 @@ func (b *batch) dropForeign(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	foreign := map[int64]bool{}
+	foreign, taken := map[int64]bool{}, 0
 	for _, id := range ids {
 		foreign[id] = true
 	}
 	for _, id := range owned {
 		delete(foreign, id)
 	}
-	if len(foreign) == 0 {
-		return nil
+	for id := range foreign {
+		if suspect[id] {
+			taken++
+		}
 	}
-	b.flow.cfg.Log.WarnContext(ctx, "jobs were given to another process before their results could be stored: "+
-		"these results are not stored", "jobs", len(foreign))
+	if taken > 0 {
+		b.flow.cfg.Log.WarnContext(ctx, "jobs were given to another process before their results could be stored: "+
+			"these results are not stored", "jobs", taken)
+	}
 	isForeign := func(i int) bool { return foreign[b.params.ID[i]] }
 	b.markStored(slices.DeleteFunc(slices.Clone(b.rest), func(i int) bool { return !isForeign(i) }))
 	b.rest = slices.DeleteFunc(b.rest, isForeign)
@@ -177,11 +284,8 @@ func (b *batch) markStored(some []int) {
 	b.flow.mu.Lock()
 	defer b.flow.mu.Unlock()
 	for _, i := range some {
-		id := b.params.ID[i]
-		b.flow.results.stored[id] = true
-		if b.flow.held[id] == b.holds[i] { // not another attempt, fetched meanwhile
-			delete(b.flow.held, id)
-		}
+		b.sent[i].stored = true
+		b.flow.release(b.params.ID[i], b.sent[i].hold)
 	}
 }
 

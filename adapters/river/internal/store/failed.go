@@ -19,12 +19,13 @@ func (s *Store) NoteFailed(ctx context.Context, db DB, id int64, name string) er
 }
 
 // ClaimFailed claims at most limit calls for the named jobs for the client with the given ID. It passes over those that
-// a living process makes; dead has processes known to be dead.
-func (s *Store) ClaimFailed(ctx context.Context, db DB, names []string, client string, dead []string, limit int) ([]Failure, error) {
-	if dead == nil {
-		dead = []string{} // nil would be NULL
-	}
-	return collect(ctx, s, db, "ClaimFailed", pgx.RowToStructByPos[Failure], names, client, dead, limit)
+// a living process makes: others, and the client itself those for the jobs in current. dead has processes known to be
+// dead.
+func (s *Store) ClaimFailed(
+	ctx context.Context, db DB, names []string, client string, dead []string, current []int64, limit int,
+) ([]Failure, error) {
+	dead, current = append([]string{}, dead...), append([]int64{}, current...) // nil would be NULL
+	return collect(ctx, s, db, "ClaimFailed", pgx.RowToStructByPos[Failure], names, client, dead, limit, current)
 }
 
 // DeleteFailed deletes a call that the client has made, unless the run has failed again since it was claimed.

@@ -82,6 +82,8 @@ type Rescuable struct {
 	RetryDelay  time.Duration
 	// After is the age at which an attempt of a process without a heartbeat is rescued.
 	After time.Duration
+	// MaxAttempts is that of the registration, for runs whose inserter did not know it.
+	MaxAttempts int
 	// OnFailed says that a run that fails for good is noted, as by [Store.NoteFailed].
 	OnFailed bool
 }
@@ -100,14 +102,15 @@ func (s *Store) Rescue(ctx context.Context, db DB, own []Rescuable, dead []strin
 	var names, queues []string
 	var delay, after []float64
 	var onFailed []bool
+	var attempts []int
 	for _, r := range own {
 		names, queues = append(names, r.Name), append(queues, r.Queue)
 		delay, after = append(delay, r.RetryDelay.Seconds()), append(after, r.After.Seconds())
-		onFailed = append(onFailed, r.OnFailed)
+		onFailed, attempts = append(onFailed, r.OnFailed), append(attempts, r.MaxAttempts)
 	}
 	if dead == nil {
 		dead = []string{} // nil would be NULL
 	}
 	return collect(ctx, s, db, "Rescue", pgx.RowToStructByPos[Rescued],
-		names, queues, delay, after, PausedQueue, dead, reason, onFailed)
+		names, queues, delay, after, PausedQueue, dead, reason, onFailed, attempts)
 }

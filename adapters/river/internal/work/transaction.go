@@ -40,7 +40,7 @@ func (a *attempt) connect(ctx context.Context) error {
 	switch {
 	case err == nil:
 	case ctx.Err() != nil && a.stopping():
-		return fmt.Errorf("%w: %w", context.Canceled, err) // River does not count the attempt
+		return interrupted(ctx, err)
 	default:
 		return a.postpone(ctx, "its transaction got no connection of the pool", err)
 	}
@@ -65,31 +65,46 @@ func (a *attempt) disconnect() {
 func (a *attempt) runTx(ctx context.Context) error {
 	return a.job.RunTx(ctx, a.run, a.env.Log, provider.Transaction{
 		Begin: func(handlerCtx context.Context) (pgx.Tx, error) {
-			if a.conn == nil { // middleware calls the handler again after settle
-				conn, err := a.env.App.Acquire(handlerCtx)
-				if err != nil {
-					return nil, err
-				}
-				a.conn = conn
+			tx, err := a.begin(handlerCtx)
+			if a.ending = notYet; err != nil && handlerCtx.Err() == nil {
+				a.ending = notBegun
+				a.env.Refused(err)
 			}
-			tx, err := a.conn.BeginTx(handlerCtx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
-			if err != nil {
-				return nil, err
-			}
-			if err := a.env.Store.LimitIdle(handlerCtx, tx, min(a.job.Timeout, maxIdle)+idleMargin); err != nil {
-				_ = tx.Rollback(context.WithoutCancel(handlerCtx))
-				return nil, err
-			}
-			return tx, nil
+			return tx, err
 		},
-		Complete: func(_ context.Context, tx pgx.Tx) error { return a.complete(ctx, tx) },
+		Complete: func(_ context.Context, tx pgx.Tx) error {
+			err := a.complete(ctx, tx)
+			if err != nil {
+				a.env.Refused(err)
+			}
+			return err
+		},
 	})
+}
+
+func (a *attempt) begin(ctx context.Context) (pgx.Tx, error) {
+	if a.conn == nil { // middleware calls the handler again after settle
+		conn, err := a.env.App.Acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		a.conn = conn
+	}
+	tx, err := a.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.env.Store.LimitIdle(ctx, tx, min(a.job.Timeout, maxIdle)+idleMargin); err != nil {
+		_ = tx.Rollback(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return tx, nil
 }
 
 // maxIdle is below PostgreSQL's limit for a timeout, which is 2^31 milliseconds.
 const maxIdle = 24 * 24 * time.Hour
 
-// An ending is what became of an attempt whose handler has returned nil, according to its row.
+// An ending is what became of the transaction of an attempt, once its handler has returned nil according to its row.
 type ending int
 
 const (
@@ -99,6 +114,7 @@ const (
 	lost                    // it must not commit, because it belongs to another process or has no row
 	unknown                 // the database has not answered
 	covered                 // it must not commit: another run has covered a part of its window meanwhile
+	notBegun                // it could not begin, so the handler was not called
 )
 
 // endingOf returns what a locked row says about an attempt.

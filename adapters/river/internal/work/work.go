@@ -17,6 +17,7 @@ import (
 	riverqueue "github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/everytick/everytick/adapters/river/internal/flow"
 	"github.com/everytick/everytick/adapters/river/internal/queues"
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/jobs"
@@ -39,8 +40,10 @@ type Env struct {
 	Succeeded func(name string, tick time.Time)
 	// LastSuccess returns the latest tick of the job whose run has succeeded.
 	LastSuccess func(ctx context.Context, name string) (time.Time, error)
-	// Ended is called when an attempt ends. Unless reported is set, its result will not be stored.
-	Ended func(id int64, reported bool)
+	// Ended is called when an attempt ends, before River has its result.
+	Ended func(id int64, attempt int, report flow.Report)
+	// Refused is called with each error of a statement on App that an attempt needs.
+	Refused func(error)
 	// Stopping is closed when a shutdown cancels running jobs.
 	Stopping <-chan struct{}
 	// Going knows the handlers that are running in this process.
@@ -134,6 +137,8 @@ type attempt struct {
 	retryAfter *time.Duration
 	// gaveUp is whether the run fails for good with this attempt.
 	gaveUp bool
+	// report is what becomes of its result.
+	report flow.Report
 }
 
 // Work implements [riverqueue.Worker].
@@ -161,23 +166,29 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	if a.retryAfter != nil {
 		job.Args.rowData = &rowData{retryAfter: a.retryAfter}
 	}
-	err = a.result(ctx, err)
-	w.env.Ended(job.ID, !errors.As(err, new(notOwn)))
+	err, a.report = a.result(ctx, err)
+	w.env.Ended(job.ID, a.row.Attempt, a.report)
+	if a.report != flow.Stored {
+		return riverqueue.JobSnooze(0) // River does without a word what is then dropped
+	}
 	return err
 }
 
-// result returns what River is told of an attempt that ended with err.
-func (a *attempt) result(ctx context.Context, err error) error {
+// result returns what River is told of an attempt that ended with err, and whether that is stored.
+func (a *attempt) result(ctx context.Context, err error) (error, flow.Report) {
 	switch a.ending {
 	case committed: // the row is not the attempt's anymore
-		return nil
-	case lost, unknown:
-		return notOwn{}
+		return nil, flow.Stored
+	case lost:
+		return err, flow.Foreign
+	case unknown:
+		return err, flow.Left
 	}
-	if a.gaveUp && !a.noteFailed(ctx) {
-		return notOwn{}
+	report := a.own(ctx, err)
+	if report == flow.Stored && a.gaveUp && !a.noteFailed(ctx) {
+		report = flow.Left
 	}
-	return a.own(ctx, err)
+	return err, report
 }
 
 // NextRetry implements [riverqueue.Worker].
@@ -372,6 +383,9 @@ func (a *attempt) call(ctx context.Context) error {
 		a.log().InfoContext(ctx, "another run of the schedule has succeeded meanwhile; running again from its tick on", "tick", a.run.Tick)
 		return riverqueue.JobSnooze(0) // the attempt does not count
 	}
+	if a.ending == notBegun && err != nil && ctx.Err() == nil {
+		return a.postpone(ctx, "its transaction did not begin", err)
+	}
 	if recordErr := a.recordOutput(ctx); recordErr != nil {
 		return recordErr
 	}
@@ -403,8 +417,7 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 	remotely := errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely)
 	if ctx.Err() != nil && a.stopping() && !remotely && a.ending != cancelled {
 		log.WarnContext(ctx, "job interrupted by the shutdown; it goes back to the queue")
-		// River does not count an attempt that returns context.Canceled.
-		return fmt.Errorf("%w: %w", context.Canceled, err)
+		return interrupted(ctx, err)
 	}
 	if remotely {
 		log.WarnContext(ctx, "job was cancelled")
@@ -440,6 +453,18 @@ func (a *attempt) snooze(ctx context.Context, delay time.Duration, reason string
 	return riverqueue.JobSnooze(delay)
 }
 
+// ErrStartFailed is the cause with which a session ends the client's context if its Start has failed.
+var ErrStartFailed = errors.New("the start failed")
+
+// interrupted returns what makes River give the attempt back, uncounted. Only in a client that is being stopped,
+// context.Canceled does that.
+func interrupted(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), ErrStartFailed) {
+		return riverqueue.JobSnooze(0)
+	}
+	return fmt.Errorf("%w: %w", context.Canceled, err)
+}
+
 func (a *attempt) stopping() bool {
 	select {
 	case <-a.env.Stopping:
@@ -449,29 +474,29 @@ func (a *attempt) stopping() bool {
 	}
 }
 
-// own returns err if the attempt still belongs to this process. Otherwise it returns an error that makes River
-// report nothing: after a gap in the heartbeats, others may have rescued the run, and another process may be running
-// it. River checks only that the row is running, so a late report would end the other attempt.
-func (a *attempt) own(ctx context.Context, err error) error {
+// own returns whether the attempt still belongs to this process: after a gap in the heartbeats, others may have rescued
+// the run, and another process may be running it. River checks only that the row is running, so a late report would end
+// the other attempt.
+func (a *attempt) own(ctx context.Context, result error) flow.Report {
 	for a.env.Suspect(a.began) {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
-		owns, askErr := a.env.Store.OwnsAttempt(bounded, a.env.Own, a.row.ID, a.row.Attempt, a.env.Client)
+		owns, err := a.env.Store.OwnsAttempt(bounded, a.env.Own, a.row.ID, a.row.Attempt, a.env.Client)
 		cancel()
-		if askErr == nil && owns {
-			return err
+		if err == nil && owns {
+			return flow.Stored
 		}
-		if askErr == nil {
+		if err == nil {
 			a.log().WarnContext(ctx, "run ended after its job was given to another process: its result is not stored",
-				"attempt", a.row.Attempt, "result", err)
-			return notOwn{}
+				"attempt", a.row.Attempt, "result", result)
+			return flow.Foreign
 		}
 		select {
 		case <-time.After(transientSnooze):
 		case <-a.env.Stopping:
-			return notOwn{} // others rescue the run once this process has stopped
+			return flow.Left // others rescue the run once this process has stopped
 		}
 	}
-	return err
+	return flow.Stored
 }
 
 // noteFailed stores that the functions of jobs.OnFailed are to be called, before River stores the failure. It tries
@@ -496,11 +521,3 @@ func (a *attempt) noteFailed(ctx context.Context) bool {
 		}
 	}
 }
-
-// notOwn makes River report nothing: for an error with the method Jobs, River reports those jobs, and here there are
-// none.
-type notOwn struct{}
-
-func (notOwn) Error() string               { return "the attempt no longer belongs to this process" }
-func (notOwn) Jobs() []*rivertype.JobRow   { return nil }
-func (notOwn) ErrorsByID() map[int64]error { return nil }

@@ -14,6 +14,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 	"github.com/stretchr/testify/require"
 
+	"github.com/everytick/everytick/adapters/river/internal/flow"
 	"github.com/everytick/everytick/adapters/river/internal/migrate"
 	"github.com/everytick/everytick/adapters/river/internal/queues"
 	"github.com/everytick/everytick/adapters/river/internal/store"
@@ -44,7 +45,8 @@ func newWorker(t testing.TB, pool *pgxpool.Pool, h jobs.Handler, opts ...jobs.Op
 		Paused:    func(string) bool { return false },
 		Suspect:   func(time.Time) bool { return false },
 		Succeeded: func(string, time.Time) {}, LastSuccess: func(context.Context, string) (time.Time, error) { return time.Time{}, nil },
-		Ended:    func(int64, bool) {},
+		Ended:    func(int64, int, flow.Report) {},
+		Refused:  func(error) {},
 		Stopping: make(chan struct{}),
 		Going:    NewGoing(),
 	}}
@@ -295,16 +297,15 @@ func TestAttempt_OwnReportsNothingForAnAttemptOfAnotherProcess(t *testing.T) {
 	pool := migrated.Pool(t)
 	id := insertRow(t, pool, "running", `{}`, 2)
 	w := newWorker(t, pool, func(context.Context, *jobs.Job) error { return nil })
-	failed := errors.New("some failure")
 	began := time.Now()
-	own := func(attemptNumber int) error {
+	own := func(attemptNumber int) flow.Report {
 		a := &attempt{worker: w, row: &rivertype.JobRow{ID: id, Attempt: attemptNumber}, began: began}
-		return a.own(t.Context(), failed)
+		return a.own(t.Context(), errors.New("some failure"))
 	}
-	require.Equal(t, failed, own(1), "no gap in the heartbeats")
+	require.Equal(t, flow.Stored, own(1), "no gap in the heartbeats")
 	w.env.Suspect = func(since time.Time) bool { return since.Equal(began) }
-	require.Equal(t, failed, own(2), "the attempt is still its own")
-	require.Equal(t, notOwn{}, own(1), "there is a later attempt")
+	require.Equal(t, flow.Stored, own(2), "the attempt is still its own")
+	require.Equal(t, flow.Foreign, own(1), "there is a later attempt")
 	w.env.Client = "another"
-	require.Equal(t, notOwn{}, own(2), "another process runs it")
+	require.Equal(t, flow.Foreign, own(2), "another process runs it")
 }

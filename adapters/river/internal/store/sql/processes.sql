@@ -21,13 +21,15 @@ ORDER BY started_at, id COLLATE "C"
 -- name: RecentRegistrations
 SELECT DISTINCT registrations FROM {{schema}}.everytick_process WHERE beat > 0 AND seen_at > now() - $1::float8 * interval '1 second'
 
--- A stopped process is dead at once. Its row stays for a while, so that runs it left behind are rescued.
+-- A stopped process is dead at once. Its row stays for a while, and as long as runs it left behind are not rescued.
 -- name: EndProcess
 UPDATE {{schema}}.everytick_process SET beat = 0, busy = 0, seen_at = now() WHERE id = $1
 
 -- name: ForgetProcesses
-DELETE FROM {{schema}}.everytick_process
-WHERE seen_at < now() - CASE WHEN beat = 0 THEN interval '1 hour' ELSE interval '1 day' END
+DELETE FROM {{schema}}.everytick_process AS p
+WHERE seen_at < now() - CASE WHEN beat = 0 THEN interval '1 hour' ELSE interval '1 day' END AND NOT EXISTS (
+	SELECT FROM {{schema}}.river_job WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = p.id
+)
 
 -- What provider.Jitter returns for a row of river_job named "row".
 -- piece: jitter
@@ -43,11 +45,13 @@ sha256(convert_to(row.id || '/' || row.attempt, 'UTF8'))
 -- The WITH matters: with poor statistics a subquery would be executed for every row.
 -- name: Rescue
 WITH lost AS (
-	SELECT id, kind, home, delay, on_failed, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
-		WHEN attempt < max_attempts THEN 'available' ELSE 'discarded' END AS state
+	SELECT id, kind, home, delay, on_failed, attempts, CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled'
+		WHEN attempt < attempts THEN 'available' ELSE 'discarded' END AS state
 	FROM {{schema}}.river_job AS job
-	JOIN unnest($1::text[], $2::text[], $3::float8[], $4::float8[], $8::bool[]) AS own (name, home, delay, after, on_failed)
-		ON kind = name
+	JOIN unnest($1::text[], $2::text[], $3::float8[], $4::float8[], $8::bool[], $9::smallint[])
+		AS own (name, home, delay, after, on_failed, registered) ON kind = name,
+	-- The process that inserted a run may not have known the job's options, and its first attempt stores them.
+	LATERAL (SELECT CASE WHEN metadata ? 'everytick_open' AND attempt = 1 THEN registered ELSE max_attempts END AS attempts) AS a
 	WHERE state = 'running' AND (
 		attempted_by[cardinality(attempted_by)] = ANY ($6)
 		OR attempted_at < now() - after * interval '1 second' AND NOT EXISTS (
@@ -61,7 +65,7 @@ WITH lost AS (
 	ON CONFLICT (job_id) DO UPDATE SET failures = f.failures + 1
 )
 UPDATE {{schema}}.river_job AS row SET
-	state = lost.state::{{schema}}.river_job_state,
+	state = lost.state::{{schema}}.river_job_state, max_attempts = lost.attempts,
 	finalized_at = CASE WHEN lost.state <> 'available' THEN now() END,
 	scheduled_at = CASE WHEN lost.state = 'available'
 		THEN now() + least(lost.delay * 2 ^ least(row.attempt - 1, 100), 86400) * {{jitter}} * interval '1 second'

@@ -30,6 +30,8 @@ WHERE row.id = lost.id AND row.attempted_at = lost.attempted_at
 	AND state = 'running' AND attempted_by[cardinality(attempted_by)] = $1
 RETURNING queue
 
+-- A result changes nothing in a row that has ended.
 -- name: OwnedAttempts
-SELECT id FROM unnest($1::bigint[], $2::int[]) AS own (id, attempt) JOIN {{schema}}.river_job USING (id, attempt)
-WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $3
+SELECT row.id FROM unnest($1::bigint[], $2::int[]) AS own (id, attempt) JOIN {{schema}}.river_job AS row USING (id)
+WHERE row.finalized_at IS NOT NULL
+	OR row.attempt = own.attempt AND row.state = 'running' AND row.attempted_by[cardinality(row.attempted_by)] = $3

@@ -10,7 +10,7 @@
 // Metrics of what this process does:
 //
 //	everytick_job_triggers_total      counter    runs that this process triggered
-//	everytick_job_attempts_total      counter    attempts, by outcome: completed, retried, failed or interrupted
+//	everytick_job_attempts_total      counter    attempts, by outcome: completed, snoozed, retried, failed or interrupted
 //	everytick_job_skips_total         counter    runs and ticks that this process skipped
 //	everytick_job_duration_seconds    histogram  duration of attempts
 //	everytick_tick_lateness_seconds   histogram  time from a tick to the start of its first attempt

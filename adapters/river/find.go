@@ -2,14 +2,11 @@ package river
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/jobs"
@@ -43,8 +40,8 @@ func (s *Scheduler) Run(ctx context.Context, id string) (jobs.Run, error) {
 	if err != nil {
 		return jobs.Run{}, fmt.Errorf("river: run %.100q: %w", id, err)
 	}
-	found, errs, err := s.store.Run(ctx, s.pool, number, provider.MaxErrors)
-	if errors.Is(err, pgx.ErrNoRows) {
+	found, errs, ok, err := s.store.Run(ctx, s.pool, number, provider.MaxErrors)
+	if err == nil && !ok {
 		err = jobs.ErrUnknownID
 	}
 	if err == nil {

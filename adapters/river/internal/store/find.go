@@ -48,18 +48,11 @@ type RunError struct {
 	Trace   string    `json:"trace"`
 }
 
-// Run returns a run with its latest errors, oldest first, or [pgx.ErrNoRows].
-func (s *Store) Run(ctx context.Context, db DB, id int64, maxErrors int) (r Run, errs []RunError, err error) {
-	rows, err := db.Query(ctx, s.sql("Run"), id, maxErrors)
-	if err != nil {
-		return r, nil, err
-	}
-	r, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (Run, error) {
-		errs = nil
-		r, err := scanRun(row, &errs)
-		return r, err
-	})
-	return r, errs, err
+// Run returns a run with its latest errors, oldest first. found is false if there is none with this ID.
+func (s *Store) Run(ctx context.Context, db DB, id int64, maxErrors int) (r Run, errs []RunError, found bool, err error) {
+	read := func(row pgx.CollectableRow) (Run, error) { return scanRun(row, &errs) }
+	r, found, err = atMostOne(ctx, s, db, "Run", read, id, maxErrors)
+	return r, errs, found, err
 }
 
 // A Filter says which runs to find. It has both the states of ours and those of River that rows with them may have,

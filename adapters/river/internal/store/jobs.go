@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -133,19 +132,13 @@ type Found struct {
 
 // FindUnique returns the run that has a unique key. Its ID is 0 if there is none.
 func (s *Store) FindUnique(ctx context.Context, db DB, key []byte) (f Found, err error) {
-	err = db.QueryRow(ctx, s.sql("FindUnique"), key).Scan(&f.ID, &f.State, &f.Queue)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = nil
-	}
+	f, _, err = atMostOne(ctx, s, db, "FindUnique", pgx.RowToStructByPos[Found], key)
 	return f, err
 }
 
 // LockAvailable prevents workers from fetching an available run until the transaction ends. It reports whether the
 // run was still available.
 func (s *Store) LockAvailable(ctx context.Context, tx DB, id int64) (bool, error) {
-	_, err := one[int64](ctx, s, tx, "LockAvailable", id)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	_, ok, err := atMostOne(ctx, s, tx, "LockAvailable", pgx.RowTo[int64], id)
+	return ok, err
 }

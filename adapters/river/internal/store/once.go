@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -15,9 +14,6 @@ type Once struct {
 
 // FindOnce returns the run that has an idempotency key, in whatever state. Its ID is 0 if there is none.
 func (s *Store) FindOnce(ctx context.Context, db DB, key []byte) (o Once, err error) {
-	err = db.QueryRow(ctx, s.sql("FindOnce"), key).Scan(&o.ID, &o.Fingerprint)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return Once{}, nil
-	}
+	o, _, err = atMostOne(ctx, s, db, "FindOnce", pgx.RowToStructByPos[Once], key)
 	return o, err
 }

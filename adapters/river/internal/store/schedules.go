@@ -217,11 +217,8 @@ func (s *Store) PutSuccesses(ctx context.Context, db DB, ticks map[string]time.T
 // LastSuccess returns the latest tick whose run has succeeded, or the zero time. A success that is not in the row yet
 // is found for the two latest ticks.
 func (s *Store) LastSuccess(ctx context.Context, db DB, name string) (time.Time, error) {
-	ticks, err := collect(ctx, s, db, "LastSuccess", pgx.RowTo[instant], name)
-	if err != nil || len(ticks) == 0 { // the row was deleted
-		return time.Time{}, err
-	}
-	return time.Time(ticks[0]), nil
+	tick, _, err := atMostOne(ctx, s, db, "LastSuccess", pgx.RowTo[instant], name) // the row may have been deleted
+	return time.Time(tick), err
 }
 
 // LockSuccess returns the success in a schedule's row, and locks the row until the transaction ends. It returns the zero
@@ -230,11 +227,8 @@ func (s *Store) LockSuccess(ctx context.Context, tx DB, l Limits, name string) (
 	if err := s.SetLimits(ctx, tx, l); err != nil {
 		return time.Time{}, err
 	}
-	ticks, err := collect(ctx, s, tx, "LockSuccess", pgx.RowTo[instant], name)
-	if err != nil || len(ticks) == 0 {
-		return time.Time{}, err
-	}
-	return time.Time(ticks[0]), nil
+	tick, _, err := atMostOne(ctx, s, tx, "LockSuccess", pgx.RowTo[instant], name)
+	return time.Time(tick), err
 }
 
 // PutSuccess stores the success of a run in a locked row.

@@ -131,6 +131,17 @@ func collect[T any](
 	return pgx.CollectRows(rows, read)
 }
 
+// atMostOne reads the row that a statement returns. ok is false if it returns none.
+func atMostOne[T any](
+	ctx context.Context, s *Store, db DB, name string, read func(pgx.CollectableRow) (T, error), args ...any,
+) (v T, ok bool, err error) {
+	all, err := collect(ctx, s, db, name, read, args...)
+	if err != nil || len(all) == 0 {
+		return v, false, err
+	}
+	return all[0], true, nil
+}
+
 // collectByName reads all rows that a statement returns into a map whose key is the first column. columns returns
 // where to scan the others.
 func collectByName[T any](

@@ -28,9 +28,6 @@ const (
 	tries = 3
 )
 
-// readCommitted lets a transaction that waited for a lock see what its former holder committed.
-var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
-
 // A Bulk retries and cancels many runs. Create one with [New].
 type Bulk struct {
 	pool          *pgxpool.Pool
@@ -158,7 +155,7 @@ func (b *Bulk) toAll(ctx context.Context, f store.Filter, c change) (n int, err 
 // are to be done one by one.
 func (b *Bulk) toBatch(ctx context.Context, c change, batch []store.Match) (done int, busy []store.Match, err error) {
 	var locked []store.Lockable
-	err = b.inTx(ctx, timeout, func(tx pgx.Tx) (err error) {
+	err = b.store.InTx(ctx, b.pool, store.Limits{Statement: timeout, Idle: timeout}, func(tx pgx.Tx) (err error) {
 		if locked, err = b.store.LockFree(ctx, tx, c.kind, batch); err != nil || len(locked) == 0 {
 			return err
 		}
@@ -189,8 +186,9 @@ func (b *Bulk) toBatch(ctx context.Context, c change, batch []store.Match) (done
 // toOne does c to a run, if it still applies to it.
 func (b *Bulk) toOne(ctx context.Context, c change, run store.Match) (done int, err error) {
 	var locked []store.Lockable
+	limits := store.Limits{Statement: lockedTimeout, Idle: lockedTimeout}
 	for try := 1; try <= tries; try++ {
-		err = b.inTx(ctx, lockedTimeout, func(tx pgx.Tx) (err error) {
+		err = b.store.InTx(ctx, b.pool, limits, func(tx pgx.Tx) (err error) {
 			if locked, err = b.store.Lock(ctx, tx, c.kind, []store.Match{run}); err != nil || len(locked) == 0 {
 				return err
 			}
@@ -205,15 +203,6 @@ func (b *Bulk) toOne(ctx context.Context, c change, run store.Match) (done int, 
 	}
 	c.applied(ctx, locked)
 	return len(locked), nil
-}
-
-func (b *Bulk) inTx(ctx context.Context, timeout time.Duration, f func(tx pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, b.pool, readCommitted, func(tx pgx.Tx) error {
-		if err := b.store.SetLimits(ctx, tx, store.Limits{Statement: timeout, Idle: timeout}); err != nil {
-			return err
-		}
-		return f(tx)
-	})
 }
 
 func idsOf(runs []store.Lockable) []int64 {

@@ -96,10 +96,8 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) error {
 	defer cancel()
 	var plans []planned
 	var queues []string
-	err := pgx.BeginTxFunc(ctx, t.cfg.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		if err := t.cfg.Store.SetLimits(ctx, tx, store.Limits{Statement: stepTimeout, Idle: idleTimeout}); err != nil {
-			return err
-		}
+	limits := store.Limits{Statement: stepTimeout, Idle: idleTimeout}
+	err := t.cfg.Store.InTx(ctx, t.cfg.Pool, limits, func(tx pgx.Tx) error {
 		locked, now, err := t.cfg.Store.LockDue(ctx, tx, due)
 		if err != nil {
 			return err

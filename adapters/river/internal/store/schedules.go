@@ -19,8 +19,18 @@ type Limits struct {
 	Idle      time.Duration // how long the server waits for the next statement
 }
 
-// SetLimits sets the limits of a transaction, whatever the settings of the role.
-func (s *Store) SetLimits(ctx context.Context, tx DB, l Limits) error {
+// InTx calls f in a transaction with limits, whatever the settings of the role. It is read committed: once f has waited
+// for a lock, it sees what the former holder committed.
+func (s *Store) InTx(ctx context.Context, pool Beginner, l Limits, f func(tx pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if err := s.setLimits(ctx, tx, l); err != nil {
+			return err
+		}
+		return f(tx)
+	})
+}
+
+func (s *Store) setLimits(ctx context.Context, tx DB, l Limits) error {
 	return s.exec(ctx, tx, "SetLimits", milliseconds(l.Statement), milliseconds(l.Idle))
 }
 
@@ -224,7 +234,7 @@ func (s *Store) LastSuccess(ctx context.Context, db DB, name string) (time.Time,
 // LockSuccess returns the success in a schedule's row, and locks the row until the transaction ends. It returns the zero
 // time if there is none, or no row.
 func (s *Store) LockSuccess(ctx context.Context, tx DB, l Limits, name string) (time.Time, error) {
-	if err := s.SetLimits(ctx, tx, l); err != nil {
+	if err := s.setLimits(ctx, tx, l); err != nil {
 		return time.Time{}, err
 	}
 	tick, _, err := atMostOne(ctx, s, tx, "LockSuccess", pgx.RowTo[instant], name)

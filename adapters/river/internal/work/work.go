@@ -283,11 +283,8 @@ func (a *attempt) skip(ctx context.Context) error {
 	if !a.run.Tick.IsZero() && a.job.Overlap == jobs.OverlapSkip {
 		bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
 		defer cancel()
-		err := pgx.BeginTxFunc(bounded, a.env.Own, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
-			limits := store.Limits{Statement: prepareTimeout, Idle: prepareTimeout}
-			if err := a.env.Store.SetLimits(bounded, tx, limits); err != nil {
-				return err
-			}
+		limits := store.Limits{Statement: prepareTimeout, Idle: prepareTimeout}
+		err := a.env.Store.InTx(bounded, a.env.Own, limits, func(tx pgx.Tx) (err error) {
 			overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID, a.run.Attempt > 1 || a.run.Snoozes > 0)
 			return err
 		})

@@ -69,9 +69,7 @@ func retrying(s *store.Store, notify func(ctx context.Context, queues []string))
 		applied: func(ctx context.Context, runs []store.Lockable) {
 			var queues []string
 			for _, r := range runs {
-				if !slices.Contains(queues, r.Queue) {
-					queues = append(queues, r.Queue)
-				}
+				queues = append(queues, r.Queue)
 			}
 			notify(ctx, queues)
 		},

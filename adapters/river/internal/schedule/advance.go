@@ -118,12 +118,8 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) error {
 		var ticks []*insert.Job
 		for _, p := range plans {
 			if p.Action == provider.Insert {
-				ticks = append(ticks, t.jobOf(p, ids[p.row.Name]))
-			}
-		}
-		for _, j := range ticks {
-			if !slices.Contains(queues, j.Queue) {
-				queues = append(queues, j.Queue)
+				j := t.jobOf(p, ids[p.row.Name])
+				ticks, queues = append(ticks, j), append(queues, j.Queue)
 			}
 		}
 		if len(ticks) == 0 {
@@ -143,9 +139,7 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) error {
 			e.Skipped(ctx, t.cfg.Log, "", p.Tick, provider.SkippedPaused)
 		}
 	}
-	if len(queues) > 0 {
-		t.cfg.Notify(ctx, queues)
-	}
+	t.cfg.Notify(ctx, queues)
 	return nil
 }
 

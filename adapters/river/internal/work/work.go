@@ -136,27 +136,20 @@ type attempt struct {
 	gaveUp bool
 }
 
+// steps are the steps of an attempt, in order. One that returns an error is the last.
+var steps = []func(*attempt, context.Context) error{
+	(*attempt).decode, (*attempt).place, (*attempt).connect, (*attempt).skip, (*attempt).open, (*attempt).call,
+}
+
 // Work implements [riverqueue.Worker].
 func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	w.slots.Take()
 	defer w.slots.Free()
 	a := &attempt{worker: w, row: job.JobRow, began: time.Now()}
-	err := a.decode(ctx)
-	if err == nil {
-		err = a.place(ctx)
-	}
-	if err == nil {
-		err = a.connect(ctx)
-	}
 	defer a.disconnect()
-	if err == nil {
-		err = a.skip(ctx)
-	}
-	if err == nil {
-		err = a.open(ctx)
-	}
-	if err == nil {
-		err = a.call(ctx)
+	var err error
+	for i := 0; i < len(steps) && err == nil; i++ {
+		err = steps[i](a, ctx)
 	}
 	if a.retryAfter != nil {
 		job.Args.rowData = &rowData{retryAfter: a.retryAfter}

@@ -99,11 +99,6 @@ func (s *Store) SetQueue(ctx context.Context, db DB, id int64, queue string) err
 	return s.exec(ctx, db, "SetQueue", id, queue)
 }
 
-// OwnsAttempt reports whether an attempt still belongs to the client with the given ID.
-func (s *Store) OwnsAttempt(ctx context.Context, db DB, id int64, attempt int, client string) (bool, error) {
-	return one[bool](ctx, s, db, "OwnsAttempt", id, attempt, client)
-}
-
 // CountRunningBy counts the runs that are stored as running in the client with the given ID.
 func (s *Store) CountRunningBy(ctx context.Context, db DB, client string) (int, error) {
 	return one[int](ctx, s, db, "CountRunningBy", client)

@@ -445,9 +445,9 @@ func (a *attempt) stopping() bool {
 func (a *attempt) own(ctx context.Context, err error) error {
 	for a.env.Suspect(a.began) {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
-		owns, askErr := a.env.Store.OwnsAttempt(bounded, a.env.Own, a.row.ID, a.row.Attempt, a.env.Client)
+		owned, askErr := a.env.Store.OwnedAttempts(bounded, a.env.Own, a.env.Client, []int64{a.row.ID}, []int{a.row.Attempt})
 		cancel()
-		if askErr == nil && owns {
+		if len(owned) > 0 {
 			return err
 		}
 		if askErr == nil {

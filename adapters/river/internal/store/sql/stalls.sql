@@ -30,6 +30,7 @@ WHERE row.id = lost.id AND row.attempted_at = lost.attempted_at
 	AND state = 'running' AND attempted_by[cardinality(attempted_by)] = $1
 RETURNING queue
 
+-- A process that others took for dead may resume; its attempts may no longer be its own.
 -- name: OwnedAttempts
 SELECT id FROM unnest($1::bigint[], $2::int[]) AS own (id, attempt) JOIN {{schema}}.river_job USING (id, attempt)
 WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $3

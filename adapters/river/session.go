@@ -289,8 +289,12 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 		JobTimeout:           -1,
 		RescueStuckJobsAfter: riverNeverRescues,
 		ReindexerIndexNames:  indexes,
+		// River knows one period for all that we call cancelled, skipped, or failed by a permanent error. Maintenance
+		// deletes those to be deleted sooner.
+		CompletedJobRetentionPeriod: s.cfg.Retention,
+		DiscardedJobRetentionPeriod: s.cfg.FailedRetention,
+		CancelledJobRetentionPeriod: max(s.cfg.Retention, s.cfg.FailedRetention),
 	}
-	s.cfg.setRetention(cfg)
 	if s.cfg.PollOnly {
 		cfg.FetchPollInterval = pollOnlyInterval
 	}

@@ -1,7 +1,6 @@
 package insert
 
 import (
-	"bytes"
 	"context"
 	"time"
 
@@ -74,22 +73,14 @@ func (a args) MarshalJSON() ([]byte, error) { return a.job.Data, nil }
 
 // params converts jobs to the parameters of River's client.
 func params(jobs []*Job) []riverqueue.InsertManyParams {
-	all := make([]riverqueue.InsertManyParams, len(jobs))
-	var opts *riverqueue.InsertOpts
+	all, opts := make([]riverqueue.InsertManyParams, len(jobs)), make([]riverqueue.InsertOpts, len(jobs))
 	for i, j := range jobs {
-		if i == 0 || !j.hasOptionsOf(jobs[i-1]) { // most jobs share their options
-			opts = &riverqueue.InsertOpts{
-				MaxAttempts: j.MaxAttempts, Metadata: j.Metadata, Priority: j.Priority, Queue: j.Queue, ScheduledAt: j.Due,
-			}
+		opts[i] = riverqueue.InsertOpts{
+			MaxAttempts: j.MaxAttempts, Metadata: j.Metadata, Priority: j.Priority, Queue: j.Queue, ScheduledAt: j.Due,
 		}
-		all[i] = riverqueue.InsertManyParams{Args: args{j}, InsertOpts: opts}
+		all[i] = riverqueue.InsertManyParams{Args: args{j}, InsertOpts: &opts[i]}
 	}
 	return all
-}
-
-func (j *Job) hasOptionsOf(o *Job) bool {
-	return bytes.Equal(j.Metadata, o.Metadata) && j.Queue == o.Queue && j.Priority == o.Priority &&
-		j.MaxAttempts == o.MaxAttempts && j.Due.Equal(o.Due)
 }
 
 // Hook sets what River's options cannot: the unique key, an ID that was drawn before, and times by the database's

@@ -155,7 +155,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 		return err
 	}
 	ss.failed = failed.New(context.WithoutCancel(ctx), failed.Config{
-		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Jobs: failed.JobsOf(s.reg.Jobs()), Run: s.Run, Dead: ss.process.Dead,
+		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Jobs: s.reg.Jobs(), Run: s.Run, Dead: ss.process.Dead,
 	})
 	live, err := s.store.CountLiveProcesses(ctx, ss.pool, s.cfg.DeadAfter)
 	if err != nil {
@@ -243,6 +243,7 @@ func (s *Scheduler) schedules() []*provider.Definition {
 	return slices.DeleteFunc(s.reg.Jobs(), func(d *provider.Definition) bool { return d.Schedule == nil })
 }
 
+// namesOf returns the names of jobs, never nil, which would be NULL.
 func namesOf(defs []*provider.Definition) []string {
 	names := make([]string, len(defs))
 	for i, d := range defs {
@@ -335,15 +336,15 @@ func (h *leaderHook) Start(ctx context.Context, _ *rivertype.HookPeriodicJobsSta
 	return nil
 }
 
-// events subscribes to what River has stored: jobs that return to the queue, and, if ticks wait for runs, ended runs.
-// River drops events that do not fit, so the channel holds more than River stores at once.
+// events subscribes to what River has stored: jobs that return to the queue or fail for good, and, if ticks wait for
+// runs, completed ones. River drops events that do not fit, so the channel holds more than River stores at once.
 func (s *Scheduler) events() *riverqueue.SubscribeConfig {
-	kinds := []riverqueue.EventKind{riverqueue.EventKindJobFailed, riverqueue.EventKindJobSnoozed, riverqueue.EventKindJobInterrupted}
+	kinds := []riverqueue.EventKind{
+		riverqueue.EventKindJobFailed, riverqueue.EventKindJobCancelled,
+		riverqueue.EventKindJobSnoozed, riverqueue.EventKindJobInterrupted,
+	}
 	if len(s.namesOfAll()) > 0 {
 		kinds = append(kinds, riverqueue.EventKindJobCompleted)
-	}
-	if len(s.namesOfAll()) > 0 || len(failed.JobsOf(s.reg.Jobs())) > 0 {
-		kinds = append(kinds, riverqueue.EventKindJobCancelled)
 	}
 	return &riverqueue.SubscribeConfig{Kinds: kinds, ChanSize: 20_000}
 }

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -38,7 +37,7 @@ type Config struct {
 	Log   *slog.Logger
 	// Client is the ID of River's client.
 	Client string
-	// Jobs are those with jobs.OnFailed.
+	// Jobs are those of the process. Calls are made for those with jobs.OnFailed.
 	Jobs []*provider.Definition
 	// Run returns a run, as jobs.RunFinder does.
 	Run func(ctx context.Context, id string) (jobs.Run, error)
@@ -70,7 +69,9 @@ func New(ctx context.Context, cfg Config) *Caller {
 	}
 	c.calling, c.cancel = context.WithCancel(ctx)
 	for _, d := range cfg.Jobs {
-		c.byName[d.Name], c.names = d, append(c.names, d.Name)
+		if d.CallsOnFailed() {
+			c.byName[d.Name], c.names = d, append(c.names, d.Name)
+		}
 	}
 	return c
 }
@@ -124,12 +125,10 @@ func (c *Caller) Stop(ctx context.Context, grace time.Duration) (undone bool) {
 	case <-ctx.Done():
 	}
 	c.cancel()
-	timer := time.NewTimer(grace)
-	defer timer.Stop()
 	select {
 	case <-done:
 		return c.undone.Load() > 0
-	case <-timer.C:
+	case <-time.After(grace):
 		return true
 	}
 }
@@ -166,7 +165,9 @@ func (c *Caller) sweep() {
 
 // call makes one call, and stores that it has been made.
 func (c *Caller) call(f store.Failure) {
-	run, err := c.run(f)
+	ctx, cancel := context.WithTimeout(c.calling, timeout)
+	run, err := c.cfg.Run(ctx, strconv.FormatInt(f.JobID, 10))
+	cancel()
 	made := errors.Is(err, jobs.ErrUnknownID) // deleted meanwhile
 	if err == nil {
 		if made = c.byName[f.Name].Failed(c.calling, c.cfg.Log, run); !made {
@@ -174,7 +175,7 @@ func (c *Caller) call(f store.Failure) {
 		}
 	}
 	// The call has been made, whatever happens to its context.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.calling), timeout)
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(c.calling), timeout)
 	defer cancel()
 	store := c.cfg.Store.ReleaseFailed
 	if made {
@@ -187,15 +188,4 @@ func (c *Caller) call(f store.Failure) {
 		c.cfg.Log.WarnContext(ctx, "could not store that OnFailed was called; it may be called again for the same run",
 			"job", f.Name, "job_id", strconv.FormatInt(f.JobID, 10), "error", err)
 	}
-}
-
-func (c *Caller) run(f store.Failure) (jobs.Run, error) {
-	ctx, cancel := context.WithTimeout(c.calling, timeout)
-	defer cancel()
-	return c.cfg.Run(ctx, strconv.FormatInt(f.JobID, 10))
-}
-
-// JobsOf returns those of all that have jobs.OnFailed.
-func JobsOf(all []*provider.Definition) []*provider.Definition {
-	return slices.DeleteFunc(slices.Clone(all), func(d *provider.Definition) bool { return !d.CallsOnFailed() })
 }

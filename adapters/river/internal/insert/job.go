@@ -30,17 +30,15 @@ type Job struct {
 	Once bool
 	// ID is the row's. An insert sets it unless it was drawn before.
 	ID int64
+	// Found is set by an insert that found another row with the job's unique key, whose ID it has then.
+	Found bool
 
-	found bool // a row with the same unique key existed
 	// copied is the estimated time of the database in a COPY, which does not support zero times; otherwise nil.
 	copied *time.Time
 }
 
 // Immediate reports whether workers can fetch the job at once.
 func (j *Job) Immediate() bool { return j.Due.IsZero() }
-
-// Found reports whether the insert found another row with the job's unique key, whose ID it has then.
-func (j *Job) Found() bool { return j.found }
 
 func (j *Job) size() int { return len(j.Data) + len(j.Metadata) }
 

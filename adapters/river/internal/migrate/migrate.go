@@ -77,7 +77,8 @@ func (m *Migration) Complete(ctx context.Context) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("checking River's migrations: %w", err)
 	}
-	return m.store.HasTables(ctx, m.pool)
+	missing, err := m.store.MissingTables(ctx, m.pool)
+	return err == nil && len(missing) == 0, err
 }
 
 // try migrates unless another caller does. It does not wait for the lock, because the caller that holds it needs a

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -41,31 +43,19 @@ var tables = map[string]string{
 // CreateTables creates our tables that do not exist. It does not use IF NOT EXISTS, which requires the right to
 // create tables even if they all exist.
 func (s *Store) CreateTables(ctx context.Context, db DB) error {
-	for table, create := range tables {
-		exists, err := s.hasTable(ctx, db, table)
-		if err == nil && !exists {
-			// The simple protocol allows several statements at once.
-			_, err = db.Exec(ctx, s.sql(create), pgx.QueryExecModeSimpleProtocol)
-		}
-		if err != nil {
+	missing, err := s.MissingTables(ctx, db)
+	for _, table := range missing {
+		// The simple protocol allows several statements at once.
+		if _, err := db.Exec(ctx, s.sql(tables[table]), pgx.QueryExecModeSimpleProtocol); err != nil {
 			return err
 		}
 	}
-	return nil
+	return err
 }
 
-// HasTables reports whether all of our tables exist.
-func (s *Store) HasTables(ctx context.Context, db DB) (bool, error) {
-	for table := range tables {
-		if exists, err := s.hasTable(ctx, db, table); err != nil || !exists {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-func (s *Store) hasTable(ctx context.Context, db DB, table string) (bool, error) {
-	return one[bool](ctx, s, db, "HasTable", pgx.Identifier{s.schema, table}.Sanitize())
+// MissingTables returns those of our tables that do not exist.
+func (s *Store) MissingTables(ctx context.Context, db DB) ([]string, error) {
+	return collect(ctx, s, db, "MissingTables", pgx.RowTo[string], slices.Collect(maps.Keys(tables)))
 }
 
 // TryMigrateLock takes the lock of migrations until the transaction ends, and reports whether it was free.

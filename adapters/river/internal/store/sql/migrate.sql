@@ -6,8 +6,8 @@ SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)
 -- name: TryMigrateLock
 SELECT pg_try_advisory_xact_lock(hashtextextended('everytick migrate', 0))
 
--- name: HasTable
-SELECT to_regclass($1) IS NOT NULL
+-- name: MissingTables
+SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass('{{schema}}.' || name) IS NULL
 
 -- The names of paused jobs.
 -- name: CreatePause

@@ -147,19 +147,13 @@ func atMostOne[T any](
 func collectByName[T any](
 	ctx context.Context, s *Store, db DB, name string, columns func(*T) []any, args ...any,
 ) (map[string]T, error) {
-	rows, err := db.Query(ctx, s.sql(name), args...)
-	if err != nil {
-		return nil, err
-	}
-	var (
-		key string
-		v   T
-	)
 	all := map[string]T{}
-	_, err = pgx.ForEachRow(rows, append([]any{&key}, columns(&v)...), func() error {
+	_, err := collect(ctx, s, db, name, func(row pgx.CollectableRow) (v T, err error) {
+		var key string
+		err = row.Scan(append([]any{&key}, columns(&v)...)...)
 		all[key] = v
-		return nil
-	})
+		return v, err
+	}, args...)
 	return all, err
 }
 

@@ -117,7 +117,7 @@ func (k *Keys) db(tx pgx.Tx) store.DB {
 
 // findOnce sets the ID of j to that of the run that has its idempotency key, or to 0.
 func (k *Keys) findOnce(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *insert.Job) error {
-	found, err := k.cfg.Store.FindOnce(ctx, k.db(tx), j.UniqueKey)
+	found, err := k.cfg.Store.FindUnique(ctx, k.db(tx), j.UniqueKey)
 	if err == nil && found.ID != 0 && found.Fingerprint != req.Fingerprint {
 		err = fmt.Errorf("%w: run %d has other data, or another delay, time or priority", jobs.ErrKeyReused, found.ID)
 	}

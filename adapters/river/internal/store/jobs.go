@@ -120,9 +120,10 @@ func (s *Store) LetThrough(ctx context.Context, tx DB, name string, id int64, re
 
 // Found is a run that has a unique key.
 type Found struct {
-	ID    int64
-	State rivertype.JobState
-	Queue string
+	ID          int64
+	State       rivertype.JobState
+	Queue       string
+	Fingerprint string // of its trigger, if the key is of jobs.IdempotencyKey
 }
 
 // FindUnique returns the run that has a unique key. Its ID is 0 if there is none.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/river/internal/insert"
 	"github.com/everytick/everytick/adapters/river/internal/store"
+	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
 )
@@ -203,15 +204,10 @@ func Step(row store.Schedule, a provider.Advance) store.Schedule {
 	return row
 }
 
-// TickMeta is the metadata of a tick's job.
-type TickMeta struct {
-	Tick   string `json:"everytick_tick"`
-	Missed int    `json:"everytick_missed,omitempty"`
-}
-
 func (t *Ticker) jobOf(p planned, id int64) *insert.Job {
 	e := t.byName[p.row.Name]
-	metadata, _ := json.Marshal(TickMeta{store.FormatTick(p.Tick), p.Missed}) // a string and a number cannot fail
+	meta := work.Meta{Tick: store.FormatTick(p.Tick), Missed: p.Missed}
+	metadata, _ := json.Marshal(meta) // a string and a number cannot fail
 	return &insert.Job{
 		Kind: e.Name, Queue: t.cfg.QueueOf(e.Definition), Priority: e.Priority, MaxAttempts: e.MaxAttempts,
 		Data: p.row.Data, Metadata: metadata, Due: p.Tick, Passed: true, ID: id,

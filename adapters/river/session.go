@@ -128,7 +128,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), stopping: make(chan struct{}), died: make(chan struct{}, 1)}
 	ss.folded = fold.New(s.log.Handler())
 	ss.log = slog.New(ss.folded)
-	if ss.pool, err = s.own.Pool(ctx); err != nil {
+	if ss.pool, err = conns.Pool(ctx, s.own); err != nil {
 		return err
 	}
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -212,7 +212,7 @@ func (s *Scheduler) processConfig(self store.Process, ss *session) process.Confi
 	self.Registrations, self.Jobs, self.Workers = schedule.HashOf(s.reg.Jobs()), namesOf(s.reg.Jobs()), ss.workers.Count()
 	return process.Config{
 		Self: self, DeadAfter: s.cfg.DeadAfter, Store: s.store, Log: ss.log, Clock: s.clock.Learn,
-		Connect: s.own.Connect, Busy: ss.workers.Busy,
+		Connect: func(ctx context.Context) (*pgx.Conn, error) { return conns.Connect(ctx, s.own) }, Busy: ss.workers.Busy,
 		Died: func() {
 			select {
 			case ss.died <- struct{}{}:

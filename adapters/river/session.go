@@ -318,22 +318,14 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	if err := s.configure(cfg); err != nil {
 		return nil, err
 	}
-	cfg.Hooks = append(cfg.Hooks, &leaderHook{s: s, session: ss})
+	// What only the leader does; ctx ends when the process stops leading.
+	lead := func(ctx context.Context, _ *rivertype.HookPeriodicJobsStartParams) error {
+		ss.ticker.CheckNow()
+		ss.background.Go(func() { s.wake.Watch(ctx, ss.pool, ss.log) })
+		return nil
+	}
+	cfg.Hooks = append(cfg.Hooks, riverqueue.HookPeriodicJobsStartFunc(lead))
 	return cfg, nil
-}
-
-// leaderHook starts what only the leader does.
-type leaderHook struct {
-	riverqueue.HookDefaults
-	s       *Scheduler
-	session *session
-}
-
-// Start implements [rivertype.HookPeriodicJobsStart]. ctx ends when the process stops leading.
-func (h *leaderHook) Start(ctx context.Context, _ *rivertype.HookPeriodicJobsStartParams) error {
-	h.session.ticker.CheckNow()
-	h.session.background.Go(func() { h.s.wake.Watch(ctx, h.session.pool, h.session.log) })
-	return nil
 }
 
 // events subscribes to what River has stored: jobs that return to the queue or fail for good, and, if ticks wait for

@@ -344,7 +344,7 @@ func (a *attempt) call(ctx context.Context) error {
 		}
 		return riverqueue.JobSnooze(besideSnooze)
 	}
-	defer a.env.Going.end(a.run.Name, a.row.ID)
+	defer a.env.Going.end(a.row.ID)
 	if a.run.Missed > 0 && a.run.Attempt == 1 && a.run.Snoozes == 0 {
 		a.log().WarnContext(ctx, "late run: earlier ticks were missed and get no run of their own",
 			"tick", a.run.Tick, "ticks_missed", a.run.Missed, "late_by", a.run.Late())

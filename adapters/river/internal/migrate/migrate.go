@@ -146,7 +146,8 @@ func (m *Migration) addOurs(ctx context.Context) error {
 
 // widenKindIndex replaces River's index with the wider one. If it was interrupted, the next call continues.
 func (m *Migration) widenKindIndex(ctx context.Context) error {
-	if wide, err := m.store.KindIndexIsWide(ctx, m.pool); err != nil || wide {
+	indexes, err := m.store.Indexes(ctx, m.pool)
+	if kind := indexes[KindIndex]; err != nil || kind.Valid && kind.Complete {
 		return err
 	}
 	if err := m.createIndex(ctx, WiderIndex, kindIndexColumns); err != nil {
@@ -169,11 +170,11 @@ func (m *Migration) dropIndex(ctx context.Context, name string) error {
 
 // createIndex creates an index on the job table if it does not exist, or if an interrupted call left it invalid.
 func (m *Migration) createIndex(ctx context.Context, name, definition string) error {
-	valid, err := m.store.IndexIsValid(ctx, m.pool, m.qualified(name))
-	if err != nil || valid != nil && *valid {
+	indexes, err := m.store.Indexes(ctx, m.pool)
+	if err != nil || indexes[name].Valid {
 		return err
 	}
-	if valid != nil {
+	if _, exists := indexes[name]; exists {
 		if err := m.dropIndex(ctx, name); err != nil {
 			return err
 		}

@@ -73,30 +73,22 @@ func (s *Store) DeleteOldTicks(ctx context.Context, db DB) error {
 	return s.exec(ctx, db, "DeleteOldTicks")
 }
 
-// KindIndexIsWide reports whether River's index on the kind has our additional columns.
-func (s *Store) KindIndexIsWide(ctx context.Context, db DB) (bool, error) {
-	return one[bool](ctx, s, db, "KindIndexIsWide")
-}
-
 // RenameWiderIndex renames the wider index to River's name.
 func (s *Store) RenameWiderIndex(ctx context.Context, db DB) error {
 	return s.exec(ctx, db, "RenameWiderIndex")
 }
 
-// IndexIsValid reports whether an index is valid. It returns nil if the index does not exist.
-func (s *Store) IndexIsValid(ctx context.Context, db DB, qualified string) (*bool, error) {
-	return one[*bool](ctx, s, db, "IndexIsValid", qualified)
-}
-
 // An Index is an index of the schema.
 type Index struct {
 	Owned    bool // this role may rebuild it
+	Valid    bool // its creation was not interrupted
 	Complete bool // it has the columns that Migrate gives it
 }
 
 // Indexes returns the indexes of the schema by name.
 func (s *Store) Indexes(ctx context.Context, db DB) (map[string]Index, error) {
-	return collectByName(ctx, s, db, "Indexes", func(i *Index) []any { return []any{&i.Owned, &i.Complete} }, s.schema)
+	columns := func(i *Index) []any { return []any{&i.Owned, &i.Valid, &i.Complete} }
+	return collectByName(ctx, s, db, "Indexes", columns, s.schema)
 }
 
 // HasLeader reports whether a process is leader.

@@ -91,14 +91,10 @@ func (s *Store) Indexes(ctx context.Context, db DB) (map[string]Index, error) {
 	return collectByName(ctx, s, db, "Indexes", columns, s.schema)
 }
 
-// HasLeader reports whether a process is leader.
-func (s *Store) HasLeader(ctx context.Context, db DB) (bool, error) {
-	return one[bool](ctx, s, db, "HasLeader")
-}
-
-// IsReadOnly reports whether the database rejects writes.
-func (s *Store) IsReadOnly(ctx context.Context, db DB) (bool, error) {
-	return one[bool](ctx, s, db, "IsReadOnly")
+// ServerState reports whether the database rejects writes, and whether a process is leader.
+func (s *Store) ServerState(ctx context.Context, db DB) (readOnly, leader bool, err error) {
+	err = db.QueryRow(ctx, s.sql("ServerState")).Scan(&readOnly, &leader)
+	return readOnly, leader, err
 }
 
 // Code returns the SQLSTATE of an error, or "".

@@ -157,7 +157,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	ss.failed = failed.New(context.WithoutCancel(ctx), failed.Config{
 		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Jobs: s.reg.Jobs(), Run: s.Run, Dead: ss.process.Dead,
 	})
-	live, err := s.store.CountLiveProcesses(ctx, ss.pool, s.cfg.DeadAfter)
+	live, err := s.store.RecentRegistrations(ctx, ss.pool, s.cfg.DeadAfter)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Flow: ss.flow, Jobs: s.reg.Jobs(),
 		Queues: s.queues, Workers: ss.workers, Notify: s.wake.Notify,
 	})
-	cfg, err := s.clientConfig(id, ss, indexes, live)
+	cfg, err := s.clientConfig(id, ss, indexes, len(live))
 	if err != nil {
 		return err
 	}

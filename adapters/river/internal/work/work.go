@@ -404,8 +404,12 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		log.WarnContext(ctx, "job was cancelled")
 		return riverqueue.JobCancel(err)
 	}
-	if delay, reason, ok := a.job.Snooze(err); ok {
-		return a.snooze(ctx, delay, reason)
+	if delay, reason, ok := a.job.Snooze(err); ok { // River does not count the attempt
+		a.run.Logger.InfoContext(ctx, "job snoozed", "starts_in", delay, "reason", reason)
+		if err := riverqueue.MetadataSet(ctx, metaSnoozed, Snoozed{Count: a.run.Snoozes + 1, Reason: reason}); err != nil {
+			return err
+		}
+		return riverqueue.JobSnooze(delay)
 	}
 	delay, again := a.job.Retry(a.run, err)
 	if again {
@@ -419,15 +423,6 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		return riverqueue.JobCancel(err)
 	}
 	return err
-}
-
-// snooze lets the run start again after delay, as its handler wishes. River does not count the attempt.
-func (a *attempt) snooze(ctx context.Context, delay time.Duration, reason string) error {
-	a.run.Logger.InfoContext(ctx, "job snoozed", "starts_in", delay, "reason", reason)
-	if err := riverqueue.MetadataSet(ctx, metaSnoozed, Snoozed{Count: a.run.Snoozes + 1, Reason: reason}); err != nil {
-		return err
-	}
-	return riverqueue.JobSnooze(delay)
 }
 
 func (a *attempt) stopping() bool {

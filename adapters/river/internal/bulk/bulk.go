@@ -143,7 +143,7 @@ func (b *Bulk) toBatch(
 ) (done int, busy []store.Match, err error) {
 	var locked []store.Lockable
 	err = b.store.InTx(ctx, b.pool, store.Limits{Statement: timeout, Idle: timeout}, func(tx pgx.Tx) (err error) {
-		if locked, err = b.store.LockFree(ctx, tx, what, batch); err != nil || len(locked) == 0 {
+		if locked, err = b.store.Lockable(ctx, tx, store.LockFree, what, batch); err != nil || len(locked) == 0 {
 			return err
 		}
 		return b.apply(ctx, tx, what, locked, false)
@@ -160,7 +160,7 @@ func (b *Bulk) toBatch(
 	}
 	ids := idsOf(locked)
 	left := slices.DeleteFunc(slices.Clone(batch), func(r store.Match) bool { return slices.Contains(ids, r.ID) })
-	still, err := b.store.Read(ctx, b.pool, what, left)
+	still, err := b.store.Lockable(ctx, b.pool, store.Read, what, left)
 	for _, r := range still {
 		busy = append(busy, left[slices.IndexFunc(left, func(m store.Match) bool { return m.ID == r.ID })])
 	}
@@ -173,7 +173,7 @@ func (b *Bulk) toOne(ctx context.Context, what store.Bulk, run store.Match) (don
 	limits := store.Limits{Statement: lockedTimeout, Idle: lockedTimeout}
 	for try := 1; try <= tries; try++ {
 		err = b.store.InTx(ctx, b.pool, limits, func(tx pgx.Tx) (err error) {
-			if locked, err = b.store.Lock(ctx, tx, what, []store.Match{run}); err != nil || len(locked) == 0 {
+			if locked, err = b.store.Lockable(ctx, tx, store.Lock, what, []store.Match{run}); err != nil || len(locked) == 0 {
 				return err
 			}
 			return b.apply(ctx, tx, what, locked, try == tries)

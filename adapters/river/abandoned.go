@@ -21,7 +21,7 @@ const (
 // word. Jobs that this scheduler has
 // registered are left out: if they wait, Health has another reason.
 func (s *Scheduler) abandoned(ctx context.Context) (reasons []jobs.Reason, err error) {
-	known := append([]string{}, namesOf(s.reg.Jobs())...) // nil would be NULL
+	known := namesOf(s.reg.Jobs())
 	found, err := s.store.Abandoned(ctx, s.pool, abandonedAfter, s.cfg.DeadAfter, countedRows, abandonedJobs, known)
 	for _, a := range found {
 		n := jobs.Count{N: a.N, AtLeast: a.N >= countedRows}

@@ -18,29 +18,17 @@ var (
 // retries 500 in each transaction. It comes back to runs that another transaction has locked, and waits up to 5 seconds
 // for each. If another run has a run's key by now, see [jobs.Unique], the run is retried without it.
 func (s *Scheduler) RetryMany(ctx context.Context, q jobs.RunQuery) (int, error) {
-	f, err := provider.NewRetryFilter(q)
-	if err != nil {
-		return 0, err
-	}
-	return s.toMany(ctx, "retry many", f, s.bulk.Retry)
+	return s.toMany(ctx, "retry many", q, provider.NewRetryFilter, s.bulk.Retry)
 }
 
 // CountRetryable implements [jobs.BulkRetrier].
 func (s *Scheduler) CountRetryable(ctx context.Context, q jobs.RunQuery) (int, error) {
-	f, err := provider.NewRetryFilter(q)
-	if err != nil {
-		return 0, err
-	}
-	return s.countMany(ctx, f, s.bulk.CountRetryable)
+	return s.toMany(ctx, "count runs", q, provider.NewRetryFilter, s.bulk.CountRetryable)
 }
 
 // CancelMany implements [jobs.BulkCanceller]. It works like RetryMany.
 func (s *Scheduler) CancelMany(ctx context.Context, q jobs.RunQuery) (int, error) {
-	f, err := provider.NewCancelFilter(q)
-	if err != nil {
-		return 0, err
-	}
-	n, err := s.toMany(ctx, "cancel many", f, s.bulk.Cancel)
+	n, err := s.toMany(ctx, "cancel many", q, provider.NewCancelFilter, s.bulk.Cancel)
 	if ss := s.session.Load(); ss != nil && n > 0 {
 		ss.ticker.CheckNow() // ticks may have waited for them
 	}
@@ -49,17 +37,18 @@ func (s *Scheduler) CancelMany(ctx context.Context, q jobs.RunQuery) (int, error
 
 // CountCancellable implements [jobs.BulkCanceller].
 func (s *Scheduler) CountCancellable(ctx context.Context, q jobs.RunQuery) (int, error) {
-	f, err := provider.NewCancelFilter(q)
+	return s.toMany(ctx, "count runs", q, provider.NewCancelFilter, s.bulk.CountCancellable)
+}
+
+// toMany calls do for the runs that match q. what is for its error.
+func (s *Scheduler) toMany(
+	ctx context.Context, what string, q jobs.RunQuery, newFilter func(jobs.RunQuery) (provider.RunFilter, error),
+	do func(context.Context, store.Filter) (int, error),
+) (n int, err error) {
+	f, err := newFilter(q)
 	if err != nil {
 		return 0, err
 	}
-	return s.countMany(ctx, f, s.bulk.CountCancellable)
-}
-
-// toMany calls do for the runs that match f. what is for its error.
-func (s *Scheduler) toMany(
-	ctx context.Context, what string, f provider.RunFilter, do func(context.Context, store.Filter) (int, error),
-) (n int, err error) {
 	filter, err := s.filter(ctx, f)
 	if err == nil {
 		n, err = do(ctx, filter)
@@ -68,18 +57,4 @@ func (s *Scheduler) toMany(
 		err = fmt.Errorf("river: %s: %w", what, err)
 	}
 	return n, err
-}
-
-func (s *Scheduler) countMany(
-	ctx context.Context, f provider.RunFilter, count func(context.Context, store.Filter) (int, error),
-) (int, error) {
-	filter, err := s.filter(ctx, f)
-	if err != nil {
-		return 0, err
-	}
-	n, err := count(ctx, filter)
-	if err != nil {
-		return 0, fmt.Errorf("river: count runs: %w", err)
-	}
-	return n, nil
 }

@@ -1,15 +1,12 @@
 package river
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/everytick/everytick/adapters/river/internal/store"
 	"github.com/everytick/everytick/jobs"
@@ -34,7 +31,7 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 	if err != nil {
 		return nil, fmt.Errorf("river: runs of %q: %w", name, err)
 	}
-	return listed(runs), nil
+	return runs, nil
 }
 
 // Run implements [jobs.RunFinder].
@@ -43,24 +40,23 @@ func (s *Scheduler) Run(ctx context.Context, id string) (jobs.Run, error) {
 	if err != nil {
 		return jobs.Run{}, fmt.Errorf("river: run %.100q: %w", id, err)
 	}
-	found, errs, err := s.store.Run(ctx, s.pool, number, provider.MaxErrors)
-	if errors.Is(err, pgx.ErrNoRows) {
+	run, errs, ok, err := s.store.Run(ctx, s.pool, number, provider.MaxErrors)
+	if err == nil && !ok {
 		err = jobs.ErrUnknownID
 	}
 	if err == nil {
-		if _, unknown := s.definition(found.Name); unknown != nil {
+		if _, unknown := s.definition(run.Name); unknown != nil {
 			err = fmt.Errorf("%w: its job is not registered", jobs.ErrUnknownID)
 		}
 	}
 	if err != nil {
 		return jobs.Run{}, fmt.Errorf("river: run %q: %w", id, err)
 	}
-	run := listed([]store.Run{found})[0]
 	if run.State == jobs.StateSkipped { // the last one is the reason
 		errs = errs[:max(0, len(errs)-1)]
 	}
 	for _, e := range errs {
-		text := strings.TrimPrefix(e.Error, cancelPrefix)
+		text := strings.TrimPrefix(e.Error, store.CancelPrefix)
 		if e.Trace != "" { // of a plain River client
 			text += "\n\n" + e.Trace
 		}
@@ -83,10 +79,11 @@ func (s *Scheduler) FindRuns(ctx context.Context, q jobs.RunQuery) (jobs.RunPage
 	if err != nil {
 		return jobs.RunPage{}, fmt.Errorf("river: find runs: %w", err)
 	}
-	page := jobs.RunPage{Runs: listed(runs)}
+	page := jobs.RunPage{Runs: runs}
 	if more {
 		last := runs[len(runs)-1]
-		page.Next = provider.RunCursor{At: last.Time(), ID: last.Number}.String()
+		number, _ := parseID(last.ID)
+		page.Next = provider.RunCursor{At: cmp.Or(last.EndedAt, last.DueAt), ID: number}.String()
 	}
 	return page, nil
 }
@@ -128,24 +125,6 @@ func (s *Scheduler) filter(ctx context.Context, f provider.RunFilter) (store.Fil
 
 // finalStates are River's states of runs that have ended.
 var finalStates = []string{"completed", "discarded", "cancelled"}
-
-// cancelPrefix is how River begins the error of a run that a handler cancelled.
-const cancelPrefix = "JobCancelError: "
-
-// listed returns stored runs as applications see them.
-func listed(stored []store.Run) []jobs.Run {
-	runs := make([]jobs.Run, len(stored))
-	for i, r := range stored {
-		run := r.Run
-		run.ID = formatID(r.Number)
-		if run.Attempt == 0 { // an interrupted attempt does not count
-			run.StartedAt, run.Process = time.Time{}, ""
-		}
-		run.Error = strings.TrimPrefix(run.Error, cancelPrefix)
-		runs[i] = run
-	}
-	return runs
-}
 
 // parseID returns [jobs.ErrUnknownID] for an ID that formatID cannot have returned.
 func parseID(id string) (int64, error) {

@@ -30,13 +30,16 @@ func (s *Scheduler) maintain(ctx context.Context, ss *session) {
 	names, queues := s.queues.Homes(s.reg.Jobs())
 	pauses := step{"pauses", func(ctx context.Context) error { return s.pauses.Refresh(ctx, ss.pool, names, queues) }}
 	rescue := step{"rescue", func(ctx context.Context) error { return s.rescue(ctx, ss, ss.process.Dead()) }}
+	// Those of River's cancelled jobs that it keeps too long: skipped ones, or otherwise all but these.
+	sweep := &store.Sweep{Skipped: s.cfg.Retention < s.cfg.FailedRetention}
+	age := min(s.cfg.Retention, s.cfg.FailedRetention)
 	upkeep := []step{
 		// Statistics come first: with poor ones the other steps may be slow.
 		{"statistics", func(ctx context.Context) error { return s.store.AnalyzeGrown(ctx, ss.pool) }},
 		rescue,
 		{"queues", func(ctx context.Context) error { return s.rehome(ctx, false) }},
 		{"outcomes of schedules", func(ctx context.Context) error { return s.store.CopyOutcomes(ctx, ss.pool, namesOf(s.schedules())) }},
-		s.retain(ss),
+		{"retention", func(ctx context.Context) error { return sweep.Run(ctx, s.store, ss.pool, names, age) }},
 		{"calls of OnFailed", func(ctx context.Context) error { return s.store.ForgetFailed(ctx, ss.pool) }},
 		{"lost fetches", func(ctx context.Context) error { return ss.stalls.GiveBack(ctx, stall.LostAfter) }},
 		// So that the next Health need not wait until it has seen a job twice.

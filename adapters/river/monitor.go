@@ -176,19 +176,17 @@ func (s *Scheduler) examine(ctx context.Context, h *jobs.Health) error {
 		h.Reasons = append(h.Reasons, jobs.Reason{Text: reason})
 		return nil
 	}
-	readOnly, err := s.store.IsReadOnly(ctx, s.pool)
+	readOnly, leader, err := s.store.ServerState(ctx, s.pool)
 	if err != nil {
 		return err
 	}
-	leader := false
-	if readOnly { // a standby does not know who leads
+	if readOnly {
 		h.Reasons = append(h.Reasons, jobs.Reason{Text: "the database is read-only: no job can be stored, started or ended"})
-	} else if leader, err = s.store.HasLeader(ctx, s.pool); err != nil {
-		return err
 	}
 	if h.OldestWaiting, err = s.store.OldestWaiting(ctx, s.pool); err != nil {
 		return err
 	}
+	// A standby does not know who leads.
 	if ss := s.session.Load(); h.Started && ss != nil && !leader && !readOnly && time.Since(ss.startedAt) > leaderGrace {
 		h.Reasons = append(h.Reasons, jobs.Reason{Text: "no process leads: delayed jobs and retries wait for an election"})
 	}

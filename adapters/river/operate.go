@@ -101,10 +101,6 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 	return nil
 }
 
-// readCommitted is for transactions that wait for a lock: at another isolation level they would not see what its
-// former holders committed.
-var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
-
 // withJob calls f in a transaction that has locked the job with that name and ID. snoozed is whether the handler has
 // ever snoozed it.
 func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.Tx, id int64, state jobs.State, snoozed bool) error) error {
@@ -115,7 +111,8 @@ func (s *Scheduler) withJob(ctx context.Context, name, id string, f func(tx pgx.
 	if err != nil {
 		return err
 	}
-	return pgx.BeginTxFunc(ctx, s.pool, readCommitted, func(tx pgx.Tx) error {
+	// At another isolation level it would not see what a former holder of the lock committed.
+	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		state, snoozed, err := s.store.LockJob(ctx, tx, number, name)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return jobs.ErrUnknownID

@@ -185,7 +185,7 @@ type Scheduler struct {
 	keys      *key.Keys
 	bulk      *bulk.Bulk
 
-	own      *conns.Opener
+	own      *pgxpool.Config // of connections of the scheduler's own
 	failover *conns.Failover // of pool
 	queues   queues.Queues
 	pauses   *pause.Pauses
@@ -222,7 +222,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	}
 	s := &Scheduler{cfg: c, log: c.Logger, pool: pool, reg: reg, store: store.New(c.Schema), turn: make(chan struct{}, 1)}
 	s.pauses, s.going, s.queues = pause.New(s.store), work.NewGoing(), queues.New(c.Queue)
-	s.own, s.failover = conns.NewOpener(pool, s.store, c.PollOnly), conns.NewFailover(pool, s.log)
+	s.own, s.failover = conns.Config(pool, s.store, c.PollOnly), conns.NewFailover(pool, s.log)
 	s.clock = dbclock.New(func(ctx context.Context, ask func(dbclock.Asker) error) error {
 		return s.ownPool().AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return ask(conn) })
 	}, time.Now)

@@ -129,7 +129,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 	ss := &session{startedAt: time.Now(), returned: make(chan struct{}), stopping: make(chan struct{}), died: make(chan struct{}, 1)}
 	ss.folded = fold.New(s.log.Handler())
 	ss.log = slog.New(ss.folded)
-	if ss.pool, err = s.own.Pool(ctx); err != nil {
+	if ss.pool, err = conns.Pool(ctx, s.own); err != nil {
 		return err
 	}
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -156,9 +156,9 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 		return err
 	}
 	ss.failed = failed.New(context.WithoutCancel(ctx), failed.Config{
-		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Jobs: failed.JobsOf(s.reg.Jobs()), Run: s.Run, Dead: ss.process.Dead,
+		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Jobs: s.reg.Jobs(), Run: s.Run, Dead: ss.process.Dead,
 	})
-	live, err := s.store.CountLiveProcesses(ctx, ss.pool, s.cfg.DeadAfter)
+	live, err := s.store.RecentRegistrations(ctx, ss.pool, s.cfg.DeadAfter)
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (s *Scheduler) startSession(ctx context.Context) (err error) {
 		Store: s.store, Pool: ss.pool, Log: s.log, Client: id, Flow: ss.flow, Jobs: s.reg.Jobs(),
 		Queues: s.queues, Workers: ss.workers, Notify: s.wake.Notify,
 	})
-	cfg, err := s.clientConfig(id, ss, indexes, live)
+	cfg, err := s.clientConfig(id, ss, indexes, len(live))
 	if err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func (s *Scheduler) processConfig(self store.Process, ss *session) process.Confi
 	self.Registrations, self.Jobs, self.Workers = schedule.HashOf(s.reg.Jobs()), namesOf(s.reg.Jobs()), ss.workers.Count()
 	return process.Config{
 		Self: self, DeadAfter: s.cfg.DeadAfter, Store: s.store, Log: ss.log, Clock: s.clock.Learn,
-		Connect: s.own.Connect, Busy: ss.workers.Busy,
+		Connect: func(ctx context.Context) (*pgx.Conn, error) { return conns.Connect(ctx, s.own) }, Busy: ss.workers.Busy,
 		Died: func() {
 			select {
 			case ss.died <- struct{}{}:
@@ -239,7 +239,7 @@ func (s *Scheduler) newFlow(id string, ss *session) *flow.Flow {
 			}
 		},
 		Owned: func(ctx context.Context, ids []int64, attempts []int) ([]int64, error) {
-			return s.store.OwnedAttempts(ctx, ss.pool, id, ids, attempts)
+			return s.store.OwnedAttempts(ctx, ss.pool, id, ids, attempts, true)
 		},
 	})
 }
@@ -249,6 +249,7 @@ func (s *Scheduler) schedules() []*provider.Definition {
 	return slices.DeleteFunc(s.reg.Jobs(), func(d *provider.Definition) bool { return d.Schedule == nil })
 }
 
+// namesOf returns the names of jobs, never nil, which would be NULL.
 func namesOf(defs []*provider.Definition) []string {
 	names := make([]string, len(defs))
 	for i, d := range defs {
@@ -295,8 +296,12 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 		JobTimeout:           -1,
 		RescueStuckJobsAfter: riverNeverRescues,
 		ReindexerIndexNames:  indexes,
+		// River knows one period for all that we call cancelled, skipped, or failed by a permanent error. Maintenance
+		// deletes those to be deleted sooner.
+		CompletedJobRetentionPeriod: s.cfg.Retention,
+		DiscardedJobRetentionPeriod: s.cfg.FailedRetention,
+		CancelledJobRetentionPeriod: max(s.cfg.Retention, s.cfg.FailedRetention),
 	}
-	s.cfg.setRetention(cfg)
 	if s.cfg.PollOnly {
 		cfg.FetchPollInterval = pollOnlyInterval
 	}
@@ -320,33 +325,25 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 	if err := s.configure(cfg); err != nil {
 		return nil, err
 	}
-	cfg.Hooks = append(cfg.Hooks, &leaderHook{s: s, session: ss})
+	// What only the leader does; ctx ends when the process stops leading.
+	lead := func(ctx context.Context, _ *rivertype.HookPeriodicJobsStartParams) error {
+		ss.ticker.CheckNow()
+		ss.background.Go(func() { s.wake.Watch(ctx, ss.pool, ss.log) })
+		return nil
+	}
+	cfg.Hooks = append(cfg.Hooks, riverqueue.HookPeriodicJobsStartFunc(lead))
 	return cfg, nil
 }
 
-// leaderHook starts what only the leader does.
-type leaderHook struct {
-	riverqueue.HookDefaults
-	s       *Scheduler
-	session *session
-}
-
-// Start implements [rivertype.HookPeriodicJobsStart]. ctx ends when the process stops leading.
-func (h *leaderHook) Start(ctx context.Context, _ *rivertype.HookPeriodicJobsStartParams) error {
-	h.session.ticker.CheckNow()
-	h.session.background.Go(func() { h.s.wake.Watch(ctx, h.session.pool, h.session.log) })
-	return nil
-}
-
-// events subscribes to what River has stored: jobs that return to the queue, and, if ticks wait for runs, ended runs.
-// River drops events that do not fit, so the channel holds more than River stores at once.
+// events subscribes to what River has stored: jobs that return to the queue or fail for good, and, if ticks wait for
+// runs, completed ones. River drops events that do not fit, so the channel holds more than River stores at once.
 func (s *Scheduler) events() *riverqueue.SubscribeConfig {
-	kinds := []riverqueue.EventKind{riverqueue.EventKindJobFailed, riverqueue.EventKindJobSnoozed, riverqueue.EventKindJobInterrupted}
+	kinds := []riverqueue.EventKind{
+		riverqueue.EventKindJobFailed, riverqueue.EventKindJobCancelled,
+		riverqueue.EventKindJobSnoozed, riverqueue.EventKindJobInterrupted,
+	}
 	if len(s.namesOfAll()) > 0 {
 		kinds = append(kinds, riverqueue.EventKindJobCompleted)
-	}
-	if len(s.namesOfAll()) > 0 || len(failed.JobsOf(s.reg.Jobs())) > 0 {
-		kinds = append(kinds, riverqueue.EventKindJobCancelled)
 	}
 	return &riverqueue.SubscribeConfig{Kinds: kinds, ChanSize: 20_000}
 }

@@ -144,18 +144,15 @@ func (s *Scheduler) triggerMany(
 
 // toInsert converts requests for a job to rows. It reads the time once, in tx unless that is nil, so those with the
 // same delay are due together.
-func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definition, reqs ...*jobs.Request) ([]*insert.Job, error) {
+func (s *Scheduler) toInsert(
+	ctx context.Context, tx pgx.Tx, d *provider.Definition, reqs ...*jobs.Request,
+) (all []*insert.Job, err error) {
 	var now time.Time
 	queue := s.queues.Of(d)
-	all, stored := make([]*insert.Job, len(reqs)), make([]insert.Job, len(reqs))
 	for i, req := range reqs {
-		j := &stored[i]
-		*j = insert.Job{
-			Kind: d.Name, Queue: queue, Priority: req.Priority, MaxAttempts: d.MaxAttempts, Data: req.Data,
-		}
-		if all[i] = j; req.Delay > 0 || !req.At.IsZero() {
+		j := &insert.Job{Kind: d.Name, Queue: queue, Priority: req.Priority, MaxAttempts: d.MaxAttempts, Data: req.Data}
+		if all = append(all, j); req.Delay > 0 || !req.At.IsZero() {
 			if now.IsZero() {
-				var err error
 				if now, err = s.clock.Now(ctx, tx); err != nil {
 					return nil, err
 				}
@@ -165,14 +162,10 @@ func (s *Scheduler) toInsert(ctx context.Context, tx pgx.Tx, d *provider.Definit
 				j.Due = due
 			}
 		}
-		switch {
-		case i > 0 && maps.Equal(req.Metadata, reqs[i-1].Metadata):
+		if i > 0 && maps.Equal(req.Metadata, reqs[i-1].Metadata) {
 			j.Metadata = all[i-1].Metadata
-		default:
-			var err error
-			if j.Metadata, err = s.metadata(req, nil); err != nil {
-				return nil, err
-			}
+		} else if j.Metadata, err = s.metadata(req, nil); err != nil {
+			return nil, err
 		}
 	}
 	return all, nil

@@ -28,25 +28,12 @@ const (
 	tries = 3
 )
 
-// readCommitted lets a transaction that waited for a lock see what its former holder committed.
-var readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
-
 // A Bulk retries and cancels many runs. Create one with [New].
 type Bulk struct {
 	pool          *pgxpool.Pool
 	store         *store.Store
-	retry, cancel change
-}
-
-// A change is what is done to many runs.
-type change struct {
-	kind store.Bulk
-	// due includes runs that are due and will start in any case.
-	due bool
-	// apply does it to runs that tx has locked. last is set when a run failed repeatedly and is tried once more.
-	apply func(ctx context.Context, tx pgx.Tx, runs []store.Lockable, last bool) error
-	// applied is called after the transaction.
-	applied func(ctx context.Context, runs []store.Lockable)
+	cancelRunning func(ctx context.Context, tx pgx.Tx, id int64) error
+	notify        func(ctx context.Context, queues []string)
 }
 
 // New returns a Bulk. cancelRunning cancels a running run in tx and makes its process end it. notify notifies the
@@ -56,78 +43,73 @@ func New(
 	cancelRunning func(ctx context.Context, tx pgx.Tx, id int64) error,
 	notify func(ctx context.Context, queues []string),
 ) *Bulk {
-	return &Bulk{pool: pool, store: s, retry: retrying(s, notify), cancel: cancelling(s, cancelRunning)}
-}
-
-func retrying(s *store.Store, notify func(ctx context.Context, queues []string)) change {
-	return change{
-		kind: store.BulkRetry,
-		apply: func(ctx context.Context, tx pgx.Tx, runs []store.Lockable, last bool) error {
-			ids := idsOf(runs)
-			if err := s.PrepareRetry(ctx, tx, ids, last); err != nil {
-				return err
-			}
-			return s.RetryRuns(ctx, tx, ids)
-		},
-		applied: func(ctx context.Context, runs []store.Lockable) {
-			var queues []string
-			for _, r := range runs {
-				if !slices.Contains(queues, r.Queue) {
-					queues = append(queues, r.Queue)
-				}
-			}
-			notify(ctx, queues)
-		},
-	}
-}
-
-func cancelling(s *store.Store, cancelRunning func(ctx context.Context, tx pgx.Tx, id int64) error) change {
-	return change{
-		kind: store.BulkCancel, due: true,
-		apply: func(ctx context.Context, tx pgx.Tx, runs []store.Lockable, _ bool) error {
-			var waiting []store.Lockable
-			for _, r := range runs {
-				if !r.Running {
-					waiting = append(waiting, r)
-				} else if err := cancelRunning(ctx, tx, r.ID); err != nil {
-					return err
-				}
-			}
-			return s.CancelRuns(ctx, tx, idsOf(waiting))
-		},
-		applied: func(context.Context, []store.Lockable) {},
-	}
+	return &Bulk{pool: pool, store: s, cancelRunning: cancelRunning, notify: notify}
 }
 
 // Retry retries the runs that match and can be retried, and returns how many it has, also with an error.
 func (b *Bulk) Retry(ctx context.Context, f store.Filter) (int, error) {
-	return b.toAll(ctx, f, b.retry)
+	return b.toAll(ctx, f, store.BulkRetry)
 }
 
 // CountRetryable returns how many runs Retry would find.
 func (b *Bulk) CountRetryable(ctx context.Context, f store.Filter) (int, error) {
-	return b.store.CountMatching(ctx, b.pool, f, b.retry.due)
+	return b.store.CountMatching(ctx, b.pool, f, withDue(store.BulkRetry))
 }
 
 // Cancel cancels the runs that match and have not ended, and returns how many it has, also with an error.
 func (b *Bulk) Cancel(ctx context.Context, f store.Filter) (int, error) {
-	return b.toAll(ctx, f, b.cancel)
+	return b.toAll(ctx, f, store.BulkCancel)
 }
 
 // CountCancellable returns how many runs Cancel would find.
 func (b *Bulk) CountCancellable(ctx context.Context, f store.Filter) (int, error) {
-	return b.store.CountMatching(ctx, b.pool, f, b.cancel.due)
+	return b.store.CountMatching(ctx, b.pool, f, withDue(store.BulkCancel))
 }
 
-// toAll does c to all runs that match f now.
-func (b *Bulk) toAll(ctx context.Context, f store.Filter, c change) (n int, err error) {
-	matches, err := b.store.MatchingRuns(ctx, b.pool, f, c.due)
+// withDue reports whether what applies to runs that are due and will start in any case.
+func withDue(what store.Bulk) bool { return what == store.BulkCancel }
+
+// apply does what to runs that tx has locked. last is set when a run failed repeatedly and is tried once more.
+func (b *Bulk) apply(ctx context.Context, tx pgx.Tx, what store.Bulk, runs []store.Lockable, last bool) error {
+	if what == store.BulkRetry {
+		ids := idsOf(runs)
+		if err := b.store.PrepareRetry(ctx, tx, ids, last); err != nil {
+			return err
+		}
+		return b.store.RetryRuns(ctx, tx, ids)
+	}
+	var waiting []store.Lockable
+	for _, r := range runs {
+		if !r.Running {
+			waiting = append(waiting, r)
+		} else if err := b.cancelRunning(ctx, tx, r.ID); err != nil {
+			return err
+		}
+	}
+	return b.store.CancelRuns(ctx, tx, idsOf(waiting))
+}
+
+// applied notifies the workers of runs after the transaction that has retried them.
+func (b *Bulk) applied(ctx context.Context, what store.Bulk, runs []store.Lockable) {
+	if what != store.BulkRetry {
+		return
+	}
+	var queues []string
+	for _, r := range runs {
+		queues = append(queues, r.Queue)
+	}
+	b.notify(ctx, queues)
+}
+
+// toAll does what to all runs that match f now.
+func (b *Bulk) toAll(ctx context.Context, f store.Filter, what store.Bulk) (n int, err error) {
+	matches, err := b.store.MatchingRuns(ctx, b.pool, f, withDue(what))
 	if err != nil {
 		return 0, err
 	}
 	var left []store.Match
 	for batch := range slices.Chunk(matches, rows) {
-		done, busy, err := b.toBatch(ctx, c, batch)
+		done, busy, err := b.toBatch(ctx, what, batch)
 		n += done
 		if err != nil {
 			return n, err
@@ -136,7 +118,7 @@ func (b *Bulk) toAll(ctx context.Context, f store.Filter, c change) (n int, err 
 	}
 	failed := 0
 	for _, run := range left {
-		done, oneErr := b.toOne(ctx, c, run)
+		done, oneErr := b.toOne(ctx, what, run)
 		n += done
 		switch {
 		case oneErr == nil:
@@ -154,15 +136,17 @@ func (b *Bulk) toAll(ctx context.Context, f store.Filter, c change) (n int, err 
 	return n, nil
 }
 
-// toBatch does c to those runs that no other transaction has locked. It returns how many these were, and the runs that
-// are to be done one by one.
-func (b *Bulk) toBatch(ctx context.Context, c change, batch []store.Match) (done int, busy []store.Match, err error) {
+// toBatch does what to those runs that no other transaction has locked. It returns how many these were, and the runs
+// that are to be done one by one.
+func (b *Bulk) toBatch(
+	ctx context.Context, what store.Bulk, batch []store.Match,
+) (done int, busy []store.Match, err error) {
 	var locked []store.Lockable
-	err = b.inTx(ctx, timeout, func(tx pgx.Tx) (err error) {
-		if locked, err = b.store.LockFree(ctx, tx, c.kind, batch); err != nil || len(locked) == 0 {
+	err = b.store.InTx(ctx, b.pool, store.Limits{Statement: timeout, Idle: timeout}, func(tx pgx.Tx) (err error) {
+		if locked, err = b.store.Lockable(ctx, tx, store.LockFree, what, batch); err != nil || len(locked) == 0 {
 			return err
 		}
-		return c.apply(ctx, tx, locked, false)
+		return b.apply(ctx, tx, what, locked, false)
 	})
 	if ofOneRun(err) && ctx.Err() == nil {
 		return 0, batch, nil
@@ -170,31 +154,29 @@ func (b *Bulk) toBatch(ctx context.Context, c change, batch []store.Match) (done
 	if err != nil {
 		return 0, nil, err
 	}
-	c.applied(ctx, locked)
+	b.applied(ctx, what, locked)
 	if len(locked) == len(batch) {
 		return len(locked), nil, nil
 	}
-	was := make(map[int64]bool, len(locked))
-	for _, r := range locked {
-		was[r.ID] = true
-	}
-	left := slices.DeleteFunc(slices.Clone(batch), func(r store.Match) bool { return was[r.ID] })
-	still, err := b.store.Read(ctx, b.pool, c.kind, left)
+	ids := idsOf(locked)
+	left := slices.DeleteFunc(slices.Clone(batch), func(r store.Match) bool { return slices.Contains(ids, r.ID) })
+	still, err := b.store.Lockable(ctx, b.pool, store.Read, what, left)
 	for _, r := range still {
 		busy = append(busy, left[slices.IndexFunc(left, func(m store.Match) bool { return m.ID == r.ID })])
 	}
 	return len(locked), busy, err
 }
 
-// toOne does c to a run, if it still applies to it.
-func (b *Bulk) toOne(ctx context.Context, c change, run store.Match) (done int, err error) {
+// toOne does what to a run, if it still applies to it.
+func (b *Bulk) toOne(ctx context.Context, what store.Bulk, run store.Match) (done int, err error) {
 	var locked []store.Lockable
+	limits := store.Limits{Statement: lockedTimeout, Idle: lockedTimeout}
 	for try := 1; try <= tries; try++ {
-		err = b.inTx(ctx, lockedTimeout, func(tx pgx.Tx) (err error) {
-			if locked, err = b.store.Lock(ctx, tx, c.kind, []store.Match{run}); err != nil || len(locked) == 0 {
+		err = b.store.InTx(ctx, b.pool, limits, func(tx pgx.Tx) (err error) {
+			if locked, err = b.store.Lockable(ctx, tx, store.Lock, what, []store.Match{run}); err != nil || len(locked) == 0 {
 				return err
 			}
-			return c.apply(ctx, tx, locked, try == tries)
+			return b.apply(ctx, tx, what, locked, try == tries)
 		})
 		if code := store.Code(err); code != "23505" && code != "40P01" { // another run took its key, or a deadlock
 			break
@@ -203,17 +185,8 @@ func (b *Bulk) toOne(ctx context.Context, c change, run store.Match) (done int, 
 	if err != nil {
 		return 0, err
 	}
-	c.applied(ctx, locked)
+	b.applied(ctx, what, locked)
 	return len(locked), nil
-}
-
-func (b *Bulk) inTx(ctx context.Context, timeout time.Duration, f func(tx pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, b.pool, readCommitted, func(tx pgx.Tx) error {
-		if err := b.store.SetLimits(ctx, tx, store.Limits{Statement: timeout, Idle: timeout}); err != nil {
-			return err
-		}
-		return f(tx)
-	})
 }
 
 func idsOf(runs []store.Lockable) []int64 {

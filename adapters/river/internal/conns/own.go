@@ -19,32 +19,37 @@ const ownConns = 4
 // used. A fetch, with a timeout of 10 s, can try all of them.
 const ownPing = 2 * time.Second
 
-// An Opener opens connections for the scheduler alone, as those of the application's pool are. Create one with
-// [NewOpener].
-type Opener struct {
-	app    *pgxpool.Pool
-	store  *store.Store
-	pooled bool
-}
-
-// NewOpener returns an opener beside the application's pool. If pooled is set, sessions are left as they are, because a
-// pooler may give them to others.
-func NewOpener(app *pgxpool.Pool, s *store.Store, pooled bool) *Opener {
-	return &Opener{app: app, store: s, pooled: pooled}
+// Config returns the settings of the application's pool for connections of the scheduler's own. Their sessions are
+// prepared, unless pooled is set: a pooler may give them to others.
+func Config(app *pgxpool.Pool, s *store.Store, pooled bool) *pgxpool.Config {
+	cfg := app.Config()
+	if pooled {
+		return cfg
+	}
+	configured := cfg.AfterConnect
+	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if configured != nil {
+			if err := configured(ctx, conn); err != nil {
+				return err
+			}
+		}
+		return s.PrepareSession(ctx, conn)
+	}
+	return cfg
 }
 
 // Pool returns a pool for fetching, completing and scheduling jobs, which must not wait when handlers and the rest of
 // the application use up theirs.
-func (o *Opener) Pool(ctx context.Context) (*pgxpool.Pool, error) {
-	cfg := o.config()
+func Pool(ctx context.Context, cfg *pgxpool.Config) (*pgxpool.Pool, error) {
+	cfg = cfg.Copy()
 	cfg.MaxConns, cfg.MinConns, cfg.MinIdleConns = min(ownConns, cfg.MaxConns), 0, 0
 	cfg.PingTimeout = cmp.Or(cfg.PingTimeout, ownPing)
 	return pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
 }
 
 // Connect opens a connection beside the pools.
-func (o *Opener) Connect(ctx context.Context) (*pgx.Conn, error) {
-	cfg := o.config()
+func Connect(ctx context.Context, cfg *pgxpool.Config) (*pgx.Conn, error) {
+	cfg = cfg.Copy() // BeforeConnect may change it
 	if cfg.BeforeConnect != nil {
 		if err := cfg.BeforeConnect(ctx, cfg.ConnConfig); err != nil {
 			return nil, err
@@ -57,22 +62,4 @@ func (o *Opener) Connect(ctx context.Context) (*pgx.Conn, error) {
 		}
 	}
 	return conn, err
-}
-
-// config returns the application's settings, after which a session is prepared.
-func (o *Opener) config() *pgxpool.Config {
-	cfg := o.app.Config()
-	configured := cfg.AfterConnect
-	if o.pooled {
-		return cfg
-	}
-	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		if configured != nil {
-			if err := configured(ctx, conn); err != nil {
-				return err
-			}
-		}
-		return o.store.PrepareSession(ctx, conn)
-	}
-	return cfg
 }

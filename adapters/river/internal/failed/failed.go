@@ -40,7 +40,7 @@ type Config struct {
 	Log   *slog.Logger
 	// Client is the ID of River's client.
 	Client string
-	// Jobs are those with jobs.OnFailed.
+	// Jobs are those of the process. Calls are made for those with jobs.OnFailed.
 	Jobs []*provider.Definition
 	// Run returns a run, as jobs.RunFinder does.
 	Run func(ctx context.Context, id string) (jobs.Run, error)
@@ -77,7 +77,9 @@ func New(ctx context.Context, cfg Config) *Caller {
 	}
 	c.calling, c.cancel = context.WithCancel(ctx)
 	for _, d := range cfg.Jobs {
-		c.byName[d.Name], c.names = d, append(c.names, d.Name)
+		if d.CallsOnFailed() {
+			c.byName[d.Name], c.names = d, append(c.names, d.Name)
+		}
 	}
 	return c
 }
@@ -217,7 +219,9 @@ func (c *Caller) call(f store.Failure) {
 
 // makeCall reports whether the call has been made, or is not to be made.
 func (c *Caller) makeCall(f store.Failure) (made bool, err error) {
-	run, err := c.run(f)
+	ctx, cancel := context.WithTimeout(c.calling, timeout)
+	run, err := c.cfg.Run(ctx, strconv.FormatInt(f.JobID, 10))
+	cancel()
 	switch {
 	case errors.Is(err, jobs.ErrUnknownID): // deleted meanwhile
 		return true, nil
@@ -225,15 +229,4 @@ func (c *Caller) makeCall(f store.Failure) (made bool, err error) {
 		return false, err
 	}
 	return c.byName[f.Name].Failed(c.calling, c.cfg.Log, run), nil
-}
-
-func (c *Caller) run(f store.Failure) (jobs.Run, error) {
-	ctx, cancel := context.WithTimeout(c.calling, timeout)
-	defer cancel()
-	return c.cfg.Run(ctx, strconv.FormatInt(f.JobID, 10))
-}
-
-// JobsOf returns those of all that have jobs.OnFailed.
-func JobsOf(all []*provider.Definition) []*provider.Definition {
-	return slices.DeleteFunc(slices.Clone(all), func(d *provider.Definition) bool { return !d.CallsOnFailed() })
 }

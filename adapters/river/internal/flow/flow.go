@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -38,7 +39,8 @@ type Flow struct {
 	held    map[int64]*hold     // by ID
 	open    map[*time.Time]bool // the fetches in progress, by the address of their start
 	results results
-	resets  int // how often the client's connections were given up
+
+	resets atomic.Int64 // how often the client's connections were given up
 }
 
 type queue struct {
@@ -108,8 +110,10 @@ func (f *Flow) Held(fetchedBefore time.Time) (held map[int64]bool, ok bool) {
 		}
 	}
 	held = make(map[int64]bool, len(f.held))
-	for id := range f.held {
-		held[id] = true
+	for id, h := range f.held {
+		if h.report != Foreign {
+			held[id] = true
+		}
 	}
 	return held, true
 }
@@ -140,11 +144,7 @@ func (f *Flow) Fetches(name string) (last time.Time, failure Failure) {
 
 // Reset makes the client's listener connect again within seconds, for when the server of its connection has become
 // read-only: nobody notifies there.
-func (f *Flow) Reset() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.resets++
-}
+func (f *Flow) Reset() { f.resets.Add(1) }
 
 // queue is called with f.mu locked.
 func (f *Flow) queue(name string) *queue {
@@ -228,27 +228,21 @@ func (e *executor) JobGetAvailable(
 type listener struct {
 	riverdriver.Listener
 	flow   *Flow
-	resets int // at the latest Connect
+	resets int64 // at the latest Connect
 }
 
 // Connect implements [riverdriver.Listener].
 func (l *listener) Connect(ctx context.Context) error {
-	l.resets = l.flow.countResets()
+	l.resets = l.flow.resets.Load()
 	return l.Listener.Connect(ctx)
 }
 
 // Ping implements [riverdriver.Listener].
 func (l *listener) Ping(ctx context.Context) error {
-	if l.flow.countResets() != l.resets {
+	if l.flow.resets.Load() != l.resets {
 		return errReadOnly
 	}
 	return l.Listener.Ping(ctx)
 }
 
 var errReadOnly = errors.New("the server of this connection may have become read-only")
-
-func (f *Flow) countResets() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.resets
-}

@@ -166,6 +166,7 @@ func TestFlow_HoldsAJobFromItsFetchUntilItsResultIsStored(t *testing.T) {
 		h.get(t, 1, 2, 3)
 		require.Equal(t, []int64{1, 2, 3}, h.held())
 		h.Ended(3, 1, flow.Foreign) // another process has it
+		require.Equal(t, []int64{1, 2}, h.held())
 		stored, err := h.send(t.Context(), results(3))
 		require.NoError(t, err)
 		require.Empty(t, stored, "the result is dropped")

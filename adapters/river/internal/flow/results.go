@@ -133,7 +133,8 @@ func (e *executor) store(ctx context.Context, b *batch, some []int) ([]*rivertyp
 	case b.params.MetadataDoMerge[some[0]]:
 		e.flow.cfg.Log.ErrorContext(ctx, "the database refuses a job's metadata; its result is stored without",
 			"job_id", b.params.ID[some[0]], "error", err)
-		b.dropMetadata(some[0])
+		b.params.MetadataDoMerge = slices.Clone(b.params.MetadataDoMerge) // River sends its own again
+		b.params.MetadataDoMerge[some[0]] = false
 		return e.store(ctx, b, some)
 	}
 	return nil, err
@@ -287,11 +288,6 @@ func (b *batch) markStored(some []int) {
 		b.sent[i].stored = true
 		b.flow.release(b.params.ID[i], b.sent[i].hold)
 	}
-}
-
-func (b *batch) dropMetadata(i int) {
-	b.params.MetadataDoMerge = slices.Clone(b.params.MetadataDoMerge) // River sends its own again
-	b.params.MetadataDoMerge[i] = false
 }
 
 // pick returns the parameters of some results.

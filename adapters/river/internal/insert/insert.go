@@ -116,7 +116,7 @@ func (in *Inserter) insert(ctx context.Context, jobs []*Job) (err error) {
 	}
 	switch {
 	case err == nil:
-		in.notifier.Inserted(ctx, slices.DeleteFunc(slices.Clone(jobs), func(j *Job) bool { return j.found }), attached)
+		in.notifier.Inserted(ctx, slices.DeleteFunc(slices.Clone(jobs), func(j *Job) bool { return j.Found }), attached)
 	case !NotStored(err):
 		return uncertain(err)
 	}
@@ -162,7 +162,7 @@ func (in *Inserter) insertBy(ctx context.Context, tx pgx.Tx, jobs []*Job) error 
 		return tooFew(len(results), len(jobs))
 	}
 	for i, r := range results {
-		jobs[i].ID, jobs[i].found = r.Job.ID, r.UniqueSkippedAsDuplicate
+		jobs[i].ID, jobs[i].Found = r.Job.ID, r.UniqueSkippedAsDuplicate
 	}
 	return nil
 }

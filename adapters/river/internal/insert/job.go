@@ -1,7 +1,6 @@
 package insert
 
 import (
-	"bytes"
 	"context"
 	"time"
 
@@ -31,17 +30,15 @@ type Job struct {
 	Once bool
 	// ID is the row's. An insert sets it unless it was drawn before.
 	ID int64
+	// Found is set by an insert that found another row with the job's unique key, whose ID it has then.
+	Found bool
 
-	found bool // a row with the same unique key existed
 	// copied is the estimated time of the database in a COPY, which does not support zero times; otherwise nil.
 	copied *time.Time
 }
 
 // Immediate reports whether workers can fetch the job at once.
 func (j *Job) Immediate() bool { return j.Due.IsZero() }
-
-// Found reports whether the insert found another row with the job's unique key, whose ID it has then.
-func (j *Job) Found() bool { return j.found }
 
 func (j *Job) size() int { return len(j.Data) + len(j.Metadata) }
 
@@ -74,22 +71,14 @@ func (a args) MarshalJSON() ([]byte, error) { return a.job.Data, nil }
 
 // params converts jobs to the parameters of River's client.
 func params(jobs []*Job) []riverqueue.InsertManyParams {
-	all := make([]riverqueue.InsertManyParams, len(jobs))
-	var opts *riverqueue.InsertOpts
+	all, opts := make([]riverqueue.InsertManyParams, len(jobs)), make([]riverqueue.InsertOpts, len(jobs))
 	for i, j := range jobs {
-		if i == 0 || !j.hasOptionsOf(jobs[i-1]) { // most jobs share their options
-			opts = &riverqueue.InsertOpts{
-				MaxAttempts: j.MaxAttempts, Metadata: j.Metadata, Priority: j.Priority, Queue: j.Queue, ScheduledAt: j.Due,
-			}
+		opts[i] = riverqueue.InsertOpts{
+			MaxAttempts: j.MaxAttempts, Metadata: j.Metadata, Priority: j.Priority, Queue: j.Queue, ScheduledAt: j.Due,
 		}
-		all[i] = riverqueue.InsertManyParams{Args: args{j}, InsertOpts: opts}
+		all[i] = riverqueue.InsertManyParams{Args: args{j}, InsertOpts: &opts[i]}
 	}
 	return all
-}
-
-func (j *Job) hasOptionsOf(o *Job) bool {
-	return bytes.Equal(j.Metadata, o.Metadata) && j.Queue == o.Queue && j.Priority == o.Priority &&
-		j.MaxAttempts == o.MaxAttempts && j.Due.Equal(o.Due)
 }
 
 // Hook sets what River's options cannot: the unique key, an ID that was drawn before, and times by the database's

@@ -57,10 +57,10 @@ func (k *Keys) Insert(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *inse
 	switch {
 	case req.IdempotencyKey != "":
 		j.UniqueKey, j.Once = hashOf("everytick once", req.Name, req.IdempotencyKey), true
-		return k.unlessFound(ctx, tx, req, j, k.findOnce)
+		return k.unlessFound(ctx, tx, req, j)
 	case req.UniqueMode == jobs.UniqueModeLive:
 		j.UniqueKey = hashOf("everytick unique", req.Name, req.Unique)
-		return k.unlessFound(ctx, tx, req, j, k.findLive)
+		return k.unlessFound(ctx, tx, req, j)
 	default: // a run of jobs.UniqueWaiting and one of jobs.Latest can have the same key
 		return k.shared(ctx, tx, req, j, hashOf("everytick waiting", req.Name, req.Unique))
 	}
@@ -71,13 +71,14 @@ func hashOf(space, name, key string) []byte {
 	return sum[:]
 }
 
-// unlessFound inserts j unless find sets its ID.
-func (k *Keys) unlessFound(
-	ctx context.Context, tx pgx.Tx, req *jobs.Request, j *insert.Job,
-	find func(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *insert.Job) error,
-) error {
+// unlessFound inserts j unless a run has its unique key, whose ID it sets.
+func (k *Keys) unlessFound(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *insert.Job) (err error) {
 	for {
-		err := find(ctx, tx, req, j)
+		if j.Once {
+			err = k.findOnce(ctx, tx, req, j)
+		} else {
+			err = k.findLive(ctx, tx, j)
+		}
 		if err != nil || j.ID != 0 {
 			return err
 		}
@@ -90,7 +91,7 @@ func (k *Keys) unlessFound(
 		case tx == nil && store.Code(err) == "40001": // the role's isolation is not read committed
 		case err != nil:
 			return err
-		case j.Once && j.Found(): // inserted meanwhile, maybe for a different trigger
+		case j.Once && j.Found: // inserted meanwhile, maybe for a different trigger
 			if tx == nil {
 				continue
 			}
@@ -116,7 +117,7 @@ func (k *Keys) db(tx pgx.Tx) store.DB {
 
 // findOnce sets the ID of j to that of the run that has its idempotency key, or to 0.
 func (k *Keys) findOnce(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *insert.Job) error {
-	found, err := k.cfg.Store.FindOnce(ctx, k.db(tx), j.UniqueKey)
+	found, err := k.cfg.Store.FindUnique(ctx, k.db(tx), j.UniqueKey)
 	if err == nil && found.ID != 0 && found.Fingerprint != req.Fingerprint {
 		err = fmt.Errorf("%w: run %d has other data, or another delay, time or priority", jobs.ErrKeyReused, found.ID)
 	}
@@ -128,18 +129,17 @@ func (k *Keys) findOnce(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *in
 // must start after the commit: it is locked so that workers skip it, and they are notified at the commit. River's
 // insert would lock any row it finds until the transaction ends, and block River's statements of many rows, which
 // complete runs or make due ones available.
-func (k *Keys) findLive(ctx context.Context, tx pgx.Tx, _ *jobs.Request, j *insert.Job) error {
+func (k *Keys) findLive(ctx context.Context, tx pgx.Tx, j *insert.Job) error {
 	for {
 		found, err := k.cfg.Store.FindUnique(ctx, k.db(tx), j.UniqueKey)
 		if j.ID = found.ID; err != nil || tx == nil || found.State != rivertype.JobStateAvailable {
 			return err
 		}
 		locked, err := k.cfg.Store.LockAvailable(ctx, tx, found.ID)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case !locked: // it has started or ended meanwhile
-		default:
+		}
+		if locked { // otherwise it has started or ended meanwhile
 			return k.cfg.Wake.NotifyTx(ctx, tx, []string{found.Queue})
 		}
 	}
@@ -154,11 +154,12 @@ func (k *Keys) shared(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *inse
 			return err
 		}
 		if soon { // workers may have passed over it by the time of the commit
-			if err := k.cfg.Wake.NotifyTx(ctx, tx, []string{j.Queue}); err != nil {
-				return err
-			}
+			err = k.cfg.Wake.NotifyTx(ctx, tx, []string{j.Queue})
 		}
-		return k.cfg.Wake.InsertedTx(ctx, tx, j)
+		if err == nil {
+			err = k.cfg.Wake.InsertedTx(ctx, tx, j)
+		}
+		return err
 	}
 	if req.UniqueMode == jobs.UniqueModeWaiting { // a run that waits now starts after this call began
 		live, err := k.cfg.Store.LiveByKey(ctx, k.cfg.Pool, hash)
@@ -224,8 +225,12 @@ func (k *Keys) sharedTx(
 				return false, err
 			}
 		}
-		if j.ID, j.Queue = latest.ID, held.Queue; keepDue {
-			j.Due = dueAfter(held.Now, held.Due)
+		j.ID, j.Queue = latest.ID, held.Queue
+		if keepDue {
+			j.Due = time.Time{}
+			if held.Due.After(held.Now) {
+				j.Due = held.Due
+			}
 		}
 		return j.Due.Before(held.Now.Add(heldWithin)) && !j.Immediate(), nil
 	}
@@ -261,12 +266,4 @@ func latestOf(live []store.Keyed) (latest store.Keyed) {
 		}
 	}
 	return latest
-}
-
-// dueAfter returns due if it is after now, and otherwise zero.
-func dueAfter(now, due time.Time) time.Time {
-	if due.After(now) {
-		return due
-	}
-	return time.Time{}
 }

@@ -77,7 +77,8 @@ func (m *Migration) Complete(ctx context.Context) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("checking River's migrations: %w", err)
 	}
-	return m.store.HasTables(ctx, m.pool)
+	missing, err := m.store.MissingTables(ctx, m.pool)
+	return err == nil && len(missing) == 0, err
 }
 
 // try migrates unless another caller does. It does not wait for the lock, because the caller that holds it needs a
@@ -145,7 +146,8 @@ func (m *Migration) addOurs(ctx context.Context) error {
 
 // widenKindIndex replaces River's index with the wider one. If it was interrupted, the next call continues.
 func (m *Migration) widenKindIndex(ctx context.Context) error {
-	if wide, err := m.store.KindIndexIsWide(ctx, m.pool); err != nil || wide {
+	indexes, err := m.store.Indexes(ctx, m.pool)
+	if kind := indexes[KindIndex]; err != nil || kind.Valid && kind.Complete {
 		return err
 	}
 	if err := m.createIndex(ctx, WiderIndex, kindIndexColumns); err != nil {
@@ -168,11 +170,11 @@ func (m *Migration) dropIndex(ctx context.Context, name string) error {
 
 // createIndex creates an index on the job table if it does not exist, or if an interrupted call left it invalid.
 func (m *Migration) createIndex(ctx context.Context, name, definition string) error {
-	valid, err := m.store.IndexIsValid(ctx, m.pool, m.qualified(name))
-	if err != nil || valid != nil && *valid {
+	indexes, err := m.store.Indexes(ctx, m.pool)
+	if err != nil || indexes[name].Valid {
 		return err
 	}
-	if valid != nil {
+	if _, exists := indexes[name]; exists {
 		if err := m.dropIndex(ctx, name); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/everytick/everytick/adapters/river/internal/insert"
 	"github.com/everytick/everytick/adapters/river/internal/store"
+	"github.com/everytick/everytick/adapters/river/internal/work"
 	"github.com/everytick/everytick/jobs"
 	"github.com/everytick/everytick/jobs/provider"
 )
@@ -96,10 +97,8 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) error {
 	defer cancel()
 	var plans []planned
 	var queues []string
-	err := pgx.BeginTxFunc(ctx, t.cfg.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		if err := t.cfg.Store.SetLimits(ctx, tx, store.Limits{Statement: stepTimeout, Idle: idleTimeout}); err != nil {
-			return err
-		}
+	limits := store.Limits{Statement: stepTimeout, Idle: idleTimeout}
+	err := t.cfg.Store.InTx(ctx, t.cfg.Pool, limits, func(tx pgx.Tx) error {
 		locked, now, err := t.cfg.Store.LockDue(ctx, tx, due)
 		if err != nil {
 			return err
@@ -120,12 +119,8 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) error {
 		var ticks []*insert.Job
 		for _, p := range plans {
 			if p.Action == provider.Insert {
-				ticks = append(ticks, t.jobOf(p, ids[p.row.Name]))
-			}
-		}
-		for _, j := range ticks {
-			if !slices.Contains(queues, j.Queue) {
-				queues = append(queues, j.Queue)
+				j := t.jobOf(p, ids[p.row.Name])
+				ticks, queues = append(ticks, j), append(queues, j.Queue)
 			}
 		}
 		if len(ticks) == 0 {
@@ -145,9 +140,7 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) error {
 			e.Skipped(ctx, t.cfg.Log, "", p.Tick, provider.SkippedPaused)
 		}
 	}
-	if len(queues) > 0 {
-		t.cfg.Notify(ctx, queues)
-	}
+	t.cfg.Notify(ctx, queues)
 	return nil
 }
 
@@ -211,15 +204,10 @@ func Step(row store.Schedule, a provider.Advance) store.Schedule {
 	return row
 }
 
-// TickMeta is the metadata of a tick's job.
-type TickMeta struct {
-	Tick   string `json:"everytick_tick"`
-	Missed int    `json:"everytick_missed,omitempty"`
-}
-
 func (t *Ticker) jobOf(p planned, id int64) *insert.Job {
 	e := t.byName[p.row.Name]
-	metadata, _ := json.Marshal(TickMeta{store.FormatTick(p.Tick), p.Missed}) // a string and a number cannot fail
+	meta := work.Meta{Tick: store.FormatTick(p.Tick), Missed: p.Missed}
+	metadata, _ := json.Marshal(meta) // a string and a number cannot fail
 	return &insert.Job{
 		Kind: e.Name, Queue: t.cfg.QueueOf(e.Definition), Priority: e.Priority, MaxAttempts: e.MaxAttempts,
 		Data: p.row.Data, Metadata: metadata, Due: p.Tick, Passed: true, ID: id,

@@ -81,10 +81,8 @@ func (t *Ticker) register(ctx context.Context, starting bool) error {
 			return err
 		}
 	}
-	return pgx.BeginTxFunc(ctx, t.cfg.Pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		if err := t.cfg.Store.SetLimits(ctx, tx, store.Limits{Statement: fullEvery, Idle: idleTimeout}); err != nil {
-			return err
-		}
+	limits := store.Limits{Statement: fullEvery, Idle: idleTimeout}
+	return t.cfg.Store.InTx(ctx, t.cfg.Pool, limits, func(tx pgx.Tx) error {
 		now, err := t.cfg.Store.LockRegistering(ctx, tx)
 		if err != nil {
 			return err

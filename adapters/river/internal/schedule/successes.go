@@ -3,56 +3,25 @@ package schedule
 import (
 	"context"
 	"maps"
-	"sync"
 	"time"
 )
 
-// successes are the latest ticks whose runs succeeded, until they are stored in their rows.
-type successes struct {
-	mu    sync.Mutex
-	ticks map[string]time.Time
-}
-
-func (s *successes) add(name string, tick time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ticks == nil {
-		s.ticks = map[string]time.Time{}
-	}
-	if tick.After(s.ticks[name]) {
-		s.ticks[name] = tick
-	}
-}
-
-func (s *successes) get(name string) time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ticks[name]
-}
-
-func (s *successes) all() map[string]time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.ticks)
-}
-
-// stored removes a tick unless a later one has succeeded meanwhile.
-func (s *successes) stored(name string, tick time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ticks[name].Equal(tick) {
-		delete(s.ticks, name)
-	}
-}
-
 // Succeeded records that the handler of a tick has succeeded.
-func (t *Ticker) Succeeded(name string, tick time.Time) { t.successes.add(name, tick) }
+func (t *Ticker) Succeeded(name string, tick time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if tick.After(t.successes[name]) {
+		t.successes[name] = tick
+	}
+}
 
 // LastSuccess returns the latest tick whose run has succeeded, or the zero time. It knows successes in this process at
 // once. Those in others it knows once River has stored them, or if two later ticks have been inserted, a few seconds
 // later. So the tick may be too early, but never too late.
 func (t *Ticker) LastSuccess(ctx context.Context, name string) (time.Time, error) {
-	here := t.successes.get(name) // first: once stored it is removed here
+	t.mu.Lock()
+	here := t.successes[name] // first: once stored it is removed here
+	t.mu.Unlock()
 	stored, err := t.cfg.Store.LastSuccess(ctx, t.cfg.Pool, name)
 	if here.After(stored) {
 		return here, err
@@ -62,7 +31,9 @@ func (t *Ticker) LastSuccess(ctx context.Context, name string) (time.Time, error
 
 // StoreSuccesses stores the successes of this process. Run does so every few seconds, but runs may end after it.
 func (t *Ticker) StoreSuccesses(ctx context.Context) {
-	ticks := t.successes.all()
+	t.mu.Lock()
+	ticks := maps.Clone(t.successes)
+	t.mu.Unlock()
 	if len(ticks) == 0 {
 		return
 	}
@@ -72,7 +43,11 @@ func (t *Ticker) StoreSuccesses(ctx context.Context) {
 	if err != nil {
 		t.cfg.Log.DebugContext(ctx, "could not store the successes of schedules; retrying within seconds", "error", err)
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, name := range stored {
-		t.successes.stored(name, ticks[name])
+		if t.successes[name].Equal(ticks[name]) { // otherwise a later one has succeeded meanwhile
+			delete(t.successes, name)
+		}
 	}
 }

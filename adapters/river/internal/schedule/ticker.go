@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -81,7 +82,8 @@ type Ticker struct {
 	left  bool      // a schedule that was due could not be advanced
 	lag   time.Duration
 
-	successes successes
+	mu        sync.Mutex
+	successes map[string]time.Time // the latest ticks whose runs succeeded, until they are stored in their rows
 }
 
 // An entry is a registration and what the ticker knows of its row.
@@ -95,7 +97,9 @@ type entry struct {
 
 // New returns a ticker. Call [Ticker.Register], then [Ticker.Run].
 func New(cfg Config) *Ticker {
-	t := &Ticker{cfg: cfg, byName: map[string]*entry{}, wake: make(chan struct{}, 1)}
+	t := &Ticker{
+		cfg: cfg, byName: map[string]*entry{}, wake: make(chan struct{}, 1), successes: map[string]time.Time{},
+	}
 	for _, d := range cfg.Jobs {
 		e := &entry{Definition: d, spec: d.Spec()}
 		t.names, t.entries, t.byName[d.Name] = append(t.names, d.Name), append(t.entries, e), e

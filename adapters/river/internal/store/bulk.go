@@ -23,22 +23,15 @@ type Lockable struct {
 	Queue   string
 }
 
-// LockFree locks those of the runs that b applies to and that no other transaction has locked.
-func (s *Store) LockFree(ctx context.Context, tx DB, b Bulk, runs []Match) ([]Lockable, error) {
-	return s.lockable(ctx, tx, "LockFree", b, runs)
-}
+// How [Store.Lockable] locks runs.
+const (
+	LockFree = "LockFree" // all but those that another transaction has locked
+	Lock     = "Lock"     // waiting for other transactions
+	Read     = "Read"     // not at all
+)
 
-// Lock is like [Store.LockFree], but waits for other transactions.
-func (s *Store) Lock(ctx context.Context, tx DB, b Bulk, runs []Match) ([]Lockable, error) {
-	return s.lockable(ctx, tx, "Lock", b, runs)
-}
-
-// Read is like [Store.Lock], but locks nothing.
-func (s *Store) Read(ctx context.Context, db DB, b Bulk, runs []Match) ([]Lockable, error) {
-	return s.lockable(ctx, db, "Read", b, runs)
-}
-
-func (s *Store) lockable(ctx context.Context, db DB, how string, b Bulk, runs []Match) ([]Lockable, error) {
+// Lockable returns those of the runs that b applies to, and locks them. how is one of [LockFree], [Lock] and [Read].
+func (s *Store) Lockable(ctx context.Context, db DB, how string, b Bulk, runs []Match) ([]Lockable, error) {
 	ids, times := make([]int64, len(runs)), make([]time.Time, len(runs))
 	for i, r := range runs {
 		ids[i], times[i] = r.ID, r.At

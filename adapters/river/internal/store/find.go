@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -10,33 +12,27 @@ import (
 	"github.com/everytick/everytick/jobs/provider"
 )
 
-// A Run is a stored run. The ID in jobs.Run is not set.
-type Run struct {
-	jobs.Run
-	Number int64 // its ID
-}
-
-// Time is when the run ended or, if it has not, when it is due.
-func (r *Run) Time() time.Time {
-	if !r.EndedAt.IsZero() {
-		return r.EndedAt
-	}
-	return r.DueAt
-}
+// CancelPrefix is how River begins the error of a run that a handler cancelled.
+const CancelPrefix = "JobCancelError: "
 
 // scanRun reads the columns of the piece "run", and the others into more.
-func scanRun(row pgx.CollectableRow, more ...any) (r Run, err error) {
+func scanRun(row pgx.CollectableRow, more ...any) (r jobs.Run, err error) {
+	var id int64
 	err = row.Scan(append([]any{
-		&r.Number, &r.Name, &r.State, (*instant)(&r.Tick), &r.Attempt, &r.MaxAttempts, (*instant)(&r.CreatedAt),
+		&id, &r.Name, &r.State, (*instant)(&r.Tick), &r.Attempt, &r.MaxAttempts, (*instant)(&r.CreatedAt),
 		(*instant)(&r.DueAt), (*instant)(&r.StartedAt), (*instant)(&r.EndedAt), &r.Error, &r.Process,
 		(*instant)(&r.CancelledAt), &r.Snoozes, &r.SnoozeReason, &r.Data, &r.Output,
 	}, more...)...)
+	r.ID, r.Error = strconv.FormatInt(id, 10), strings.TrimPrefix(r.Error, CancelPrefix)
+	if r.Attempt == 0 { // an interrupted attempt does not count
+		r.StartedAt, r.Process = time.Time{}, ""
+	}
 	return r, err
 }
 
 // Runs returns the latest runs of a job, newest first. Those after maxBytes of data and error texts have no data.
-func (s *Store) Runs(ctx context.Context, db DB, name string, limit, maxBytes int) ([]Run, error) {
-	read := func(row pgx.CollectableRow) (Run, error) { return scanRun(row) }
+func (s *Store) Runs(ctx context.Context, db DB, name string, limit, maxBytes int) ([]jobs.Run, error) {
+	read := func(row pgx.CollectableRow) (jobs.Run, error) { return scanRun(row) }
 	return collect(ctx, s, db, "Runs", read, name, limit, maxBytes)
 }
 
@@ -48,18 +44,13 @@ type RunError struct {
 	Trace   string    `json:"trace"`
 }
 
-// Run returns a run with its latest errors, oldest first, or [pgx.ErrNoRows].
-func (s *Store) Run(ctx context.Context, db DB, id int64, maxErrors int) (r Run, errs []RunError, err error) {
-	rows, err := db.Query(ctx, s.sql("Run"), id, maxErrors)
-	if err != nil {
-		return r, nil, err
-	}
-	r, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (Run, error) {
-		errs = nil
-		r, err := scanRun(row, &errs)
-		return r, err
-	})
-	return r, errs, err
+// Run returns a run with its latest errors, oldest first. found is false if there is none with this ID.
+func (s *Store) Run(
+	ctx context.Context, db DB, id int64, maxErrors int,
+) (r jobs.Run, errs []RunError, found bool, err error) {
+	read := func(row pgx.CollectableRow) (jobs.Run, error) { return scanRun(row, &errs) }
+	r, found, err = atMostOne(ctx, s, db, "Run", read, id, maxErrors)
+	return r, errs, found, err
 }
 
 // A Filter says which runs to find. It has both the states of ours and those of River that rows with them may have,
@@ -86,10 +77,13 @@ type Beginner interface {
 
 // FindRuns returns a page of runs, latest first, with at most maxBytes of data and error texts unless it is a single
 // run, and whether more follow.
-func (s *Store) FindRuns(ctx context.Context, pool Beginner, f Filter, maxBytes int) (runs []Run, more bool, err error) {
+func (s *Store) FindRuns(
+	ctx context.Context, pool Beginner, f Filter, maxBytes int,
+) (runs []jobs.Run, more bool, err error) {
 	found := 0 // runs from the start of the page, but at most one more than the limit
+	read := func(row pgx.CollectableRow) (jobs.Run, error) { return scanRun(row, &found) }
 	err = s.reading(ctx, pool, func(tx pgx.Tx) (err error) {
-		runs, err = collect(ctx, s, tx, "FindRuns", func(row pgx.CollectableRow) (Run, error) { return scanRun(row, &found) },
+		runs, err = collect(ctx, s, tx, "FindRuns", read,
 			f.Live, f.Ended, maxBytes, f.Names, f.states(), orNull(f.Since), orNull(f.Until), f.Limit+1, orNull(f.After.At), f.After.ID)
 		return err
 	})

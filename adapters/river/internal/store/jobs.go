@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -100,11 +99,6 @@ func (s *Store) SetQueue(ctx context.Context, db DB, id int64, queue string) err
 	return s.exec(ctx, db, "SetQueue", id, queue)
 }
 
-// OwnsAttempt reports whether an attempt still belongs to the client with the given ID.
-func (s *Store) OwnsAttempt(ctx context.Context, db DB, id int64, attempt int, client string) (bool, error) {
-	return one[bool](ctx, s, db, "OwnsAttempt", id, attempt, client)
-}
-
 // CountRunningBy counts the runs that are stored as running in the client with the given ID.
 func (s *Store) CountRunningBy(ctx context.Context, db DB, client string) (int, error) {
 	return one[int](ctx, s, db, "CountRunningBy", client)
@@ -126,26 +120,21 @@ func (s *Store) LetThrough(ctx context.Context, tx DB, name string, id int64, re
 
 // Found is a run that has a unique key.
 type Found struct {
-	ID    int64
-	State rivertype.JobState
-	Queue string
+	ID          int64
+	State       rivertype.JobState
+	Queue       string
+	Fingerprint string // of its trigger, if the key is of jobs.IdempotencyKey
 }
 
 // FindUnique returns the run that has a unique key. Its ID is 0 if there is none.
 func (s *Store) FindUnique(ctx context.Context, db DB, key []byte) (f Found, err error) {
-	err = db.QueryRow(ctx, s.sql("FindUnique"), key).Scan(&f.ID, &f.State, &f.Queue)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = nil
-	}
+	f, _, err = atMostOne(ctx, s, db, "FindUnique", pgx.RowToStructByPos[Found], key)
 	return f, err
 }
 
 // LockAvailable prevents workers from fetching an available run until the transaction ends. It reports whether the
 // run was still available.
 func (s *Store) LockAvailable(ctx context.Context, tx DB, id int64) (bool, error) {
-	_, err := one[int64](ctx, s, tx, "LockAvailable", id)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	_, ok, err := atMostOne(ctx, s, tx, "LockAvailable", pgx.RowTo[int64], id)
+	return ok, err
 }

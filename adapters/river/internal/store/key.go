@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,11 +51,9 @@ type Held struct {
 
 // LockWaiting holds a waiting run until the transaction ends. ok is false if it no longer waits.
 func (s *Store) LockWaiting(ctx context.Context, tx DB, id int64) (h Held, ok bool, err error) {
-	err = tx.QueryRow(ctx, s.sql("LockWaiting"), id).Scan(&h.Queue, &h.Started, (*instant)(&h.Due), (*instant)(&h.Now))
-	if errors.Is(err, pgx.ErrNoRows) {
-		return h, false, nil
-	}
-	return h, err == nil, err
+	return atMostOne(ctx, s, tx, "LockWaiting", func(row pgx.CollectableRow) (h Held, err error) {
+		return h, row.Scan(&h.Queue, &h.Started, (*instant)(&h.Due), (*instant)(&h.Now))
+	}, id)
 }
 
 // MakeAvailable makes a run that River's scheduler would make available within the given time available now. It does

@@ -44,12 +44,6 @@ func (s *Store) Beat(ctx context.Context, conn *pgx.Conn, p Process) (all []Beat
 	return all, now, err
 }
 
-// CountLiveProcesses counts the processes that were last seen within the given time, by the database's clock. This
-// is good enough for tuning, but does not decide which processes are dead.
-func (s *Store) CountLiveProcesses(ctx context.Context, db DB, within time.Duration) (int, error) {
-	return one[int](ctx, s, db, "CountLiveProcesses", within.Seconds())
-}
-
 // ListProcesses returns the processes that have not stopped, ordered by start. A process is alive if it was last seen
 // within the given time, by the database's clock.
 func (s *Store) ListProcesses(ctx context.Context, db DB, within time.Duration) ([]jobs.Process, error) {
@@ -60,8 +54,8 @@ func (s *Store) ListProcesses(ctx context.Context, db DB, within time.Duration) 
 	}, within.Seconds())
 }
 
-// RecentRegistrations returns the registrations of the processes that have not stopped and were last seen within
-// the given time.
+// RecentRegistrations returns the registrations of each process that has not stopped and was last seen within the given
+// time, by the database's clock. This is good enough for tuning, but does not decide which processes are dead.
 func (s *Store) RecentRegistrations(ctx context.Context, db DB, within time.Duration) ([]string, error) {
 	return collect(ctx, s, db, "RecentRegistrations", pgx.RowTo[string], within.Seconds())
 }

@@ -12,9 +12,7 @@ import (
 // beginning. It is not safe for concurrent use.
 type Sweep struct {
 	Skipped bool
-	// at and id are those of the last row read.
-	at time.Time
-	id int64
+	last    Match // the last row read
 }
 
 // sweepRows bounds what a sweep reads in one statement.
@@ -23,12 +21,12 @@ const sweepRows = 1000
 // Run deletes those runs of the named jobs that ended longer ago than age.
 func (w *Sweep) Run(ctx context.Context, s *Store, db DB, names []string, age time.Duration) error {
 	for {
-		n := 0
-		_, err := collect(ctx, s, db, "DeleteEnded", func(row pgx.CollectableRow) (struct{}, error) {
-			n++
-			return struct{}{}, row.Scan(&w.at, &w.id)
-		}, names, age.Seconds(), w.at, w.id, w.Skipped, sweepRows)
-		if err != nil || n < sweepRows {
+		read, err := collect(ctx, s, db, "DeleteEnded", pgx.RowToStructByPos[Match],
+			names, age.Seconds(), w.last.At, w.last.ID, w.Skipped, sweepRows)
+		if n := len(read); n > 0 {
+			w.last = read[n-1]
+		}
+		if len(read) < sweepRows {
 			return err
 		}
 	}

@@ -19,8 +19,18 @@ type Limits struct {
 	Idle      time.Duration // how long the server waits for the next statement
 }
 
-// SetLimits sets the limits of a transaction, whatever the settings of the role.
-func (s *Store) SetLimits(ctx context.Context, tx DB, l Limits) error {
+// InTx calls f in a transaction with limits, whatever the settings of the role. It is read committed: once f has waited
+// for a lock, it sees what the former holder committed.
+func (s *Store) InTx(ctx context.Context, pool Beginner, l Limits, f func(tx pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if err := s.setLimits(ctx, tx, l); err != nil {
+			return err
+		}
+		return f(tx)
+	})
+}
+
+func (s *Store) setLimits(ctx context.Context, tx DB, l Limits) error {
 	return s.exec(ctx, tx, "SetLimits", milliseconds(l.Statement), milliseconds(l.Idle))
 }
 
@@ -217,24 +227,18 @@ func (s *Store) PutSuccesses(ctx context.Context, db DB, ticks map[string]time.T
 // LastSuccess returns the latest tick whose run has succeeded, or the zero time. A success that is not in the row yet
 // is found for the two latest ticks.
 func (s *Store) LastSuccess(ctx context.Context, db DB, name string) (time.Time, error) {
-	ticks, err := collect(ctx, s, db, "LastSuccess", pgx.RowTo[instant], name)
-	if err != nil || len(ticks) == 0 { // the row was deleted
-		return time.Time{}, err
-	}
-	return time.Time(ticks[0]), nil
+	tick, _, err := atMostOne(ctx, s, db, "LastSuccess", pgx.RowTo[instant], name) // the row may have been deleted
+	return time.Time(tick), err
 }
 
 // LockSuccess returns the success in a schedule's row, and locks the row until the transaction ends. It returns the zero
 // time if there is none, or no row.
 func (s *Store) LockSuccess(ctx context.Context, tx DB, l Limits, name string) (time.Time, error) {
-	if err := s.SetLimits(ctx, tx, l); err != nil {
+	if err := s.setLimits(ctx, tx, l); err != nil {
 		return time.Time{}, err
 	}
-	ticks, err := collect(ctx, s, tx, "LockSuccess", pgx.RowTo[instant], name)
-	if err != nil || len(ticks) == 0 {
-		return time.Time{}, err
-	}
-	return time.Time(ticks[0]), nil
+	tick, _, err := atMostOne(ctx, s, tx, "LockSuccess", pgx.RowTo[instant], name)
+	return time.Time(tick), err
 }
 
 // PutSuccess stores the success of a run in a locked row.

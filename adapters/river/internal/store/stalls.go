@@ -41,7 +41,10 @@ func (s *Store) GiveBack(ctx context.Context, db DB, client string, lost []Attem
 	return collect(ctx, s, db, "GiveBack", pgx.RowTo[string], client, ids, times)
 }
 
-// OwnedAttempts returns the IDs of those of these attempts that still belong to the client, or whose runs have ended.
-func (s *Store) OwnedAttempts(ctx context.Context, db DB, client string, ids []int64, attempts []int) ([]int64, error) {
-	return collect(ctx, s, db, "OwnedAttempts", pgx.RowTo[int64], ids, attempts, client)
+// OwnedAttempts returns the IDs of those of these attempts that still belong to the client, with ended also of those
+// whose runs have ended.
+func (s *Store) OwnedAttempts(
+	ctx context.Context, db DB, client string, ids []int64, attempts []int, ended bool,
+) ([]int64, error) {
+	return collect(ctx, s, db, "OwnedAttempts", pgx.RowTo[int64], ids, attempts, client, ended)
 }

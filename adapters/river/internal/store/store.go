@@ -131,24 +131,29 @@ func collect[T any](
 	return pgx.CollectRows(rows, read)
 }
 
+// atMostOne reads the row that a statement returns. ok is false if it returns none.
+func atMostOne[T any](
+	ctx context.Context, s *Store, db DB, name string, read func(pgx.CollectableRow) (T, error), args ...any,
+) (v T, ok bool, err error) {
+	all, err := collect(ctx, s, db, name, read, args...)
+	if err != nil || len(all) == 0 {
+		return v, false, err
+	}
+	return all[0], true, nil
+}
+
 // collectByName reads all rows that a statement returns into a map whose key is the first column. columns returns
 // where to scan the others.
 func collectByName[T any](
 	ctx context.Context, s *Store, db DB, name string, columns func(*T) []any, args ...any,
 ) (map[string]T, error) {
-	rows, err := db.Query(ctx, s.sql(name), args...)
-	if err != nil {
-		return nil, err
-	}
-	var (
-		key string
-		v   T
-	)
 	all := map[string]T{}
-	_, err = pgx.ForEachRow(rows, append([]any{&key}, columns(&v)...), func() error {
+	_, err := collect(ctx, s, db, name, func(row pgx.CollectableRow) (v T, err error) {
+		var key string
+		err = row.Scan(append([]any{&key}, columns(&v)...)...)
 		all[key] = v
-		return nil
-	})
+		return v, err
+	}, args...)
 	return all, err
 }
 

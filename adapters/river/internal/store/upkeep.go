@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -41,31 +43,19 @@ var tables = map[string]string{
 // CreateTables creates our tables that do not exist. It does not use IF NOT EXISTS, which requires the right to
 // create tables even if they all exist.
 func (s *Store) CreateTables(ctx context.Context, db DB) error {
-	for table, create := range tables {
-		exists, err := s.hasTable(ctx, db, table)
-		if err == nil && !exists {
-			// The simple protocol allows several statements at once.
-			_, err = db.Exec(ctx, s.sql(create), pgx.QueryExecModeSimpleProtocol)
-		}
-		if err != nil {
+	missing, err := s.MissingTables(ctx, db)
+	for _, table := range missing {
+		// The simple protocol allows several statements at once.
+		if _, err := db.Exec(ctx, s.sql(tables[table]), pgx.QueryExecModeSimpleProtocol); err != nil {
 			return err
 		}
 	}
-	return nil
+	return err
 }
 
-// HasTables reports whether all of our tables exist.
-func (s *Store) HasTables(ctx context.Context, db DB) (bool, error) {
-	for table := range tables {
-		if exists, err := s.hasTable(ctx, db, table); err != nil || !exists {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-func (s *Store) hasTable(ctx context.Context, db DB, table string) (bool, error) {
-	return one[bool](ctx, s, db, "HasTable", pgx.Identifier{s.schema, table}.Sanitize())
+// MissingTables returns those of our tables that do not exist.
+func (s *Store) MissingTables(ctx context.Context, db DB) ([]string, error) {
+	return collect(ctx, s, db, "MissingTables", pgx.RowTo[string], slices.Collect(maps.Keys(tables)))
 }
 
 // TryMigrateLock takes the lock of migrations until the transaction ends, and reports whether it was free.
@@ -83,40 +73,28 @@ func (s *Store) DeleteOldTicks(ctx context.Context, db DB) error {
 	return s.exec(ctx, db, "DeleteOldTicks")
 }
 
-// KindIndexIsWide reports whether River's index on the kind has our additional columns.
-func (s *Store) KindIndexIsWide(ctx context.Context, db DB) (bool, error) {
-	return one[bool](ctx, s, db, "KindIndexIsWide")
-}
-
 // RenameWiderIndex renames the wider index to River's name.
 func (s *Store) RenameWiderIndex(ctx context.Context, db DB) error {
 	return s.exec(ctx, db, "RenameWiderIndex")
 }
 
-// IndexIsValid reports whether an index is valid. It returns nil if the index does not exist.
-func (s *Store) IndexIsValid(ctx context.Context, db DB, qualified string) (*bool, error) {
-	return one[*bool](ctx, s, db, "IndexIsValid", qualified)
-}
-
 // An Index is an index of the schema.
 type Index struct {
 	Owned    bool // this role may rebuild it
+	Valid    bool // its creation was not interrupted
 	Complete bool // it has the columns that Migrate gives it
 }
 
 // Indexes returns the indexes of the schema by name.
 func (s *Store) Indexes(ctx context.Context, db DB) (map[string]Index, error) {
-	return collectByName(ctx, s, db, "Indexes", func(i *Index) []any { return []any{&i.Owned, &i.Complete} }, s.schema)
+	columns := func(i *Index) []any { return []any{&i.Owned, &i.Valid, &i.Complete} }
+	return collectByName(ctx, s, db, "Indexes", columns, s.schema)
 }
 
-// HasLeader reports whether a process is leader.
-func (s *Store) HasLeader(ctx context.Context, db DB) (bool, error) {
-	return one[bool](ctx, s, db, "HasLeader")
-}
-
-// IsReadOnly reports whether the database rejects writes.
-func (s *Store) IsReadOnly(ctx context.Context, db DB) (bool, error) {
-	return one[bool](ctx, s, db, "IsReadOnly")
+// ServerState reports whether the database rejects writes, and whether a process is leader.
+func (s *Store) ServerState(ctx context.Context, db DB) (readOnly, leader bool, err error) {
+	err = db.QueryRow(ctx, s.sql("ServerState")).Scan(&readOnly, &leader)
+	return readOnly, leader, err
 }
 
 // Code returns the SQLSTATE of an error, or "".

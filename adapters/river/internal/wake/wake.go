@@ -121,8 +121,8 @@ func (w *Waker) notifyWhenDue(jobs []*insert.Job) {
 	}
 }
 
-// Notify notifies the workers of these queues, at once or when the cooldown ends. A failure is only logged: the jobs
-// are stored, and workers find them at their next poll.
+// Notify notifies the workers of these queues, at once or when the cooldown ends, and once for a queue that occurs
+// several times. A failure is only logged: the jobs are stored, and workers find them at their next poll.
 func (w *Waker) Notify(ctx context.Context, queues []string) {
 	if w.pollOnly || len(queues) == 0 {
 		return

@@ -8,46 +8,44 @@ import "sync"
 // outlive the Shutdown of its own. Create one with [NewGoing].
 type Going struct {
 	mu   sync.Mutex
-	runs map[string]map[int64]*handling // by job and ID
+	runs map[int64]*handling // by ID
 }
 
 // handling is a handler that is running.
-type handling struct{ told bool }
+type handling struct {
+	job  string
+	told bool
+}
 
 // NewGoing returns a Going without handlers.
-func NewGoing() *Going { return &Going{runs: map[string]map[int64]*handling{}} }
+func NewGoing() *Going { return &Going{runs: map[int64]*handling{}} }
 
 // begin records that the handler is about to be called for a run. It reports whether it may be: if began is false, an
 // earlier attempt of the run still has it. first is true the first time that this happens during that attempt.
 func (g *Going) begin(name string, id int64) (began, first bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if h := g.runs[name][id]; h != nil {
+	if h := g.runs[id]; h != nil {
 		first, h.told = !h.told, true
 		return false, first
 	}
-	if g.runs[name] == nil {
-		g.runs[name] = map[int64]*handling{}
-	}
-	g.runs[name][id] = &handling{}
+	g.runs[id] = &handling{job: name}
 	return true, false
 }
 
 // end records that the handler has returned.
-func (g *Going) end(name string, id int64) {
+func (g *Going) end(id int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if delete(g.runs[name], id); len(g.runs[name]) == 0 {
-		delete(g.runs, name)
-	}
+	delete(g.runs, id)
 }
 
 // beside reports whether a handler is running for another run of the job.
 func (g *Going) beside(name string, id int64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for other := range g.runs[name] {
-		if other != id {
+	for other, h := range g.runs {
+		if other != id && h.job == name {
 			return true
 		}
 	}

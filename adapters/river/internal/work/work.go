@@ -137,8 +137,11 @@ type attempt struct {
 	retryAfter *time.Duration
 	// gaveUp is whether the run fails for good with this attempt.
 	gaveUp bool
-	// report is what becomes of its result.
-	report flow.Report
+}
+
+// steps are the steps of an attempt, in order. One that returns an error is the last.
+var steps = []func(*attempt, context.Context) error{
+	(*attempt).decode, (*attempt).place, (*attempt).connect, (*attempt).skip, (*attempt).open, (*attempt).call,
 }
 
 // Work implements [riverqueue.Worker].
@@ -146,33 +149,29 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	w.slots.Take()
 	defer w.slots.Free()
 	a := &attempt{worker: w, row: job.JobRow, began: time.Now()}
-	err := a.decode(ctx)
-	if err == nil {
-		err = a.place(ctx)
-	}
-	if err == nil {
-		err = a.connect(ctx)
-	}
 	defer a.disconnect()
-	if err == nil {
-		err = a.skip(ctx)
-	}
-	if err == nil {
-		err = a.open(ctx)
-	}
-	if err == nil {
-		err = a.call(ctx)
+	var err error
+	for i := 0; i < len(steps) && err == nil; i++ {
+		err = steps[i](a, ctx)
 	}
 	if a.retryAfter != nil {
 		job.Args.rowData = &rowData{retryAfter: a.retryAfter}
 	}
-	err, a.report = a.result(ctx, err)
-	w.env.Ended(job.ID, a.row.Attempt, a.report)
-	if a.report != flow.Stored {
-		return riverqueue.JobSnooze(0) // River does without a word what is then dropped
+	err, report := a.result(ctx, err)
+	w.env.Ended(job.ID, a.row.Attempt, report)
+	if report != flow.Stored {
+		return unreported{}
 	}
 	return err
 }
+
+// unreported makes River report nothing: for an error with the method Jobs, River reports those jobs, and here there are
+// none. If a hook or middleware wraps it, flow drops what River reports.
+type unreported struct{}
+
+func (unreported) Error() string               { return "the result of the attempt is not stored" }
+func (unreported) Jobs() []*rivertype.JobRow   { return nil }
+func (unreported) ErrorsByID() map[int64]error { return nil }
 
 // result returns what River is told of an attempt that ended with err, and whether that is stored.
 func (a *attempt) result(ctx context.Context, err error) (error, flow.Report) {
@@ -294,11 +293,8 @@ func (a *attempt) skip(ctx context.Context) error {
 	if !a.run.Tick.IsZero() && a.job.Overlap == jobs.OverlapSkip {
 		bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
 		defer cancel()
-		err := pgx.BeginTxFunc(bounded, a.env.Own, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
-			limits := store.Limits{Statement: prepareTimeout, Idle: prepareTimeout}
-			if err := a.env.Store.SetLimits(bounded, tx, limits); err != nil {
-				return err
-			}
+		limits := store.Limits{Statement: prepareTimeout, Idle: prepareTimeout}
+		err := a.env.Store.InTx(bounded, a.env.Own, limits, func(tx pgx.Tx) (err error) {
 			overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID, a.run.Attempt > 1 || a.run.Snoozes > 0)
 			return err
 		})
@@ -365,7 +361,7 @@ func (a *attempt) call(ctx context.Context) error {
 		}
 		return riverqueue.JobSnooze(besideSnooze)
 	}
-	defer a.env.Going.end(a.run.Name, a.row.ID)
+	defer a.env.Going.end(a.row.ID)
 	if a.run.Missed > 0 && a.run.Attempt == 1 && a.run.Snoozes == 0 {
 		a.log().WarnContext(ctx, "late run: earlier ticks were missed and get no run of their own",
 			"tick", a.run.Tick, "ticks_missed", a.run.Missed, "late_by", a.run.Late())
@@ -427,8 +423,12 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		log.WarnContext(ctx, "job was cancelled")
 		return riverqueue.JobCancel(err)
 	}
-	if delay, reason, ok := a.job.Snooze(err); ok {
-		return a.snooze(ctx, delay, reason)
+	if delay, reason, ok := a.job.Snooze(err); ok { // River does not count the attempt
+		a.run.Logger.InfoContext(ctx, "job snoozed", "starts_in", delay, "reason", reason)
+		if err := riverqueue.MetadataSet(ctx, metaSnoozed, Snoozed{Count: a.run.Snoozes + 1, Reason: reason}); err != nil {
+			return err
+		}
+		return riverqueue.JobSnooze(delay)
 	}
 	delay, again := a.job.Retry(a.run, err)
 	if again {
@@ -442,15 +442,6 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		return riverqueue.JobCancel(err)
 	}
 	return err
-}
-
-// snooze lets the run start again after delay, as its handler wishes. River does not count the attempt.
-func (a *attempt) snooze(ctx context.Context, delay time.Duration, reason string) error {
-	a.run.Logger.InfoContext(ctx, "job snoozed", "starts_in", delay, "reason", reason)
-	if err := riverqueue.MetadataSet(ctx, metaSnoozed, Snoozed{Count: a.run.Snoozes + 1, Reason: reason}); err != nil {
-		return err
-	}
-	return riverqueue.JobSnooze(delay)
 }
 
 // ErrStartFailed is the cause with which a session ends the client's context if its Start has failed.
@@ -480,9 +471,9 @@ func (a *attempt) stopping() bool {
 func (a *attempt) own(ctx context.Context, result error) flow.Report {
 	for a.env.Suspect(a.began) {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
-		owns, err := a.env.Store.OwnsAttempt(bounded, a.env.Own, a.row.ID, a.row.Attempt, a.env.Client)
+		owned, err := a.env.Store.OwnedAttempts(bounded, a.env.Own, a.env.Client, []int64{a.row.ID}, []int{a.row.Attempt}, false)
 		cancel()
-		if err == nil && owns {
+		if len(owned) > 0 {
 			return flow.Stored
 		}
 		if err == nil {

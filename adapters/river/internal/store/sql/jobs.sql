@@ -125,13 +125,6 @@ UPDATE {{schema}}.river_job SET max_attempts = $2 WHERE id = $1
 -- name: SetQueue
 UPDATE {{schema}}.river_job SET queue = $2 WHERE id = $1
 
--- A process that others took for dead may resume; its attempts may no longer be its own.
--- name: OwnsAttempt
-SELECT EXISTS (
-	SELECT FROM {{schema}}.river_job
-	WHERE id = $1 AND state = 'running' AND attempt = $2 AND attempted_by[cardinality(attempted_by)] = $3
-)
-
 -- name: CountRunningBy
 SELECT count(*) FROM {{schema}}.river_job WHERE state = 'running' AND attempted_by[cardinality(attempted_by)] = $1
 

@@ -6,8 +6,8 @@ SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)
 -- name: TryMigrateLock
 SELECT pg_try_advisory_xact_lock(hashtextextended('everytick migrate', 0))
 
--- name: HasTable
-SELECT to_regclass($1) IS NOT NULL
+-- name: MissingTables
+SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass('{{schema}}.' || name) IS NULL
 
 -- The names of paused jobs.
 -- name: CreatePause
@@ -71,24 +71,13 @@ DELETE FROM {{schema}}.river_job
 WHERE metadata->'everytick_tick' = 'true' AND state IN ('available', 'scheduled') AND attempt = 0
 	AND (args->>'tick')::timestamptz > now()
 
--- PostgreSQL quotes the columns if quote_all_identifiers is on.
--- piece: is_wide
-replace(pg_get_indexdef(indexrelid), '"', '') LIKE '%(kind, state, attempt)'
-
--- name: KindIndexIsWide
-SELECT EXISTS (
-	SELECT FROM pg_index WHERE indexrelid = to_regclass('{{schema}}.river_job_kind') AND indisvalid AND {{is_wide}}
-)
-
 -- name: RenameWiderIndex
 ALTER INDEX {{schema}}.everytick_job_kind_index RENAME TO river_job_kind
 
--- name: IndexIsValid
-SELECT (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1))
-
--- The indexes of the schema, whether this role may rebuild them, and whether they have the columns that Migrate
--- gives them.
+-- The indexes of the schema, whether this role may rebuild them, whether they are valid, and whether they have the
+-- columns that Migrate gives them. PostgreSQL quotes the columns if quote_all_identifiers is on.
 -- name: Indexes
-SELECT relname, pg_has_role(relowner, 'USAGE'), relname <> 'river_job_kind' OR {{is_wide}}
+SELECT relname, pg_has_role(relowner, 'USAGE'), indisvalid,
+	relname <> 'river_job_kind' OR replace(pg_get_indexdef(indexrelid), '"', '') LIKE '%(kind, state, attempt)'
 FROM pg_class JOIN pg_index ON indexrelid = oid
 WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)

@@ -8,9 +8,6 @@ ON CONFLICT (id) DO UPDATE SET beat = p.beat + 1, busy = excluded.busy,
 -- name: Processes
 SELECT id, beat, registrations, clock_timestamp() FROM {{schema}}.everytick_process
 
--- name: CountLiveProcesses
-SELECT count(*) FROM {{schema}}.everytick_process WHERE beat > 0 AND seen_at > now() - $1::float8 * interval '1 second'
-
 -- name: ListProcesses
 SELECT id, host, pid, version, started_at, seen_at, seen_at > now() - $1::float8 * interval '1 second',
 	EXISTS (SELECT FROM {{schema}}.river_leader WHERE leader_id = p.id AND expires_at > now()),
@@ -19,7 +16,7 @@ FROM {{schema}}.everytick_process AS p WHERE beat > 0
 ORDER BY started_at, id COLLATE "C"
 
 -- name: RecentRegistrations
-SELECT DISTINCT registrations FROM {{schema}}.everytick_process WHERE beat > 0 AND seen_at > now() - $1::float8 * interval '1 second'
+SELECT registrations FROM {{schema}}.everytick_process WHERE beat > 0 AND seen_at > now() - $1::float8 * interval '1 second'
 
 -- A stopped process is dead at once. Its row stays for a while, and as long as runs it left behind are not rescued.
 -- name: EndProcess

@@ -17,4 +17,4 @@ WITH read AS (
 ), deleted AS (
 	DELETE FROM {{schema}}.river_job WHERE id IN (SELECT id FROM found)
 )
-SELECT finalized_at, id FROM read ORDER BY finalized_at, id
+SELECT id, finalized_at FROM read ORDER BY finalized_at, id

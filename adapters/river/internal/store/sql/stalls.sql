@@ -30,8 +30,9 @@ WHERE row.id = lost.id AND row.attempted_at = lost.attempted_at
 	AND state = 'running' AND attempted_by[cardinality(attempted_by)] = $1
 RETURNING queue
 
--- A result changes nothing in a row that has ended.
+-- A process that others took for dead may resume; its attempts may no longer be its own. $4 adds those whose run has
+-- ended: a result changes nothing there.
 -- name: OwnedAttempts
 SELECT row.id FROM unnest($1::bigint[], $2::int[]) AS own (id, attempt) JOIN {{schema}}.river_job AS row USING (id)
-WHERE row.finalized_at IS NOT NULL
+WHERE $4 AND row.finalized_at IS NOT NULL
 	OR row.attempt = own.attempt AND row.state = 'running' AND row.attempted_by[cardinality(row.attempted_by)] = $3

@@ -15,8 +15,6 @@ SELECT pg_try_advisory_xact_lock(hashtextextended('everytick analyze ' || $1, 0)
 -- name: Analyze
 ANALYZE {{schema}}.river_job
 
--- name: HasLeader
-SELECT EXISTS (SELECT FROM {{schema}}.river_leader WHERE expires_at > now())
-
--- name: IsReadOnly
-SELECT current_setting('transaction_read_only')::bool
+-- name: ServerState
+SELECT current_setting('transaction_read_only')::bool,
+	EXISTS (SELECT FROM {{schema}}.river_leader WHERE expires_at > now())

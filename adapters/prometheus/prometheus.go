@@ -9,7 +9,7 @@
 //
 // Metrics of what this process does:
 //
-//	everytick_job_triggers_total      counter    runs that this process triggered
+//	everytick_job_triggers_total      counter    triggers in this process, also those that found a run by its key
 //	everytick_job_attempts_total      counter    attempts, by outcome: completed, snoozed, retried, failed or interrupted
 //	everytick_job_skips_total         counter    runs and ticks that this process skipped
 //	everytick_job_duration_seconds    histogram  duration of attempts
@@ -80,7 +80,7 @@ func New(cfg *Config) *Metrics {
 		log: cmp.Or(c.Logger, slog.New(slog.DiscardHandler)),
 		triggers: client.NewCounterVec(client.CounterOpts{
 			Name: "everytick_job_triggers_total",
-			Help: "Runs that this process triggered, including those of transactions that were rolled back later.",
+			Help: "Triggers in this process, including those that found a run by its key and those of transactions that were rolled back later.",
 		}, []string{"job_name"}),
 		skips: client.NewCounterVec(client.CounterOpts{
 			Name: "everytick_job_skips_total",

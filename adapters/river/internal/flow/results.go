@@ -163,30 +163,31 @@ func (f *Flow) limitResults(latest Call) {
 type batch struct {
 	flow   *Flow
 	params riverdriver.JobSetStateIfRunningManyParams
-	sent   []sent
-	again  []bool // whether an earlier call has sent the result
-	rest   []int  // what remains to be stored, as indexes
+	holds  []*hold
+	stored []bool       // or dropped
+	again  map[int]bool // results that an earlier call has sent, as indexes
+	rest   []int        // what remains to be stored, as indexes
 }
 
 func (f *Flow) newBatch(params *riverdriver.JobSetStateIfRunningManyParams) *batch {
 	n := len(params.ID)
-	b := &batch{flow: f, params: *params, sent: make([]sent, n), again: make([]bool, n)}
+	b := &batch{
+		flow: f, params: *params, holds: make([]*hold, n), stored: make([]bool, n), again: map[int]bool{}, rest: make([]int, 0, n),
+	}
 	b.storableErrors()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, id := range params.ID {
-		r := resultOf(params, i)
-		if was := f.results.sent[id]; was != nil && was.result == r {
-			b.sent[i], b.again[i] = *was, true
-		} else {
-			b.sent[i] = sent{result: r, hold: f.held[id]}
+		h := f.held[id]
+		if was := f.results.sent[id]; was != nil && was.result == resultOf(params, i) {
+			h, b.stored[i], b.again[i] = was.hold, was.stored, true
 		}
-		switch h := b.sent[i].hold; {
-		case b.sent[i].stored:
+		switch b.holds[i] = h; {
+		case b.stored[i]:
 		case h == nil: // River sends more than 5,000 results in parts, and after a failure the earlier parts again
-			b.sent[i].stored = true
+			b.stored[i] = true
 		case h.report != Stored:
-			b.sent[i].stored = true
+			b.stored[i] = true
 			if h.report == Foreign {
 				f.release(id, h)
 			}
@@ -208,7 +209,7 @@ func (f *Flow) release(id int64, h *hold) {
 func (b *batch) remember(again bool) {
 	for i, id := range b.params.ID {
 		if again {
-			b.flow.results.sent[id] = &b.sent[i]
+			b.flow.results.sent[id] = &sent{resultOf(&b.params, i), b.holds[i], b.stored[i]}
 		} else {
 			delete(b.flow.results.sent, id)
 		}
@@ -242,7 +243,7 @@ func (b *batch) dropForeign(ctx context.Context) error {
 	var attempts []int
 	suspect := map[int64]bool{}
 	for _, i := range b.rest {
-		id, h := b.params.ID[i], b.sent[i].hold
+		id, h := b.params.ID[i], b.holds[i]
 		suspected := b.flow.cfg.Suspect(h.fetched)
 		if suspected {
 			suspect[id] = true
@@ -285,8 +286,8 @@ func (b *batch) markStored(some []int) {
 	b.flow.mu.Lock()
 	defer b.flow.mu.Unlock()
 	for _, i := range some {
-		b.sent[i].stored = true
-		b.flow.release(b.params.ID[i], b.sent[i].hold)
+		b.stored[i] = true
+		b.flow.release(b.params.ID[i], b.holds[i])
 	}
 }
 

@@ -157,7 +157,7 @@ func (w *worker) Work(ctx context.Context, job *riverqueue.Job[args]) error {
 	if a.retryAfter != nil {
 		job.Args.rowData = &rowData{retryAfter: a.retryAfter}
 	}
-	err, report := a.result(ctx, err)
+	report, err := a.result(ctx, err)
 	w.env.Ended(job.ID, a.row.Attempt, report)
 	if report != flow.Stored {
 		return unreported{}
@@ -173,21 +173,21 @@ func (unreported) Error() string               { return "the result of the attem
 func (unreported) Jobs() []*rivertype.JobRow   { return nil }
 func (unreported) ErrorsByID() map[int64]error { return nil }
 
-// result returns what River is told of an attempt that ended with err, and whether that is stored.
-func (a *attempt) result(ctx context.Context, err error) (error, flow.Report) {
+// result returns whether the result of an attempt that ended with err is stored, and what River is told.
+func (a *attempt) result(ctx context.Context, err error) (flow.Report, error) {
 	switch a.ending {
 	case committed: // the row is not the attempt's anymore
-		return nil, flow.Stored
+		return flow.Stored, nil
 	case lost:
-		return err, flow.Foreign
+		return flow.Foreign, err
 	case unknown:
-		return err, flow.Left
+		return flow.Left, err
 	}
 	report := a.own(ctx, err)
 	if report == flow.Stored && a.gaveUp && !a.noteFailed(ctx) {
 		report = flow.Left
 	}
-	return err, report
+	return report, err
 }
 
 // NextRetry implements [riverqueue.Worker].

@@ -184,9 +184,7 @@ func TestTrigger_SaysThatTheJobMayBeStored(t *testing.T) {
 	}
 	first, second := receive(t, errs), receive(t, errs)
 	require.NoError(t, tx.Rollback(t.Context()))
-	eventually(t, "a job is stored", func() bool { return scalar[int](t, pool, `SELECT count(*) FROM river.river_job`) == 1 })
-	t.Log(first)
-	t.Log(second)
+	eventually(t, "a job is stored", func() bool { return scalar[int](t, pool, `SELECT count(*) FROM river.river_job`) > 0 })
 	require.ErrorContains(t, first, "may or may not have been stored")
 	require.ErrorContains(t, second, "may or may not have been stored")
 }

@@ -611,8 +611,7 @@ func TestScheduler_ARefusedResultMakesNoOtherJobRunAgain(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, s.Start(t.Context()))
-	pass(t, 15*time.Second)
-	t.Log(column[string](t, pool, `SELECT kind || ' ' || state || ' ' || attempt FROM river.river_job ORDER BY id`))
+	pass(t, 10*time.Second) // River sends refused results again within seconds
 	require.EqualValues(t, 2, calls.Load(), "calls of the handler")
 }
 
@@ -629,58 +628,37 @@ func TestScheduler_ARefusedResultDoesNotStopTheProcess(t *testing.T) {
 	const n = 25_000
 	_, err = s.TriggerBulk(t.Context(), "a.job", make([]any, n))
 	require.NoError(t, err)
-	left := 0
-	for range 60 {
-		pass(t, time.Second)
-		if left = scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = 'a.job' AND state <> 'completed'`); left == 0 {
-			return
-		}
-	}
-	t.Log(column[string](t, pool, `SELECT kind || ' ' || state || ' ' || count(*) FROM river.river_job GROUP BY kind, state ORDER BY 1`))
-	require.Zero(t, left, "jobs that have not completed after a minute")
+	eventually(t, "all have completed", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = 'a.job' AND state = 'completed'`) == n
+	})
 }
 
 // A transaction of the application has locked the row of a running job. The results of others are stored nevertheless.
 func TestScheduler_ALockedResultHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
-	for _, lockTimeout := range []string{"0", "1s"} { // of the role
-		t.Run("lock_timeout "+lockTimeout, func(t *testing.T) {
-			t.Parallel()
-			pool := poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["lock_timeout"] = lockTimeout })
-			s := newScheduler(t, pool, river.Config{})
-			ran, release := make(chan jobs.Job, 1), make(chan struct{})
-			require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
-			require.NoError(t, s.RegisterDelayed("a.locked", 0, forwardThen(ran, release)))
-			require.NoError(t, s.Start(t.Context()))
-			id, err := s.Trigger(t.Context(), "a.locked", nil)
-			require.NoError(t, err)
-			receive(t, ran)
-			tx := begin(t, pool)
-			_, err = tx.Exec(t.Context(), `SELECT FROM river.river_job WHERE id = $1::text::bigint FOR UPDATE`, id)
-			require.NoError(t, err)
-			close(release)
-			pass(t, 500*time.Millisecond)
-			began := time.Now()
-			_, err = s.TriggerMany(t.Context(), "a.job", make([]any, 50))
-			require.NoError(t, err)
-			left := 0
-			for time.Since(began) < 75*time.Second {
-				if left = scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = 'a.job' AND state <> 'completed'`); left == 0 {
-					break
-				}
-				pass(t, time.Second)
-			}
-			t.Log("stored after", time.Since(began).Round(time.Second))
-			require.Zero(t, left, "results that are not stored after %s", time.Since(began))
-			require.NoError(t, tx.Rollback(t.Context()))
-		})
-	}
-}
-
-func forwardThen(ran chan<- jobs.Job, release <-chan struct{}) jobs.Handler {
-	return func(_ context.Context, job *jobs.Job) error {
-		ran <- *job
+	pool := poolWith(t, func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["lock_timeout"] = "1s" })
+	s := newScheduler(t, pool, river.Config{})
+	running, release := make(chan struct{}), make(chan struct{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.RegisterDelayed("a.locked", 0, func(context.Context, *jobs.Job) error {
+		close(running)
 		<-release
 		return nil
-	}
+	}))
+	require.NoError(t, s.Start(t.Context()))
+	id, err := s.Trigger(t.Context(), "a.locked", nil)
+	require.NoError(t, err)
+	<-running
+	tx := begin(t, pool)
+	_, err = tx.Exec(t.Context(), `SELECT FROM river.river_job WHERE id = $1::text::bigint FOR UPDATE`, id)
+	require.NoError(t, err)
+	close(release)
+	pass(t, 500*time.Millisecond) // the result is about to be stored
+	_, err = s.TriggerMany(t.Context(), "a.job", make([]any, 50))
+	require.NoError(t, err)
+	eventually(t, "the other results are stored", func() bool {
+		return scalar[int](t, pool, `SELECT count(*) FROM river.river_job WHERE kind = 'a.job' AND state = 'completed'`) == 50
+	})
+	require.NoError(t, tx.Rollback(t.Context()))
+	eventually(t, "the result is stored", func() bool { return stateOf(t, s, "a.locked", id) == jobs.StateCompleted })
 }

@@ -190,31 +190,16 @@ func TestOnFailed_IsNotCalledAgainForARunGivenToAnotherProcess(t *testing.T) {
 	pool := migrated.Pool(t)
 	log, logged := loud()
 	s := newScheduler(t, pool, river.Config{DeadAfter: 10 * time.Second, Logger: log})
-	running, release, failed := make(chan jobs.Job, 10), make(chan struct{}), make(chan jobs.Run, 10)
-	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
-		running <- *job
-		select {
-		case <-release:
-		case <-ctx.Done():
-		}
-		return errors.New("no")
-	}, jobs.MaxRetries(0), failuresTo(failed)))
-	require.NoError(t, s.Start(t.Context()))
-	id, err := s.Trigger(t.Context(), "a.job", nil)
-	require.NoError(t, err)
-	receive(t, running)
-	tx := begin(t, pool)
-	_, err = tx.Exec(t.Context(), `LOCK TABLE river.everytick_process IN ACCESS EXCLUSIVE MODE`)
-	require.NoError(t, err)
-	pass(t, 9*time.Second) // until the process may have been given up
+	failed := make(chan jobs.Run, 10)
+	id, release, end := inAGap(t, s, errors.New("no"), jobs.MaxRetries(0), failuresTo(failed))
 	// What the rescue of another process does.
 	execSQL(t, pool, `INSERT INTO river.everytick_failed (job_id, name) VALUES ($1::text::bigint, 'a.job')`, id)
 	execSQL(t, pool, `UPDATE river.river_job SET state = 'discarded', finalized_at = now(),
 		errors = ARRAY['{"at": "2026-01-01T00:00:00Z", "attempt": 1, "error": "the process that ran the job is dead", "trace": ""}'::jsonb] WHERE id = $1::text::bigint`, id)
-	require.NoError(t, tx.Rollback(t.Context()))
+	end()
 	require.Equal(t, id, receive(t, failed).ID)
 	noCallIsDue(t, s)
-	close(release)
+	release()
 	eventually(t, "the unreported run is logged", func() bool { return logsContain(logged, `its result is not stored" job=a.job job_id=`+id) })
 	select {
 	case <-failed:

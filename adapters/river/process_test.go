@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -163,42 +164,64 @@ func TestRescue_IsQuickWithPoorStatistics(t *testing.T) {
 	require.Equal(t, id, receive(t, ran).ID)
 }
 
-// During a gap in the heartbeats of a process, another may have been given its job.
-func TestScheduler_DoesNotReportARunGivenToAnotherProcess(t *testing.T) {
-	t.Parallel()
-	pool := migrated.Pool(t)
-	log, logged := loud()
-	s := newScheduler(t, pool, river.Config{DeadAfter: 10 * time.Second, Logger: log})
-	running, release := make(chan jobs.Job, 10), make(chan struct{})
-	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
-		running <- *job
+// inAGap starts s, registered with a.job, whose handler returns result when release is called, and waits until its process
+// may have been given up while the handler runs. Until end is called, no heartbeat can be stored.
+func inAGap(t *testing.T, s *river.Scheduler, result error, opts ...jobs.Option) (id string, release, end func()) {
+	t.Helper()
+	running, released := make(chan struct{}, 10), make(chan struct{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, _ *jobs.Job) error {
+		running <- struct{}{}
 		select {
-		case <-release:
+		case <-released:
 		case <-ctx.Done():
 		}
-		return nil
-	}))
+		return result
+	}, opts...))
 	require.NoError(t, s.Start(t.Context()))
 	id, err := s.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
 	receive(t, running)
-	// No heartbeat can be stored for longer than it takes to be given up.
-	tx := begin(t, pool)
+	tx := begin(t, s.Pool())
 	_, err = tx.Exec(t.Context(), `LOCK TABLE river.everytick_process IN ACCESS EXCLUSIVE MODE`)
 	require.NoError(t, err)
-	pass(t, 9*time.Second) // until the process may have been given up
-	execSQL(t, pool, `UPDATE river.river_job SET attempt = 2, attempted_by = array_append(attempted_by, 'another') WHERE id = $1::text::bigint`, id)
-	close(release)
-	eventually(t, "the unreported run is logged", func() bool {
-		return logsContain(logged, `msg="run ended after its job was given to another process: its result is not stored" job=a.job job_id=`+id)
-	})
-	require.NoError(t, tx.Rollback(t.Context()))
-	require.Equal(t, [2]any{jobs.StateRunning, 2}, [2]any{runOf(t, s, "a.job", id).State, runOf(t, s, "a.job", id).Attempt})
-	// Its other runs are reported.
-	second, err := s.Trigger(t.Context(), "a.job", nil)
-	require.NoError(t, err)
-	eventually(t, "the second job completes", func() bool { return stateOf(t, s, "a.job", second) == jobs.StateCompleted })
-	require.Equal(t, jobs.StateRunning, stateOf(t, s, "a.job", id))
+	pass(t, 9*time.Second)
+	return id, sync.OnceFunc(func() { close(released) }), func() { require.NoError(t, tx.Rollback(t.Context())) }
+}
+
+// wrapErrors adds a hook that wraps the errors of runs.
+func wrapErrors(cfg *riverqueue.Config) {
+	cfg.Hooks = append(cfg.Hooks, riverqueue.HookWorkEndFunc(func(_ context.Context, job *rivertype.JobRow, err error) error {
+		if err != nil {
+			return fmt.Errorf("job %d: %w", job.ID, err)
+		}
+		return nil
+	}))
+}
+
+// During a gap in the heartbeats of a process, another may have been given its job.
+func TestScheduler_DoesNotReportARunGivenToAnotherProcess(t *testing.T) {
+	t.Parallel()
+	for name, configure := range map[string]func(*riverqueue.Config){"by itself": nil, "through a hook that wraps errors": wrapErrors} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := migrated.Pool(t)
+			log, logged := loud()
+			s := newScheduler(t, pool, river.Config{DeadAfter: 10 * time.Second, Logger: log, River: configure})
+			id, release, end := inAGap(t, s, nil)
+			execSQL(t, pool, `UPDATE river.river_job SET attempt = 2, attempted_by = array_append(attempted_by, 'another') WHERE id = $1::text::bigint`, id)
+			release()
+			eventually(t, "the unreported run is logged", func() bool {
+				return logsContain(logged, `msg="run ended after its job was given to another process: its result is not stored" job=a.job job_id=`+id)
+			})
+			end()
+			// Its other runs are reported.
+			second, err := s.Trigger(t.Context(), "a.job", nil)
+			require.NoError(t, err)
+			eventually(t, "the second job completes", func() bool { return stateOf(t, s, "a.job", second) == jobs.StateCompleted })
+			require.Equal(t, "running 2 another", scalar[string](t, pool, `SELECT state || ' ' || attempt || ' ' ||
+				attempted_by[cardinality(attempted_by)] || coalesce(' ' || errors::text, '') FROM river.river_job WHERE id = $1::text::bigint`, id))
+		})
+	}
 }
 
 // Its handler never runs, so only the log can show it.
@@ -226,47 +249,6 @@ func TestScheduler_StoresItsProcessAndThatItStopped(t *testing.T) {
 		FROM river.everytick_process`, s.Client().ID()))
 	require.NoError(t, shutdown(s))
 	require.Zero(t, scalar[int](t, pool, `SELECT beat::int FROM river.everytick_process`))
-}
-
-// As TestScheduler_DoesNotReportARunGivenToAnotherProcess, with a hook of the application that wraps errors.
-func TestScheduler_AHookThatWrapsErrorsDoesNotReportARunGivenToAnotherProcess(t *testing.T) {
-	t.Parallel()
-	pool := migrated.Pool(t)
-	log, logged := loud()
-	s := newScheduler(t, pool, river.Config{DeadAfter: 10 * time.Second, Logger: log, River: func(cfg *riverqueue.Config) {
-		cfg.Hooks = append(cfg.Hooks, riverqueue.HookWorkEndFunc(func(_ context.Context, job *rivertype.JobRow, err error) error {
-			if err != nil {
-				return fmt.Errorf("job %d: %w", job.ID, err)
-			}
-			return nil
-		}))
-	}})
-	running, release := make(chan jobs.Job, 10), make(chan struct{})
-	require.NoError(t, s.RegisterDelayed("a.job", 0, func(ctx context.Context, job *jobs.Job) error {
-		running <- *job
-		select {
-		case <-release:
-		case <-ctx.Done():
-		}
-		return nil
-	}))
-	require.NoError(t, s.Start(t.Context()))
-	id, err := s.Trigger(t.Context(), "a.job", nil)
-	require.NoError(t, err)
-	receive(t, running)
-	tx := begin(t, pool)
-	_, err = tx.Exec(t.Context(), `LOCK TABLE river.everytick_process IN ACCESS EXCLUSIVE MODE`)
-	require.NoError(t, err)
-	pass(t, 9*time.Second) // until the process may have been given up
-	execSQL(t, pool, `UPDATE river.river_job SET attempt = 2, attempted_by = array_append(attempted_by, 'another') WHERE id = $1::text::bigint`, id)
-	close(release)
-	eventually(t, "the unreported run is logged", func() bool {
-		return logsContain(logged, `msg="run ended after its job was given to another process: its result is not stored" job=a.job job_id=`+id)
-	})
-	require.NoError(t, tx.Rollback(t.Context()))
-	pass(t, 2*time.Second)
-	require.Equal(t, "running 2 another", scalar[string](t, pool,
-		`SELECT state || ' ' || attempt || ' ' || attempted_by[cardinality(attempted_by)] || coalesce(' ' || errors::text, '') FROM river.river_job WHERE id = $1::text::bigint`, id))
 }
 
 // A TriggerOnly process does not know that the job has no retries. The first process that fetches it dies before it has

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -134,41 +135,44 @@ func TestTx_SendsStatementsToItsDB(t *testing.T) {
 // A commit does several things, and no run starts between them.
 func TestLatest_ATransactionReplacesTheDataBeforeTheRunStarts(t *testing.T) {
 	t.Parallel()
-	s, err := memory.New(nil)
-	require.NoError(t, err)
-	type data struct{ N int }
-	var early, runs, want atomic.Int32
-	job := jobs.Kind[data]("test.job")
-	require.NoError(t, job.Register(s, func(_ context.Context, _ *jobs.Job, d data) error {
-		if runs.Add(1); d.N < 2 {
-			early.Add(1)
-		}
-		return nil
-	}))
-	require.NoError(t, s.Start(t.Context()))
-	var group sync.WaitGroup
-	for worker := range 32 {
-		group.Go(func() {
-			for i := range 50 {
-				key := jobs.Latest(fmt.Sprintf("%d/%d", worker, i))
-				tx, delay := new(memory.Tx), 10*time.Millisecond
-				var errs [3]error
-				if worker%2 == 0 { // the transaction finds a run that becomes due before the commit
-					_, errs[0] = job.Trigger(t.Context(), s, data{1}, key, jobs.Delay(delay))
-				} else { // or inserts it
-					_, errs[0] = job.TriggerTx(t.Context(), s, tx, data{1}, key)
-				}
-				_, errs[1] = job.TriggerTx(t.Context(), s, tx, data{2}, key)
-				time.Sleep(delay)
-				errs[2] = tx.Commit(t.Context())
-				if want.Add(1); errors.Join(errs[:]...) != nil {
-					t.Error(errs)
-				}
+	synctest.Test(t, func(t *testing.T) {
+		s, err := memory.New(nil)
+		require.NoError(t, err)
+		type data struct{ N int }
+		var early, runs, want atomic.Int32
+		job := jobs.Kind[data]("test.job")
+		require.NoError(t, job.Register(s, func(_ context.Context, _ *jobs.Job, d data) error {
+			if runs.Add(1); d.N < 2 {
+				early.Add(1)
 			}
-		})
-	}
-	group.Wait()
-	require.NoError(t, s.Shutdown(t.Context()))
-	require.Zero(t, early.Load(), "runs with the data of the first trigger")
-	require.Equal(t, want.Load(), runs.Load())
+			return nil
+		}))
+		require.NoError(t, s.Start(t.Context()))
+		var group sync.WaitGroup
+		for worker := range 32 {
+			group.Go(func() {
+				for i := range 50 {
+					key := jobs.Latest(fmt.Sprintf("%d/%d", worker, i))
+					tx, delay := new(memory.Tx), 10*time.Millisecond
+					var errs [3]error
+					if worker%2 == 0 { // the transaction finds a run that becomes due before the commit
+						_, errs[0] = job.Trigger(t.Context(), s, data{1}, key, jobs.Delay(delay))
+					} else { // or inserts it
+						_, errs[0] = job.TriggerTx(t.Context(), s, tx, data{1}, key)
+					}
+					_, errs[1] = job.TriggerTx(t.Context(), s, tx, data{2}, key)
+					time.Sleep(delay)
+					errs[2] = tx.Commit(t.Context())
+					if want.Add(1); errors.Join(errs[:]...) != nil {
+						t.Error(errs)
+					}
+				}
+			})
+		}
+		group.Wait()
+		time.Sleep(time.Second) // until all have run
+		require.NoError(t, s.Shutdown(t.Context()))
+		require.Zero(t, early.Load(), "runs with the data of the first trigger")
+		require.Equal(t, want.Load(), runs.Load())
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"io"
 	"net/http"
 	"os"
@@ -24,6 +25,15 @@ import (
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 	"github.com/everytick/everytick/jobs"
 )
+
+// TestMain runs 4 tests at once, which mostly wait.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // databases are empty, because the demo runs the migrations.
 var databases = dbtest.New(nil)

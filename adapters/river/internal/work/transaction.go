@@ -238,14 +238,15 @@ func (a *attempt) settle(ctx context.Context, broken error) ending {
 	}
 }
 
-// reread reads the row of the attempt after every transaction that had locked it has ended.
+// reread reads the row of the attempt after every transaction that had locked it has ended. It has nothing to commit.
 func (a *attempt) reread(ctx context.Context) (row store.AttemptRow, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
 	defer cancel()
+	tx, err := a.env.App.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	if err != nil {
+		return row, err
+	}
+	defer func() { _ = tx.Rollback(ctx) }() // whose success does not matter
 	limits := store.Limits{Statement: prepareTimeout, Idle: prepareTimeout}
-	err = pgx.BeginTxFunc(ctx, a.env.App, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
-		row, err = a.env.Store.LockAttempt(ctx, tx, limits, a.row.ID, a.row.Attempt, a.env.Client)
-		return err
-	})
-	return row, err
+	return a.env.Store.LockAttempt(ctx, tx, limits, a.row.ID, a.row.Attempt, a.env.Client)
 }

@@ -415,19 +415,7 @@ func TestTrigger_LeavesAServerThatHasBecomeReadOnly(t *testing.T) {
 	before := listeners()
 	require.Len(t, before, 1)
 	for range 3 { // each connection that there may be
-		var conns []*pgxpool.Conn
-		for _, p := range []*pgxpool.Pool{pool, s.OwnPool()} {
-			for range p.Stat().TotalConns() {
-				conn, err := p.Acquire(t.Context())
-				require.NoError(t, err)
-				_, err = conn.Exec(t.Context(), `SET default_transaction_read_only = on`)
-				require.NoError(t, err)
-				conns = append(conns, conn)
-			}
-		}
-		for _, conn := range conns {
-			conn.Release()
-		}
+		makeReadOnly(t, pool, s.OwnPool())
 	}
 	var id string
 	eventually(t, "triggers reach the new primary", func() bool {
@@ -661,4 +649,23 @@ func TestScheduler_ALockedResultHoldsUpNoOther(t *testing.T) {
 	})
 	require.NoError(t, tx.Rollback(t.Context()))
 	eventually(t, "the result is stored", func() bool { return stateOf(t, s, "a.locked", id) == jobs.StateCompleted })
+}
+
+// makeReadOnly makes the connections of these pools look as if their server had become a standby.
+func makeReadOnly(t *testing.T, pools ...*pgxpool.Pool) {
+	t.Helper()
+	var conns []*pgxpool.Conn
+	for _, p := range pools {
+		for range p.Stat().TotalConns() {
+			conn, err := p.Acquire(t.Context())
+			require.NoError(t, err)
+			_, err = conn.Exec(t.Context(), `SET default_transaction_read_only = on`)
+			require.NoError(t, err)
+			conns = append(conns, conn)
+		}
+	}
+	require.NotEmpty(t, conns)
+	for _, conn := range conns {
+		conn.Release()
+	}
 }

@@ -395,17 +395,7 @@ func TestTransactional_LeavesAServerThatHasBecomeReadOnly(t *testing.T) {
 	ran := make(chan jobs.Job, 10)
 	require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran), jobs.Transactional(), jobs.RetryDelay(3*time.Second), jobs.MaxRetries(5)))
 	require.NoError(t, s.Start(t.Context()))
-	var conns []*pgxpool.Conn
-	for range pool.Config().MaxConns {
-		conn, err := pool.Acquire(t.Context())
-		require.NoError(t, err)
-		_, err = conn.Exec(t.Context(), `SET default_transaction_read_only = on`)
-		require.NoError(t, err)
-		conns = append(conns, conn)
-	}
-	for _, conn := range conns {
-		conn.Release()
-	}
+	makeReadOnly(t, pool)
 	id, err := client.Trigger(t.Context(), "a.job", nil)
 	require.NoError(t, err)
 	require.Equal(t, id, receive(t, ran).ID)
@@ -425,8 +415,8 @@ func TestTransactional_ATransactionThatCannotBeginUsesUpNoAttempt(t *testing.T) 
 	id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Delay(2*time.Second))
 	require.NoError(t, err)
 	due := time.Now().Add(2 * time.Second)
-	time.Sleep(time.Until(due.Add(-100 * time.Millisecond)))
-	// The application uses its connections all the time; then a pooler or a firewall drops them.
+	// The application has just used its connections, so that the pool does not ping them, when a firewall drops them.
+	pass(t, time.Until(due.Add(-100*time.Millisecond)))
 	var conns []uint32
 	var held []interface{ Release() }
 	for range pool.Config().MaxConns {

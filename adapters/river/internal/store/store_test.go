@@ -98,7 +98,7 @@ func TestCopyOutcomes_KeepsASuccessStoredMeanwhile(t *testing.T) {
 		require.NoError(t, err)
 		copied := make(chan error, 1)
 		go func() { copied <- s.CopyOutcomes(ctx, pool, names) }()
-		time.Sleep(time.Duration(try*15) * time.Millisecond)
+		time.Sleep(time.Duration(try*15) * time.Millisecond) // at another moment of the statement in each try
 		require.NoError(t, pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 			if _, err := s.LockSuccess(ctx, tx, store.Limits{Statement: time.Minute, Idle: time.Minute}, "z.job"); err != nil {
 				return err

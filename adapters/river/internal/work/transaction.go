@@ -104,7 +104,7 @@ func (a *attempt) begin(ctx context.Context) (pgx.Tx, error) {
 // maxIdle is below PostgreSQL's limit for a timeout, which is 2^31 milliseconds.
 const maxIdle = 24 * 24 * time.Hour
 
-// An ending is what became of the transaction of an attempt, once its handler has returned nil according to its row.
+// An ending is what became of the transaction of an attempt. Once the handler has returned nil, the job's row says so.
 type ending int
 
 const (

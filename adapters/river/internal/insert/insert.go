@@ -11,6 +11,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	riverqueue "github.com/riverqueue/river"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/everytick/everytick/adapters/river/internal/dbclock"
 	"github.com/everytick/everytick/internal/batch"
@@ -179,22 +182,52 @@ func (in *Inserter) Tx(ctx context.Context, tx pgx.Tx, jobs ...*Job) error {
 
 // Many inserts all jobs or none in one transaction, and sets their IDs.
 func (in *Inserter) Many(ctx context.Context, jobs []*Job) error {
-	return in.chunks(ctx, jobs, in.insertBy)
+	return in.allOrNone(ctx, jobs, func(ctx context.Context, tx pgx.Tx) error { return in.inParts(ctx, tx, jobs) })
 }
 
-// Bulk inserts all jobs or none in one transaction with COPY, which returns no IDs.
+// Bulk inserts all jobs or none in one transaction with COPY, which returns no IDs. River encodes each part while the
+// part before it is copied, which makes up for the wider index.
 func (in *Inserter) Bulk(ctx context.Context, jobs []*Job) error {
-	return in.chunks(ctx, jobs, func(ctx context.Context, tx pgx.Tx, chunk []*Job) error {
-		now := in.clock.Estimate()
-		for _, j := range chunk {
-			j.copied = &now
+	return in.allOrNone(ctx, jobs, func(ctx context.Context, tx pgx.Tx) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(2)
+		var stored atomic.Int64
+		previous := make(chan struct{})
+		close(previous)
+		for part := range parts(jobs) {
+			before, after := previous, make(chan struct{})
+			previous = after
+			group.Go(func() error {
+				defer func() {
+					<-before // even if a hook has ended the goroutine
+					close(after)
+				}()
+				n, err := in.copy(ctx, inTurn{quiet: quiet{tx}, before: before}, part)
+				stored.Add(int64(n))
+				return err
+			})
 		}
-		n, err := in.client.InsertManyFastTx(ctx, tx, params(chunk))
-		if err == nil && n != len(chunk) {
-			err = tooFew(n, len(chunk))
+		err := group.Wait()
+		if n := int(stored.Load()); err == nil && n != len(jobs) {
+			err = tooFew(n, len(jobs))
 		}
 		return err
 	})
+}
+
+// copy makes River copy all jobs in tx. It turns a panic of a hook into an error, because this is not the caller's
+// goroutine.
+func (in *Inserter) copy(ctx context.Context, tx pgx.Tx, jobs []*Job) (n int, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n\n%s", v, debug.Stack())
+		}
+	}()
+	now := in.clock.Estimate()
+	for _, j := range jobs {
+		j.copied = &now
+	}
+	return in.client.InsertManyFastTx(ctx, tx, params(jobs))
 }
 
 // ManyTx is Many in a savepoint of the caller's transaction. The caller notifies workers once it has committed.
@@ -205,7 +238,7 @@ func (in *Inserter) ManyTx(ctx context.Context, tx pgx.Tx, jobs []*Job) error {
 		return err
 	}
 	defer func() { _ = savepoint.Rollback(context.WithoutCancel(ctx)) }() // does nothing after Commit
-	if err := inParts(ctx, savepoint, jobs, in.insertBy); err != nil {
+	if err := in.inParts(ctx, savepoint, jobs); err != nil {
 		return err
 	}
 	return savepoint.Commit(ctx)
@@ -220,12 +253,12 @@ func (in *Inserter) InTx(ctx context.Context, f func(ctx context.Context, tx pgx
 	return err
 }
 
-// chunks calls insert with parts of jobs that each fit into one statement, all in one transaction.
-func (in *Inserter) chunks(
-	ctx context.Context, jobs []*Job, insert func(ctx context.Context, tx pgx.Tx, chunk []*Job) error,
+// allOrNone calls insert, which inserts jobs, in a transaction of its own.
+func (in *Inserter) allOrNone(
+	ctx context.Context, jobs []*Job, insert func(ctx context.Context, tx pgx.Tx) error,
 ) error {
 	ctx = context.WithValue(ctx, insertingKey{}, true)
-	err := in.inTransaction(ctx, func(tx pgx.Tx) error { return inParts(ctx, tx, jobs, insert) })
+	err := in.inTransaction(ctx, func(tx pgx.Tx) error { return insert(ctx, tx) })
 	switch {
 	case err == nil:
 		in.notifier.Inserted(ctx, jobs, false)
@@ -235,18 +268,27 @@ func (in *Inserter) chunks(
 	return err
 }
 
-// inParts calls insert with parts of jobs that each fit into one statement.
-func inParts(
-	ctx context.Context, tx pgx.Tx, jobs []*Job, insert func(ctx context.Context, tx pgx.Tx, part []*Job) error,
-) error {
-	for rest := jobs; len(rest) > 0; {
-		n := fitting(rest)
-		if err := insert(ctx, quiet{tx}, rest[:n]); err != nil {
+// inParts inserts jobs in tx, in several statements if they don't fit into one.
+func (in *Inserter) inParts(ctx context.Context, tx pgx.Tx, jobs []*Job) error {
+	for part := range parts(jobs) {
+		if err := in.insertBy(ctx, quiet{tx}, part); err != nil {
 			return err
 		}
-		rest = rest[n:]
 	}
 	return nil
+}
+
+// parts splits jobs into parts that each fit into one statement.
+func parts(jobs []*Job) iter.Seq[[]*Job] {
+	return func(yield func([]*Job) bool) {
+		for rest := jobs; len(rest) > 0; {
+			n := fitting(rest)
+			if !yield(rest[:n]) {
+				return
+			}
+			rest = rest[n:]
+		}
+	}
 }
 
 // fitting returns how many of the first jobs fit into one statement, at least one.

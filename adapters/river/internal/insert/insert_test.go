@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -455,22 +456,67 @@ func TestInserter_ACancelledCallerAffectsNoOther(t *testing.T) {
 	}
 }
 
-func TestInserter_ManyIsAllOrNothingAcrossChunks(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t, migrated.Pool(t), options{})
-	jobs := make([]*insert.Job, 10_001)
+func numbered(n int) []*insert.Job {
+	jobs := make([]*insert.Job, n)
 	for i := range jobs {
 		jobs[i] = newJob(i)
 	}
+	return jobs
+}
+
+func TestInserter_ManyIsAllOrNothingAcrossParts(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrated.Pool(t), options{})
+	jobs := numbered(10_001)
 	require.NoError(t, f.Many(t.Context(), jobs))
 	for _, i := range []int{0, 1, 9_999, 10_000} {
 		require.Equal(t, i, scalar[int](t, f.pool, `SELECT (args->>'n')::int FROM river.river_job WHERE id = $1`, jobs[i].ID))
 	}
-	for i := range jobs {
-		jobs[i] = newJob(i)
-	}
+	jobs = numbered(10_001)
 	jobs[10_000].Data = []byte(`{"n": "\u0000"}`) // PostgreSQL refuses it
 	require.Error(t, f.Many(t.Context(), jobs))
-	require.Error(t, f.Bulk(t.Context(), jobs))
 	require.Equal(t, 10_001, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))
+}
+
+func TestInserter_BulkKeepsTheOrderAcrossParts(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrated.Pool(t), options{})
+	require.NoError(t, f.Bulk(t.Context(), numbered(45_000)))
+	require.Equal(t, 45_000, scalar[int](t, f.pool, `SELECT count(*) FROM (
+		SELECT args->>'n' AS n, row_number() OVER (ORDER BY id) - 1 AS place FROM river.river_job
+	) AS row WHERE n::int = place`))
+	require.EqualValues(t, 45_000, f.inserted.Load())
+}
+
+func TestInserter_BulkIsAllOrNothingAcrossParts(t *testing.T) {
+	t.Parallel()
+	for name, refuse := range map[string]struct {
+		hook func()
+		want string
+	}{
+		"a row":            {nil, "unsupported Unicode escape sequence"},
+		"a hook panics":    {func() { panic("a bug") }, "panic: a bug"},
+		"a hook goes away": {runtime.Goexit, "stored"},
+	} {
+		for _, at := range []int{0, 10_000, 44_999} {
+			t.Run(fmt.Sprintf("%s at %d", name, at), func(t *testing.T) {
+				t.Parallel()
+				f := newFixture(t, migrated.Pool(t), options{configure: func(cfg *riverqueue.Config) {
+					cfg.Hooks = []rivertype.Hook{riverqueue.HookInsertBeginFunc(func(_ context.Context, p *rivertype.JobInsertParams) error {
+						if refuse.hook != nil && string(p.EncodedArgs) == fmt.Sprintf(`{"n":%d}`, at) {
+							refuse.hook()
+						}
+						return nil
+					})}
+				}})
+				jobs := numbered(45_000)
+				if refuse.hook == nil {
+					jobs[at].Data = []byte(`{"n": "\u0000"}`)
+				}
+				require.ErrorContains(t, f.Bulk(t.Context(), jobs), refuse.want)
+				require.Zero(t, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))
+				require.Zero(t, f.inserted.Load())
+			})
+		}
+	}
 }

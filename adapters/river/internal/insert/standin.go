@@ -162,3 +162,19 @@ func (q quiet) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 	}
 	return q.Tx.Exec(ctx, sql, args...)
 }
+
+// inTurn is a transaction whose COPY begins once before is closed.
+type inTurn struct {
+	quiet
+	before <-chan struct{}
+}
+
+func (t inTurn) CopyFrom(
+	ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource,
+) (int64, error) {
+	<-t.before
+	if err := ctx.Err(); err != nil { // the part before it failed
+		return 0, err
+	}
+	return t.quiet.CopyFrom(ctx, table, columns, rows)
+}

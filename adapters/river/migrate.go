@@ -79,11 +79,14 @@ func (s *Scheduler) inspectIndexes(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !indexes[migrate.KindIndex].Complete {
-		s.log.WarnContext(ctx, "an index is missing or lacks columns, so large tables are counted slowly: call river.Migrate",
-			"schema", s.cfg.Schema, "index", migrate.KindIndex)
+	for _, name := range []string{migrate.KindIndex, migrate.RetriesIndex} {
+		if !indexes[name].Complete {
+			s.log.WarnContext(ctx, "an index is missing or lacks columns, so large tables are counted slowly: call river.Migrate",
+				"schema", s.cfg.Schema, "index", name)
+		}
 	}
-	return slices.DeleteFunc(riverqueue.ReindexerIndexNamesDefault(), func(name string) bool { return !indexes[name].Owned }), nil
+	names := append(riverqueue.ReindexerIndexNamesDefault(), migrate.RetriesIndex)
+	return slices.DeleteFunc(names, func(name string) bool { return !indexes[name].Owned }), nil
 }
 
 // checkMigrated returns what is missing in the schema, or "". River's check takes some milliseconds, so a schema that

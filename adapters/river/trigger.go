@@ -149,9 +149,10 @@ func (s *Scheduler) toInsert(
 ) (all []*insert.Job, err error) {
 	var now time.Time
 	queue := s.queues.Of(d)
+	all = make([]*insert.Job, len(reqs))
 	for i, req := range reqs {
 		j := &insert.Job{Kind: d.Name, Queue: queue, Priority: req.Priority, MaxAttempts: d.MaxAttempts, Data: req.Data}
-		if all = append(all, j); req.Delay > 0 || !req.At.IsZero() {
+		if all[i] = j; req.Delay > 0 || !req.At.IsZero() {
 			if now.IsZero() {
 				if now, err = s.clock.Now(ctx, tx); err != nil {
 					return nil, err

@@ -33,8 +33,9 @@ SELECT (SELECT count(*) FROM {{schema}}.river_job WHERE kind = $1 AND {{is_waiti
 
 -- The numbers of waiting, retrying and running runs by job.
 -- name: CountLive
-SELECT kind, count(*), count(*) FILTER (WHERE attempt > 0), 0
-FROM {{schema}}.river_job WHERE kind = ANY ($1) AND {{is_waiting}} GROUP BY kind
+SELECT kind, count(*), 0, 0 FROM {{schema}}.river_job WHERE kind = ANY ($1) AND {{is_waiting}} GROUP BY kind
+UNION ALL
+SELECT kind, 0, count(*), 0 FROM {{schema}}.river_job WHERE kind = ANY ($1) AND {{is_waiting}} AND attempt > 0 GROUP BY kind
 UNION ALL
 SELECT kind, 0, 0, count(*) FROM {{schema}}.river_job WHERE kind = ANY ($1) AND state = 'running' GROUP BY kind
 UNION ALL

@@ -78,6 +78,6 @@ ALTER INDEX {{schema}}.everytick_job_kind_index RENAME TO river_job_kind
 -- columns that Migrate gives them. PostgreSQL quotes the columns if quote_all_identifiers is on.
 -- name: Indexes
 SELECT relname, pg_has_role(relowner, 'USAGE'), indisvalid,
-	relname <> 'river_job_kind' OR replace(pg_get_indexdef(indexrelid), '"', '') LIKE '%(kind, state, attempt)'
+	relname <> 'river_job_kind' OR replace(pg_get_indexdef(indexrelid), '"', '') LIKE '%(kind, state)'
 FROM pg_class JOIN pg_index ON indexrelid = oid
 WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)

@@ -10,6 +10,7 @@ package providertest
 
 import (
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -48,7 +49,7 @@ type Config struct {
 // Run tests the provider of h against every rule, each in a subtest. A failure names the rule that was broken. Rules
 // about optional roles that the provider lacks are skipped.
 func Run(t *testing.T, h Harness) {
-	for _, r := range rules {
+	for _, r := range slices.Backward(rules) { // package testing starts the last of parallel tests first
 		t.Run(r.name, func(t *testing.T) {
 			if r.needs != nil && r.needs(h) != "" {
 				t.Skip(r.needs(h))

@@ -31,6 +31,7 @@ type rule struct {
 // rules lists all rules. Those that wait longest in real time come first.
 var rules = slices.Concat(
 	verdictRules,
+	findRules,
 	tickRules,
 	windowRules,
 	dataRules,
@@ -50,7 +51,6 @@ var rules = slices.Concat(
 	monitorRules,
 	runRules,
 	operatorRules,
-	findRules,
 	skippedRules,
 	pageRules,
 	failedRules,

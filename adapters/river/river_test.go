@@ -17,11 +17,11 @@ import (
 	"github.com/everytick/everytick/internal/devdb/dbtest"
 )
 
-// TestMain runs 16 tests at once. They mostly wait for delays and ticks, so the default of one per CPU takes longer.
+// TestMain runs 24 tests at once. They mostly wait for delays and ticks, so the default of one per CPU takes longer.
 // Many more are late on a busy machine.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := flag.Set("test.parallel", "16"); err != nil {
+	if err := flag.Set("test.parallel", "24"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())

@@ -481,11 +481,11 @@ func TestInserter_ManyIsAllOrNothingAcrossParts(t *testing.T) {
 func TestInserter_BulkKeepsTheOrderAcrossParts(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrated.Pool(t), options{})
-	require.NoError(t, f.Bulk(t.Context(), numbered(45_000)))
-	require.Equal(t, 45_000, scalar[int](t, f.pool, `SELECT count(*) FROM (
+	require.NoError(t, f.Bulk(t.Context(), numbered(25_000)))
+	require.Equal(t, 25_000, scalar[int](t, f.pool, `SELECT count(*) FROM (
 		SELECT args->>'n' AS n, row_number() OVER (ORDER BY id) - 1 AS place FROM river.river_job
 	) AS row WHERE n::int = place`))
-	require.EqualValues(t, 45_000, f.inserted.Load())
+	require.EqualValues(t, 25_000, f.inserted.Load())
 }
 
 func TestInserter_BulkIsAllOrNothingAcrossParts(t *testing.T) {
@@ -498,7 +498,7 @@ func TestInserter_BulkIsAllOrNothingAcrossParts(t *testing.T) {
 		"a hook panics":    {func() { panic("a bug") }, "panic: a bug"},
 		"a hook goes away": {runtime.Goexit, "stored"},
 	} {
-		for _, at := range []int{0, 10_000, 44_999} {
+		for _, at := range []int{0, 10_000, 24_999} {
 			t.Run(fmt.Sprintf("%s at %d", name, at), func(t *testing.T) {
 				t.Parallel()
 				f := newFixture(t, migrated.Pool(t), options{configure: func(cfg *riverqueue.Config) {
@@ -509,7 +509,7 @@ func TestInserter_BulkIsAllOrNothingAcrossParts(t *testing.T) {
 						return nil
 					})}
 				}})
-				jobs := numbered(45_000)
+				jobs := numbered(25_000)
 				if refuse.hook == nil {
 					jobs[at].Data = []byte(`{"n": "\u0000"}`)
 				}

@@ -669,3 +669,73 @@ func makeReadOnly(t *testing.T, pools ...*pgxpool.Pool) {
 		conn.Release()
 	}
 }
+
+// A function of the application's pool may return the cancellation of somebody else, as of a request for a token that
+// two callers share.
+func TestScheduler_OutlivesCancellationsInThePoolsFunctions(t *testing.T) {
+	t.Parallel()
+	for name, install := range map[string]func(cfg *pgxpool.Config, fail func() error){
+		"BeforeConnect": func(cfg *pgxpool.Config, fail func() error) {
+			cfg.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { return fail() }
+		},
+		"AfterConnect": func(cfg *pgxpool.Config, fail func() error) {
+			cfg.AfterConnect = func(context.Context, *pgx.Conn) error { return fail() }
+		},
+		"PrepareConn": func(cfg *pgxpool.Config, fail func() error) {
+			cfg.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) { return true, fail() }
+		},
+		"DialFunc": func(cfg *pgxpool.Config, fail func() error) {
+			dial := cfg.ConnConfig.DialFunc
+			cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if err := fail(); err != nil {
+					return nil, err
+				}
+				return dial(ctx, network, addr)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := migrated.URL(t)
+			cfg, err := pgxpool.ParseConfig(url)
+			require.NoError(t, err)
+			var failing atomic.Bool
+			install(cfg, func() error {
+				if failing.Load() {
+					return fmt.Errorf("no token: %w", context.Canceled)
+				}
+				return nil
+			})
+			pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+			require.NoError(t, err)
+			t.Cleanup(pool.Close)
+			s := newScheduler(t, pool, river.Config{})
+			running, release := make(chan struct{}), make(chan struct{})
+			require.NoError(t, s.RegisterDelayed("a.job", 0, func(context.Context, *jobs.Job) error {
+				close(running)
+				<-release
+				return nil
+			}))
+			require.NoError(t, s.Start(t.Context()))
+			_, err = s.Trigger(t.Context(), "a.job", nil)
+			require.NoError(t, err)
+			receive(t, running)
+			others := openPool(t, url)
+			leaders := func() int {
+				return scalar[int](t, others, `SELECT count(*) FROM river.river_leader WHERE expires_at > now()`)
+			}
+			eventually(t, "the process leads", func() bool { return leaders() == 1 })
+			failing.Store(true)
+			execSQL(t, others, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+				WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+			close(release)
+			pass(t, 6*time.Second) // longer than River waits between results, and between extensions of its term
+			failing.Store(false)
+			eventually(t, "the result is stored", func() bool {
+				return scalar[string](t, others, `SELECT state::text FROM river.river_job`) == "completed"
+			})
+			execSQL(t, others, `UPDATE river.river_leader SET expires_at = now()`)
+			eventually(t, "the process leads again", func() bool { return leaders() == 1 })
+		})
+	}
+}

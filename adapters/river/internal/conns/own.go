@@ -3,6 +3,8 @@ package conns
 import (
 	"cmp"
 	"context"
+	"errors"
+	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,6 +25,7 @@ const ownPing = 2 * time.Second
 // prepared, unless pooled is set: a pooler may give them to others.
 func Config(app *pgxpool.Pool, s *store.Store, pooled bool) *pgxpool.Config {
 	cfg := app.Config()
+	hideCancellations(cfg)
 	if pooled {
 		return cfg
 	}
@@ -36,6 +39,37 @@ func Config(app *pgxpool.Pool, s *store.Store, pooled bool) *pgxpool.Config {
 		return s.PrepareSession(ctx, conn)
 	}
 	return cfg
+}
+
+// hideCancellations hides [context.Canceled] in errors of the application's functions whose own context has not ended:
+// they may come from a request for a token, say, that somebody else has cancelled. River takes it for its own end. It
+// would drop the results of jobs, and stop listening and electing leaders for good.
+func hideCancellations(cfg *pgxpool.Config) {
+	if f := cfg.BeforeConnect; f != nil {
+		cfg.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error { return uncancelled(ctx, f(ctx, c)) }
+	}
+	if f := cfg.AfterConnect; f != nil {
+		cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return uncancelled(ctx, f(ctx, conn)) }
+	}
+	if f := cfg.PrepareConn; f != nil {
+		cfg.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+			ok, err := f(ctx, conn)
+			return ok, uncancelled(ctx, err)
+		}
+	}
+	if f := cfg.ConnConfig.DialFunc; f != nil {
+		cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := f(ctx, network, addr)
+			return conn, uncancelled(ctx, err)
+		}
+	}
+}
+
+func uncancelled(ctx context.Context, err error) error {
+	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
+		return errors.New(err.Error())
+	}
+	return err
 }
 
 // Pool returns a pool for fetching, completing and scheduling jobs, which must not wait when handlers and the rest of

@@ -121,7 +121,8 @@ type Config struct {
 	// and tick, and every run. The package's own come after them. Concurrent triggers share one insert, whose context
 	// has none of their values. With an insert middleware or a plugin, each insert is a transaction, so that nothing is
 	// stored if the middleware fails afterwards. Changing ID, Queues, Workers, PeriodicJobs, Schema,
-	// LeaderElectionDisabled, RescueStuckJobsAfter or JobTimeout is an error of New or Start.
+	// LeaderElectionDisabled, RescueStuckJobsAfter, JobTimeout or SoftStopTimeout is an error of New or Start. Instead of
+	// a SoftStopTimeout, give the context of Shutdown a deadline.
 	River func(*riverqueue.Config)
 }
 
@@ -259,10 +260,11 @@ func (s *Scheduler) configure(cfg *riverqueue.Config) error {
 			"LeaderElectionDisabled": cfg.LeaderElectionDisabled != before.LeaderElectionDisabled,
 			"RescueStuckJobsAfter":   cfg.RescueStuckJobsAfter != before.RescueStuckJobsAfter,
 			"JobTimeout":             cfg.JobTimeout != before.JobTimeout,
+			"SoftStopTimeout":        cfg.SoftStopTimeout != before.SoftStopTimeout,
 		} {
 			if changed {
 				return fmt.Errorf("Config.River has changed %s: it may change all of River's configuration but ID, Queues, Workers, "+
-					"PeriodicJobs, Schema, LeaderElectionDisabled, RescueStuckJobsAfter and JobTimeout", field)
+					"PeriodicJobs, Schema, LeaderElectionDisabled, RescueStuckJobsAfter, JobTimeout and SoftStopTimeout", field)
 			}
 		}
 	}

@@ -401,6 +401,7 @@ func TestConfigRiver_AppliesToBothClientsWithinLimits(t *testing.T) {
 		"LeaderElectionDisabled": func(cfg *riverqueue.Config) { cfg.LeaderElectionDisabled = true },
 		"RescueStuckJobsAfter":   func(cfg *riverqueue.Config) { cfg.RescueStuckJobsAfter = 2 * time.Hour },
 		"JobTimeout":             func(cfg *riverqueue.Config) { cfg.JobTimeout = time.Minute },
+		"SoftStopTimeout":        func(cfg *riverqueue.Config) { cfg.SoftStopTimeout = time.Minute },
 		"Queues":                 func(cfg *riverqueue.Config) { cfg.Queues = map[string]riverqueue.QueueConfig{"mine": {MaxWorkers: 1}} },
 		"PeriodicJobs":           func(cfg *riverqueue.Config) { cfg.PeriodicJobs = []*riverqueue.PeriodicJob{nil} },
 	} {

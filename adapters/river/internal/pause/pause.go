@@ -28,6 +28,8 @@ type Pauses struct {
 	store *store.Store
 
 	mu    sync.RWMutex
+	asked int                  // how often the database was asked
+	known int                  // which time since is the answer to
 	since map[string]time.Time // the paused jobs
 	ended map[string]time.Time // when this process saw a pause end that may have left runs behind
 }
@@ -43,14 +45,22 @@ func (p *Pauses) Has(name string) bool {
 	return ok
 }
 
-// Learn reads which jobs are paused.
+// Learn reads which jobs are paused. An answer that comes after that to a later question is not news.
 func (p *Pauses) Learn(ctx context.Context, db store.DB) error {
+	p.mu.Lock()
+	p.asked++
+	question := p.asked
+	p.mu.Unlock()
 	now, err := p.store.Pauses(ctx, db)
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if question < p.known {
+		return nil
+	}
+	p.known = question
 	for name := range p.since {
 		p.ended[name] = time.Now()
 	}

@@ -2,9 +2,11 @@ package pause_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -84,4 +86,38 @@ func TestPauses_FreeWaitsForLockedRuns(t *testing.T) {
 	require.NoError(t, tx.Rollback(t.Context()))
 	require.NoError(t, <-freed)
 	require.Equal(t, "home", queueOf(t, pool))
+}
+
+// slow is a pool whose first query has been answered when asked is closed, and returns when release is.
+type slow struct {
+	*pgxpool.Pool
+	once           sync.Once
+	asked, release chan struct{}
+}
+
+func (s *slow) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	rows, err := s.Pool.Query(ctx, sql, args...)
+	s.once.Do(func() {
+		close(s.asked)
+		<-s.release
+	})
+	return rows, err
+}
+
+func TestPauses_ALateAnswerEndsNoPause(t *testing.T) {
+	t.Parallel()
+	pool, s := migrated.Pool(t), store.New("river")
+	insertRow(t, pool, "home")
+	p := pause.New(s)
+	late := &slow{Pool: pool, asked: make(chan struct{}), release: make(chan struct{})}
+	refreshed := make(chan error, 1)
+	go func() { refreshed <- p.Refresh(context.Background(), late, []string{"a.job"}, []string{"home"}) }()
+	<-late.asked
+	require.NoError(t, s.Pause(t.Context(), pool, "a.job"))
+	require.NoError(t, p.Learn(t.Context(), pool))
+	require.NoError(t, s.Park(t.Context(), pool, "a.job"))
+	close(late.release)
+	require.NoError(t, <-refreshed)
+	require.True(t, p.Has("a.job"))
+	require.Equal(t, store.PausedQueue, queueOf(t, pool))
 }

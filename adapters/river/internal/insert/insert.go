@@ -189,7 +189,9 @@ func (in *Inserter) Many(ctx context.Context, jobs []*Job) error {
 // part before it is copied, which makes up for the wider index.
 func (in *Inserter) Bulk(ctx context.Context, jobs []*Job) error {
 	return in.allOrNone(ctx, jobs, func(ctx context.Context, tx pgx.Tx) error {
-		group, ctx := errgroup.WithContext(ctx)
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		var group errgroup.Group
 		group.SetLimit(2)
 		var stored atomic.Int64
 		previous := make(chan struct{})
@@ -197,17 +199,24 @@ func (in *Inserter) Bulk(ctx context.Context, jobs []*Job) error {
 		for part := range parts(jobs) {
 			before, after := previous, make(chan struct{})
 			previous = after
-			group.Go(func() error {
+			group.Go(func() (err error) {
 				defer func() {
 					<-before // even if a hook has ended the goroutine
+					if err != nil {
+						cancel(err) // before the next part has its turn
+					}
 					close(after)
 				}()
+				if ctx.Err() != nil { // River would call the hooks
+					return nil
+				}
 				n, err := in.copy(ctx, inTurn{quiet: quiet{tx}, before: before}, part)
 				stored.Add(int64(n))
 				return err
 			})
 		}
-		err := group.Wait()
+		_ = group.Wait()
+		err := context.Cause(ctx)
 		if n := int(stored.Load()); err == nil && n != len(jobs) {
 			err = tooFew(n, len(jobs))
 		}

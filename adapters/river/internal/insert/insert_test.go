@@ -520,3 +520,37 @@ func TestInserter_BulkIsAllOrNothingAcrossParts(t *testing.T) {
 		}
 	}
 }
+
+func TestInserter_BulkStopsAtAFailureOrTheEndOfItsContext(t *testing.T) {
+	t.Parallel()
+	errBug := errors.New("a bug")
+	for name, test := range map[string]struct {
+		at   int
+		hook func(cancel func()) error
+		want error
+	}{
+		"a hook fails":                      {0, func(func()) error { return errBug }, errBug},
+		"a hook fails in the second part":   {10_000, func(func()) error { return errBug }, errBug},
+		"its context ends in the first":     {0, func(cancel func()) error { cancel(); return nil }, context.Canceled},
+		"its context ends while one copies": {19_999, func(cancel func()) error { cancel(); return nil }, context.Canceled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var calls atomic.Int64
+			f := newFixture(t, migrated.Pool(t), options{configure: func(cfg *riverqueue.Config) {
+				cfg.Hooks = []rivertype.Hook{riverqueue.HookInsertBeginFunc(func(_ context.Context, p *rivertype.JobInsertParams) error {
+					calls.Add(1)
+					if string(p.EncodedArgs) == fmt.Sprintf(`{"n":%d}`, test.at) {
+						return test.hook(cancel)
+					}
+					return nil
+				})}
+			}})
+			require.ErrorIs(t, f.Bulk(ctx, numbered(100_000)), test.want)
+			require.LessOrEqual(t, calls.Load(), int64(40_000))
+			require.Zero(t, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))
+		})
+	}
+}

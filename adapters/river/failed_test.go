@@ -236,3 +236,26 @@ func TestShutdown_AnAttemptThatIsNotReportedCounts(t *testing.T) {
 	require.Equal(t, id, receive(t, failed).ID)
 	require.EqualValues(t, 1, calls.Load(), "the handler of a job without retries was called again")
 }
+
+func TestShutdown_MakesAllCallsOfOnFailed(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	const n = 25 // more than are made at once
+	var called atomic.Int32
+	release := make(chan struct{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, func(context.Context, *jobs.Job) error { return errors.New("no") },
+		jobs.MaxRetries(0), jobs.OnFailed(func(context.Context, jobs.Run) {
+			<-release
+			called.Add(1)
+		})))
+	require.NoError(t, s.Start(t.Context()))
+	_, err := s.TriggerMany(t.Context(), "a.job", make([]any, n))
+	require.NoError(t, err)
+	eventually(t, "all have failed", func() bool {
+		return scalar[int](t, s.Pool(), `SELECT count(*) FROM river.river_job WHERE state = 'discarded'`) == n
+	})
+	time.AfterFunc(time.Second, func() { close(release) })
+	require.NoError(t, shutdown(s))
+	require.EqualValues(t, n, called.Load())
+	noCallIsDue(t, s)
+}

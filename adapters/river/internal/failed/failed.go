@@ -104,12 +104,14 @@ func (c *Caller) Run() {
 	defer close(c.stopped)
 	ticker := time.NewTicker(checkEvery)
 	defer ticker.Stop()
-	for {
-		c.sweep()
-		select {
-		case <-c.stop:
-			c.sweep() // for the last runs
+	for stop := c.stop; ; {
+		all := c.sweep()
+		if all && stop == nil {
 			return
+		}
+		select {
+		case <-stop:
+			stop = nil // once more, for the last runs
 		case <-c.wake:
 		case <-ticker.C:
 		}
@@ -141,12 +143,13 @@ func (c *Caller) Stop(ctx, hard context.Context) (undone bool) {
 	}
 }
 
-// sweep claims as many calls as there are free slots, and starts them.
-func (c *Caller) sweep() {
+// sweep claims as many calls as there are free slots, and starts them. It returns false if there may be more. Then the
+// end of a call wakes the caller.
+func (c *Caller) sweep() (all bool) {
 	for c.calling.Err() == nil {
 		free := cap(c.slots) - len(c.slots)
 		if free == 0 {
-			return // the end of a call wakes the caller
+			return false
 		}
 		ctx, cancel := context.WithTimeout(c.calling, timeout)
 		c.mu.Lock()
@@ -159,7 +162,7 @@ func (c *Caller) sweep() {
 			if c.calling.Err() == nil {
 				c.cfg.Log.WarnContext(ctx, "could not look for failed runs; OnFailed is called for them within seconds", "error", err)
 			}
-			return
+			return true
 		}
 		for _, f := range claimed {
 			c.slots <- struct{}{}
@@ -172,9 +175,10 @@ func (c *Caller) sweep() {
 			})
 		}
 		if len(claimed) < free {
-			return
+			return true
 		}
 	}
+	return true
 }
 
 func (c *Caller) setCurrent(id int64, current bool) {

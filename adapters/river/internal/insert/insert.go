@@ -36,6 +36,8 @@ const (
 	maxRows, maxBytes = 1000, 4 << 20
 	// manyRows and manyBytes bound a statement of [Inserter.Many] and [Inserter.Bulk].
 	manyRows, manyBytes = 10_000, 16 << 20
+	// rollbackTimeout bounds a rollback. A connection that fails there is closed.
+	rollbackTimeout = 5 * time.Second
 )
 
 // An Inserter inserts jobs. Create one with [New].
@@ -147,12 +149,19 @@ func (in *Inserter) inTransaction(ctx context.Context, f func(tx pgx.Tx) error) 
 	if err != nil {
 		return Outcome{NoConn: true}.Judge(err)
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // does nothing after Commit
+	defer rollback(ctx, tx)
 	if err := f(tx); err != nil {
 		return Outcome{}.Judge(err)
 	}
 	err = tx.Commit(ctx)
 	return Outcome{Sent: true, Intact: !conn.Conn().IsClosed()}.Judge(err)
+}
+
+// rollback ends a transaction, even if ctx has ended. It does nothing after Commit.
+func rollback(ctx context.Context, tx pgx.Tx) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	defer cancel()
+	_ = tx.Rollback(ctx)
 }
 
 // insertBy makes River insert all jobs or none in tx, and sets their IDs.
@@ -246,7 +255,7 @@ func (in *Inserter) ManyTx(ctx context.Context, tx pgx.Tx, jobs []*Job) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = savepoint.Rollback(context.WithoutCancel(ctx)) }() // does nothing after Commit
+	defer rollback(ctx, savepoint)
 	if err := in.inParts(ctx, savepoint, jobs); err != nil {
 		return err
 	}

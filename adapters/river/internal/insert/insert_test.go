@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"strconv"
 	"sync"
@@ -289,16 +290,22 @@ func TestInserter_FewerRowsThanJobsIsAnError(t *testing.T) {
 }
 
 // aborting is an insert middleware that fails after the INSERT.
-type aborting struct{ riverqueue.MiddlewareDefaults }
+type aborting struct {
+	riverqueue.MiddlewareDefaults
+	after func() // called after the INSERT, unless it is nil
+}
 
 var errAborted = errors.New("aborted")
 
-func (*aborting) InsertMany(
+func (a *aborting) InsertMany(
 	ctx context.Context, _ []*rivertype.JobInsertParams,
 	doInner func(context.Context) ([]*rivertype.JobInsertResult, error),
 ) ([]*rivertype.JobInsertResult, error) {
 	if _, err := doInner(ctx); err != nil {
 		return nil, err
+	}
+	if a.after != nil {
+		a.after()
 	}
 	return nil, errAborted
 }
@@ -313,6 +320,67 @@ func TestInserter_StoresNothingIfAMiddlewareFailsAfterTheInsert(t *testing.T) {
 	require.NotContains(t, err.Error(), "may or may not")
 	require.Zero(t, scalar[int](t, f.pool, `SELECT count(*) FROM river.river_job`))
 	require.Zero(t, f.inserted.Load())
+}
+
+// mute is a connection whose network drops everything that is sent while silent is set.
+type mute struct {
+	net.Conn
+	silent *atomic.Bool
+}
+
+func (m mute) Write(p []byte) (int, error) {
+	if m.silent.Load() {
+		return len(p), nil
+	}
+	return m.Conn.Write(p)
+}
+
+func TestInserter_WaitsNotForeverForARollback(t *testing.T) {
+	t.Parallel()
+	for name, call := range map[string]func(f *fixture) error{
+		"One":  func(f *fixture) error { return f.One(t.Context(), newJob(1)) },
+		"Bulk": func(f *fixture) error { return f.Bulk(t.Context(), numbered(2)) },
+		"ManyTx": func(f *fixture) error {
+			return pgx.BeginFunc(t.Context(), f.pool, func(tx pgx.Tx) error { return f.ManyTx(t.Context(), tx, numbered(2)) })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var silent atomic.Bool
+			cfg, err := pgxpool.ParseConfig(migrated.URL(t))
+			require.NoError(t, err)
+			dial, dialed := cfg.ConnConfig.DialFunc, make(chan net.Conn, 10)
+			cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if silent.Load() {
+					return nil, errors.New("the network is down")
+				}
+				conn, err := dial(ctx, network, addr)
+				if err == nil {
+					dialed <- conn
+				}
+				return mute{conn, &silent}, err
+			}
+			pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+			require.NoError(t, err)
+			t.Cleanup(func() {
+				for len(dialed) > 0 { // pgx waits for the server
+					_ = (<-dialed).Close()
+				}
+				pool.Close()
+			})
+			f := newFixture(t, pool, options{inTx: true, configure: func(cfg *riverqueue.Config) {
+				cfg.Middleware = []rivertype.Middleware{&aborting{after: func() { silent.Store(true) }}}
+			}})
+			returned := make(chan error, 1)
+			go func() { returned <- call(f) }()
+			select {
+			case err := <-returned:
+				require.ErrorIs(t, err, errAborted)
+			case <-time.After(30 * time.Second):
+				t.Fatal("it waits for the rollback")
+			}
+		})
+	}
 }
 
 // nested is a driver that begins a nested transaction, as River's driver may do one day.

@@ -518,6 +518,32 @@ func TestOverlapSkip_KeepsOneOfTwoRunsFetchedTogether(t *testing.T) {
 	require.Empty(t, running)
 }
 
+// River stores the result of a run up to 250 ms after its end.
+func TestOverlapSkip_RunsATickRightAfterTheEndOfAnotherRun(t *testing.T) {
+	t.Parallel()
+	url := migrated.URL(t)
+	ran := make(chan jobs.Job, 1000)
+	for range 2 {
+		s := newScheduler(t, openPool(t, url), river.Config{})
+		require.NoError(t, s.RegisterInterval("a.tick", time.Second, func(ctx context.Context, job *jobs.Job) error {
+			ran <- *job
+			select {
+			case <-time.After(time.Until(job.Tick.Add(930 * time.Millisecond))):
+			case <-ctx.Done():
+			}
+			return nil
+		}, jobs.Overlap(jobs.OverlapSkip)))
+		require.NoError(t, s.Start(t.Context()))
+	}
+	for last, inRow := receive(t, ran), 1; inRow < 5; inRow++ {
+		job := receive(t, ran)
+		if !job.Tick.Equal(last.Tick.Add(time.Second)) {
+			inRow = 0
+		}
+		last = job
+	}
+}
+
 func TestSchedule_RacingProcessesInsertEachTickOnce(t *testing.T) {
 	t.Parallel()
 	url := migrated.URL(t)

@@ -121,6 +121,9 @@ const (
 	prepareTimeout = 15 * time.Second
 	// besideSnooze is the wait of a run whose handler is still running here for an earlier attempt.
 	besideSnooze = 5 * time.Second
+	// storedWithin is how long a tick waits before it is skipped for another run, which may have ended. River stores
+	// results every 250 ms.
+	storedWithin = 400 * time.Millisecond
 )
 
 // An attempt is one execution of a job's handler, with the steps around it.
@@ -291,17 +294,19 @@ func (a *attempt) skip(ctx context.Context) error {
 	}
 	overlaps := false
 	if !a.run.Tick.IsZero() && a.job.Overlap == jobs.OverlapSkip {
-		bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
-		defer cancel()
-		limits := store.Limits{Statement: prepareTimeout, Idle: prepareTimeout}
-		err := a.env.Store.InTx(bounded, a.env.Own, limits, func(tx pgx.Tx) (err error) {
-			overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID, a.run.Attempt > 1 || a.run.Snoozes > 0)
-			return err
-		})
+		var err error
+		if overlaps, err = a.overlaps(ctx); overlaps && err == nil {
+			began := time.Now()
+			select {
+			case <-time.After(storedWithin):
+			case <-ctx.Done():
+			}
+			overlaps, err = a.overlaps(ctx)
+			a.run.StartedAt = a.run.StartedAt.Add(time.Since(began))
+		}
 		if err != nil {
 			return a.postpone(ctx, "could not check for another run", err)
 		}
-		overlaps = overlaps || a.env.Going.beside(a.run.Name, a.row.ID)
 	}
 	due := a.row.ScheduledAt
 	if !a.run.Tick.IsZero() {
@@ -320,6 +325,19 @@ func (a *attempt) skip(ctx context.Context) error {
 		return riverqueue.MetadataSet(ctx, metaStarted, true)
 	}
 	return nil
+}
+
+// overlaps reports whether another run of the job is in progress, or has ended and its result is not stored yet. If not,
+// it lets this one through.
+func (a *attempt) overlaps(ctx context.Context) (overlaps bool, err error) {
+	bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
+	defer cancel()
+	limits := store.Limits{Statement: prepareTimeout, Idle: prepareTimeout}
+	err = a.env.Store.InTx(bounded, a.env.Own, limits, func(tx pgx.Tx) (err error) {
+		overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID, a.run.Attempt > 1 || a.run.Snoozes > 0)
+		return err
+	})
+	return overlaps || a.env.Going.beside(a.run.Name, a.row.ID), err
 }
 
 // open sets where the window of a tick's run begins. It asks at each attempt: runs of earlier and later ticks may have

@@ -282,6 +282,34 @@ func TestSchedule_FollowsTheDatabasesClock(t *testing.T) {
 	}
 }
 
+// Until the next heartbeat, two seconds later at most, the process takes the time for an hour later than it is.
+func TestSchedule_IsOnTimeAfterTheProcesssClockWasSet(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	var shift atomic.Int64
+	s.ShiftWallClock(&shift)
+	ran := make(chan jobs.Job, 1000)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, forward(ran)))
+	require.NoError(t, s.Start(t.Context()))
+	last := receive(t, ran)
+	for range 3 {
+		last = receive(t, ran)
+		pass(t, time.Until(last.Tick.Add(980*time.Millisecond))) // so that a check comes before the heartbeat
+		shift.Add(int64(time.Hour))
+	}
+	pass(t, 3*time.Second)
+	for len(ran) > 0 {
+		last = <-ran
+	}
+	for inRow := 0; inRow < 4; inRow++ {
+		job := receive(t, ran)
+		if !job.Tick.Equal(last.Tick.Add(time.Second)) {
+			inRow = 0
+		}
+		last = job
+	}
+}
+
 func TestTrigger_DelayFollowsTheDatabasesClock(t *testing.T) {
 	t.Parallel()
 	pool := migrated.Pool(t)

@@ -78,6 +78,7 @@ type Ticker struct {
 
 	// The goroutine that advances owns these.
 	first time.Time // the earliest entry.at; zero if no tick is left
+	now   time.Time // the estimated time of the latest check
 	floor time.Time // no row is due at or before it
 	left  bool      // a schedule that was due could not be advanced
 	lag   time.Duration
@@ -198,6 +199,8 @@ func (t *Ticker) check(ctx context.Context) {
 		t.floor = time.Time{}
 	}
 	now := t.cfg.Clock.Estimate()
+	back := now.Before(t.now) // a clock was set, and what was calculated since may be far ahead
+	t.now = now
 	due, err := t.due(ctx, t.floor)
 	if err == nil {
 		err = t.advanceAll(ctx, due)
@@ -209,7 +212,7 @@ func (t *Ticker) check(ctx context.Context) {
 	t.floor = t.nextFloor(due)
 	t.first = time.Time{}
 	for _, e := range t.entries {
-		if !e.at.IsZero() && !e.at.After(now) {
+		if back || !e.at.IsZero() && !e.at.After(now) {
 			var err error
 			if e.at, err = provider.CheckedNext(e.Schedule, now); err != nil {
 				e.at = now.Add(fullEvery)

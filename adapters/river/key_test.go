@@ -324,3 +324,41 @@ func TestKeyed_TransactionsInDifferentOrdersDoNotHang(t *testing.T) {
 	}
 	require.ErrorContains(t, err, "deadlock detected")
 }
+
+// A worker fetches a run of a paused job, or of one with worker slots of its own that a process inserted which does not
+// know the job, to move it to another queue. It has not started then.
+func TestKeyed_ARunThatAWorkerMovesStillWaits(t *testing.T) {
+	t.Parallel()
+	for option, keyed := range keyedOptions {
+		t.Run(option, func(t *testing.T) {
+			t.Parallel()
+			pool := migrated.Pool(t)
+			s := newScheduler(t, pool, river.Config{})
+			require.NoError(t, s.RegisterDelayed("a.paused", 0, noop))
+			started, release := make(chan struct{}), make(chan struct{})
+			t.Cleanup(func() { close(release) })
+			require.NoError(t, s.RegisterDelayed("an.own", 0, func(context.Context, *jobs.Job) error {
+				started <- struct{}{}
+				<-release
+				return nil
+			}, jobs.Concurrency(1)))
+			require.NoError(t, s.Start(t.Context()))
+			require.NoError(t, s.Pause(t.Context(), "a.paused"))
+			triggerOnly := newScheduler(t, pool, river.Config{TriggerOnly: true})
+			_, err := triggerOnly.Trigger(t.Context(), "an.own", nil) // takes the slot
+			require.NoError(t, err)
+			receive(t, started)
+			for name, by := range map[string]jobs.Triggerer{"a.paused": s, "an.own": triggerOnly} {
+				for i := range 20 {
+					key := keyed(fmt.Sprint(i))
+					first, err := by.Trigger(t.Context(), name, nil, key)
+					require.NoError(t, err)
+					pass(t, time.Duration(i)*10*time.Millisecond)
+					second, err := by.Trigger(t.Context(), name, nil, key)
+					require.NoError(t, err)
+					require.Equal(t, first, second, "%s, after %d ms", name, 10*i)
+				}
+			}
+		})
+	}
+}

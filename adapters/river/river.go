@@ -238,6 +238,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Scheduler, error) {
 	s.inserts = insert.New(pool, s.inserting, s.clock, insertsInTx(riverCfg), s.wake)
 	s.keys = key.New(key.Config{
 		Pool: pool, Store: s.store, Inserts: s.inserts, Wake: s.wake, OwnPool: s.ownPool, Metadata: s.metadata,
+		Paused: s.pauses.Has,
 	})
 	s.bulk = bulk.New(pool, s.store, s.cancelTx, s.wake.Notify)
 	if linked := store.NewerRiver(); linked != "" {

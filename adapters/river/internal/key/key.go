@@ -10,6 +10,7 @@ package key
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -31,6 +32,10 @@ const (
 	heldWithin = time.Minute
 	// heldTimeout bounds that statement, which needs a connection beside the transaction's.
 	heldTimeout = 250 * time.Millisecond
+	// moving is how long a trigger waits for a run that a worker may be moving to another queue, and movingCheck how
+	// often it checks. River stores such a move within 250 ms.
+	moving      = 2 * time.Second
+	movingCheck = 25 * time.Millisecond
 )
 
 // Config configures [Keys]. All fields are required.
@@ -43,6 +48,8 @@ type Config struct {
 	OwnPool func() *pgxpool.Pool
 	// Metadata returns the metadata of a request's row. The runs that it overtakes must not start after it.
 	Metadata func(req *jobs.Request, overtakes []int64) ([]byte, error)
+	// Paused reports whether a job is paused, as far as this process knows.
+	Paused func(name string) bool
 }
 
 // Keys inserts jobs that have a key. Create one with [New].
@@ -148,8 +155,18 @@ func (k *Keys) findLive(ctx context.Context, tx pgx.Tx, j *insert.Job) error {
 // shared inserts j, or finds or replaces the run that waits with the key that has this hash. See sql/key.sql in package
 // store for why River's unique keys alone do not suffice.
 func (k *Keys) shared(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *insert.Job, hash []byte) error {
+	began := time.Now()
 	if tx != nil {
-		soon, err := k.sharedTx(ctx, tx, true, req, j, hash)
+		if err := k.cfg.Store.LockKey(ctx, tx, hash); err != nil {
+			return err
+		}
+		soon, err := false, errChanged
+		for errors.Is(err, errChanged) { // in a savepoint, whose end unlocks the run that has changed
+			err = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) (err error) {
+				soon, err = k.sharedTx(ctx, tx, true, req, j, hash, began)
+				return err
+			})
+		}
 		if err != nil {
 			return err
 		}
@@ -162,7 +179,7 @@ func (k *Keys) shared(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *inse
 		return err
 	}
 	if req.UniqueMode == jobs.UniqueModeWaiting { // a run that waits now starts after this call began
-		live, err := k.cfg.Store.LiveByKey(ctx, k.cfg.Pool, hash)
+		live, err := k.cfg.Store.LiveByKey(ctx, k.cfg.Pool, hash, false)
 		if err != nil {
 			return err
 		}
@@ -171,69 +188,79 @@ func (k *Keys) shared(ctx context.Context, tx pgx.Tx, req *jobs.Request, j *inse
 			return nil
 		}
 	}
-	err := k.cfg.Inserts.InTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := k.sharedTx(ctx, tx, false, req, j, hash)
-		return err
-	})
+	err := errChanged
+	for errors.Is(err, errChanged) {
+		err = k.cfg.Inserts.InTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			if err := k.cfg.Store.LockKey(ctx, tx, hash); err != nil {
+				return err
+			}
+			_, err := k.sharedTx(ctx, tx, false, req, j, hash, began)
+			return err
+		})
+	}
 	if err == nil {
 		k.cfg.Wake.Inserted(ctx, []*insert.Job{j}, false)
 	}
 	return err
 }
 
-// sharedTx does the work of shared in a transaction, which must be at the isolation level read committed. open says
-// that it is the caller's. soon says that the run was found and is due soon, but not yet.
+// errChanged means that the run with the key has started or ended since it was found, or may be about to wait again. The
+// transaction may have locked it, and must end before the next try.
+var errChanged = errors.New("the run that has the key is changing")
+
+// sharedTx does the work of shared in a transaction that has locked the key, at the isolation level read committed. open
+// says that it is the caller's. soon says that the run was found and is due soon, but not yet. After errChanged the
+// caller tries again; began is the start of its first try.
 func (k *Keys) sharedTx(
-	ctx context.Context, tx pgx.Tx, open bool, req *jobs.Request, j *insert.Job, hash []byte,
+	ctx context.Context, tx pgx.Tx, open bool, req *jobs.Request, j *insert.Job, hash []byte, began time.Time,
 ) (soon bool, err error) {
-	if err := k.cfg.Store.LockKey(ctx, tx, hash); err != nil {
+	j.UniqueKey = store.SharedKey(hash)
+	live, err := k.cfg.Store.LiveByKey(ctx, tx, hash, k.cfg.Paused(req.Name))
+	if err != nil {
 		return false, err
 	}
-	j.UniqueKey = store.SharedKey(hash)
-	for {
-		live, err := k.cfg.Store.LiveByKey(ctx, tx, hash)
-		if err != nil {
-			return false, err
-		}
-		latest := latestOf(live)
-		action := provider.DecideKey(req.UniqueMode, latest.State)
-		if action == provider.KeyInsert {
-			return false, k.insertAfter(ctx, tx, req, j, live)
-		}
-		if open && latest.Scheduled {
-			k.keepFromScheduler(ctx, latest.ID)
-		}
-		held, waits, err := k.cfg.Store.LockWaiting(ctx, tx, latest.ID)
-		if err != nil {
-			return false, err
-		}
-		if !waits { // it has started or ended meanwhile
-			continue
-		}
-		keepDue := true
-		if action == provider.KeyReplace {
-			others := slices.DeleteFunc(live, func(run store.Keyed) bool { return run.ID == latest.ID })
-			if err := k.insertAfter(ctx, tx, req, j, others); err != nil {
-				return false, err
-			}
-			due := j.Due
-			if due.IsZero() {
-				due = held.Now
-			}
-			keepDue = provider.ReplacedDue(held.Started, held.Due, due).After(due)
-			if err := k.cfg.Store.Replace(ctx, tx, j.ID, latest.ID, keepDue); err != nil {
-				return false, err
-			}
-		}
-		j.ID, j.Queue = latest.ID, held.Queue
-		if keepDue {
-			j.Due = time.Time{}
-			if held.Due.After(held.Now) {
-				j.Due = held.Due
-			}
-		}
-		return j.Due.Before(held.Now.Add(heldWithin)) && !j.Immediate(), nil
+	latest := latestOf(live)
+	if latest.Moves && time.Since(began) < moving {
+		time.Sleep(movingCheck)
+		return false, errChanged
 	}
+	action := provider.DecideKey(req.UniqueMode, latest.State)
+	if action == provider.KeyInsert {
+		return false, k.insertAfter(ctx, tx, req, j, live)
+	}
+	if open && latest.Scheduled {
+		k.keepFromScheduler(ctx, latest.ID)
+	}
+	held, waits, err := k.cfg.Store.LockWaiting(ctx, tx, latest.ID)
+	if err != nil {
+		return false, err
+	}
+	if !waits {
+		return false, errChanged
+	}
+	keepDue := true
+	if action == provider.KeyReplace {
+		others := slices.DeleteFunc(live, func(run store.Keyed) bool { return run.ID == latest.ID })
+		if err := k.insertAfter(ctx, tx, req, j, others); err != nil {
+			return false, err
+		}
+		due := j.Due
+		if due.IsZero() {
+			due = held.Now
+		}
+		keepDue = provider.ReplacedDue(held.Started, held.Due, due).After(due)
+		if err := k.cfg.Store.Replace(ctx, tx, j.ID, latest.ID, keepDue); err != nil {
+			return false, err
+		}
+	}
+	j.ID, j.Queue = latest.ID, held.Queue
+	if keepDue {
+		j.Due = time.Time{}
+		if held.Due.After(held.Now) {
+			j.Due = held.Due
+		}
+	}
+	return j.Due.Before(held.Now.Add(heldWithin)) && !j.Immediate(), nil
 }
 
 // insertAfter inserts j. With jobs.Latest, those earlier runs must not start after it.

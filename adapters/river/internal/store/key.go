@@ -32,13 +32,15 @@ type Keyed struct {
 	State jobs.State
 	// Scheduled says that River's scheduler makes the run available when it is due.
 	Scheduled bool
+	// Moves says that the run counts as running, but may return to the queue without its handler having been called.
+	Moves bool
 }
 
 // LiveByKey returns the live runs of the key with the given hash, in no particular order. Runs that have been
-// overtaken are not among them.
-func (s *Store) LiveByKey(ctx context.Context, db DB, hash []byte) ([]Keyed, error) {
+// overtaken are not among them. paused says that the job is.
+func (s *Store) LiveByKey(ctx context.Context, db DB, hash []byte, paused bool) ([]Keyed, error) {
 	end := append(bytes.Clone(hash), bytes.Repeat([]byte{0xff}, keySuffix+1)...)
-	return collect(ctx, s, db, "LiveByKey", pgx.RowToStructByPos[Keyed], hash, end)
+	return collect(ctx, s, db, "LiveByKey", pgx.RowToStructByPos[Keyed], hash, end, PausedQueue, paused)
 }
 
 // Held is a waiting run that no worker can fetch until the transaction ends.

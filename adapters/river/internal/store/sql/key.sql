@@ -6,9 +6,15 @@
 -- name: LockKey
 SELECT pg_advisory_xact_lock(hashtextextended('everytick key ' || $1 || ' ' || encode($2::bytea, 'hex'), 0))
 
--- The live runs of a key, without those that will be skipped. $2 is after all keys that begin with $1.
+-- The live runs of a key, without those that will be skipped. $2 is after all keys that begin with $1. A worker may
+-- move a run that it has just fetched to another queue, $3 or the job's own, without calling the handler. $4 says that
+-- the job is paused.
 -- name: LiveByKey
-SELECT id, {{state}}, state IN ('scheduled', 'retryable') FROM {{schema}}.river_job
+SELECT id, {{state}}, state IN ('scheduled', 'retryable'), state = 'running' AND (
+	queue = $3 OR attempted_at > clock_timestamp() - interval '1 second'
+	AND ($4 OR attempt = 1 AND metadata ? 'everytick_open')
+)
+FROM {{schema}}.river_job
 WHERE unique_key >= $1 AND unique_key < $2 AND {{holds_key}} AND NOT metadata ? 'everytick_overtaken'
 
 -- Workers skip rows with any lock.

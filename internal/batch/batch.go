@@ -41,6 +41,8 @@ var (
 	ErrNotCalled = errors.New("batch: timed out before the call")
 	// ErrNoAnswer means that the timeout passed, or the caller's context ended, before the call with the item returned.
 	ErrNoAnswer = errors.New("batch: no answer of the call")
+
+	errExited = errors.New("batch: the call exited its goroutine")
 )
 
 const (
@@ -251,14 +253,22 @@ func (b *Batcher[T]) present(batch []*entry[T]) (present []*entry[T], items []T)
 	return present, items
 }
 
-// callSafely turns a panic into an error, because this is not a caller's goroutine.
+// callSafely turns a panic into an error, because this is not a caller's goroutine. Call has one of its own, which it may
+// end.
 func (b *Batcher[T]) callSafely(items []T) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v\n\n%s", v, debug.Stack())
-		}
+	ended := make(chan struct{})
+	err = errExited
+	go func() {
+		defer close(ended)
+		defer func() {
+			if v := recover(); v != nil {
+				err = fmt.Errorf("panic: %v\n\n%s", v, debug.Stack())
+			}
+		}()
+		err = b.call(context.Background(), items)
 	}()
-	return b.call(context.Background(), items)
+	<-ended
+	return err
 }
 
 func (b *Batcher[T]) call(ctx context.Context, items []T) error {

@@ -248,6 +248,27 @@ func TestBatcher_PanicsInALoneCallerAndReturnsErrorsInABatch(t *testing.T) {
 	})
 }
 
+func TestBatcher_OutlivesCallsThatExitTheirGoroutine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var call func(context.Context, []int) error
+		b := newBatcher(func(ctx context.Context, items []int) error { return call(ctx, items) })
+		for range 6 { // more than may be stuck at the same time
+			began := time.Now()
+			var hold, release chan struct{}
+			call, hold, release = holding(func(context.Context, []int) error {
+				runtime.Goexit()
+				return nil
+			})
+			for _, err := range gathered(b, hold, release, 3) {
+				require.ErrorContains(t, err, "exited its goroutine")
+			}
+			require.Zero(t, time.Since(began))
+			synctest.Wait()
+		}
+	})
+}
+
 func TestBatcher_BoundsBatches(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

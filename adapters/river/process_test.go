@@ -269,3 +269,24 @@ func TestRescue_KnowsTheRegisteredAttempts(t *testing.T) {
 	require.Equal(t, 1, runOf(t, s, "a.job", id).MaxAttempts)
 	require.Zero(t, calls.Load(), "calls of the handler")
 }
+
+// A shutdown that comes during a heartbeat cancels it, which closes its connection.
+func TestShutdown_EndsTheProcessDuringAHeartbeat(t *testing.T) {
+	t.Parallel()
+	pool := migrated.Pool(t)
+	s := newScheduler(t, pool, river.Config{})
+	require.NoError(t, s.RegisterDelayed("a.job", 0, noop))
+	require.NoError(t, s.Start(t.Context()))
+	id := s.Client().ID()
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), `SELECT FROM river.everytick_process FOR UPDATE`)
+	require.NoError(t, err)
+	awaitLockWait(t, pool)
+	released := make(chan error, 1)
+	time.AfterFunc(time.Second, func() { released <- tx.Rollback(context.Background()) })
+	require.NoError(t, shutdown(s))
+	require.NoError(t, <-released)
+	require.Zero(t, scalar[int](t, pool, `SELECT beat::int FROM river.everytick_process WHERE id = $1`, id))
+}

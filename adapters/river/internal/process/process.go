@@ -240,6 +240,9 @@ func (p *Process) close() {
 func (p *Process) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
+	if p.conn == nil { // the latest beat has failed, or was cancelled just now
+		p.conn, _ = p.cfg.Connect(ctx)
+	}
 	if p.conn != nil {
 		_ = p.cfg.Store.EndProcess(ctx, p.conn, p.cfg.Self.ID) // if it fails, others see the heartbeat end
 	}

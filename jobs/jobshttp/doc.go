@@ -33,7 +33,8 @@
 // The status page takes ?q=, a part of a job's name or the ID of a run, and ?show=, one of failing, hung, without-a-process,
 // overdue, paused, retrying, running and waiting. The page of runs takes ?name=, which has names of jobs, or parts of
 // them, separated by spaces; ?state=, once for each state; and ?since= and ?until=, times such as 2026-01-31T22:00Z that
-// bound when a run ended or, if it has not, when it is due. What needs a role that the scheduler lacks, such as
+// bound when a run ended or, if it has not, when it is due. Forms have these as fields; other fields, and parameters in the
+// URL of a form, are refused. What needs a role that the scheduler lacks, such as
 // [jobs.RunFinder], [jobs.BulkRetrier], [jobs.BulkCanceller] or [jobs.ProcessLister], is left out.
 //
 // JSON for programs. POST requests need Content-Type application/json, even without a body.

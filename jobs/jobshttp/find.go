@@ -3,6 +3,7 @@ package jobshttp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -34,6 +35,27 @@ func parameters(r *http.Request, known []string) (url.Values, error) {
 		}
 	}
 	return query, nil
+}
+
+// filterFields are the fields of the filter of runs.
+var filterFields = []string{"name", "state", "since", "until"}
+
+// parseForm parses a form, which may have the fields of a filter and those given, and no parameters in the URL: a filter
+// that is misspelt or in the wrong place would select everything.
+func parseForm(r *http.Request, others ...string) error {
+	if err := r.ParseForm(); err != nil {
+		return fmt.Errorf("%w: %w", errBody, err)
+	}
+	if r.URL.RawQuery != "" {
+		return invalid("the URL of a form takes no parameters; send them as fields in the body")
+	}
+	known := slices.Concat(filterFields, others)
+	for key := range r.PostForm {
+		if !slices.Contains(known, key) {
+			return unknownParameter(key, "this form has "+strings.Join(slices.Sorted(slices.Values(known)), ", "))
+		}
+	}
+	return nil
 }
 
 func unknownParameter(key, allowed string) error {

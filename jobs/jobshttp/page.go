@@ -676,12 +676,10 @@ func cut(text string) (shown string, more int) {
 // form returns a handler for a form, which performs the action and redirects back to the page.
 func form(verb string) func(*handler, http.ResponseWriter, *http.Request) {
 	return func(h *handler, w http.ResponseWriter, r *http.Request) {
-		err := r.ParseForm()
+		err := parseForm(r, "back", "data")
 		typed := r.PostForm.Get("data")
 		id := ""
-		if err != nil {
-			err = fmt.Errorf("%w: %w", errBody, err)
-		} else {
+		if err == nil {
 			id, err = h.act(r, verb, typed)
 		}
 		if errors.Is(err, jobs.ErrUnknownJob) || errors.Is(err, jobs.ErrInvalidName) {

@@ -340,10 +340,7 @@ func (h *handler) countMany(ctx context.Context, verb string, q jobs.RunQuery, s
 // formMany returns a handler for the form that does something to many runs.
 func formMany(verb string) func(*handler, http.ResponseWriter, *http.Request) {
 	return func(h *handler, w http.ResponseWriter, r *http.Request) {
-		err := r.ParseForm()
-		if err != nil {
-			err = fmt.Errorf("%w: %w", errBody, err)
-		}
+		err := parseForm(r, "before")
 		f, badFilter := parseFilter(r.PostForm)
 		before, badTime := parseTime(r.PostForm.Get("before"))
 		if badTime != nil {

@@ -186,6 +186,26 @@ func TestRunsPage_RetriesAllThatMatch(t *testing.T) {
 	})
 }
 
+// A filter that is misspelt or in the wrong place would select everything.
+func TestForm_RefusesUnknownFieldsAndParameters(t *testing.T) {
+	t.Parallel()
+	h, s := open(t)
+	for _, test := range []struct{ path, form, want string }{
+		{"/runs/cancel", "names=demo.flaky", "Unknown parameter &#34;names&#34;: this form has before, name, since, state, until"},
+		{"/runs/retry?name=demo.flaky", "", "URL of a form takes no parameters; send them as fields in the body"},
+		{"/runs/retry?name=demo.flaky", "name=demo.flaky", "takes no parameters"},
+		{"/job/demo.flaky/trigger", "dat=%7B%7D", "nknown parameter &#34;dat&#34;"},
+		{"/job/demo.flaky/runs/12/cancel?back=list", "", "takes no parameters"},
+	} {
+		w := send(h, "POST", test.path, test.form)
+		require.Equal(t, http.StatusBadRequest, w.Code, test)
+		require.Contains(t, visible(w.Body.String()), test.want)
+	}
+	for _, method := range []string{"CancelMany", "RetryMany", "Trigger", "Cancel"} {
+		require.Zero(t, s.called(method), method)
+	}
+}
+
 // Actions on many runs are limited to the jobs that the caller may read and act on.
 func TestRunsPage_LeavesOutJobsThatAreNotAllowed(t *testing.T) {
 	t.Parallel()
@@ -276,7 +296,7 @@ func TestRunPage_ShowsEveryAttempt(t *testing.T) {
 		}
 		require.NotContains(t, send(h, "GET", "/api/runs/11", "").Body.String(), "bob@example.com")
 		require.Equal(t, "../../../../runs/11?done=retry&job=demo.flaky&run=11", send(h, "POST", "/job/demo.flaky/runs/11/retry", "back=run").Header().Get("Location"))
-		require.Equal(t, "../../../../runs?done=retry&job=demo.flaky&name=demo&run=11&state=failed", send(h, "POST", "/job/demo.flaky/runs/11/retry", "back=runs&state=failed&name=demo&evil=1").Header().Get("Location"))
+		require.Equal(t, "../../../../runs?done=retry&job=demo.flaky&name=demo&run=11&state=failed", send(h, "POST", "/job/demo.flaky/runs/11/retry", "back=runs&state=failed&name=demo").Header().Get("Location"))
 
 		h = jobshttp.New(s, &jobshttp.Options{Authorize: everybody, ShowData: true})
 		require.Contains(t, visible(send(h, "GET", "/runs/11", "").Body.String()), "Output {&#34;sent&#34;:&#34;to bob@example.com&#34;} Data {&#34;to&#34;:&#34;ann@example.com&#34;}")

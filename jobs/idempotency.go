@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -20,7 +21,7 @@ var ErrKeyReused = errors.New("jobs: idempotency key belongs to a different trig
 // as a random one that is kept until the answer arrives, or the ID of the event that causes it.
 //
 // A trigger with the key but with other data, or another [Delay], [At] or [Priority], is a mistake of the caller and
-// [ErrKeyReused]. The data are compared as encoded, before [TriggerMiddleware] sees them.
+// [ErrKeyReused]. The options are compared as given, and the data as encoded, before [TriggerMiddleware] sees them.
 //
 // IdempotencyKey cannot be combined with [Unique], [UniqueWaiting] or [Latest], and does not apply to TriggerMany. If
 // another open transaction has triggered the key with [TriggerTx], Trigger waits until that transaction ends, so give
@@ -43,8 +44,12 @@ func (r *Request) fingerprint() error {
 	if r.Unique != "" {
 		return invalidOption("IdempotencyKey and %s: a trigger has one key", r.UniqueMode)
 	}
+	delay := strconv.FormatInt(int64(r.Delay), 10)
+	if r.delayed && r.Delay == 0 { // not the delay that the job was registered with
+		delay = "now"
+	}
 	hash := sha256.New() // of the key too, so that it does not help to guess data that are stored encrypted
-	_, _ = fmt.Fprintf(hash, "%q %d %s %d ", r.IdempotencyKey, r.Delay, r.At.UTC().Format(time.RFC3339Nano), r.Priority)
+	_, _ = fmt.Fprintf(hash, "%q %s %s %d ", r.IdempotencyKey, delay, r.At.UTC().Format(time.RFC3339Nano), r.Priority)
 	_, _ = hash.Write(r.Data)
 	r.Fingerprint = base64.RawURLEncoding.EncodeToString(hash.Sum(nil)[:18])
 	return nil

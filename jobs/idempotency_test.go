@@ -24,9 +24,10 @@ func TestIdempotencyKey_FingerprintIsThatOfTheTrigger(t *testing.T) {
 	require.Equal(t, of(nil), of(struct{}{}))
 	require.Equal(t, of(nil, jobs.At(at)), of(nil, jobs.At(at.In(time.FixedZone("", 3600)))))
 	require.Equal(t, of(nil, jobs.Delay(time.Minute)), of(nil, jobs.At(at), jobs.Delay(time.Minute)), "the last one applies")
+	require.Equal(t, of(nil, jobs.At(at)), of(nil, jobs.Delay(time.Minute), jobs.At(at)), "the last one applies")
 	seen := map[string]bool{same: true}
 	for _, other := range []string{
-		of(data{2}), of(nil), of(data{1}, jobs.Priority(1)), of(data{1}, jobs.Priority(2)), of(data{1}, jobs.Delay(1*time.Second)),
+		of(data{2}), of(nil), of(data{1}, jobs.Priority(1)), of(data{1}, jobs.Priority(2)), of(data{1}, jobs.Delay(1*time.Second)), of(data{1}, jobs.Delay(0)),
 		of(data{1}, jobs.At(at)), of(data{1}, jobs.At(at.Add(time.Nanosecond))),
 	} {
 		require.False(t, seen[other])

@@ -265,7 +265,7 @@ func Delay(delay time.Duration) TriggerOption {
 		if !isWhole(delay) {
 			return fmt.Errorf("%w: Delay(%s): must be whole milliseconds", ErrInvalidSchedule, delay)
 		}
-		r.Delay, r.At = delay, time.Time{}
+		r.Delay, r.At, r.delayed = delay, time.Time{}, true
 		return nil
 	})
 }
@@ -278,7 +278,7 @@ func At(t time.Time) TriggerOption {
 		if utc.IsZero() || utc.Year() < 1 || utc.Year() > 9999 {
 			return fmt.Errorf("%w: At(%v): want a time in the years 1 to 9999, in UTC", ErrInvalidSchedule, t)
 		}
-		r.Delay, r.At = 0, utc
+		r.Delay, r.At, r.delayed = 0, utc, false
 		return nil
 	})
 }

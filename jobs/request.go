@@ -13,6 +13,8 @@ type Request struct {
 	Data []byte
 	// Delay is how long from now the job is due; 0 means now. It is ignored if At is set.
 	Delay time.Duration
+	// delayed means that Delay was given, be it as 0.
+	delayed bool
 	// At is when the job is due, in UTC, or zero.
 	At time.Time
 	// Priority is 1 (first) to 4, or 0 for the priority of the registration.
@@ -51,5 +53,6 @@ func NewRequest(name string, data any, opts ...TriggerOption) (*Request, error) 
 	if err := req.fingerprint(); err != nil {
 		return nil, fmt.Errorf("job %q: %w", name, err)
 	}
+	req.delayed = false // has served its purpose
 	return req, nil
 }

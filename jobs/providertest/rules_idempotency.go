@@ -67,6 +67,7 @@ func differentTriggerIsRefused(e *env) {
 		"other data":     {map[string]int{"n": 2}, nil},
 		"no data":        {nil, nil},
 		"another field":  {map[string]int{"n": 1, "m": 1}, nil},
+		"no delay":       {map[string]int{"n": 1}, []jobs.TriggerOption{jobs.Delay(0)}},
 		"a delay":        {map[string]int{"n": 1}, []jobs.TriggerOption{jobs.Delay(time.Minute)}},
 		"a time":         {map[string]int{"n": 1}, []jobs.TriggerOption{jobs.At(at)}},
 		"a priority":     {map[string]int{"n": 1}, []jobs.TriggerOption{jobs.Priority(4)}},

@@ -175,6 +175,22 @@ func (r *Recorder) TriggerManyTx(ctx context.Context, tx pgx.Tx, name string, da
 	return ids, err
 }
 
+// TriggerBulk implements [jobs.BulkTriggerer]. The entries of [Recorder.Enqueued] have no ID. If the wrapped scheduler
+// lacks this role, the error wraps [errors.ErrUnsupported].
+func (r *Recorder) TriggerBulk(ctx context.Context, name string, data []any, opts ...jobs.TriggerOption) (int, error) {
+	bulk, ok := jobs.As[jobs.BulkTriggerer](r.Scheduler)
+	if !ok {
+		return 0, fmt.Errorf("jobstest: %T has no TriggerBulk: %w", r.Scheduler, errors.ErrUnsupported)
+	}
+	n, err := bulk.TriggerBulk(ctx, name, data, opts...)
+	if err == nil {
+		for _, v := range data {
+			r.record("", name, v, opts, false)
+		}
+	}
+	return n, err
+}
+
 func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, tx bool) {
 	// The trigger's options, without those of the registration.
 	req, err := jobs.NewRequest(name, data, opts...)
@@ -186,7 +202,7 @@ func (r *Recorder) record(id, name string, data any, opts []jobs.TriggerOption, 
 	entry := Enqueued{id, name, req.Data, req.Delay, req.At, req.Priority, req.Unique, req.UniqueMode, req.IdempotencyKey, tx}
 	i := slices.IndexFunc(r.enqueued, func(e Enqueued) bool { return e.ID == id })
 	switch {
-	case i < 0:
+	case i < 0 || id == "":
 		r.enqueued = append(r.enqueued, entry)
 	case req.UniqueMode == jobs.UniqueModeLatest:
 		r.enqueued[i] = entry

@@ -435,6 +435,23 @@ func TestRecorder_RecordsTriggerManyTx(t *testing.T) {
 	}, rec.Enqueued("test.job"))
 }
 
+func TestRecorder_RecordsTriggerBulk(t *testing.T) {
+	t.Parallel()
+	rec := newRecorder(t)
+	require.NoError(t, rec.RegisterDelayed("test.job", 0, func(context.Context, *jobs.Job) error { return nil }))
+	bulk, ok := jobs.As[jobs.BulkTriggerer](rec)
+	require.True(t, ok)
+	n, err := bulk.TriggerBulk(t.Context(), "test.job", []any{nil, map[string]int{"n": 2}}, jobs.Priority(2))
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	require.Equal(t, []jobstest.Enqueued{
+		{Name: "test.job", Data: []byte(`{}`), Priority: 2}, {Name: "test.job", Data: []byte(`{"n":2}`), Priority: 2},
+	}, rec.Enqueued("test.job"))
+	_, err = bulk.TriggerBulk(t.Context(), "no.such", []any{nil})
+	require.ErrorIs(t, err, jobs.ErrUnknownJob)
+	require.Empty(t, rec.Enqueued("no.such"))
+}
+
 func TestRecorder_TriggerTxNeedsTheRole(t *testing.T) {
 	t.Parallel()
 	s, err := memory.New(nil)
@@ -444,6 +461,8 @@ func TestRecorder_TriggerTxNeedsTheRole(t *testing.T) {
 	_, err = jobs.TriggerTx(t.Context(), rec, new(memory.Tx), "test.job", nil)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	_, err = jobs.TriggerManyTx(t.Context(), rec, new(memory.Tx), "test.job", []any{nil})
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	_, err = rec.TriggerBulk(t.Context(), "test.job", []any{nil})
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	rec.RequireNotEnqueued(t, "test.job")
 }

@@ -224,9 +224,9 @@ func Data(v any) Option {
 
 // OnSkipped calls f for each run of the job that is skipped (see [Overlap], [StartWithin] and [Latest]) and each tick
 // that comes due while the job is paused, in the process that skips it. Run.Error is the reason. A tick that a pause
-// skips has no run of its own, so its Run.ID is "". f must be fast. It is for counting and notifying: if the process dies at
-// that moment, f is called twice or not at all. A panic of f, and a call of runtime.Goexit, is logged. Several OnSkipped options add
-// up, those in a provider's Config.Defaults first. Defaults to none.
+// skips has no run of its own: its Run has Tick and EndedAt, but no ID. f must be fast. It is for counting and notifying:
+// if the process dies at that moment, f is called twice or not at all. A panic of f, and a call of runtime.Goexit, is
+// logged. Several OnSkipped options add up, those in a provider's Config.Defaults first. Defaults to none.
 func OnSkipped(f func(ctx context.Context, skipped Run)) Option {
 	return option(func(s *settings) error {
 		if f == nil {

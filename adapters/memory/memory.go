@@ -474,9 +474,10 @@ func (s *Scheduler) take(ctx context.Context, now time.Time) (start []func()) {
 				s.finish(r, jobs.StateSkipped, reason, now)
 				r.attempt-- // the attempt was not made
 				s.notify()  // the next tick may have waited for this run
+				skipped := r.run()
 				start = append(start, func() {
 					s.logger.Warn("memory: job skipped", slog.Any("", job), slog.String("reason", reason))
-					r.queue.def.Skipped(ctx, s.logger, job.ID, job.Tick, reason)
+					r.queue.def.Skipped(ctx, s.logger, skipped)
 				})
 				continue
 			}
@@ -522,7 +523,7 @@ func (s *Scheduler) advance(ctx context.Context, q *queue, now time.Time) (repor
 			reports = append(reports, func() {
 				s.logger.Info("memory: job skipped",
 					"job", q.def.Name, "tick", a.Tick, "missed", a.Missed, "reason", provider.SkippedPaused)
-				q.def.Skipped(ctx, s.logger, "", a.Tick, provider.SkippedPaused)
+				q.def.Skipped(ctx, s.logger, jobs.Run{Tick: a.Tick, EndedAt: now.UTC(), Error: provider.SkippedPaused})
 			})
 		case provider.Stall:
 			if now.Sub(q.stalled) >= stalledEvery {

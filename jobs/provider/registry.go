@@ -532,13 +532,14 @@ func (d *Definition) Skip(job *jobs.Job, due time.Time, overlapping bool) string
 	return ""
 }
 
-// Skipped calls the functions of [jobs.OnSkipped]. Providers call it outside of their locks, after the run has been
-// skipped, with the run's ID (or ""), tick and reason.
-func (d *Definition) Skipped(ctx context.Context, log *slog.Logger, id string, tick time.Time, reason string) {
+// Skipped calls the functions of [jobs.OnSkipped] with run, whose Error is the reason. Providers call it outside of their
+// locks, after the run, or a tick that has none, has been skipped. Skipped sets Name and State.
+func (d *Definition) Skipped(ctx context.Context, log *slog.Logger, run jobs.Run) {
+	run.Name, run.State = d.Name, jobs.StateSkipped
 	log = log.With("job", d.Name)
 	for _, f := range d.onSkipped {
 		<-apart(ctx, log, "OnSkipped", func() {
-			f(ctx, jobs.Run{ID: id, Name: d.Name, State: jobs.StateSkipped, Tick: tick, Error: reason})
+			f(ctx, run)
 		})
 	}
 }

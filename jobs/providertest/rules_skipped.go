@@ -29,7 +29,8 @@ func onSkippedIsCalledForSkippedRuns(e *env) {
 	again, skippedAgain := skips()
 	e.noError(e.s.RegisterDelayed("test.late", 0, p.handle, jobs.StartWithin(1), first, panics, exits, again)) // any start is too late
 	e.noError(e.s.RegisterDelayed("test.fails", 0, p.handle, first))
-	id := e.trigger("test.late", nil)
+	before := time.Now().Add(-slack)
+	id := e.trigger("test.late", map[string]int{"n": 1})
 	e.trigger("test.fails", nil)
 	e.until(time.Now().Add(slack)) // too late for test.late
 	e.start()
@@ -41,6 +42,11 @@ func onSkippedIsCalledForSkippedRuns(e *env) {
 		require.Equal(e, id, run.ID, "ID")
 		require.Equal(e, jobs.StateSkipped, run.State, "State")
 		require.Contains(e, run.Error, "StartWithin", "Error")
+		require.JSONEq(e, `{"n": 1}`, string(run.Data), "Data")
+		require.Equal(e, [2]int{0, 3}, [2]int{run.Attempt, run.MaxAttempts}, "Attempt and MaxAttempts")
+		for i, at := range []time.Time{run.CreatedAt, run.DueAt, run.EndedAt} {
+			require.True(e, at.After(before), "CreatedAt, DueAt or EndedAt: the time %d is %v", i+1, at)
+		}
 	}
 	require.Empty(e, skipped, "further calls of OnSkipped")
 }
@@ -60,6 +66,7 @@ func onSkippedIsCalledForPausedTicks(e *env) {
 	require.Empty(e, first.ID, "ID of a tick without a run")
 	require.Equal(e, jobs.StateSkipped, first.State, "State")
 	require.Contains(e, first.Error, "paused", "Error")
+	require.False(e, first.EndedAt.Before(first.Tick.Add(-slack)), "EndedAt %v is before the tick %v", first.EndedAt, first.Tick)
 	require.Zero(e, first.Tick.UnixNano()%int64(time.Second), "Tick %v", first.Tick)
 	require.True(e, receive(e, skipped, "a call of OnSkipped").Tick.After(first.Tick), "the next tick comes after the first")
 }

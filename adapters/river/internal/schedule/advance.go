@@ -137,7 +137,9 @@ func (t *Ticker) advance(ctx context.Context, due []store.Due) error {
 		if p.Action == provider.Skip {
 			t.cfg.Log.InfoContext(ctx, "tick skipped: the job is paused",
 				"job", p.row.Name, "tick", p.Tick, "earlier_ticks", p.Missed, "next_tick", p.Next)
-			e.Skipped(ctx, t.cfg.Log, "", p.Tick, provider.SkippedPaused)
+			e.Skipped(ctx, t.cfg.Log, jobs.Run{
+				Tick: p.Tick, EndedAt: t.cfg.Clock.Estimate().UTC(), Error: provider.SkippedPaused,
+			})
 		}
 	}
 	t.cfg.Notify(ctx, queues)

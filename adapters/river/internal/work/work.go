@@ -244,11 +244,18 @@ func (a *attempt) reject(ctx context.Context, err error) error {
 
 // endSkipped ends the run as skipped and stores the reason.
 func (a *attempt) endSkipped(ctx context.Context, reason string) error {
-	a.log().WarnContext(ctx, "job "+reason, "tick", a.run.Tick)
+	log := a.log()
+	if !a.run.Tick.IsZero() {
+		log = log.With("tick", a.run.Tick)
+	}
+	log.WarnContext(ctx, "job "+reason)
 	if err := riverqueue.MetadataSet(ctx, metaSkipped, reason); err != nil {
 		return err
 	}
-	a.job.Skipped(ctx, a.env.Log, a.run.ID, a.run.Tick, reason)
+	a.job.Skipped(ctx, a.env.Log, jobs.Run{
+		ID: a.run.ID, Tick: a.run.Tick, MaxAttempts: a.row.MaxAttempts, CreatedAt: a.row.CreatedAt.UTC(),
+		DueAt: a.row.ScheduledAt.UTC(), EndedAt: a.run.StartedAt, Error: reason, Data: bytes.Clone(a.row.EncodedArgs),
+	})
 	return riverqueue.JobCancel(errors.New(reason))
 }
 

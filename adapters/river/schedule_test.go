@@ -572,6 +572,38 @@ func TestOverlapSkip_RunsATickRightAfterTheEndOfAnotherRun(t *testing.T) {
 	}
 }
 
+// At any instant, some triggered run has ended and its result is not stored.
+func TestOverlapSkip_RunsTicksOfAJobThatIsTriggeredOften(t *testing.T) {
+	t.Parallel()
+	s := newScheduler(t, migrated.Pool(t), river.Config{})
+	ticks := make(chan jobs.Job, 1000)
+	require.NoError(t, s.RegisterInterval("a.tick", time.Second, func(_ context.Context, job *jobs.Job) error {
+		if !job.Tick.IsZero() {
+			ticks <- *job
+		}
+		return nil
+	}, jobs.Overlap(jobs.OverlapSkip)))
+	require.NoError(t, s.Start(t.Context()))
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ; ctx.Err() == nil; pass(t, 20*time.Millisecond) {
+			if _, err := s.Trigger(ctx, "a.tick", nil); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+	})
+	for last, inRow := receive(t, ticks), 1; inRow < 3; inRow++ {
+		job := receive(t, ticks)
+		if !job.Tick.Equal(last.Tick.Add(time.Second)) {
+			inRow = 0
+		}
+		last = job
+	}
+	stop()
+	wg.Wait()
+}
+
 func TestSchedule_RacingProcessesInsertEachTickOnce(t *testing.T) {
 	t.Parallel()
 	url := migrated.URL(t)

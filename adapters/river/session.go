@@ -310,6 +310,7 @@ func (s *Scheduler) clientConfig(id string, ss *session, indexes []string, live 
 		Paused: s.pauses.Has, Suspect: ss.process.Suspect, Succeeded: ss.ticker.Succeeded, Going: s.going,
 		LastSuccess: ss.ticker.LastSuccess,
 		Ended:       ss.flow.Ended,
+		EndedRuns:   ss.flow.EndedRuns,
 		Refused:     func(err error) { s.failover.Check(err) },
 	}
 	for queue, slots := range ss.workers {

@@ -118,6 +118,19 @@ func (f *Flow) Held(fetchedBefore time.Time) (held map[int64]bool, ok bool) {
 	return held, true
 }
 
+// EndedRuns returns the jobs that have ended and whose results River is about to store. It is never nil.
+func (f *Flow) EndedRuns() []int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ended := []int64{}
+	for id, h := range f.held {
+		if !h.ended.IsZero() && h.report == Stored {
+			ended = append(ended, id)
+		}
+	}
+	return ended
+}
+
 // Unstored returns how many jobs ended before the given time and have no stored result, when the first of them ended,
 // and the error that River got when it last tried to store results.
 func (f *Flow) Unstored(before time.Time) (n int, first time.Time, failure error) {

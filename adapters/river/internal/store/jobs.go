@@ -105,13 +105,15 @@ func (s *Store) CountRunningBy(ctx context.Context, db DB, client string) (int, 
 }
 
 // LetThrough reports whether another run of the job is in progress. If not, it marks the run with the given ID as
-// the one in progress. A retry is marked in any case.
-func (s *Store) LetThrough(ctx context.Context, tx DB, name string, id int64, retry bool) (overlaps bool, err error) {
+// the one in progress. A retry is marked in any case. ended has runs that have ended, whatever is stored.
+func (s *Store) LetThrough(
+	ctx context.Context, tx DB, name string, id int64, retry bool, ended []int64,
+) (overlaps bool, err error) {
 	if err := s.exec(ctx, tx, "LockOverlap", s.schema, name); err != nil {
 		return false, err
 	}
 	if !retry {
-		if overlaps, err = one[bool](ctx, s, tx, "Overlaps", name, id); err != nil || overlaps {
+		if overlaps, err = one[bool](ctx, s, tx, "Overlaps", name, id, ended); err != nil || overlaps {
 			return overlaps, err
 		}
 	}

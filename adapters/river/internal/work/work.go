@@ -42,6 +42,8 @@ type Env struct {
 	LastSuccess func(ctx context.Context, name string) (time.Time, error)
 	// Ended is called when an attempt ends, before River has its result.
 	Ended func(id int64, attempt int, report flow.Report)
+	// EndedRuns returns the runs of this process that have ended, and whose results are not stored yet. It is not nil.
+	EndedRuns func() []int64
 	// Refused is called with each error of a statement on App that an attempt needs.
 	Refused func(error)
 	// Stopping is closed when a shutdown cancels running jobs.
@@ -121,8 +123,8 @@ const (
 	prepareTimeout = 15 * time.Second
 	// besideSnooze is the wait of a run whose handler is still running here for an earlier attempt.
 	besideSnooze = 5 * time.Second
-	// storedWithin is how long a tick waits before it is skipped for another run, which may have ended. River stores
-	// results every 250 ms.
+	// storedWithin is how long a tick waits before it is skipped for the run of another process, which may have ended.
+	// River stores results every 250 ms.
 	storedWithin = 400 * time.Millisecond
 )
 
@@ -341,7 +343,8 @@ func (a *attempt) overlaps(ctx context.Context) (overlaps bool, err error) {
 	defer cancel()
 	limits := store.Limits{Statement: prepareTimeout, Idle: prepareTimeout}
 	err = a.env.Store.InTx(bounded, a.env.Own, limits, func(tx pgx.Tx) (err error) {
-		overlaps, err = a.env.Store.LetThrough(bounded, tx, a.run.Name, a.row.ID, a.run.Attempt > 1 || a.run.Snoozes > 0)
+		overlaps, err = a.env.Store.LetThrough(
+			bounded, tx, a.run.Name, a.row.ID, a.run.Attempt > 1 || a.run.Snoozes > 0, a.env.EndedRuns())
 		return err
 	})
 	return overlaps || a.env.Going.beside(a.run.Name, a.row.ID), err

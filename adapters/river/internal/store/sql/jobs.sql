@@ -133,11 +133,12 @@ SELECT count(*) FROM {{schema}}.river_job WHERE state = 'running' AND attempted_
 -- name: LockOverlap
 SELECT pg_advisory_xact_lock(hashtextextended('everytick overlap ' || $1 || ' ' || $2, 0))
 
--- Another run overlaps if it was triggered, or if it is a tick's run that passed this check in its current attempt.
+-- Another run overlaps if it was triggered, or if it is a tick's run that passed this check in its current attempt. The
+-- runs $3 have ended, and their results are not stored yet.
 -- name: Overlaps
 SELECT EXISTS (
 	SELECT FROM {{schema}}.river_job
-	WHERE kind = $1 AND state = 'running' AND id <> $2
+	WHERE kind = $1 AND state = 'running' AND id <> $2 AND id <> ALL ($3)
 		AND (NOT ({{is_tick}}) OR metadata->'everytick_goes_on' = to_jsonb(attempt))
 )
 

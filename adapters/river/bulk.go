@@ -50,11 +50,11 @@ func (s *Scheduler) toMany(
 		return 0, err
 	}
 	filter, err := s.filter(ctx, f)
-	if err == nil {
-		n, err = do(ctx, filter)
-	}
 	if err != nil {
-		err = fmt.Errorf("river: %s: %w", what, err)
+		return 0, err
+	}
+	if n, err = do(ctx, filter); err != nil {
+		err = fmt.Errorf("river: %s: %w", what, s.unmigrated(err))
 	}
 	return n, err
 }

@@ -29,7 +29,7 @@ func (s *Scheduler) Runs(ctx context.Context, name string, limit int) ([]jobs.Ru
 	}
 	runs, err := s.store.Runs(ctx, s.pool, name, limit, provider.PageBytes)
 	if err != nil {
-		return nil, fmt.Errorf("river: runs of %q: %w", name, err)
+		return nil, fmt.Errorf("river: runs of %q: %w", name, s.unmigrated(err))
 	}
 	return runs, nil
 }
@@ -50,7 +50,7 @@ func (s *Scheduler) Run(ctx context.Context, id string) (jobs.Run, error) {
 		}
 	}
 	if err != nil {
-		return jobs.Run{}, fmt.Errorf("river: run %q: %w", id, err)
+		return jobs.Run{}, fmt.Errorf("river: run %q: %w", id, s.unmigrated(err))
 	}
 	if run.State == jobs.StateSkipped { // the last one is the reason
 		errs = errs[:max(0, len(errs)-1)]
@@ -77,7 +77,7 @@ func (s *Scheduler) FindRuns(ctx context.Context, q jobs.RunQuery) (jobs.RunPage
 	}
 	runs, more, err := s.store.FindRuns(ctx, s.pool, filter, provider.PageBytes)
 	if err != nil {
-		return jobs.RunPage{}, fmt.Errorf("river: find runs: %w", err)
+		return jobs.RunPage{}, fmt.Errorf("river: find runs: %w", s.unmigrated(err))
 	}
 	page := jobs.RunPage{Runs: runs}
 	if more {
@@ -98,9 +98,9 @@ func (s *Scheduler) filter(ctx context.Context, f provider.RunFilter) (store.Fil
 	if len(f.Names) == 0 {
 		f.Names = namesOf(s.reg.Jobs())
 		if s.cfg.TriggerOnly {
-			all, err := s.Processes(ctx)
+			all, err := s.store.ListProcesses(ctx, s.pool, s.cfg.DeadAfter)
 			if err != nil {
-				return store.Filter{}, err
+				return store.Filter{}, fmt.Errorf("river: the jobs of the live processes: %w", s.unmigrated(err))
 			}
 			for _, p := range all {
 				if p.Alive {

@@ -20,7 +20,7 @@ func (s *Scheduler) QueueSize(ctx context.Context, name string) (int, error) {
 	}
 	n, err := s.store.QueueSize(ctx, s.pool, name, s.namesOfAll())
 	if err != nil {
-		return 0, fmt.Errorf("river: queue size of %q: %w", name, err)
+		return 0, fmt.Errorf("river: queue size of %q: %w", name, s.unmigrated(err))
 	}
 	return n, nil
 }
@@ -32,7 +32,7 @@ func (s *Scheduler) Jobs(ctx context.Context) ([]jobs.Status, error) {
 		err = s.countLive(ctx, all)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("river: status of jobs: %w", err)
+		return nil, fmt.Errorf("river: status of jobs: %w", s.unmigrated(err))
 	}
 	return all, nil
 }

@@ -36,7 +36,7 @@ func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jo
 	}
 	ended, err := s.store.Activity(ctx, s.pool, activity.Start, step, activityRows)
 	if err != nil {
-		return jobs.Activity{}, fmt.Errorf("river: activity: %w", err)
+		return jobs.Activity{}, fmt.Errorf("river: activity: %w", s.unmigrated(err))
 	}
 	for _, e := range ended {
 		provider.AddEnded(activity, e.Name, e.Step, n, e.State, e.Count)
@@ -53,7 +53,7 @@ func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
 		return s.cancelTx(ctx, tx, id)
 	})
 	if err != nil {
-		return fmt.Errorf("river: cancel job %q of %q: %w", id, name, err)
+		return fmt.Errorf("river: cancel job %q of %q: %w", id, name, s.unmigrated(err))
 	}
 	if ss := s.session.Load(); ss != nil {
 		ss.ticker.CheckNow() // a tick may have waited for it
@@ -95,7 +95,7 @@ func (s *Scheduler) Retry(ctx context.Context, name, id string) error {
 		err = retry() // another transaction held its unique key, and has committed
 	}
 	if err != nil {
-		return fmt.Errorf("river: retry job %q of %q: %w", id, name, err)
+		return fmt.Errorf("river: retry job %q of %q: %w", id, name, s.unmigrated(err))
 	}
 	s.wake.Notify(ctx, []string{queue})
 	return nil

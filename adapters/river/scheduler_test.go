@@ -203,6 +203,26 @@ func TestStart_ReportsASchemaThatIsNotMigrated(t *testing.T) {
 	require.ErrorContains(t, err, "call river.Migrate")
 	_, err = s.TriggerMany(t.Context(), "a.job", []any{nil, nil})
 	require.ErrorContains(t, err, "call river.Migrate")
+	triggerOnly := newScheduler(t, pool, river.Config{Schema: "elsewhere", TriggerOnly: true})
+	for what, ask := range map[string]func() error{
+		"Jobs":      func() error { _, err := s.Jobs(t.Context()); return err },
+		"QueueSize": func() error { _, err := s.QueueSize(t.Context(), "a.job"); return err },
+		"Activity":  func() error { _, err := s.Activity(t.Context(), time.Hour, 1); return err },
+		"Runs":      func() error { _, err := s.Runs(t.Context(), "a.job", 1); return err },
+		"Run":       func() error { _, err := s.Run(t.Context(), "1"); return err },
+		"FindRuns":  func() error { _, err := s.FindRuns(t.Context(), jobs.RunQuery{}); return err },
+		"RetryMany": func() error { _, err := s.RetryMany(t.Context(), jobs.RunQuery{}); return err },
+		"Cancel":    func() error { return s.Cancel(t.Context(), "a.job", "1") },
+		"Retry":     func() error { return s.Retry(t.Context(), "a.job", "1") },
+		"FindRuns of a TriggerOnly scheduler": func() error {
+			_, err := triggerOnly.FindRuns(t.Context(), jobs.RunQuery{})
+			return err
+		},
+	} {
+		err := ask()
+		require.ErrorContains(t, err, "call river.Migrate", what)
+		require.Equal(t, 1, strings.Count(err.Error(), "call river.Migrate"), err)
+	}
 	health, err := s.Health(t.Context())
 	require.NoError(t, err)
 	require.Contains(t, fmt.Sprint(health.Reasons), "call river.Migrate")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -18,7 +19,10 @@ func (d *Definition) Enqueue(ctx context.Context, reqs []*jobs.Request, store jo
 	if len(d.triggerMiddleware) == 0 || len(reqs) == 0 {
 		return store(ctx, reqs)
 	}
-	next := func(ctx context.Context, reqs []*jobs.Request) error {
+	next := func(ctx context.Context, passed []*jobs.Request) error {
+		if !slices.Equal(passed, reqs) {
+			return fmt.Errorf("jobs: trigger middleware of %q has changed the requests: it must pass on all, and only those", d.Name)
+		}
 		for _, req := range reqs {
 			if err := checkMetadata(req); err != nil {
 				return err

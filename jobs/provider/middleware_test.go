@@ -393,6 +393,25 @@ func TestDefinition_EnqueuePassesOnContextRequestsAndErrors(t *testing.T) {
 	}
 }
 
+func TestDefinition_EnqueueStoresNothingIfMiddlewareChangesTheRequests(t *testing.T) {
+	t.Parallel()
+	store := func(context.Context, []*jobs.Request) error { panic("stored") }
+	for _, change := range []func([]*jobs.Request) []*jobs.Request{
+		func([]*jobs.Request) []*jobs.Request { return nil },
+		func(reqs []*jobs.Request) []*jobs.Request { return reqs[:1] },
+		func(reqs []*jobs.Request) []*jobs.Request { return append(reqs, reqs[0]) },
+		func(reqs []*jobs.Request) []*jobs.Request { return []*jobs.Request{reqs[1], reqs[0]} },
+	} {
+		d := define(t, nil, nothing, jobs.UseTrigger(func(next jobs.Enqueue) jobs.Enqueue {
+			return func(ctx context.Context, reqs []*jobs.Request) error { return next(ctx, change(reqs)) }
+		}))
+		reqs, err := d.Requests([]any{nil, nil})
+		require.NoError(t, err)
+		require.EqualError(t, d.Enqueue(t.Context(), reqs, store),
+			`jobs: trigger middleware of "a.b" has changed the requests: it must pass on all, and only those`)
+	}
+}
+
 func TestDefinition_EnqueueStoresNothingIfMiddlewareRefuses(t *testing.T) {
 	t.Parallel()
 	store := func(context.Context, []*jobs.Request) error { panic("stored") }

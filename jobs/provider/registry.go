@@ -354,10 +354,10 @@ func (d *Definition) Requests(data []any, opts ...jobs.TriggerOption) ([]*jobs.R
 		return nil, err
 	}
 	if options.IdempotencyKey != "" {
-		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("IdempotencyKey does not apply to TriggerMany"))
+		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("IdempotencyKey does not apply to TriggerMany and TriggerBulk"))
 	}
 	if options.Unique != "" {
-		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("%s does not apply to TriggerMany", options.UniqueMode))
+		return nil, fmt.Errorf("job %q: %w", d.Name, invalidOption("%s does not apply to TriggerMany and TriggerBulk", options.UniqueMode))
 	}
 	reqs := make([]*jobs.Request, len(data))
 	for i, v := range data {

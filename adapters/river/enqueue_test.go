@@ -127,7 +127,7 @@ func TestTriggerMany_FailsIfMiddlewareDropsAllJobs(t *testing.T) {
 	})))
 	for _, n := range []int{2, 600} {
 		_, err := s.TriggerMany(t.Context(), "a.job", numbered(n))
-		require.ErrorContains(t, err, "neither inserted nor refused the job")
+		require.ErrorContains(t, err, "has changed the requests")
 	}
 }
 

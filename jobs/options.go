@@ -240,8 +240,8 @@ func OnSkipped(f func(ctx context.Context, skipped Run)) Option {
 // OnFailed calls f when a run of the job has failed for good: in its last attempt, by a [Permanent] error, or because
 // its process died during its last attempt. f is called once for each such run, by a process that has registered the
 // job with this option, and again if the run is retried by hand and fails again. If that process dies or is shut down
-// before f has returned, another one calls f again. f is not called for runs that were cancelled or skipped, nor for
-// those that failed before the option existed. Run.Errors has the errors of its attempts.
+// before f has returned, another one calls f again. f is not called for runs that were cancelled or skipped, that
+// failed before the option existed, or that were retried by hand before their call. Run.Errors has the errors of its attempts.
 //
 // ctx ends after 30 seconds, or when the time given to Shutdown is over, which waits for f until then. A panic of f is
 // logged. Several OnFailed options add up, those in a provider's Config.Defaults first. Defaults to none.

@@ -139,8 +139,12 @@ func (h *handler) runPage(w http.ResponseWriter, r *http.Request) {
 	}
 	o := h.look(ctx, r)
 	row := o.byName(x.Name)
-	if row == nil {
+	switch {
+	case row == nil && o.jobs.err != nil:
 		h.problem(w, r, http.StatusServiceUnavailable, "the jobs cannot be listed; see the log")
+		return
+	case row == nil:
+		h.problem(w, r, http.StatusNotFound, "this process has not registered the job "+x.Name+"; look at its run in one that has")
 		return
 	}
 	v := o.view

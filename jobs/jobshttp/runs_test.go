@@ -254,6 +254,20 @@ func TestListPage_FindsARunByItsID(t *testing.T) {
 	require.Contains(t, page, "1 of 5 jobs · named like “flaky” show all Run flaky of demo.flaky ↻ retrying Jobs by module")
 }
 
+// A process that only triggers lists no jobs.
+func TestRunPage_SaysWhyAJobCannotBeShown(t *testing.T) {
+	t.Parallel()
+	h, s := open(t)
+	s.set(func() { s.statuses = nil })
+	w := send(h, "GET", "/runs/11", "")
+	require.Equal(t, http.StatusNotFound, w.Code)
+	require.Contains(t, visible(w.Body.String()), "This process has not registered the job demo.flaky; look at its run in one that has")
+	h = jobshttp.New(jobless{s}, &jobshttp.Options{Authorize: everybody})
+	w = send(h, "GET", "/runs/11", "")
+	require.Equal(t, http.StatusServiceUnavailable, w.Code)
+	require.Contains(t, visible(w.Body.String()), "obs cannot be listed")
+}
+
 func TestRunPage_ShowsEveryAttempt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -569,9 +569,10 @@ func TestInserter_BulkIsAllOrNothingAcrossParts(t *testing.T) {
 		for _, at := range []int{0, 10_000, 24_999} {
 			t.Run(fmt.Sprintf("%s at %d", name, at), func(t *testing.T) {
 				t.Parallel()
+				bad := fmt.Sprintf(`{"n":%d}`, at)
 				f := newFixture(t, migrated.Pool(t), options{configure: func(cfg *riverqueue.Config) {
 					cfg.Hooks = []rivertype.Hook{riverqueue.HookInsertBeginFunc(func(_ context.Context, p *rivertype.JobInsertParams) error {
-						if refuse.hook != nil && string(p.EncodedArgs) == fmt.Sprintf(`{"n":%d}`, at) {
+						if refuse.hook != nil && string(p.EncodedArgs) == bad {
 							refuse.hook()
 						}
 						return nil

@@ -49,8 +49,14 @@ func (s *Scheduler) Activity(ctx context.Context, step time.Duration, n int) (jo
 
 // Cancel implements [jobs.Canceller].
 func (s *Scheduler) Cancel(ctx context.Context, name, id string) error {
-	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, _ jobs.State, _ bool) error {
-		return s.cancelTx(ctx, tx, id)
+	err := s.withJob(ctx, name, id, func(tx pgx.Tx, id int64, state jobs.State, _ bool) error {
+		switch state {
+		case jobs.StateScheduled, jobs.StateWaiting, jobs.StateRetrying:
+			// River would also notify its process, and end an attempt that a Retry has started meanwhile.
+			return s.store.CancelRuns(ctx, tx, []int64{id})
+		default:
+			return s.cancelTx(ctx, tx, id)
+		}
 	})
 	if err != nil {
 		return fmt.Errorf("river: cancel job %q of %q: %w", id, name, s.unmigrated(err))

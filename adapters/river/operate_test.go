@@ -274,3 +274,34 @@ func TestRetry_RejectsAJobThatCompletesMeanwhile(t *testing.T) {
 	require.ErrorIs(t, receive(t, retried), jobs.ErrNotRetryable)
 	require.Equal(t, jobs.StateCompleted, stateOf(t, s, "a.job", id))
 }
+
+// Many schedulers keep the machine busy, so that a notification of the cancellation would come late.
+func TestRetry_StartsARunThatWasJustCancelled(t *testing.T) {
+	t.Parallel()
+	var wg sync.WaitGroup
+	for range 12 {
+		s := newScheduler(t, migrated.Pool(t), river.Config{})
+		ran := make(chan jobs.Job, 1)
+		require.NoError(t, s.RegisterDelayed("a.job", 0, forward(ran)))
+		require.NoError(t, s.Start(t.Context()))
+		wg.Go(func() {
+			for range 100 {
+				id, err := s.Trigger(t.Context(), "a.job", nil, jobs.Delay(time.Hour))
+				if err = errors.Join(err, s.Cancel(t.Context(), "a.job", id), s.Retry(t.Context(), "a.job", id)); err != nil {
+					t.Error(err)
+					return
+				}
+				select {
+				case job := <-ran:
+					if job.ID != id {
+						t.Errorf("run %s instead of %s", job.ID, id)
+					}
+				case <-time.After(30 * time.Second):
+					t.Errorf("run %s did not start", id)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

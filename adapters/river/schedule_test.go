@@ -282,6 +282,18 @@ func TestSchedule_FollowsTheDatabasesClock(t *testing.T) {
 	}
 }
 
+// awaitInRow waits for the runs of n ticks of a one-second schedule without a gap.
+func awaitInRow(t testing.TB, ran <-chan jobs.Job, n int) {
+	t.Helper()
+	for last, inRow := receive(t, ran), 1; inRow < n; inRow++ {
+		job := receive(t, ran)
+		if !job.Tick.Equal(last.Tick.Add(time.Second)) {
+			inRow = 0
+		}
+		last = job
+	}
+}
+
 // Until the next heartbeat, two seconds later at most, the process takes the time for an hour later than it is.
 func TestSchedule_IsOnTimeAfterTheProcesssClockWasSet(t *testing.T) {
 	t.Parallel()
@@ -299,15 +311,9 @@ func TestSchedule_IsOnTimeAfterTheProcesssClockWasSet(t *testing.T) {
 	}
 	pass(t, 3*time.Second)
 	for len(ran) > 0 {
-		last = <-ran
+		<-ran
 	}
-	for inRow := 0; inRow < 4; inRow++ {
-		job := receive(t, ran)
-		if !job.Tick.Equal(last.Tick.Add(time.Second)) {
-			inRow = 0
-		}
-		last = job
-	}
+	awaitInRow(t, ran, 5)
 }
 
 func TestTrigger_DelayFollowsTheDatabasesClock(t *testing.T) {
@@ -563,13 +569,7 @@ func TestOverlapSkip_RunsATickRightAfterTheEndOfAnotherRun(t *testing.T) {
 		}, jobs.Overlap(jobs.OverlapSkip)))
 		require.NoError(t, s.Start(t.Context()))
 	}
-	for last, inRow := receive(t, ran), 1; inRow < 5; inRow++ {
-		job := receive(t, ran)
-		if !job.Tick.Equal(last.Tick.Add(time.Second)) {
-			inRow = 0
-		}
-		last = job
-	}
+	awaitInRow(t, ran, 5)
 }
 
 // At any instant, some triggered run has ended and its result is not stored.
@@ -593,13 +593,7 @@ func TestOverlapSkip_RunsTicksOfAJobThatIsTriggeredOften(t *testing.T) {
 			}
 		}
 	})
-	for last, inRow := receive(t, ticks), 1; inRow < 3; inRow++ {
-		job := receive(t, ticks)
-		if !job.Tick.Equal(last.Tick.Add(time.Second)) {
-			inRow = 0
-		}
-		last = job
-	}
+	awaitInRow(t, ticks, 3)
 	stop()
 	wg.Wait()
 }

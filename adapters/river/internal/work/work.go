@@ -336,8 +336,8 @@ func (a *attempt) skip(ctx context.Context) error {
 	return nil
 }
 
-// overlaps reports whether another run of the job is in progress, or has ended and its result is not stored yet. If not,
-// it lets this one through.
+// overlaps reports whether another run of the job is in progress, or has ended in another process and its result is not
+// stored yet. If not, it lets this one through.
 func (a *attempt) overlaps(ctx context.Context) (overlaps bool, err error) {
 	bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
 	defer cancel()
